@@ -1,0 +1,22 @@
+# `make demo` and `make test` need Python 3.11 and nothing else: the first run makes .venv, the next ones find it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+BIN := .venv/bin
+TIDY := recipes data_prep tests setup_environment.py
+
+.PHONY: demo test setup
+
+demo: setup
+	@$(BIN)/granite41 run phase1 --size tiny --on local --run-dir runs/demo
+
+test: setup
+	@echo "== ruff and mypy"
+	@$(BIN)/ruff check $(TIDY)
+	@$(BIN)/ruff format --check $(TIDY)
+	@$(BIN)/mypy
+	@echo "== fast tests: the plain layer and the maths"
+	@$(BIN)/pytest tests/fast
+	@echo "== tests that train, export and generate"
+	@$(BIN)/pytest tests --ignore=tests/fast
+
+setup:
+	@$(PYTHON) setup_environment.py

@@ -1,0 +1,204 @@
+"""Data for size tiny: real text of this machine or of the user, a tokenizer trained on it, Megatron's files."""
+
+import hashlib
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_prep import indexed, sources, tokenizer
+from data_prep.entropy import blend_entropy
+from recipes.spec.errors import UserError, nearest
+from recipes.spec.files import whole_folder
+
+MANIFEST = "manifest.json"
+UNIGRAM_COUNTS = "unigram_counts.json"
+LICENCES = "LICENCES.md"
+TOKENIZER = "tokenizer"
+
+# Component of a recipe's mixture -> prepared component that stands in for it at size tiny.
+STAND_INS = {
+    "common_crawl": "documentation",
+    "common_crawl_hq": "documentation",
+    "code": "code",
+    "math": "documentation",
+    "technical": "documentation",
+    "multilingual": "documentation",
+    "domain": "documentation",
+    "synthetic": "documentation",
+    "long_cot": "documentation",
+    "language_instruction": "documentation",
+    "code_instruction": "code",
+    "books": "documentation",
+    "code_repositories": "code",
+}
+
+
+def prepare(
+    output: Path, *, vocab_size: int = 2048, text: Path | None = None, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Collect text, train a tokenizer, encode, and write it all to ``output``, which appears whole or not at all.
+
+    ``output`` receives ``tokenizer/``, ``COMPONENT.bin`` and ``.idx``, ``unigram_counts.json`` (component -> count of
+    each token id), ``LICENCES.md`` and, last, ``manifest.json``. When it already holds a preparation from the same
+    inputs, that one's manifest is returned at once.
+
+    Args:
+        output: a folder that does not exist yet, is empty, or holds an earlier preparation.
+        vocab_size: entries of the tokenizer, its two special tokens included.
+        text: a folder of the user's own text, to be used instead of what the machine holds.
+        say: receives one line for each step that takes seconds.
+
+    Returns:
+        The manifest: ``inputs``; ``components`` (name -> prefix relative to ``output``, documents, tokens with
+        end-of-text, bytes of text, SHA-256 of both files, documents per licence, documents left out per reason,
+        unigram entropy in nats per token); ``tokenizer`` (folder, vocab_size, fingerprint).
+
+    Raises:
+        UserError: ``vocab_size`` or ``text`` cannot be used, ``output`` holds something else, or the disk is full.
+    """
+    tokenizer.check_vocab_size(vocab_size)
+    inputs: dict[str, Any] = {"vocab_size": vocab_size}
+    if text is None:
+        inputs |= {"packages_sha256": sources.machine_fingerprint(), "byte_caps": sources.BYTE_CAPS}
+    else:
+        if output.resolve().is_relative_to(text.resolve()):
+            raise UserError(f"{output}: lies in the text folder {text} and would become its text; name one outside it")
+        own_text = _collect(say, lambda: sources.collect_folder(text))
+        inputs["text_sha256"] = _text_sha256(own_text)
+    manifest = _complete(output, inputs)
+    if manifest:
+        return manifest
+    with whole_folder(output) as folder:
+        collection = _collect(say, sources.collect_machine) if text is None else own_text
+        texts = {name: [document.text for document in documents] for name, documents in collection.components.items()}
+        with _timed(say, "train the tokenizer") as found:
+            trained = tokenizer.train(
+                (text for part in texts.values() for text in part), vocab_size, folder / TOKENIZER
+            )
+            found.append(f"{vocab_size} entries")
+        components, counts = {}, {}
+        for name, documents in collection.components.items():
+            with _timed(say, f"encode {name}") as found:
+                occurrences = indexed.write(folder / name, texts[name], trained)
+                found.append(f"{occurrences.sum()} tokens")
+            counts[name] = occurrences.tolist()
+            components[name] = {
+                "prefix": name,
+                "documents": len(documents),
+                "tokens": sum(counts[name]),
+                "bytes": sum(len(text.encode()) for text in texts[name]),
+                "bin_sha256": _file_sha256(folder / f"{name}.bin"),
+                "idx_sha256": _file_sha256(folder / f"{name}.idx"),
+                "licences": dict(sorted(Counter(document.licence for document in documents).items())),
+                "left_out": collection.left_out[name],
+                "unigram_entropy": blend_entropy(counts, {name: 1.0}),
+            }
+        manifest = {
+            "inputs": inputs,
+            "components": components,
+            "tokenizer": {
+                "folder": TOKENIZER,
+                "vocab_size": tokenizer.vocab_size(folder / TOKENIZER),
+                "fingerprint": tokenizer.fingerprint(folder / TOKENIZER),
+            },
+        }
+        (folder / UNIGRAM_COUNTS).write_text(json.dumps(counts, separators=(",", ":")) + "\n", encoding="utf-8")
+        (folder / LICENCES).write_text(_licences(collection), encoding="utf-8")
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return manifest
+
+
+def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> list[tuple[float, Path]]:
+    """Return what a recipe's mixture becomes at size tiny: (weight, prefix of .bin and .idx), the weights summing to 1.
+
+    Args:
+        manifest: of :func:`prepare`; the prefixes are relative to its output folder, as they are in it.
+        mixture_percent: component of the recipe -> percent of tokens; a sum near 100 is scaled to 1.
+
+    Raises:
+        UserError: a component of the mixture has no stand-in.
+    """
+    components = manifest["components"]
+    weights = defaultdict[str, float](float)
+    for name, percent in mixture_percent.items():
+        if name not in STAND_INS:
+            raise UserError(
+                f"mixture: component {name!r} has no stand-in at size tiny{nearest(name, STAND_INS)}; "
+                f"expected one of {', '.join(STAND_INS)}"
+            )
+        # the user's own text stands in for everything
+        weights["text" if "text" in components else STAND_INS[name]] += percent
+    total = sum(weights.values())
+    return [(weights[name] / total, Path(components[name]["prefix"])) for name in sorted(weights) if weights[name]]
+
+
+def _complete(output: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest in ``output`` when it is of these inputs and every file that it names is there."""
+    file = output / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(manifest, dict) or manifest.get("inputs") != inputs:
+        return None
+    names = [UNIGRAM_COUNTS, LICENCES, f"{TOKENIZER}/tokenizer.json"]
+    names += [f"{part['prefix']}.{kind}" for part in manifest["components"].values() for kind in ("bin", "idx")]
+    return manifest if all((output / name).is_file() for name in names) else None
+
+
+def _collect(say: Callable[[str], None], collect: Callable[[], sources.Collection]) -> sources.Collection:
+    with _timed(say, "collect") as found:
+        collection = collect()
+        found += [f"{len(documents)} documents of {name}" for name, documents in collection.components.items()]
+    return collection
+
+
+def _licences(collection: sources.Collection) -> str:
+    """A Markdown table of every package whose text was used."""
+    used = Counter(
+        (document.package, document.licence, component)
+        for component, documents in collection.components.items()
+        for document in documents
+    )
+    rows = [f"| {package} | {licence} | {name} | {count} |" for (package, licence, name), count in sorted(used.items())]
+    return "\n".join(
+        [
+            "# Licences of the text in this folder",
+            "",
+            "As each package's own metadata states them; parts of a package may carry another one.",
+            "",
+            "| Package | Licence | Component | Documents |",
+            "|---|---|---|---:|",
+            *rows,
+            "",
+        ]
+    )
+
+
+@contextmanager
+def _timed(say: Callable[[str], None], step: str) -> Iterator[list[str]]:
+    """Say what a step yielded, as the caller appends it to the list, and its seconds."""
+    found: list[str] = []
+    start = time.perf_counter()
+    yield found
+    say(f"{step}: {', '.join(found)} ({time.perf_counter() - start:.1f} s)")
+
+
+def _text_sha256(collection: sources.Collection) -> str:
+    lines = [
+        f"{hashlib.sha256(document.text.encode()).hexdigest()} {document.name}"
+        for documents in collection.components.values()
+        for document in documents
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _file_sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Every patch to a library, one module each: what it patches, in which version, and why."""

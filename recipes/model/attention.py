@@ -1,0 +1,160 @@
+"""Core attention on torch's ``scaled_dot_product_attention``, for machines without TransformerEngine.
+
+Megatron-Core's own local attention builds the whole score matrix and refuses context parallelism. This one is causal,
+knows grouped queries and document masks, gathers keys and values over the context-parallel group, and never holds more
+than one block of a mask.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# Rows of one block of queries times keys: 2^24 booleans are 16 MiB, 64 MiB once a kernel turns them into fp32.
+MASK_BLOCK_ELEMENTS = 2**24
+
+
+class SdpaCoreAttention(MegatronModule):
+    """Stands where Megatron's ``DotProductAttention`` stands, with the same constructor and call.
+
+    The mask is one of three: none (causal), document ids (integers of shape [batch, 1, sequence], not falling along
+    the sequence; a token attends to earlier tokens of its own document only), or Megatron's own boolean mask
+    [batch or 1, 1, queries, keys] in which True hides a key.
+
+    With context parallelism each rank holds two of ``2 * cp`` equal chunks of the sequence, ``rank`` and
+    ``2 * cp - 1 - rank``, as Megatron's ``get_batch_on_this_cp_rank`` cuts them; document ids are cut the same way.
+
+    Raises:
+        ValueError: attention dropout, an attention bias, packed sequences, or a boolean mask under context parallelism.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        cp_comm_type: str | None = None,
+        model_comm_pgs: Any = None,
+    ) -> None:
+        super().__init__(config=config)
+        dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        if dropout:
+            raise ValueError(f"attention dropout is {dropout}, but Granite trains without: set attention_dropout=0")
+        self.attn_mask_type = attn_mask_type
+        self.softmax_scale = 1 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [sequence, batch, heads, head_dim] of this tensor-parallel rank.
+            key: [sequence, batch, groups, head_dim]; ``heads`` is a multiple of ``groups``.
+            value: as ``key``.
+            attention_mask: None, document ids or a boolean mask (see the class).
+            attn_mask_type: ``no_mask`` when one token is decoded against a cache, else causal.
+
+        Returns:
+            [sequence, batch, heads * head_dim].
+        """
+        if attention_bias is not None or packed_seq_params is not None:
+            raise ValueError("attention bias and packed sequences need TransformerEngine; pass document ids instead")
+        boolean = attention_mask is not None and attention_mask.dtype == torch.bool
+        documents = None if boolean or attention_mask is None else attention_mask[:, 0]
+        group = parallel_state.get_context_parallel_group() if self.config.context_parallel_size > 1 else None
+        if group is None:
+            starts, chunk = [key.shape[0] - query.shape[0]], query.shape[0]
+        else:
+            if boolean:
+                raise ValueError(
+                    "a boolean attention mask cannot be cut over context-parallel ranks: pass document ids"
+                )
+            cp, rank, chunk = group.size(), group.rank(), query.shape[0] // 2
+            starts = [rank * chunk, (2 * cp - 1 - rank) * chunk]
+            key, value = _gather_sequence(torch.cat([key, value], dim=-1), group).split(key.shape[-1], dim=-1)
+            if documents is not None:
+                documents = _gather_sequence(documents.t().contiguous(), group).t()
+
+        # [sequence, batch, heads, head_dim] -> [batch, heads, sequence, head_dim]
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        if boolean or (attn_mask_type or self.attn_mask_type) == AttnMaskType.no_mask:
+            mask = ~attention_mask if boolean and attention_mask is not None else None
+            blocks = [self._attend(query, key, value, mask)]
+        else:
+            blocks = []
+            for part, start in zip(query.split(chunk, dim=2), starts, strict=True):
+                blocks += self._causal(part, key[:, :, : start + chunk], value[:, :, : start + chunk], start, documents)
+        return torch.cat(blocks, dim=2).permute(2, 0, 1, 3).flatten(2)
+
+    def _causal(self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None) -> list[Tensor]:
+        """Attend with queries that stand at positions ``start`` and up in the sequence of the keys."""
+        if start == 0 and documents is None:
+            return [self._attend(query, key, value, None, is_causal=True)]
+        rows = max(1, MASK_BLOCK_ELEMENTS // key.shape[2])
+        blocks = []
+        for offset in range(0, query.shape[2], rows):
+            part = query[:, :, offset : offset + rows]
+            # recomputed in the backward pass: the masks of all blocks together are the whole score matrix
+            blocks.append(
+                checkpoint(
+                    self._masked_block, part, key, value, start + offset, documents,
+                    use_reentrant=False, preserve_rng_state=False,
+                )
+            )  # fmt: skip
+        return blocks
+
+    def _masked_block(self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None) -> Tensor:
+        end = start + query.shape[2]
+        first = 0
+        if documents is not None:
+            # keys before the first document that a query of this block belongs to are out of sight
+            first = int((documents < documents[:, start : start + 1]).sum(dim=1).min())
+        positions = torch.arange(end, device=query.device)
+        mask = positions[start:, None] >= positions[None, first:]
+        if documents is not None:
+            mask = mask & (documents[:, start:end, None] == documents[:, None, first:end])
+            mask = mask[:, None]
+        return self._attend(query, key[:, :, first:end], value[:, :, first:end], mask)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=is_causal,
+            scale=self.softmax_scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+
+
+def _gather_sequence(local: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
+    """Gather [local sequence, ...] over the context-parallel group, in the natural order of the sequence."""
+    if local.is_floating_point():
+        gathered = gather_from_sequence_parallel_region(local, group=group)
+    else:
+        gathered = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
+        torch.distributed.all_gather_into_tensor(gathered, local, group=group)
+    chunks = gathered.unflatten(0, (group.size(), 2, -1))
+    return torch.cat([chunks[:, 0].flatten(0, 1), chunks[:, 1].flip(0).flatten(0, 1)])

@@ -1,0 +1,74 @@
+"""What the recipes of every stage share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from recipes.spec.origin import Sourced, assumed
+from recipes.spec.sizes import Size
+
+Kind = Literal["pretrain", "long_context", "sft", "rl"]
+Status = Literal["ready", "planned"]
+OptimizerState = Literal["fresh", "carry"]
+Precision = Literal["bf16-mixed", "32"]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam with decoupled weight decay; ``gradient_clip`` bounds the global norm of the gradient."""
+
+    betas: Sourced[tuple[float, float]]
+    eps: Sourced[float]
+    weight_decay: Sourced[float]
+    gradient_clip: Sourced[float]
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """How one model replica is split over GPUs; ``micro_batch_size`` is in sequences."""
+
+    tensor_model_parallel_size: Sourced[int]
+    pipeline_model_parallel_size: Sourced[int]
+    context_parallel_size: Sourced[int]
+    sequence_parallel: Sourced[bool]
+    micro_batch_size: Sourced[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonRecipe:
+    """The part of a resolved recipe that every stage has.
+
+    Attributes:
+        parent: the stage whose final checkpoint this one starts from; None starts from random weights.
+        hidden_lr_divisor: the hidden matrices' learning rate is the schedule's divided by this; all others' is not.
+        optimizer_state: carry the parent's optimizer moments on, or start with fresh ones.
+        sequence_length: in tokens.
+    """
+
+    stage: str
+    size: str
+    title: str
+    kind: Kind
+    status: Status
+    parent: str | None
+    sequence_length: Sourced[int]
+    model: Size
+    rope_theta: Sourced[float]
+    hidden_lr_divisor: Sourced[float]
+    optimizer: Optimizer
+    optimizer_state: Sourced[OptimizerState]
+    parallelism: Parallelism
+    precision: Sourced[Precision]
+    seed: Sourced[int]
+
+
+_COMMON_PRACTICE = "common for language models of this size; not published"
+
+OPTIMIZER = Optimizer(
+    betas=assumed((0.9, 0.95), _COMMON_PRACTICE),
+    eps=assumed(1e-8, _COMMON_PRACTICE),
+    weight_decay=assumed(0.1, _COMMON_PRACTICE),
+    gradient_clip=assumed(1.0, _COMMON_PRACTICE),
+)
+
+PRECISION: Sourced[Precision] = assumed("bf16-mixed", "bf16 compute with fp32 master weights; not published")
+SEED = assumed(1234, "any fixed seed makes runs comparable; Megatron's default")

@@ -1,0 +1,151 @@
+"""The size `tiny`: every stage scaled down, so that the whole chain runs on a CPU in minutes.
+
+These factors are all that sets a tiny stage apart from a full-size one, besides the model's dimensions.
+"""
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from recipes.spec.common import CommonRecipe, Precision
+from recipes.spec.origin import Sourced, assumed, derived
+from recipes.spec.rl import RlRecipe
+from recipes.spec.schedules import PowerSchedule, Schedule
+from recipes.spec.sft import SftRecipe
+from recipes.spec.stages import PretrainRecipe
+from recipes.spec.tree import PENDING, Rule
+
+AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)
+
+SEQUENCE_FACTOR = assumed(16, "4,096 tokens become 256, and 512K become 32,768, which one CPU still holds")
+TOKEN_FACTOR = assumed(5_000_000, "phase 1's 10T tokens become 2M, minutes on a CPU")
+BATCH_FACTOR = assumed(32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 244 steps, enough to learn")
+ALIGNMENT_BATCH_FACTOR = assumed(16, "SFT's batch becomes 16 sequences, RL's 64 samples: 4 prompts x 16")
+ALIGNMENT_STEP_FACTOR = assumed(100, "SFT's 25K steps become 250, minutes on a CPU")
+WARMUP_FRACTION = assumed(0.1, "phase 1 has 244 steps, too few to show the full size's 0.01%")
+INTERVALS = assumed(10, "shows interruption and resumption in the longer stages")
+TOKENS_PER_MICRO_BATCH = assumed(8192, "32 sequences of 256 tokens: a few hundred MB of logits and activations")
+SPLIT = assumed("950,50,0", "files are small, and a twentieth still holds documents enough; nothing reads a test split")
+VALIDATION_BATCHES = assumed(8, "65,536 tokens, seconds on a CPU")
+PRECISION: Sourced[Precision] = assumed("32", "fp32: CPUs are slow at bf16, and exact comparisons stay possible")
+
+
+def _divided(full: Sourced[int], factor: int) -> Sourced[int]:
+    return derived(max(1, round(full.value / factor)), f"full size's {full.value:,} / {factor:,}")
+
+
+def _common(full: AnyRecipe) -> AnyRecipe:
+    return replace(
+        full,
+        sequence_length=_divided(full.sequence_length, SEQUENCE_FACTOR.value),
+        rope_theta=derived(full.rope_theta.value, "the 8b's"),
+        precision=PRECISION,
+    )
+
+
+def _schedule(full: Schedule) -> Schedule:
+    """Return the full-size curve over tiny's tokens: only the warm-up is longer."""
+    if not isinstance(full, PowerSchedule):
+        return full
+    start_tokens = full.start_tokens.value // TOKEN_FACTOR.value
+    return replace(
+        full,
+        batch=derived(full.batch.value, "the full size's, so that tiny follows its curve"),
+        warmup_tokens=full.warmup_tokens if start_tokens else PENDING,
+        start_tokens=derived(start_tokens, f"full size's {full.start_tokens.value:,} / {TOKEN_FACTOR.value:,}"),
+        token_factor=TOKEN_FACTOR,
+    )
+
+
+def pretrain(full: PretrainRecipe) -> PretrainRecipe:
+    """Scale a stage of pre-training or long-context extension down."""
+    return replace(
+        _common(full),
+        tokens=_divided(full.tokens, TOKEN_FACTOR.value),
+        tokens_per_batch=_divided(full.tokens_per_batch, SEQUENCE_FACTOR.value * BATCH_FACTOR.value),
+        schedule=_schedule(full.schedule),
+        checkpoint_every_tokens=PENDING,
+        validate_every_tokens=PENDING,
+        split=SPLIT,
+        validation_batches=VALIDATION_BATCHES,
+    )
+
+
+def sft(full: SftRecipe) -> SftRecipe:
+    """Scale SFT down."""
+    return replace(
+        _common(full),
+        samples=_divided(full.samples, ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value),
+        steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value),
+        global_batch_size=_divided(full.global_batch_size, ALIGNMENT_BATCH_FACTOR.value),
+        checkpoint_every_steps=PENDING,
+        validate_every_steps=PENDING,
+    )
+
+
+def rl(full: RlRecipe) -> RlRecipe:
+    """Scale an RL stage down; the group size stays."""
+    return replace(
+        _common(full),
+        prompts=_divided(full.prompts, ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value),
+        train_batch_size=_divided(full.train_batch_size, ALIGNMENT_BATCH_FACTOR.value),
+        steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value) if full.steps.origin == "published" else full.steps,
+        checkpoint_every_steps=PENDING,
+    )
+
+
+def _micro_batch(batch: str) -> Rule[Any]:
+    return Rule(
+        "parallelism.micro_batch_size",
+        (batch, "sequence_length"),
+        lambda recipe: derived(
+            max(1, min(getattr(recipe, batch).value, TOKENS_PER_MICRO_BATCH.value // recipe.sequence_length.value)),
+            f"{TOKENS_PER_MICRO_BATCH.value:,} tokens / sequence_length, at most {batch}",
+        ),
+    )
+
+
+def _every_tokens(path: str) -> Rule[Any]:
+    return Rule(
+        path,
+        ("tokens",),
+        lambda recipe: derived(
+            max(recipe.tokens_per_batch.value, recipe.tokens.value // INTERVALS.value),
+            f"tokens / {INTERVALS.value}, at least one batch",
+        ),
+    )
+
+
+def _every_steps(path: str) -> Rule[Any]:
+    return Rule(
+        path,
+        ("steps",),
+        lambda recipe: derived(
+            max(1, recipe.steps.value // INTERVALS.value), f"steps / {INTERVALS.value}, at least one"
+        ),
+    )
+
+
+# phase 1 only: phase 2 continues without a warm-up
+POWER_WARMUP = Rule[Any](
+    "schedule.warmup_tokens",
+    ("tokens",),
+    lambda recipe: derived(
+        round(WARMUP_FRACTION.value * recipe.tokens.value),
+        f"tokens x {WARMUP_FRACTION.value}: {WARMUP_FRACTION.why}",
+    ),
+)
+
+PRETRAIN_RULES = (
+    _micro_batch("global_batch_size"),
+    _every_tokens("checkpoint_every_tokens"),
+    _every_tokens("validate_every_tokens"),
+)
+SFT_RULES = (
+    _micro_batch("global_batch_size"),
+    _every_steps("checkpoint_every_steps"),
+    _every_steps("validate_every_steps"),
+)
+RL_RULES = (
+    _micro_batch("train_batch_size"),
+    _every_steps("checkpoint_every_steps"),
+)

@@ -1,0 +1,1 @@
+"""What turns a recipe of the plain layer into a running NeMo training job."""
