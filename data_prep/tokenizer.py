@@ -68,7 +68,13 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": PAD}
     # clean-up would drop spaces before punctuation, so that decoding would not give back the text
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        # without token types, which this class would hand to a model that has none
+        "model_input_names": ["input_ids", "attention_mask"],
+        **special,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
     return tokenizer

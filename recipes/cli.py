@@ -2,11 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
+from recipes.spec import SIZES, STAGES, UserError, flatten, resolve, sizes_of
 
 app = typer.Typer(
     help="Recipes that reproduce IBM's Granite 4.1 language models.",
@@ -23,6 +24,9 @@ OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by the dot paths that `granite41 show` prints."),
 ]
+DataOption = Annotated[
+    Path | None, typer.Option(help="A folder of prepared data  [default for tiny: prepared in the run's folder]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -33,6 +37,9 @@ def main() -> None:
     except UserError as error:
         print(f"granite41: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("granite41: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 def _version(wanted: bool) -> None:
@@ -105,6 +112,103 @@ def show(
         ["path", "value", "origin", "why"],
         [[path, human(leaf.value), leaf.origin, leaf.why] for path, leaf in leaves.items()],
     )
+
+
+@app.command("run")
+def run_stages(
+    stage: StageArgument,
+    size: SizeOption,
+    overrides: OverridesArgument = None,
+    on: Annotated[str, typer.Option("--on", help="Where to run: local.")] = "local",
+    run_dir: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/SIZE]")] = None,
+    data: DataOption = None,
+    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
+) -> None:
+    """Run a stage and what belongs to it: data (size tiny), training, export, generation, report."""
+    from recipes import pipeline
+
+    if on != "local":
+        raise UserError(f"--on {on}: no such place; stages run with --on local")
+    run_folder = run_dir or Path("runs") / size
+    chain = pipeline.tasks(stage, size, run_folder, data, overrides or [])
+    for task in chain:
+        typer.echo(str(task))
+    if not dryrun:
+        pipeline.run_local(chain, run_folder)
+
+
+@app.command()
+def train(
+    stage: StageArgument,
+    size: SizeOption,
+    run_dir: Annotated[Path, typer.Option(help="The run's folder.")],
+    data: Annotated[Path, typer.Option(help="A folder of prepared data.")],
+    overrides: OverridesArgument = None,
+) -> None:
+    """Train one stage in this process, or in each process of torchrun; continue it if it was interrupted."""
+    from recipes.training.run import train as train_stage
+
+    train_stage(stage, size, run_dir, data, overrides or [])
+
+
+@app.command("export")
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Option(help="A NeMo checkpoint, or a finished stage's folder.")],
+    output: Annotated[Path, typer.Option(help="The Hugging Face folder to write.")],
+) -> None:
+    """Export a NeMo checkpoint to a Hugging Face folder."""
+    from recipes.model.bridge.to_hf import export_hf
+    from recipes.training.stage_folder import final_checkpoint
+
+    export_hf(final_checkpoint(checkpoint) or checkpoint, output, say=typer.echo)
+
+
+@app.command("import")
+def import_folder(
+    hf: Annotated[Path, typer.Option("--hf", help="A Hugging Face folder of a GraniteForCausalLM.")],
+    output: Annotated[Path, typer.Option(help="The NeMo checkpoint to write.")],
+) -> None:
+    """Import a Hugging Face folder as a NeMo checkpoint."""
+    from recipes.model.bridge.from_hf import import_hf
+
+    import_hf(hf, output)
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A Hugging Face model folder.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "def __init__(self, ",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 48,
+) -> None:
+    """Continue a prompt with an exported model, through transformers."""
+    from recipes.model.generate import generate as generate_text
+
+    typer.echo(generate_text(folder, prompt, tokens))
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> None:
+    """Write the run's report.md and print it."""
+    from recipes.report import write_report
+
+    path = write_report(run_dir)
+    typer.echo(path.read_text() + f"\n{path}")
+
+
+data_app = typer.Typer(help="Prepare training data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("tiny")
+def data_tiny(
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    vocab_size: Annotated[int, typer.Option(help="Entries of the tokenizer.")] = SIZES["tiny"].vocab_size.value,
+    text: Annotated[Path | None, typer.Option(help="A folder of your own text instead of this machine's.")] = None,
+) -> None:
+    """Prepare real text of this machine, or your own, for size tiny: tokenizer and Megatron files."""
+    from data_prep.tiny import prepare
+
+    prepare(output, vocab_size=vocab_size, text=text, say=typer.echo)
 
 
 def human(value: Any) -> str:

@@ -1,42 +1,13 @@
-"""Shared fixtures. NeMo takes 20 s to import: one fork server does it once, every test that needs NeMo is a fork."""
+"""Shared fixtures."""
 
-import multiprocessing
-import os
-import socket
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
-
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["recipes.model.nemo"])
-
-
-def _as_rank(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> Any:
-    import torch
-
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
-    return function(*args)
+import warm
 
 
 @pytest.fixture(scope="session")
 def forked() -> Callable[..., Any]:
-    """Return ``forked(function, *args, world_size=1)``: run it in fresh processes that have NeMo loaded.
-
-    Each of ``world_size`` processes has torchrun's environment variables set. The function must be importable, its
-    arguments and result picklable. Returns rank 0's result; raises what any rank raised.
-    """
-
-    def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        with ProcessPoolExecutor(world_size, mp_context=WARM, max_tasks_per_child=1) as pool:
-            ranks = [pool.submit(_as_rank, rank, world_size, port, function, args) for rank in range(world_size)]
-            results = [rank.result() for rank in ranks]
-        return results[0]
-
-    return run
+    """``forked(function, *args, world_size=1)``: run it in processes that have NeMo loaded (see ``warm.run``)."""
+    return warm.run

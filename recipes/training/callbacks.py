@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import lightning.pytorch as pl
 from nemo.lightning.io.mixin import IOMixin
+from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils.get_rank import is_global_rank_zero
 
 
@@ -87,6 +88,16 @@ class StageProgress(pl.Callback, IOMixin):
         if self._file:
             self._file.write(json.dumps(values) + "\n")
             self._file.flush()
+
+
+class StageCheckpoint(ModelCheckpoint):
+    """NeMo's checkpoint callback, which leaves a stage's last steps unsaved when they do not fill an interval."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of the stage."""
+        super().on_train_end(trainer, pl_module)
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

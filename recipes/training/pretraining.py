@@ -15,7 +15,7 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from recipes.model.nemo import GraniteConfig, GraniteModel
 from recipes.spec import resolve_pretraining
-from recipes.training.callbacks import StageProgress
+from recipes.training.callbacks import StageCheckpoint, StageProgress
 from recipes.training.data import GraniteDataModule
 from recipes.training.schedule import StageScheduler, is_hidden_matrix
 
@@ -140,11 +140,11 @@ def pretraining_recipe(
     )
     log = run.Config(
         nl.NeMoLogger,
-        explicit_log_dir=folder,
+        explicit_log_dir=str(Path(folder) / "logs"),
         update_logger_directory=False,
         tensorboard=run.Config(TensorBoardLogger, save_dir=folder, name="metrics", version="tensorboard"),
         ckpt=run.Config(
-            nl.ModelCheckpoint,
+            StageCheckpoint,
             dirpath=str(Path(folder) / "checkpoints"),
             filename="{step:08d}",
             every_n_train_steps=recipe.checkpoint_every_steps,

@@ -1,0 +1,119 @@
+"""A Hugging Face folder with a Granite model: its config, tensors and tokenizer, checked before anything is written."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, GraniteConfig, PreTrainedTokenizerBase
+
+from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight
+from recipes.spec.errors import UserError
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json with transformers' defaults and ``head_dim`` filled in.
+
+    Raises:
+        UserError: not a Granite model, a field is missing, or a field has a value that Granite 4.1 does not have.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{path}: not found; name a Hugging Face folder with a Granite model")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        model_type = given["model_type"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not the config of a model ({error!r}); download the folder again") from error
+    if model_type != "granite":
+        raise UserError(f"{path}: model_type is {model_type!r}, but only 'granite' can be imported")
+    for name in CONFIG_FIELDS:
+        if name != "head_dim" and not isinstance(given.get(name), int | float):
+            raise UserError(f"{path}: {name} is {given.get(name)!r}, but a Granite model needs a number there; add it")
+    config = GraniteConfig.from_dict(given).to_dict()
+    for name, expected in FIXED_FIELDS.items():
+        if config[name] != expected:
+            raise UserError(
+                f"{path}: {name} is {config[name]!r}, but Granite 4.1 has {expected!r}, so it cannot be imported"
+            )
+    config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    return config
+
+
+def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open]:
+    """Open the safetensors files and return, for each tensor of ``weights``, the file to call ``get_tensor`` on.
+
+    Raises:
+        UserError: no safetensors, a file is missing or cut short, a tensor is missing, unknown or of another shape.
+    """
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder / INDEX}: damaged ({error!r}); download the folder again") from error
+    else:
+        names = [WEIGHTS]
+    files: dict[str, safe_open] = {}
+    for name in names:
+        path = folder / Path(name).name
+        try:
+            file = safe_open(path, framework="pt")
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{path}: not found; only safetensors are read (a .bin file can run code when it is loaded)"
+            ) from error
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
+        files.update(dict.fromkeys(file.keys(), file))
+    expected = {name: shape for weight in weights for name, shape in weight.parts.items()}
+    # a folder may repeat the tied embedding under its second name
+    unknown = files.keys() - expected.keys() - {"lm_head.weight"}
+    missing = expected.keys() - files.keys()
+    if missing or unknown:
+        problem = f"lacks the tensor {min(missing)}" if missing else f"has the tensor {min(unknown)}, not Granite's"
+        raise UserError(f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it again")
+    for name, shape in expected.items():
+        found = tuple(files[name].get_slice(name).get_shape())
+        if found != shape:
+            raise UserError(f"{folder}: {name} has shape {found}, but {CONFIG} asks for {shape}; download it again")
+    return files
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
+    """Load the tokenizer, to see that it is one and that the model has a row for each of its tokens.
+
+    Raises:
+        UserError: there is none, or it has tokens from ``vocab_size`` up.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokens = max(tokenizer.get_vocab().values()) + 1
+    except Exception as error:  # transformers and tokenizers raise whatever the broken file leads to
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no tokenizer that transformers can load ({reason}); put its files there") from error
+    if tokens > vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokens} tokens but the model {vocab_size}; use its own tokenizer"
+        )
+    return tokenizer
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files as they are; saving a loaded tokenizer would rewrite them."""
+    target.mkdir(exist_ok=True)
+    for pattern in TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copy(file, target)

@@ -1,0 +1,165 @@
+"""NeMo 2 checkpoint -> Hugging Face folder, one tensor in memory at a time, without NeMo."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import yaml
+from transformers import GenerationConfig, GraniteConfig
+
+from recipes.model.bridge import hf_folder
+from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight, weights
+from recipes.model.bridge.torch_dist import TorchDistCheckpoint, bytes_of
+from recipes.spec.errors import UserError
+from recipes.spec.files import whole_folder
+
+# as save_pretrained of transformers
+MAX_SHARD_BYTES = 5 * 10**9
+# one write of a whole tensor took several times as long as writes of this size (Linux 6.18, ext4)
+_WRITE_BYTES = 2**20
+_SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def export_hf(
+    checkpoint: Path, output: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES, say: Callable[[str], object] = print
+) -> None:
+    """Write the Hugging Face folder ``output`` from the NeMo 2 checkpoint folder ``checkpoint``.
+
+    Args:
+        checkpoint: folder with ``weights/`` (torch_dist, saved with any parallel sizes) and ``context/``.
+        output: new folder, complete or not there.
+        max_shard_bytes: a safetensors file holds at most this many bytes of tensors, or one tensor.
+        say: called with a line of progress after each file.
+
+    Raises:
+        UserError: ``checkpoint`` is not such a folder or damaged, ``output`` exists, or there is not enough space.
+    """
+    for folder in (checkpoint, checkpoint / "weights", checkpoint / "context"):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: not found; name a NeMo 2 checkpoint, a folder with weights/ and context/")
+    config, tokenizer_folder = read_context(checkpoint / "context")
+    tokenizer = hf_folder.read_tokenizer(tokenizer_folder, config["vocab_size"])
+    source = TorchDistCheckpoint(checkpoint / "weights")
+    planned = weights(config)
+    for weight in planned:
+        if not weight.layer:  # the layers of one kind are one tensor
+            source.check(weight, config["num_hidden_layers"])
+    shards = plan_shards(planned, source, max_shard_bytes)
+    check_space(output, sum(shard.tensor_bytes for shard in shards))
+
+    with whole_folder(output) as temporary:
+        hf_config = GraniteConfig(
+            **FIXED_FIELDS,
+            **config,
+            architectures=["GraniteForCausalLM"],
+            torch_dtype=source.dtype(planned[0]),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        if hf_config.head_dim == hf_config.hidden_size // hf_config.num_attention_heads:
+            del hf_config.head_dim  # transformers' default, which Granite's published configs leave out
+        hf_config.save_pretrained(temporary)
+        GenerationConfig.from_model_config(hf_config).save_pretrained(temporary)
+        hf_folder.copy_tokenizer(tokenizer_folder, temporary)
+        weight_map: dict[str, str] = {}
+        for number, shard in enumerate(shards, 1):
+            name = hf_folder.WEIGHTS
+            if len(shards) > 1:
+                name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+            with (temporary / name).open("wb") as file:
+                shard.write(file, source)
+            weight_map |= dict.fromkeys(shard.header, name)
+            say(f"{name}: {len(shard.header)} tensors, {shard.tensor_bytes / 1e9:.2f} GB")
+        if len(shards) > 1:
+            index = {
+                "metadata": {"total_size": sum(shard.tensor_bytes for shard in shards)},
+                "weight_map": weight_map,
+            }
+            (temporary / hf_folder.INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Return the model's config under config.json's names, and the tokenizer's folder, from ``context/model.yaml``.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or of another model.
+    """
+    path = folder / "model.yaml"
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tokenizer = folder / str(model["tokenizer"]["pretrained_model_name"])
+        config = {name: model["config"].get(field) for name, field in CONFIG_FIELDS.items()}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; the checkpoint needs the context that NeMo saves with it") from error
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: damaged or without tokenizer ({error!r}); use another checkpoint") from error
+    if config["head_dim"] is None and config["hidden_size"]:
+        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+    unknown = [field for name, field in CONFIG_FIELDS.items() if not isinstance(config[name], int | float)]
+    if unknown:
+        raise UserError(f"{path}: config has no number for {', '.join(unknown)}; only Granite models can be exported")
+    return config, tokenizer
+
+
+@dataclass
+class Shard:
+    """One safetensors file: its header and the Megatron tensors that fill it, in order."""
+
+    header: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: list[Weight] = field(default_factory=list)
+    tensor_bytes: int = 0
+
+    def add(self, weight: Weight, dtype: torch.dtype) -> None:
+        """Give the transformers tensors of ``weight`` the next bytes of the file."""
+        self.weights.append(weight)
+        for name, shape in weight.parts.items():
+            end = self.tensor_bytes + torch.Size(shape).numel() * dtype.itemsize
+            self.header[name] = {
+                "dtype": _SAFETENSORS_TYPES[dtype],
+                "shape": shape,
+                "data_offsets": (self.tensor_bytes, end),
+            }
+            self.tensor_bytes = end
+
+    def write(self, file: BinaryIO, source: TorchDistCheckpoint) -> None:
+        """Write the file: 8 bytes of header length, the JSON header, the tensors' bytes."""
+        header = json.dumps({"__metadata__": {"format": "pt"}, **self.header}).encode()
+        header += b" " * (-len(header) % 8)
+        file.write(len(header).to_bytes(8, "little") + header)
+        for weight in self.weights:
+            for tensor in weight.split(source.read(weight)):
+                content = bytes_of(tensor.contiguous())
+                for start in range(0, len(content), _WRITE_BYTES):
+                    file.write(content[start : start + _WRITE_BYTES])
+
+
+def plan_shards(planned: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int) -> list[Shard]:
+    """Put the tensors into as few files as the limit and their order allow; those of one Megatron tensor stay together.
+
+    Raises:
+        UserError: a tensor has a type that the model was not trained in.
+    """
+    shards = [Shard()]
+    for weight in planned:
+        dtype = source.dtype(weight)
+        if dtype not in _SAFETENSORS_TYPES:
+            raise UserError(f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be exported")
+        if shards[-1].weights and shards[-1].tensor_bytes + weight.elements * dtype.itemsize > max_shard_bytes:
+            shards.append(Shard())
+        shards[-1].add(weight, dtype)
+    return shards
+
+
+def check_space(output: Path, needed: int) -> None:
+    """Raise UserError unless ``needed`` bytes are free where ``output`` will be."""
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"{parent}: needs {needed / 1e9:.2f} GB but has {free / 1e9:.2f} GB free; free some or name another output"
+        )

@@ -1,0 +1,120 @@
+"""A stage's folder ``RUNS/<run>/<stage>/``: recipe.yaml, manifest.json, checkpoints. Plain files, no torch."""
+
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipes.spec import Recipe, UserError, flatten
+from recipes.spec.files import write_text
+
+RECIPE = "recipe.yaml"
+MANIFEST = "manifest.json"
+RECORDED_LIBRARIES = ("torch", "megatron-core", "nemo-toolkit", "nemo-run", "transformers", "safetensors")
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write ``recipe.yaml``: every value with its origin, the code's commit and the libraries' versions.
+
+    Raises:
+        UserError: the folder already holds this stage with another value.
+    """
+    leaves = flatten(recipe)
+    path = folder / RECIPE
+    if path.exists():
+        values = yaml.safe_load(path.read_text())["values"]
+        for name, leaf in leaves.items():
+            if name not in values or values[name]["value"] != _plain(leaf.value):
+                was = values[name]["value"] if name in values else "absent"
+                raise UserError(
+                    f"{path}: {name} was {was} when this run began and is {leaf.value} now; "
+                    f"run with the former settings, or in another --run-dir"
+                )
+        return
+    content = {
+        "stage": recipe.stage,
+        "size": recipe.size,
+        "code": _commit(),
+        "libraries": {name: _version(name) for name in RECORDED_LIBRARIES},
+        "values": {
+            name: {"value": _plain(leaf.value), "origin": leaf.origin, "why": leaf.why} for name, leaf in leaves.items()
+        },
+    }
+    write_text(path, yaml.safe_dump(content, sort_keys=False, width=120))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return ``manifest.json``, or an empty dict when the stage has not begun.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not valid JSON, expected what a stage wrote; remove it to run the stage again"
+        ) from error
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``; a stage is finished when its status says so."""
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint under ``folder/checkpoints``, or None.
+
+    NeMo marks a checkpoint that is being written with a file ``<name>-unfinished`` beside it; Megatron writes
+    ``metadata.json`` last.
+    """
+    checkpoints = [
+        path
+        for path in (folder / "checkpoints").glob("step=*")
+        if (path / "weights" / "metadata.json").exists()
+        and (path / "context").is_dir()
+        and not path.with_name(path.name + "-unfinished").exists()
+    ]
+    return max(checkpoints, default=None)
+
+
+def final_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint at the end of a finished stage, or None when ``folder`` is no stage's folder.
+
+    Raises:
+        UserError: the stage has not finished.
+    """
+    manifest = read_manifest(folder)
+    if not manifest:
+        return None
+    if manifest["status"] != "finished":
+        raise UserError(f"{folder}: the stage is {manifest['status']}, not finished; `granite41 run` continues it")
+    return folder / manifest["checkpoint"]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of this code, with ``-dirty`` when files differ from it; None outside of a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
