@@ -122,6 +122,9 @@ def run_stages(
     on: Annotated[str, typer.Option("--on", help="Where to run: local.")] = "local",
     run_dir: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/SIZE]")] = None,
     data: DataOption = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's]")
+    ] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
 ) -> None:
     """Run a stage and what belongs to it: data (size tiny), training, export, generation, report."""
@@ -130,7 +133,7 @@ def run_stages(
     if on != "local":
         raise UserError(f"--on {on}: no such place; stages run with --on local")
     run_folder = run_dir or Path("runs") / size
-    chain = pipeline.tasks(stage, size, run_folder, data, overrides or [])
+    chain = pipeline.tasks(stage, size, run_folder, data, devices, overrides or [])
     for task in chain:
         typer.echo(str(task))
     if not dryrun:

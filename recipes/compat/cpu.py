@@ -15,27 +15,24 @@ from torch.overrides import TorchFunctionMode
 # The versions whose sources were read for the patches below.
 WRITTEN_FOR = {"torch": "2.13.0", "megatron-core": "0.13.1", "nemo-toolkit": "2.4.1"}
 
-_installed: "list[_CudaRequestsToTarget]" = []
+CPU = torch.device("cpu")
+
+_installed: "list[_CudaRequestsOnCpu]" = []
 
 
-def install(target: str = "cpu") -> None:
-    """Send every CUDA request of this process to ``target`` (``cpu``, or ``meta`` to build shapes without memory).
-
-    Off where CUDA is available, except for ``target="meta"``. A second call only changes the target.
+def install() -> None:
+    """Send every CUDA request of this process to the CPU; nothing where CUDA is available, or the second time.
 
     Raises:
         RuntimeError: an installed library is not the version that the patches were written for, or lacks a name.
     """
-    if torch.cuda.is_available() and target == "cpu":
-        return
-    if _installed:
-        _installed[0].target = torch.device(target)
+    if torch.cuda.is_available() or _installed:
         return
     check_versions()
-    mode = _CudaRequestsToTarget(torch.device(target))
-    _patch_torch(mode)
-    _patch_megatron(mode)
+    _patch_torch()
+    _patch_megatron()
     _patch_nemo()
+    mode = _CudaRequestsOnCpu()
     mode.__enter__()
     _installed.append(mode)
 
@@ -51,33 +48,29 @@ def check_versions() -> None:
             )
 
 
-class _CudaRequestsToTarget(TorchFunctionMode):
+class _CudaRequestsOnCpu(TorchFunctionMode):
     """Rewrite the device of every torch call that names CUDA."""
-
-    def __init__(self, target: torch.device) -> None:
-        super().__init__()
-        self.target = target
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         if func is torch.Tensor.to:
-            args = (args[0], *(self.place(a) if isinstance(a, str | torch.device) else a for a in args[1:]))
+            args = (args[0], *(_place(a) if isinstance(a, str | torch.device) else a for a in args[1:]))
         elif func is torch.Tensor.type and len(args) == 1 and not kwargs:
             # Float16Module and the optimizers tell parameters apart by 'torch.cuda.FloatTensor'
             return func(*args).replace("torch.", "torch.cuda.")
         if kwargs.get("device") is not None:
-            kwargs = {**kwargs, "device": self.place(kwargs["device"])}
+            kwargs = {**kwargs, "device": _place(kwargs["device"])}
         if kwargs.get("pin_memory"):
             # page-locked memory exists only where there is an accelerator to copy it to
             kwargs = {**kwargs, "pin_memory": False}
         return func(*args, **kwargs)
 
-    def place(self, device: Any) -> Any:
-        """Return the target for a CUDA device (an integer index is one), any other device as it is."""
-        is_cuda = isinstance(device, int) or torch.device(device).type == "cuda"
-        return self.target if is_cuda else device
+
+def _place(device: Any) -> Any:
+    """Return the CPU for a CUDA device (an integer index is one), any other device as it is."""
+    return CPU if isinstance(device, int) or torch.device(device).type == "cuda" else device
 
 
 class _NoStream:
@@ -102,10 +95,10 @@ def _replace(owner: Any, name: str, new: Any) -> None:
     setattr(owner, name, new)
 
 
-def _patch_torch(mode: _CudaRequestsToTarget) -> None:
+def _patch_torch() -> None:
     cuda = torch.cuda
     # Megatron passes current_device() on as device=...
-    _replace(cuda, "current_device", lambda: mode.target)
+    _replace(cuda, "current_device", lambda: CPU)
     _replace(cuda, "device_count", lambda: 1)
     for name in ("synchronize", "set_device", "empty_cache"):
         _replace(cuda, name, lambda *args, **kwargs: None)
@@ -120,7 +113,7 @@ def _patch_torch(mode: _CudaRequestsToTarget) -> None:
     _replace(torch.nn.Module, "cuda", lambda self, *args, **kwargs: self)
 
 
-def _patch_megatron(mode: _CudaRequestsToTarget) -> None:
+def _patch_megatron() -> None:
     # megatron/core/tensor_parallel/random.py indexes torch.cuda.default_generators, which is empty without CUDA
     from megatron.core.tensor_parallel import random
 

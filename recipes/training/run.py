@@ -18,6 +18,18 @@ from recipes.training.stage_folder import latest_checkpoint, read_manifest, writ
 STAGE_MODULES = {"phase1": "recipes.phase1_general"}
 
 
+def ready_recipe(stage: str, size: str, overrides: Sequence[str] = ()) -> PretrainRecipe:
+    """Return the recipe of a stage that can be trained.
+
+    Raises:
+        UserError: an unknown stage, size or override, or a stage whose recipe is still to come.
+    """
+    recipe = resolve_pretraining(stage, size, overrides)
+    if recipe.status != "ready":
+        raise UserError(f"the recipe of {stage} is still to come; ready now: {', '.join(STAGE_MODULES)}")
+    return recipe
+
+
 def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequence[str] = ()) -> None:
     """Train ``stage`` in ``run_folder/stage``; return at once if it is finished, continue if it was interrupted.
 
@@ -31,19 +43,19 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
     Raises:
         UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe.
     """
-    recipe = resolve_pretraining(stage, size, overrides)
-    if stage not in STAGE_MODULES:
-        raise UserError(f"the recipe of {stage} is still to come; ready now: {', '.join(STAGE_MODULES)}")
+    recipe = ready_recipe(stage, size, overrides)
     folder = run_folder / stage
     prepared = _read_data(data)
     tokenizer = data / prepared["tokenizer"]["folder"]
+    blend = tiny.blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
     _check_tokenizer(tokenizer, recipe)
+    _check_documents(data, prepared, blend, recipe)
+    _check_processes(recipe)
     write_recipe(folder, recipe)
     manifest = read_manifest(folder)
     if manifest.get("status") == "finished":
         print(f"{stage}: finished already, nothing to do ({folder})")
         return
-    blend = tiny.blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
     manifest = {
         "stage": stage,
         "size": size,
@@ -88,7 +100,6 @@ def _fit(
     tokenizer: Path,
 ) -> None:
     """Build the stage's ``nemo_run`` recipe and run it in this process."""
-    import recipes.model.nemo  # noqa: F401, I001  the CPU backend must be on before anything of Megatron runs
     import fiddle
     from nemo.utils import logging
 
@@ -129,6 +140,56 @@ def _check_tokenizer(tokenizer: Path, recipe: PretrainRecipe) -> None:
         )
 
 
+def _check_documents(
+    data: Path, prepared: dict[str, Any], blend: list[tuple[float, Path]], recipe: PretrainRecipe
+) -> None:
+    """Raise where a part of the split would be without a document: Megatron then counts epochs for ever."""
+    parts = [float(part) for part in recipe.split.value.split(",")]
+    for _, prefix in blend:
+        documents = _component(prepared, prefix)["documents"]
+        if any(0 < part / sum(parts) * documents < 1 for part in parts[:2]):
+            raise UserError(
+                f"{data / prefix}: {documents} documents are too few for the split {recipe.split.value} into training "
+                f"and validation; prepare more text, or raise the smaller share with split=..."
+            )
+
+
+def _check_processes(recipe: PretrainRecipe) -> None:
+    """Raise where this machine, or the number of processes, cannot hold the model as the recipe splits it."""
+    import torch
+
+    if recipe.size != "tiny" and not torch.cuda.is_available():
+        raise UserError(
+            f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on a cluster"
+        )
+    world, needed = int(os.environ.get("WORLD_SIZE", "1")), model_parallel_size(recipe)
+    if world % needed:
+        raise UserError(
+            f"{world} processes were started, but tensor x pipeline x context parallelism needs multiples of {needed}; "
+            f"start as many, or lower parallelism.*_parallel_size"
+        )
+    sequences = world // needed * recipe.parallelism.micro_batch_size.value
+    if recipe.global_batch_size.value % sequences:
+        raise UserError(
+            f"global_batch_size {recipe.global_batch_size.value} is no multiple of the {sequences} sequences that "
+            f"{world // needed} data-parallel ranks take at a time; lower parallelism.micro_batch_size"
+        )
+
+
+def model_parallel_size(recipe: PretrainRecipe) -> int:
+    """Return the number of processes that hold one replica of the model."""
+    split = recipe.parallelism
+    return (
+        split.tensor_model_parallel_size.value
+        * split.pipeline_model_parallel_size.value
+        * split.context_parallel_size.value
+    )
+
+
+def _component(prepared: dict[str, Any], prefix: Path) -> dict[str, Any]:
+    return next(c for c in prepared["components"].values() if c["prefix"] == str(prefix))
+
+
 def _hashes(prepared: dict[str, Any], prefix: Path) -> dict[str, str]:
-    component = next(c for c in prepared["components"].values() if c["prefix"] == str(prefix))
+    component = _component(prepared, prefix)
     return {"bin_sha256": component["bin_sha256"], "idx_sha256": component["idx_sha256"]}

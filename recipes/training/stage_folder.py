@@ -20,6 +20,8 @@ RECORDED_LIBRARIES = ("torch", "megatron-core", "nemo-toolkit", "nemo-run", "tra
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write ``recipe.yaml``: every value with its origin, the code's commit and the libraries' versions.
 
+    How the model is split over processes may change from one start to the next: a checkpoint loads into any split.
+
     Raises:
         UserError: the folder already holds this stage with another value.
     """
@@ -28,6 +30,8 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     if path.exists():
         values = yaml.safe_load(path.read_text())["values"]
         for name, leaf in leaves.items():
+            if name.startswith("parallelism."):
+                continue
             if name not in values or values[name]["value"] != _plain(leaf.value):
                 was = values[name]["value"] if name in values else "absent"
                 raise UserError(

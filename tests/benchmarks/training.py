@@ -8,7 +8,8 @@ and TensorBoard logs but without validation and checkpoints. The other is a plai
 same dimensions and multipliers, eager, sdpa attention, torch's AdamW with the same settings and parameter groups,
 gradient clipping, the same learning rates, micro-batch and global batch, and sequences cut at random out of the same
 ``.bin`` files in the same mixture. Both are in fp32 with the same number of threads. The first of ``--blocks`` blocks
-warms up and is left out; who goes first alternates. A figure is the median over the blocks.
+warms up and is left out; who goes first alternates. A figure is the median over the blocks, a ratio the median over
+the pairs of blocks that ran one after the other.
 
 The parts of a step are timers around calls: ``forward`` is the model's (with the loss), ``backward`` autograd's,
 ``optimizer`` zeroing, clipping and the update, ``data`` the next batch; ``rest`` is what the step takes beyond them, on
@@ -328,12 +329,13 @@ def main() -> None:
         if options.data is None:
             options.data = folder / "data"
             tiny.prepare(options.data)
-        pipes, logs = {}, {}
+        pipes, logs, processes = {}, {}, []
         for name, side in ((NEMO, nemo_side), (PEER, peer_side)):
             logs[name] = folder / f"{name}.log"
             pipes[name], other_end = fresh.Pipe()
             arguments = (side, options, overrides, folder / "run", other_end, logs[name])
-            fresh.Process(target=start, args=arguments, daemon=True).start()
+            processes.append(fresh.Process(target=start, args=arguments, daemon=True))
+            processes[-1].start()
             other_end.close()
         order = [NEMO, PEER]
         for block in range(options.blocks):
@@ -344,15 +346,22 @@ def main() -> None:
                     blocks[name].append({part: s / options.steps for part, s in turn["seconds"].items()})
             order.reverse()
         core = take_turn(pipes[NEMO], logs[NEMO])
+        for process in processes:
+            process.join()
 
-    rows = []
-    for part in (*PARTS, "rest", "step"):
-        ours, theirs = (statistics.median(block[part] for block in blocks[name]) for name in (NEMO, PEER))
-        rows.append([f"{part}, ms", f"{1000 * ours:.3f}", f"{1000 * theirs:.3f}", f"{ours / theirs:.2f}"])
-    ours, theirs = ([tokens_per_step / block["step"] for block in blocks[name]] for name in (NEMO, PEER))
-    for name, choose in (("", statistics.median), (", lowest", min), (", highest", max)):
-        a, b = choose(ours), choose(theirs)
-        rows.append([f"tokens/s{name}", f"{a:,.0f}", f"{b:,.0f}", f"{a / b:.2f}"])
+    def row(label: str, digits: int, figures: dict[str, list[float]]) -> list[str]:
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(figures[NEMO], figures[PEER], strict=True))
+        medians = [f"{statistics.median(figures[name]):,.{digits}f}" for name in (NEMO, PEER)]
+        return [label, *medians, f"{ratio:.2f}"]
+
+    rows = [
+        row(f"{part}, ms", 3, {name: [1000 * block[part] for block in blocks[name]] for name in blocks})
+        for part in (*PARTS, "rest", "step")
+    ]
+    speeds = {name: [tokens_per_step / block["step"] for block in blocks[name]] for name in blocks}
+    rows.append(row("tokens/s", 0, speeds))
+    for label, extreme in (("lowest", min), ("highest", max)):
+        rows.append([f"tokens/s, {label} block", *(f"{extreme(found):,.0f}" for found in speeds.values()), "-"])
     rows.append(["loss of the last step", f"{losses[NEMO]:.3f}", f"{losses[PEER]:.3f}", "-"])
     size = f"{options.blocks - 1} blocks of {options.steps} steps of {tokens_per_step:,} tokens"
     report(["a step", NEMO, PEER, "ratio"], rows, f"{options.threads} torch threads", size)

@@ -20,7 +20,7 @@ SETTINGS = [
 
 def _train(folder: Path, data: Path, overrides: list[str], checkpoint: Path | None = None, devices: int = 1) -> None:
     import fiddle
-    import recipes.model.nemo  # noqa: F401
+
     from recipes.phase1_general import recipe
 
     built = recipe(

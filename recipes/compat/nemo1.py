@@ -1,0 +1,40 @@
+"""NeMo 1's models on a machine without CUDA, Apex and NVIDIA's container.
+
+Two patches to NeMo 2.4.1, on top of :mod:`recipes.compat.cpu`, let ``MegatronGPTModel`` be built and run.
+"""
+
+import torch
+from megatron.core.tensor_parallel.layers import set_defaults_if_not_set_tensor_model_parallel_attributes
+
+from recipes.compat import cpu
+
+
+def install() -> None:
+    """Patch NeMo 1 for the CPU; nothing where CUDA is available.
+
+    Raises:
+        RuntimeError: an installed library is not the version that the patches were written for, or lacks a name.
+    """
+    if torch.cuda.is_available():
+        return
+    cpu.install()
+    from nemo.collections.nlp.models.language_modeling.megatron_base_model import MegatronBaseModel
+    from nemo.collections.nlp.modules.common.megatron import build_model
+
+    # nemo/collections/nlp/models/language_modeling/megatron_base_model.py: matches NVIDIA_PYTORCH_VERSION, which is None
+    # outside of NVIDIA's container, against a pattern; the method only sets up fusers in containers of 2021 to 2023
+    _require(
+        "_enable_nvidia_optimizations" in vars(MegatronBaseModel), "MegatronBaseModel._enable_nvidia_optimizations"
+    )
+    MegatronBaseModel._enable_nvidia_optimizations = lambda self: None
+
+    # nemo/collections/nlp/modules/common/megatron/build_model.py: imports this function from Apex or not at all;
+    # Megatron-Core has the same
+    set_defaults = set_defaults_if_not_set_tensor_model_parallel_attributes
+    _require(set_defaults.__name__ in build_model.build_model.__code__.co_names, f"build_model.{set_defaults.__name__}")
+    setattr(build_model, set_defaults.__name__, set_defaults)
+
+
+def _require(is_there: bool, name: str) -> None:
+    if not is_there:
+        raise RuntimeError(f"recipes/compat/nemo1.py patches NeMo's {name}, which is not there any more")

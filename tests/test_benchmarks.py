@@ -1,0 +1,95 @@
+"""The benchmarks run to their end with their smallest settings and print figures; how large these are is no test's."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep import tiny
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def run(script: str, *options: str) -> str:
+    """Return what a benchmark prints; it must succeed."""
+    command = [sys.executable, str(BENCHMARKS / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def rows(out: str) -> dict[str, list[float]]:
+    """Return the rows of every table of ``out``: the first cell, and the others as numbers without the dashes."""
+    found = {}
+    for table in re.findall(r"^ ─+ *\n((?:  .*\S.*\n)+)", out, flags=re.MULTILINE):
+        for line in table.splitlines():
+            name, *cells = re.split(r" {2,}", line.strip())
+            found[name] = [float(cell.replace(",", "")) for cell in cells if cell != "-"]
+    return found
+
+
+def assert_positive(figures: dict[str, list[float]]) -> None:
+    for name, values in figures.items():
+        assert values, name
+        assert all(math.isfinite(value) and value > 0 for value in values), (name, values)
+
+
+def test_cli() -> None:
+    out = run("cli.py", "--runs", "1")
+    figures = rows(out)
+    assert list(figures) == [
+        "python -c pass",
+        "granite41 list",
+        "granite41 list --json",
+        "granite41 show phase1 --size 8b",
+    ]
+    assert_positive(figures)
+    for name, (median, low, high, ratio) in figures.items():
+        assert low <= median <= high, name
+        assert ratio == pytest.approx(median / figures["python -c pass"][0], abs=0.02), name
+    assert "\nmachine: " in out
+    assert re.search(r"^command: python .*benchmarks/cli.py --runs 1$", out, flags=re.MULTILINE)
+
+
+def test_training(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for source in (BENCHMARKS.parents[1] / "recipes").rglob("*.py"):
+        (text / f"{source.parent.name}_{source.name}").write_bytes(source.read_bytes())
+    tiny.prepare(tmp_path / "data", text=text)
+    out = run("training.py", "--steps", "1", "--blocks", "2", "--data", str(tmp_path / "data"))
+    figures = rows(out)
+    assert_positive(figures)
+    parts = ["forward, ms", "backward, ms", "optimizer, ms", "data, ms", "rest, ms"]
+    for side in (0, 1):
+        # one block is measured, so that the medians of the parts add up
+        assert figures["step, ms"][side] == pytest.approx(sum(figures[part][side] for part in parts), abs=0.01)
+    ours, theirs, ratio = figures["tokens/s"]
+    assert ratio == pytest.approx(ours / theirs, abs=0.02)
+    assert ours * figures["step, ms"][0] / 1000 == pytest.approx(8192, rel=0.01)
+    with_mode, without, _ = figures["forward and backward, ms"]
+    assert with_mode > 0 < without
+    assert figures["calls in forward and backward"][0] > 100
+    # both sides begin at chance: log 2048 = 7.6
+    assert all(5 < loss < 10 for loss in figures["loss of the last step"])
+
+
+def test_phase1_gpu() -> None:
+    out = run("phase1_gpu.py", "--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1")
+    figures = rows(out)
+    assert_positive(figures)
+    # embedding, queries and output, keys and values, three matrices of the MLP; attention 6 L S H
+    matrices = 2048 * 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192
+    assert figures["parameters in matrices, M"] == [round(matrices / 1e6, 3)]
+    assert figures["model GFLOPs a token"] == [round((6 * matrices + 6 * 32 * 64) / 1e9, 4)]
+    assert figures["loss of the last step"][0] == pytest.approx(math.log(2048), abs=1)
+
+
+def test_export() -> None:
+    out = run("export.py", "--params", "1", "--rounds", "1")
+    figures = dict(re.findall(r"^(export|copy|export / copy|peak memory of the export): ([\d.]+)", out, re.MULTILINE))
+    assert len(figures) == 4, out
+    assert_positive({name: [float(value)] for name, value in figures.items()})
