@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,14 +33,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence on stderr and exit status 2."""
+    # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     try:
         app(prog_name="granite41")
     except UserError as error:
         print(f"granite41: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("granite41: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
 
 
 def _version(wanted: bool) -> None:
@@ -77,6 +77,7 @@ def list_stages(as_json: JsonOption = False) -> None:
                 "stage": name,
                 "title": recipe.title,
                 "tokens": tokens.value if tokens else None,
+                "tokens_origin": tokens.origin if tokens else None,
                 "sequence_length": recipe.sequence_length.value,
                 "lr_schedule": str(recipe.schedule),
                 "sizes": list(sizes_of(name)),
@@ -87,7 +88,7 @@ def list_stages(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     print_table(
-        ["stage", "title", "tokens", "sequence length", "LR schedule", "sizes", "status"],
+        ["stage", "title", "tokens", "tokens are", "sequence length", "LR schedule", "sizes", "status"],
         [[" ".join(cell) if isinstance(cell, list) else human(cell) for cell in row.values()] for row in rows],
     )
 
@@ -136,8 +137,13 @@ def run_stages(
     chain = pipeline.tasks(stage, size, run_folder, data, devices, overrides or [])
     for task in chain:
         typer.echo(str(task))
-    if not dryrun:
+    if dryrun:
+        return
+    try:
         pipeline.run_local(chain, run_folder)
+    except KeyboardInterrupt:
+        print("granite41: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 @app.command()
@@ -160,10 +166,12 @@ def export_checkpoint(
     output: Annotated[Path, typer.Option(help="The Hugging Face folder to write.")],
 ) -> None:
     """Export a NeMo checkpoint to a Hugging Face folder."""
-    from recipes.model.bridge.to_hf import export_hf
     from recipes.training.stage_folder import final_checkpoint
 
-    export_hf(final_checkpoint(checkpoint) or checkpoint, output, say=typer.echo)
+    source = final_checkpoint(checkpoint) or checkpoint
+    from recipes.model.bridge.to_hf import export_hf
+
+    export_hf(source, output, say=typer.echo)
 
 
 @app.command("import")

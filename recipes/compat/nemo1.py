@@ -21,12 +21,11 @@ def install() -> None:
     from nemo.collections.nlp.models.language_modeling.megatron_base_model import MegatronBaseModel
     from nemo.collections.nlp.modules.common.megatron import build_model
 
-    # nemo/collections/nlp/models/language_modeling/megatron_base_model.py: matches NVIDIA_PYTORCH_VERSION, which is None
-    # outside of NVIDIA's container, against a pattern; the method only sets up fusers in containers of 2021 to 2023
-    _require(
-        "_enable_nvidia_optimizations" in vars(MegatronBaseModel), "MegatronBaseModel._enable_nvidia_optimizations"
-    )
-    MegatronBaseModel._enable_nvidia_optimizations = lambda self: None
+    # nemo/collections/nlp/models/language_modeling/megatron_base_model.py: matches a pattern against
+    # NVIDIA_PYTORCH_VERSION, None outside of NVIDIA's container, to set up what containers before 23.11 need
+    method = "_enable_nvidia_optimizations"
+    _require(method in vars(MegatronBaseModel), f"MegatronBaseModel.{method}")
+    setattr(MegatronBaseModel, method, lambda self: None)
 
     # nemo/collections/nlp/modules/common/megatron/build_model.py: imports this function from Apex or not at all;
     # Megatron-Core has the same

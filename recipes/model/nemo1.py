@@ -16,6 +16,8 @@ class MegatronGraniteModel(MegatronGPTModel):
     Every number comes from the model's configuration, whose keys are those of
     :class:`recipes.model.nemo.GraniteConfig`: NeMo-Aligner copies them from a NeMo 2 checkpoint. To make one of
     Aligner's models a Granite, name this class first: ``class GraniteSFTModel(MegatronGraniteModel, GPTSFTModel)``.
+
+    It is made to be loaded from a checkpoint: the weights that it starts with are NeMo 1's, not muP's.
     """
 
     def build_transformer_config(self) -> TransformerConfig:

@@ -29,7 +29,7 @@ def test_list_prints_a_line_per_stage(run) -> None:
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in lines] == list(STAGES)
     assert lines[0].split() == [
-        *("phase1", "general", "pre-training", "10T", "4,096", "power", "with", "warm-up"),
+        *("phase1", "general", "pre-training", "10T", "published", "4,096", "power", "with", "warm-up"),
         *("3b", "8b", "30b", "tiny", "ready"),
     ]
     assert "…" not in out
@@ -38,7 +38,9 @@ def test_list_prints_a_line_per_stage(run) -> None:
 def test_list_json(run) -> None:
     rows = json.loads(run("list", "--json")[1])
     assert [row["stage"] for row in rows] == list(STAGES)
-    assert set(rows[0]) == {"stage", "title", "tokens", "sequence_length", "lr_schedule", "sizes", "status"}
+    assert set(rows[0]) == {
+        *("stage", "title", "tokens", "tokens_origin", "sequence_length", "lr_schedule", "sizes", "status")
+    }
     assert rows[0]["tokens"] == 10**13
     assert rows[6]["sizes"] == ["8b", "30b", "tiny"]
     assert rows[8]["tokens"] is None

@@ -34,6 +34,10 @@ def _nemo1_model(config, **changed):
     return MegatronGraniteModel(OmegaConf.create(settings | changed), trainer).eval()
 
 
+def _shapes(model):
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
 def _differences_of_logits():
     """Return the largest difference between NeMo 1 and 2: as they are, and with one setting of NeMo 1 doubled."""
     import torch
@@ -57,11 +61,7 @@ def _differences_of_logits():
         expected = nemo2(ids, positions, None)
         for doubled in (None, *GRANITE_SETTINGS):
             nemo1 = _nemo1_model(config, **({doubled: 2 * getattr(config, doubled)} if doubled else {}))
-            shapes, expected_shapes = (
-                {name: parameter.shape for name, parameter in model.named_parameters()}
-                for model in (nemo1.model, nemo2)
-            )
-            assert shapes == expected_shapes
+            assert _shapes(nemo1.model) == _shapes(nemo2)
             nemo1.model.load_state_dict(nemo2.state_dict())
             differences[doubled] = (nemo1(ids, positions, mask, labels=None) - expected).abs().max().item()
     return differences
@@ -81,11 +81,11 @@ def _check_patches():
     assert MegatronBaseModel._enable_nvidia_optimizations is method
     with pytest.MonkeyPatch.context() as upstream:
         upstream.delattr(MegatronBaseModel, method.__name__)
-        with pytest.raises(RuntimeError, match=f"nemo1.py patches NeMo's MegatronBaseModel.{method.__name__}"):
+        with pytest.raises(RuntimeError, match=f"patches NeMo's MegatronBaseModel.{method.__name__}"):
             nemo1.install()
     with pytest.MonkeyPatch.context() as upstream:
         upstream.setattr(build_model, "build_model", lambda: None)
-        with pytest.raises(RuntimeError, match="nemo1.py patches NeMo's build_model.set_defaults"):
+        with pytest.raises(RuntimeError, match=r"patches NeMo's build_model\.set_defaults"):
             nemo1.install()
 
 

@@ -1,0 +1,109 @@
+"""What cannot be trained is refused in one sentence, with exit status 2, before anything is written."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes import cli
+
+REFUSED = {
+    "no data": ("phase1 --size tiny --data {tmp}/none", "manifest.json: not the manifest of prepared data"),
+    "tokenizer too large": (
+        "phase1 --size tiny --data {data} model.vocab_size=384",
+        "the tokenizer has 512 tokens but the model's vocabulary 384",
+    ),
+    "planned stage": ("phase2 --size tiny --data {data}", "the recipe of phase2 is still to come; ready now: phase1"),
+    "stage of another kind": ("sft --size tiny --data {data}", "sft is no stage of pre-training"),
+    "misspelt stage": ("phase11 --size tiny --data {data}", "did you mean 'phase1'?"),
+    "misspelt key": ("phase1 --size tiny --data {data} token=5", "did you mean 'tokens'?"),
+    "wrong type": ("phase1 --size tiny --data {data} tokens=many", "tokens is 'many', expected an integer"),
+    "no GPU": ("phase1 --size 8b --data {data}", "size 8b trains on GPUs and this machine has none"),
+    "too few processes": (
+        "phase1 --size tiny --data {data} parallelism.tensor_model_parallel_size=2",
+        "1 processes were started, but tensor x pipeline x context parallelism needs multiples of 2",
+    ),
+    "too few documents": (
+        "phase1 --size tiny --data {data} split=999,1,0",
+        "documents are too few for the split 999,1,0",
+    ),
+}
+
+
+def _granite41(monkeypatch, capsys, *words: str) -> str:
+    """Run the command; return its one sentence of error."""
+    monkeypatch.setattr(sys, "argv", ["granite41", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    error = capsys.readouterr().err
+    assert (caught.value.code, error.count("\n"), error[:11]) == (2, 1, "granite41: ")
+    return error
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_train_refuses(case, data, tmp_path, monkeypatch, capsys) -> None:
+    words, sentence = REFUSED[case]
+    words = words.format(data=data, tmp=tmp_path).split()
+    assert sentence in _granite41(monkeypatch, capsys, "train", *words, "--run-dir", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_sequences(data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["train", "phase1", "--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
+    assert "global_batch_size 32 is no multiple of the 64 sequences" in _granite41(monkeypatch, capsys, *words)
+
+
+def test_run_refuses_before_the_first_task(tmp_path, monkeypatch, capsys) -> None:
+    run_dir = ["--run-dir", str(tmp_path / "run")]
+    error = _granite41(monkeypatch, capsys, "run", "phase1", "--size", "8b", *run_dir)
+    assert "size 8b needs prepared data: name its folder with --data" in error
+    assert "--on moon: no such place" in _granite41(
+        monkeypatch, capsys, "run", "phase1", "--size", "tiny", "--on", "moon", *run_dir
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_dryrun_names_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -> None:
+    words = ["run", "phase1", "--size", "tiny", "--run-dir", str(tmp_path / "run"), "--dryrun"]
+    monkeypatch.setattr(sys, "argv", ["granite41", *words, "parallelism.tensor_model_parallel_size=2"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["data", "phase1", "phase1-export", "phase1-generate", "report"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_files_of_a_stage(data, tmp_path, monkeypatch, capsys) -> None:
+    stage = tmp_path / "run" / "phase1"
+    stage.mkdir(parents=True)
+    (stage / "manifest.json").write_text('{"status": "fin')
+    words = ["train", "phase1", "--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
+    assert "manifest.json: not valid JSON" in _granite41(monkeypatch, capsys, *words)
+
+
+def test_unfinished_checkpoints_are_never_the_latest(tmp_path) -> None:
+    from recipes.training.stage_folder import latest_checkpoint
+
+    def checkpoint(step: int) -> Path:
+        folder = tmp_path / "checkpoints" / f"step={step:08d}"
+        (folder / "context").mkdir(parents=True)
+        (folder / "weights").mkdir()
+        (folder / "weights" / "metadata.json").write_text("{}")
+        return folder
+
+    assert latest_checkpoint(tmp_path) is None
+    whole = checkpoint(9)
+    checkpoint(19).with_name("step=00000019-unfinished").touch()
+    (checkpoint(29) / "weights" / "metadata.json").unlink()
+    shutil.rmtree(checkpoint(39) / "context")
+    assert latest_checkpoint(tmp_path) == whole
+
+
+def test_data_of_the_users_own_text(data) -> None:
+    manifest = json.loads((data / "manifest.json").read_text())
+    assert list(manifest["components"]) == ["text"]
+    assert manifest["components"]["text"]["documents"] >= 20
