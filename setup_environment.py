@@ -67,7 +67,7 @@ def install():
     print("setup: installing the pinned requirements into .venv (about 6 minutes and 3.2 GB, once)", flush=True)
     started = time.time()
     run(sys.executable, "-m", "venv", "--clear", str(VENV))
-    pip = (str(VENV / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check")
+    pip = (str(VENV / "bin" / "python"), "-m", "pip", "install", "-qq", "--no-compile", "--disable-pip-version-check")
     run(*pip, "-r", "requirements.txt", "-r", "requirements-test.txt", "-c", "requirements.lock")
     # the package itself is built with the setuptools just installed, not with one fetched for it
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".")

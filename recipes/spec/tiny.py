@@ -17,15 +17,15 @@ from recipes.spec.tree import PENDING, Rule
 AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)
 
 SEQUENCE_FACTOR = assumed(16, "4,096 tokens become 256, and 512K become 32,768, which one CPU still holds")
-TOKEN_FACTOR = assumed(5_000_000, "phase 1's 10T tokens become 2M, minutes on a CPU")
-BATCH_FACTOR = assumed(32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 244 steps, enough to learn")
+TOKEN_FACTOR = assumed(8_000_000, "phase 1's 10T tokens become 1.25M, two minutes on a CPU")
+BATCH_FACTOR = assumed(32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 153 steps, enough to learn")
 ALIGNMENT_BATCH_FACTOR = assumed(16, "SFT's batch becomes 16 sequences, RL's 64 samples: 4 prompts x 16")
 ALIGNMENT_STEP_FACTOR = assumed(100, "SFT's 25K steps become 250, minutes on a CPU")
-WARMUP_FRACTION = assumed(0.1, "phase 1 has 244 steps, too few to show the full size's 0.01%")
+WARMUP_FRACTION = assumed(0.1, "phase 1 has 153 steps, too few to show the full size's 0.01%")
 INTERVALS = assumed(10, "shows interruption and resumption in the longer stages")
 TOKENS_PER_MICRO_BATCH = assumed(8192, "32 sequences of 256 tokens: a few hundred MB of logits and activations")
 SPLIT = assumed("950,50,0", "files are small, and a twentieth still holds documents enough; nothing reads a test split")
-VALIDATION_BATCHES = assumed(8, "65,536 tokens, seconds on a CPU")
+VALIDATION_BATCHES = assumed(4, "32,768 tokens, seconds on a CPU")
 PRECISION: Sourced[Precision] = assumed("32", "fp32: CPUs are slow at bf16, and exact comparisons stay possible")
 
 

@@ -67,9 +67,9 @@ def test_batches(size: str) -> None:
 
 
 def test_steps() -> None:
-    # 10e12 / 4194304 = 2384185.8; 2e6 / 8192 = 244.1
+    # 10e12 / 4194304 = 2384185.8; 1.25e6 / 8192 = 152.6
     assert resolve("phase1", "8b").steps.value == 2384186
-    assert resolve("phase1", "tiny").steps.value == 244
+    assert resolve("phase1", "tiny").steps.value == 153
     assert resolve("sft", "8b").steps.value == 25000
     assert resolve("sft", "8b").tokens.value == 25000 * 256 * 16384
     assert [resolve(stage, "8b").steps.value for stage in TWELVE[8:]] == [711, 280, 40, 211]
@@ -81,7 +81,7 @@ def test_tiny_divides_every_length_by_one_factor() -> None:
         tiny, full = resolve(stage, "tiny"), resolve(stage, "8b")
         assert tiny.sequence_length.value * 16 == full.sequence_length.value
         if isinstance(tiny, PretrainRecipe):
-            assert tiny.tokens.value * 5_000_000 == full.tokens.value
+            assert tiny.tokens.value * 8_000_000 == full.tokens.value
         assert tiny.precision.value == "32"
         assert full.precision.value == "bf16-mixed"
     assert resolve("phase1", "tiny").parallelism.micro_batch_size.value == 32
@@ -90,8 +90,8 @@ def test_tiny_divides_every_length_by_one_factor() -> None:
 
 def test_tiny_has_ten_checkpoints_in_phase1() -> None:
     recipe = resolve("phase1", "tiny")
-    assert recipe.checkpoint_every_tokens.value == 200_000
-    assert recipe.checkpoint_every_steps == 24
+    assert recipe.checkpoint_every_tokens.value == 125_000
+    assert recipe.checkpoint_every_steps == 15
     assert resolve("lce_512k", "tiny").checkpoint_every_steps == 1
 
 

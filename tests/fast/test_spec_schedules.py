@@ -100,9 +100,9 @@ def test_tiny_follows_the_full_size_curve() -> None:
 
 def test_tiny_warms_up_over_a_tenth_of_phase1() -> None:
     schedule = resolve("phase1", "tiny").schedule
-    peak = max(schedule.lr(tokens) for tokens in range(0, 2_000_001, 10_000))
-    assert peak == schedule.lr(200_000)
-    assert schedule.lr(100_000) == pytest.approx(peak / 2)
+    peak = max(schedule.lr(tokens) for tokens in range(0, 1_250_001, 12_500))
+    assert peak == schedule.lr(125_000)
+    assert schedule.lr(62_500) == pytest.approx(peak / 2)
 
 
 def test_mup_divides_the_hidden_matrices_rate_in_pretraining_only() -> None:

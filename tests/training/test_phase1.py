@@ -36,8 +36,8 @@ def _interrupt_after(step: int, command: list[str], metrics: Path) -> str:
 def run_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "demo"
     command = [*GRANITE41, "run", "phase1", "--size", "tiny", "--on", "local", "--run-dir", str(folder)]
-    interrupted = _interrupt_after(40, command, folder / "phase1" / "metrics" / "steps.jsonl")
-    assert "phase1: starts, 244 steps of 8,192 tokens" in interrupted
+    interrupted = _interrupt_after(18, command, folder / "phase1" / "metrics" / "steps.jsonl")
+    assert "phase1: starts, 153 steps of 8,192 tokens" in interrupted
     manifest = json.loads((folder / "phase1" / "manifest.json").read_text())
     assert manifest["status"] == "running"
     refused = subprocess.run(
@@ -59,8 +59,8 @@ def _steps(folder: Path) -> list[dict]:
 
 
 def test_it_continues_where_it_was_interrupted(run_folder) -> None:
-    assert "phase1: continues after step 24" in (run_folder / "output.txt").read_text()
-    assert [line["step"] for line in _steps(run_folder) if "loss" in line] == list(range(1, 245))
+    assert "phase1: continues after step 15" in (run_folder / "output.txt").read_text()
+    assert [line["step"] for line in _steps(run_folder) if "loss" in line] == list(range(1, 154))
     assert json.loads((run_folder / "phase1" / "manifest.json").read_text())["starts"] == 2
 
 
@@ -86,7 +86,7 @@ def test_the_optimizer_applied_the_recipes_learning_rate(run_folder) -> None:
 
 def test_recipe_and_logs_are_kept(run_folder) -> None:
     recorded = yaml.safe_load((run_folder / "phase1" / "recipe.yaml").read_text())
-    assert recorded["values"]["tokens"]["value"] == 2_000_000
+    assert recorded["values"]["tokens"]["value"] == 1_250_000
     assert recorded["values"]["schedule.a"]["origin"] == "published"
     assert recorded["libraries"]["megatron-core"] == "0.13.1"
     assert list((run_folder / "phase1" / "metrics" / "tensorboard").glob("events.out.tfevents.*"))

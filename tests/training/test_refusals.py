@@ -20,7 +20,7 @@ REFUSED = {
     "misspelt stage": ("phase11 --size tiny --data {data}", "did you mean 'phase1'?"),
     "misspelt key": ("phase1 --size tiny --data {data} token=5", "did you mean 'tokens'?"),
     "wrong type": ("phase1 --size tiny --data {data} tokens=many", "tokens is 'many', expected an integer"),
-    "no GPU": ("phase1 --size 8b --data {data}", "size 8b trains on GPUs and this machine has none"),
+    "no GPU": ("phase1 --size 8b --data {data} split=900,100,0", "size 8b trains on GPUs and this machine has none"),
     "too few processes": (
         "phase1 --size tiny --data {data} parallelism.tensor_model_parallel_size=2",
         "1 processes were started, but tensor x pipeline x context parallelism needs multiples of 2",
