@@ -19,4 +19,5 @@ test: setup
 	@$(BIN)/pytest tests --ignore=tests/fast
 
 setup:
+	$(if $(PYTHON),,$(error no Python found: install Python 3.11, or name it with PYTHON=/path/to/python3.11))
 	@$(PYTHON) setup_environment.py

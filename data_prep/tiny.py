@@ -113,25 +113,27 @@ def prepare(
 
 
 def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> list[tuple[float, Path]]:
-    """Return what a recipe's mixture becomes at size tiny: (weight, prefix of .bin and .idx), the weights summing to 1.
+    """Return what a recipe's mixture becomes with prepared data: (weight, prefix of .bin and .idx), weights sum to 1.
+
+    A component that was prepared under its own name is used; else the user's own text, else its stand-in at size tiny.
 
     Args:
         manifest: of :func:`prepare`; the prefixes are relative to its output folder, as they are in it.
         mixture_percent: component of the recipe -> percent of tokens; a sum near 100 is scaled to 1.
 
     Raises:
-        UserError: a component of the mixture has no stand-in.
+        UserError: a component of the mixture has neither data nor a stand-in.
     """
     components = manifest["components"]
     weights = defaultdict[str, float](float)
     for name, percent in mixture_percent.items():
-        if name not in STAND_INS:
+        found = [choice for choice in (name, "text", STAND_INS.get(name, "")) if choice in components]
+        if not found:
             raise UserError(
-                f"mixture: component {name!r} has no stand-in at size tiny{nearest(name, STAND_INS)}; "
-                f"expected one of {', '.join(STAND_INS)}"
+                f"mixture: component {name!r} has no data among {', '.join(components)}{nearest(name, STAND_INS)}; "
+                f"prepare it, or take it out of the mixture"
             )
-        # the user's own text stands in for everything
-        weights["text" if "text" in components else STAND_INS[name]] += percent
+        weights[found[0]] += percent
     total = sum(weights.values())
     return [(weights[name] / total, Path(components[name]["prefix"])) for name in sorted(weights) if weights[name]]
 

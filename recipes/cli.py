@@ -17,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     # plain help and usage errors: readable in a pipe, and Rich is not imported for them
     rich_markup_mode=None,
+    # click suggests the nearest command by itself
+    suggest_commands=False,
 )
 
 StageArgument = Annotated[str, typer.Argument(metavar="STAGE", help="A stage that `granite41 list` names.")]

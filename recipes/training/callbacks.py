@@ -20,9 +20,8 @@ class StageProgress(pl.Callback, IOMixin):
     of steps that are done again are dropped, so the file never holds a step twice.
     """
 
-    def __init__(self, stage: str, steps: int, tokens_per_step: int, metrics: str, print_every: int) -> None:
+    def __init__(self, stage: str, tokens_per_step: int, metrics: str, print_every: int) -> None:
         self.stage = stage
-        self.steps = steps
         self.tokens_per_step = tokens_per_step
         self.metrics = metrics
         self.print_every = print_every
@@ -38,7 +37,7 @@ class StageProgress(pl.Callback, IOMixin):
             path.write_text("".join(kept))
             self._file = path.open("a")
             at = f"continues after step {trainer.global_step}" if trainer.global_step else "starts"
-            print(f"{self.stage}: {at}, {self.steps} steps of {self.tokens_per_step:,} tokens", flush=True)
+            print(f"{self.stage}: {at}, {trainer.max_steps} steps of {self.tokens_per_step:,} tokens", flush=True)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Note the rates of this step, and have the stage's last step validated whatever the interval."""
@@ -46,8 +45,8 @@ class StageProgress(pl.Callback, IOMixin):
         rates = {group["pre_lr_mult"] == 1.0: group["lr"] for group in trainer.optimizers[0].param_groups}
         self._lr = rates.get(True, 0.0)
         self._lr_hidden = rates.get(False, self._lr)
-        if trainer.global_step == self.steps - 1:
-            trainer.val_check_batch = self.steps
+        if trainer.global_step == trainer.max_steps - 1:
+            trainer.val_check_batch = trainer.max_steps
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Write the step that is done."""
@@ -62,11 +61,11 @@ class StageProgress(pl.Callback, IOMixin):
             lr_hidden=self._lr_hidden,
             tokens_per_second=round(speed, 1),
         )
-        if self._file and (step % self.print_every == 0 or step == self.steps):
-            left = (time.monotonic() - self._started) / (step - self._first_step) * (self.steps - step)
+        if self._file and (step % self.print_every == 0 or step == trainer.max_steps):
+            left = (time.monotonic() - self._started) / (step - self._first_step) * (trainer.max_steps - step)
             print(
-                f"{self.stage}: step {step}/{self.steps}  tokens {step * self.tokens_per_step:,}  loss {loss:.3f}"
-                f"  lr {self._lr:.3g}  {speed:,.0f} tokens/s  {left / 60:.1f} min left",
+                f"{self.stage}: step {step}/{trainer.max_steps}  tokens {step * self.tokens_per_step:,}"
+                f"  loss {loss:.3f}  lr {self._lr:.3g}  {speed:,.0f} tokens/s  {left / 60:.1f} min left",
                 flush=True,
             )
 
@@ -77,7 +76,9 @@ class StageProgress(pl.Callback, IOMixin):
         loss = float(trainer.callback_metrics["val_loss"])
         self._write(step=trainer.global_step, val_loss=loss)
         if self._file:
-            print(f"{self.stage}: step {trainer.global_step}/{self.steps}  validation loss {loss:.3f}", flush=True)
+            print(
+                f"{self.stage}: step {trainer.global_step}/{trainer.max_steps}  validation loss {loss:.3f}", flush=True
+            )
 
     def on_train_end(self, *args: Any) -> None:
         """Close the metrics file."""

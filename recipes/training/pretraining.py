@@ -79,7 +79,8 @@ def pretraining_recipe(
         sequence_parallel=parallelism.sequence_parallel.value,
         pipeline_dtype=torch.bfloat16 if cuda else torch.float32,
         gradient_as_bucket_view=True,
-        ckpt_async_save=cuda,
+        # a stage ends with a save, and nothing would wait there for an asynchronous one
+        ckpt_async_save=False,
         replace_progress_bar=False,
         process_group_backend="nccl" if cuda else "gloo",
         ddp=run.Config(
@@ -111,10 +112,9 @@ def pretraining_recipe(
             run.Config(
                 StageProgress,
                 stage=stage,
-                steps=recipe.steps.value,
                 tokens_per_step=sequence_length * global_batch_size,
                 metrics=str(Path(folder) / "metrics" / "steps.jsonl"),
-                print_every=max(1, recipe.steps.value // 50),
+                print_every=max(1, min(recipe.steps.value // 50, 100)),
             )
         ],
     )

@@ -204,9 +204,21 @@ def test_blend_of_the_users_own_text() -> None:
     ]
 
 
-def test_blend_with_an_unknown_component() -> None:
-    with pytest.raises(UserError, match=r"'maths' has no stand-in at size tiny \(did you mean 'math'\?\)"):
-        tiny.blend({"components": {"text": {"prefix": "text"}}}, {"maths": 100})
+def test_blend_of_components_prepared_under_their_own_names() -> None:
+    manifest = {"components": {"code": {"prefix": "code"}, "math": {"prefix": "x/math"}, "text": {"prefix": "text"}}}
+    assert tiny.blend(manifest, {"math": 50, "code": 30, "books": 20}) == [
+        (0.3, Path("code")),
+        (0.5, Path("x/math")),
+        (0.2, Path("text")),
+    ]
+
+
+def test_blend_without_data_for_a_component() -> None:
+    manifest = {"components": {"code": {"prefix": "code"}}}
+    with pytest.raises(UserError, match=r"'maths' has no data among code \(did you mean 'math'\?\)"):
+        tiny.blend(manifest, {"maths": 100})
+    with pytest.raises(UserError, match="'math' has no data among code"):
+        tiny.blend(manifest, {"math": 100})
 
 
 def test_every_published_mixture_has_stand_ins() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 SCRIPT = Path(__file__).parents[2] / "setup_environment.py"
 VersionInfo = namedtuple("VersionInfo", "major minor micro")
@@ -174,3 +176,16 @@ def test_a_moved_project_is_installed_again(setup, monkeypatch, tmp_path: Path) 
     monkeypatch.setattr(setup, "ROOT", moved)
     monkeypatch.setattr(setup, "VENV", moved / ".venv")
     assert not setup.is_ready()
+
+
+def test_the_lock_holds_what_is_asked_for() -> None:
+    root = Path(__file__).parents[2]
+    locked = {}
+    for line in (root / "requirements.lock").read_text().splitlines():
+        name, version = line.split("==")
+        locked[canonicalize_name(name)] = version
+    for file in ("requirements.txt", "requirements-test.txt"):
+        for line in (root / file).read_text().splitlines():
+            if line and not line.startswith("#"):
+                asked = Requirement(line)
+                assert locked[canonicalize_name(asked.name)] in asked.specifier, line

@@ -68,6 +68,8 @@ def test_the_loss_ends_a_quarter_below_the_unigram_entropy(run_folder) -> None:
     manifest = json.loads((run_folder / "phase1" / "manifest.json").read_text())
     assert manifest["validation_loss"] == [line["val_loss"] for line in _steps(run_folder) if "val_loss" in line][-1]
     assert manifest["validation_loss"] <= 0.75 * manifest["unigram_entropy"]
+    assert _steps(run_folder)[-1].keys() == {"step", "val_loss"}
+    assert _steps(run_folder)[-1]["step"] == 153
     # the tokens of a vocabulary of 2,048 cannot be more even than ln 2048, nor much less in real text
     assert 6 < manifest["unigram_entropy"] < 7.63
     report = (run_folder / "report.md").read_text()

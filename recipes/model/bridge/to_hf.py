@@ -92,7 +92,8 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
     path = folder / "model.yaml"
     try:
         model = yaml.safe_load(path.read_text(encoding="utf-8"))
-        tokenizer = folder / str(model["tokenizer"]["pretrained_model_name"])
+        # NeMo keeps the tokenizer's folder directly in the context; a path that leads elsewhere is not followed
+        tokenizer = folder / Path(str(model["tokenizer"]["pretrained_model_name"])).name
         config = {name: model["config"].get(field) for name, field in CONFIG_FIELDS.items()}
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found; the checkpoint needs the context that NeMo saves with it") from error
