@@ -41,7 +41,7 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
         overrides: ``key=value`` as ``granite41 show`` names them.
 
     Raises:
-        UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe.
+        UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data.
     """
     recipe = ready_recipe(stage, size, overrides)
     folder = run_folder / stage
@@ -53,6 +53,9 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
     _check_processes(recipe)
     write_recipe(folder, recipe)
     manifest = read_manifest(folder)
+    trained_on = {str(prefix): {"weight": weight, **_hashes(prepared, prefix)} for weight, prefix in blend}
+    if manifest and manifest.get("data") != trained_on:
+        raise UserError(f"{folder}: began on other data than {data} holds now; name the former, or another --run-dir")
     if manifest.get("status") == "finished":
         print(f"{stage}: finished already, nothing to do ({folder})")
         return
@@ -63,7 +66,7 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
         "parent": recipe.parent,
         "tokens": recipe.tokens_per_batch.value * recipe.steps.value,
         "tokenizer_fingerprint": prepared["tokenizer"]["fingerprint"],
-        "data": {str(prefix): {"weight": weight, **_hashes(prepared, prefix)} for weight, prefix in blend},
+        "data": trained_on,
         "starts": manifest.get("starts", 0) + 1,
         "seconds": manifest.get("seconds", 0.0),
     }

@@ -77,12 +77,14 @@ def test_dryrun_names_every_task_and_runs_none(tmp_path, monkeypatch, capsys) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_files_of_a_stage(data, tmp_path, monkeypatch, capsys) -> None:
+def test_a_stage_that_is_damaged_or_began_on_other_data(data, tmp_path, monkeypatch, capsys) -> None:
     stage = tmp_path / "run" / "phase1"
     stage.mkdir(parents=True)
     (stage / "manifest.json").write_text('{"status": "fin')
     words = ["train", "phase1", "--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
     assert "manifest.json: not valid JSON" in _granite41(monkeypatch, capsys, *words)
+    (stage / "manifest.json").write_text('{"status": "running", "data": {"text": {"weight": 1.0, "bin_sha256": "0"}}}')
+    assert "phase1: began on other data than" in _granite41(monkeypatch, capsys, *words)
 
 
 def test_unfinished_checkpoints_are_never_the_latest(tmp_path) -> None:
