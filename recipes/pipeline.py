@@ -83,6 +83,8 @@ def run_local(chain: Sequence[Task], run_folder: Path) -> None:
             experiment.run()
             # leaving the experiment waits for the task, which runs in a session of its own and hears no Ctrl-C
             interrupted = _cancel_on_interrupt(experiment, task.name)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if interrupted:
             raise KeyboardInterrupt
         state = experiment.jobs[0].state.name

@@ -1,6 +1,7 @@
 """From a stage, a size and the user's overrides to a complete recipe."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -208,6 +209,9 @@ def _check(recipe: Recipe) -> None:
         raise UserError(f"optimizer.betas is {list(recipe.optimizer.betas.value)}, expected two numbers below 1")
 
     value = {path: leaf.value for path, leaf in flatten(recipe).items()}
+    # training and validation are always read, so neither part may be empty
+    if "split" in value and not re.fullmatch(r"[1-9]\d*,[1-9]\d*,\d+", value["split"]):
+        raise UserError(f"split is {value['split']!r}, expected three whole numbers such as 950,50,0, only the last 0")
 
     def divides(divisor: str, *multiples: str) -> None:
         for multiple in multiples:

@@ -24,6 +24,12 @@ def test_steps_follow_tokens_and_batch() -> None:
     assert recipe.schedule.batch.value == 512
 
 
+@pytest.mark.parametrize("split", ["abc", "0,0,0", "1000,0,0", "900,100", "900,-50,50"])
+def test_a_split_that_is_none(split) -> None:
+    with pytest.raises(UserError, match="expected three whole numbers such as 950,50,0"):
+        resolve("phase1", "tiny", [f"split='{split}'"])
+
+
 def test_batch_follows_sequence_length() -> None:
     recipe = resolve("lce_32k", "8b", ["sequence_length=16384"])
     assert (recipe.global_batch_size.value, recipe.tokens_per_batch.value) == (256, 4194304)
