@@ -4,11 +4,13 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from recipes.spec import SIZES, STAGES, UserError, flatten, resolve, sizes_of
+from data_prep.cli import data_app
+from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
+from recipes.tables import human, print_table
 
 app = typer.Typer(
     help="Recipes that reproduce IBM's Granite 4.1 language models.",
@@ -208,54 +210,7 @@ def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> 
     typer.echo(path.read_text() + f"\n{path}")
 
 
-data_app = typer.Typer(help="Prepare training data.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-
-@data_app.command("tiny")
-def data_tiny(
-    output: Annotated[Path, typer.Option(help="The folder to write.")],
-    vocab_size: Annotated[int, typer.Option(help="Entries of the tokenizer.")] = SIZES["tiny"].vocab_size.value,
-    text: Annotated[Path | None, typer.Option(help="A folder of your own text instead of this machine's.")] = None,
-) -> None:
-    """Prepare real text of this machine, or your own, for size tiny: tokenizer and Megatron files."""
-    from data_prep.tiny import prepare
-
-    prepare(output, vocab_size=vocab_size, text=text, say=typer.echo)
-
-
-def human(value: Any) -> str:
-    """Return ``value`` for a reader: 10T, 4,096, 0.000875, true, a list by commas, a dash for None."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ", ".join(human(item) for item in value)
-    if isinstance(value, int):
-        for unit, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
-            if value >= unit:
-                # three decimals only where they lose nothing
-                return f"{value / unit:.6g}{suffix}" if value * 1000 % unit == 0 else f"{value:,}"
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value)
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table to stdout, as wide as it needs to be where stdout is not a terminal."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, highlight=False).print(table)
 
 
 if __name__ == "__main__":

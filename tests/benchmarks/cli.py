@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipes.cli import print_table
+from recipes.tables import print_table
 
 COMMANDS = ("list", "list --json", "show phase1 --size 8b")
 BASELINE = "python -c pass"

@@ -42,8 +42,8 @@ from typing import Any
 from cli import report
 
 from data_prep import tiny
-from recipes.cli import print_table
 from recipes.spec import PretrainRecipe, resolve_pretraining
+from recipes.tables import print_table
 
 PARTS = ("forward", "backward", "optimizer", "data")
 NEMO, PEER = "NeMo and Megatron", "transformers"

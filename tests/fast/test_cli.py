@@ -8,6 +8,7 @@ import pytest
 
 from recipes import cli
 from recipes.spec import STAGES, flatten, resolve
+from recipes.tables import human
 
 
 def granite41(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
@@ -137,4 +138,4 @@ def test_the_plain_layer_imports_no_library() -> None:
     ],
 )
 def test_human(value: object, text: str) -> None:
-    assert cli.human(value) == text
+    assert human(value) == text
