@@ -12,13 +12,13 @@ from recipes.spec.errors import UserError
 
 
 @contextmanager
-def out_of_space(target: Path) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" under ``target`` into a :class:`UserError`."""
+def out_of_space(target: Path, kept: str = "nothing was kept") -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" under ``target`` into a :class:`UserError` that says what was kept."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{target}: no space left on the device, nothing was kept; free some, run again") from error
+            raise UserError(f"{target}: no space left on the device, {kept}; free some, run again") from error
         raise
 
 

@@ -1,0 +1,421 @@
+"""Documents out of files and Hub data sets: how an input is cut into parts, and reading a part."""
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, cast
+
+from recipes.spec.errors import UserError
+
+HUB = "hf:"
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+TEXT = (".txt", ".md", ".rst", ".py")
+PARQUET = ".parquet"
+_ROWS = 64  # of a parquet file, decoded at a time: bounds the memory
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of an input that is read by itself and always yields the same documents.
+
+    Attributes:
+        input: a file, or a Hub data set as ``hf:NAME@REVISION:CONFIGURATION:SPLIT``.
+        start, stop: bytes of JSON lines (a line belongs to the part in which it begins), row groups of parquet, shards
+            of a Hub data set; 0 and 1 for a file that is read as a whole.
+        bytes: size in the file, to balance work by; of a Hub data set 0.
+    """
+
+    input: str
+    start: int
+    stop: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document.
+
+    Attributes:
+        record: its number in the part, from 1, blank lines included; :func:`where` turns it into the file's.
+        text: the text as found.
+        fields: the values of the other fields that were asked for.
+    """
+
+    record: int
+    text: str
+    fields: dict[str, Any]
+
+
+class BadRecord(UserError):
+    """A record that is no document: one sentence naming input and record."""
+
+
+def refuse(error: BadRecord) -> NoReturn:
+    """Raise ``error``: what :func:`read` does about a bad record unless it is told otherwise."""
+    raise error
+
+
+def parts_of(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
+    """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder stands for its files, sorted.
+
+    JSON lines are cut at bytes, parquet at row groups, a Hub data set at its own shards; compressed files and plain
+    text are one part each. Nothing is read but sizes and parquet's footers.
+
+    Raises:
+        UserError: an input is missing, unreadable, of an unknown kind, or a Hub data set that cannot be reached.
+    """
+    parts: list[Part] = []
+    for name in inputs:
+        if name.startswith(HUB):
+            parts += _hub_parts(name)
+        else:
+            for file in _files(Path(name)):
+                parts += _file_parts(file, piece_bytes)
+    return parts
+
+
+def read(
+    part: Part,
+    field: str = "text",
+    others: tuple[str, ...] = (),
+    on_bad: Callable[[BadRecord], None] = refuse,
+) -> Iterator[Document]:
+    """Yield a part's documents in order; memory is bounded by the longest of them.
+
+    Args:
+        part: of :func:`parts_of`.
+        field: the records' field that holds the text; a plain text file is one document and has no fields.
+        others: further fields to keep; None where a record lacks one.
+        on_bad: receives what is not JSON, not UTF-8 or without text; if it returns, the record is left out.
+
+    Raises:
+        UserError: a file that is truncated, damaged or gone, whatever ``on_bad`` does.
+    """
+    kind = _kind(part.input)
+    if kind in TEXT:
+        yield from _text_document(part)
+        return
+    if kind == HUB:
+        rows = _hub_rows(part)
+    elif kind == PARQUET:
+        rows = _parquet_rows(part, (field, *others))
+    else:
+        rows = _json_rows(part)
+    for record, row in enumerate(rows, 1):
+        if row is None:
+            continue
+        problem = _problem(row, field)
+        if problem:
+            on_bad(BadRecord(f"{where(part, record)}: {problem}"))
+        else:
+            yield Document(record, row[field], {name: row.get(name) for name in others})
+
+
+def where(part: Part, record: int) -> str:
+    """Return ``FILE, record N`` with the number that the part's record has in the whole file."""
+    kind = _kind(part.input)
+    if part.start:
+        if kind in JSON_LINES:
+            record += _lines_before(Path(part.input), part.start)
+        elif kind == PARQUET:
+            import pyarrow.parquet as pq
+
+            metadata = pq.ParquetFile(part.input).metadata
+            record += sum(metadata.row_group(group).num_rows for group in range(part.start))
+    piece = f", shard {part.start}" if kind == HUB else ""
+    return f"{part.input}{piece}, record {record}"
+
+
+def _problem(row: Any, field: str) -> str | None:
+    """What keeps a row from being a document: half a sentence, or None."""
+    if isinstance(row, _Damaged):
+        return row.reason
+    if not isinstance(row, dict):
+        return f"holds {type(row).__name__}, expected an object with the field {field!r}; repair it"
+    if field not in row:
+        return f"no field {field!r} among {', '.join(sorted(row)[:8])}; name the field that holds the text"
+    text = row[field]
+    if not isinstance(text, str):
+        return f"field {field!r} holds {type(text).__name__}, expected text; name another field or repair it"
+    return None
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    """A row that could not be decoded, and why."""
+
+    reason: str
+
+
+_NOT_UTF8 = "is not valid UTF-8; convert or repair it"
+
+
+def _kind(name: str) -> str:
+    """``hf:`` or a suffix of :data:`JSON_LINES`, :data:`TEXT` or :data:`PARQUET`."""
+    if name.startswith(HUB):
+        return HUB
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix in (".gz", ".zst"):
+        suffix = Path(path.stem).suffix.lower()
+    if suffix in (*JSON_LINES, *TEXT) or (suffix == PARQUET and path.suffix.lower() == PARQUET):
+        return suffix
+    raise UserError(
+        f"{name}: unknown kind of file, expected {', '.join((*JSON_LINES, *TEXT))} (also .gz, .zst) or {PARQUET}; "
+        f"rename or convert it"
+    )
+
+
+def _is_compressed(name: str) -> bool:
+    return name.lower().endswith((".gz", ".zst"))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file, expected a file or folder of text; check the path")
+    if path.is_dir():
+        files = []
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            try:
+                _kind(file.name)
+            except UserError:
+                continue
+            files.append(file)
+        if not files:
+            raise UserError(f"{path}: holds no file that can be read, expected JSON lines, parquet or text; check it")
+        return files
+    return [path]
+
+
+def _file_parts(file: Path, piece_bytes: int) -> list[Part]:
+    kind, size = _kind(str(file)), file.stat().st_size
+    if not os.access(file, os.R_OK):
+        raise UserError(f"{file}: permission to read denied; grant it or leave the file out")
+    if kind == PARQUET:
+        import pyarrow.parquet as pq
+
+        with _damage(str(file)):
+            metadata = pq.ParquetFile(file).metadata
+        rows = max(1, metadata.num_rows)
+        # the file's bytes, shared out by rows: footers state other sizes
+        groups = [metadata.row_group(i).num_rows * size // rows for i in range(metadata.num_row_groups)]
+        return [Part(str(file), i, i + 1, weight) for i, weight in enumerate(groups)]
+    if kind in TEXT or _is_compressed(file.name):
+        return [Part(str(file), 0, 1, size)]
+    pieces = max(1, round(size / piece_bytes))
+    bounds = [size * i // pieces for i in range(pieces + 1)]
+    return [Part(str(file), a, b, b - a) for a, b in pairwise(bounds)]
+
+
+def _json_rows(part: Part) -> Iterator[Any]:
+    """The values of the lines that begin within the part; None for a blank line."""
+    import orjson
+
+    for line in _lines(part):
+        if not line.strip():
+            yield None
+            continue
+        try:
+            yield orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield _Damaged(_json_reason(line, error))
+
+
+def _json_reason(line: bytes, error: ValueError) -> str:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return _NOT_UTF8
+    if "surrogate" in str(error):
+        return _NOT_UTF8
+    return f"is not JSON ({str(error).split(':')[0]}); expected one object a line"
+
+
+def _lines(part: Part) -> Iterator[bytes]:
+    if _is_compressed(part.input):
+        with _damage(part.input), _open(Path(part.input)) as stream:
+            yield from stream
+        return
+    with _damage(part.input), Path(part.input).open("rb", buffering=_CHUNK) as stream:
+        position = part.start
+        if position:
+            # the line that holds the byte before the part belongs to the part before, up to its end
+            stream.seek(position - 1)
+            position += len(stream.readline()) - 1
+        for line in stream:
+            if position >= part.stop:
+                return
+            position += len(line)
+            yield line
+
+
+def _lines_before(file: Path, offset: int) -> int:
+    """How many lines begin before ``offset``."""
+    lines, last = 0, b"\n"
+    with file.open("rb") as stream:
+        while offset > 0 and (block := stream.read(min(_CHUNK, offset))):
+            lines += block.count(b"\n")
+            last = block[-1:]
+            offset -= len(block)
+    return lines + (last != b"\n")
+
+
+def _text_document(part: Part) -> Iterator[Document]:
+    with _damage(part.input), _open(Path(part.input)) as stream:
+        data = stream.read()
+    try:
+        yield Document(1, data.decode("utf-8"), {})
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{where(part, 1)}: {_NOT_UTF8}") from error
+
+
+def _parquet_rows(part: Part, columns: tuple[str, ...]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with _damage(part.input):
+        file = pq.ParquetFile(part.input)
+        known = [name for name in dict.fromkeys(columns) if name in file.schema_arrow.names]
+        batches = file.iter_batches(_ROWS, row_groups=range(part.start, part.stop), columns=known)
+        for batch in batches:
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError:
+                rows = [_parquet_row(batch.slice(row, 1)) for row in range(batch.num_rows)]
+            # a file without the column reads as rows without fields; say which there are
+            if not known:
+                rows = [dict.fromkeys(file.schema_arrow.names)] * batch.num_rows
+            yield from rows
+
+
+def _parquet_row(batch: Any) -> Any:
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError:
+        return _Damaged(_NOT_UTF8)
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Turn what readers raise about a truncated or damaged file into a :class:`UserError`."""
+    try:
+        yield
+    except EOFError as error:
+        raise UserError(f"{name}: is truncated, expected a complete file; fetch it again") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{name}: is damaged ({error}), expected gzip; fetch it again") from error
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{name}: cannot be read ({os.strerror(error.errno)}); check it") from error
+        raise UserError(
+            f"{name}: is truncated or damaged ({str(error).splitlines()[0][:100]}); fetch it again"
+        ) from error
+
+
+def _open(file: Path) -> BinaryIO:
+    """Open a file for reading, decompressed."""
+    suffix = file.suffix.lower()
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(file, "rb"))
+    if suffix == ".zst":
+        return cast(BinaryIO, io.BufferedReader(_Zstandard(file), _CHUNK))
+    return file.open("rb")
+
+
+class _Zstandard(io.RawIOBase):
+    """A .zst file, decompressed; unlike zstandard's own reader it raises EOFError where the file is truncated."""
+
+    def __init__(self, file: Path) -> None:
+        import zstandard
+
+        self._file = file.open("rb")
+        # --long archives of up to 2 GiB windows are common for text
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+        self._frame = self._decompressor.decompressobj()
+        self._error = zstandard.ZstdError
+        self._pending = b""
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            block = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._begun = self._decompressor.decompressobj(), False
+            block = block or self._file.read(_CHUNK // 8)
+            if not block:
+                if self._begun:
+                    raise EOFError(f"{self._file.name}: ends within a frame")
+                return 0
+            self._begun = True
+            try:
+                self._pending = self._frame.decompress(block)
+            except self._error as error:
+                raise ValueError(str(error)) from error
+        count = min(len(buffer), len(self._pending))
+        buffer[:count], self._pending = self._pending[:count], self._pending[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _hub_parts(name: str) -> list[Part]:
+    """One part for each shard of a data set; its revision is pinned to the commit that it has now."""
+    repository, configuration, split, revision = _hub_name(name)
+    if revision is None and not Path(repository).exists():
+        from huggingface_hub import HfApi
+
+        with _reach(name):
+            revision = HfApi().dataset_info(repository).sha
+    pinned = f"{HUB}{repository}{'@' + revision if revision else ''}:{configuration or ''}:{split}"
+    return [Part(pinned, shard, shard + 1, 0) for shard in range(_hub_stream(pinned).num_shards)]
+
+
+def _hub_rows(part: Part) -> Iterator[Any]:
+    stream = _hub_stream(part.input)
+    with _reach(part.input):
+        yield from stream.shard(num_shards=stream.num_shards, index=part.start)
+
+
+def _hub_name(name: str) -> tuple[str, str | None, str, str | None]:
+    """Repository, configuration, split and revision of ``hf:NAME[@REVISION][:CONFIGURATION[:SPLIT]]``."""
+    repository, _, rest = name.removeprefix(HUB).partition(":")
+    configuration, _, split = rest.partition(":")
+    repository, _, revision = repository.partition("@")
+    if not repository or ":" in split:
+        raise UserError(f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train")
+    return repository, configuration or None, split or "train", revision or None
+
+
+def _hub_stream(name: str) -> Any:
+    import datasets
+
+    repository, configuration, split, revision = _hub_name(name)
+    datasets.disable_progress_bars()
+    with _reach(name):
+        return datasets.load_dataset(repository, configuration, split=split, revision=revision, streaming=True)
+
+
+@contextmanager
+def _reach(name: str) -> Iterator[None]:
+    """Turn what ``datasets`` raises about a source that cannot be reached or read into a :class:`UserError`."""
+    try:
+        yield
+    except Exception as error:  # the library lets its transports' own exceptions through
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{name}: cannot be read from the Hub ({type(error).__name__}: {reason}); check the name, configuration, "
+            f"split and network, or fetch the files and name them"
+        ) from error
