@@ -62,6 +62,16 @@ def refuse(error: BadRecord) -> NoReturn:
     raise error
 
 
+def size_of(inputs: Iterable[str]) -> int:
+    """Return the bytes of all input files together; Hub data sets count nothing.
+
+    Raises:
+        UserError: an input is missing or of an unknown kind.
+    """
+    names = [name for name in inputs if not name.startswith(HUB)]
+    return sum(file.stat().st_size for name in names for file in _files(Path(name)))
+
+
 def parts_of(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
     """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder stands for its files, sorted.
 
@@ -84,7 +94,7 @@ def parts_of(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
 def read(
     part: Part,
     field: str = "text",
-    others: tuple[str, ...] = (),
+    others: tuple[str, ...] | None = (),
     on_bad: Callable[[BadRecord], None] = refuse,
 ) -> Iterator[Document]:
     """Yield a part's documents in order; memory is bounded by the longest of them.
@@ -92,7 +102,7 @@ def read(
     Args:
         part: of :func:`parts_of`.
         field: the records' field that holds the text; a plain text file is one document and has no fields.
-        others: further fields to keep; None where a record lacks one.
+        others: further fields to keep, with None where a record lacks one; None keeps all that a record has.
         on_bad: receives what is not JSON, not UTF-8 or without text; if it returns, the record is left out.
 
     Raises:
@@ -105,7 +115,7 @@ def read(
     if kind == HUB:
         rows = _hub_rows(part)
     elif kind == PARQUET:
-        rows = _parquet_rows(part, (field, *others))
+        rows = _parquet_rows(part, None if others is None else (field, *others))
     else:
         rows = _json_rows(part)
     for record, row in enumerate(rows, 1):
@@ -115,22 +125,31 @@ def read(
         if problem:
             on_bad(BadRecord(f"{where(part, record)}: {problem}"))
         else:
-            yield Document(record, row[field], {name: row.get(name) for name in others})
+            names = [name for name in row if name != field] if others is None else others
+            yield Document(record, row[field], {name: row.get(name) for name in names})
 
 
 def where(part: Part, record: int) -> str:
     """Return ``FILE, record N`` with the number that the part's record has in the whole file."""
-    kind = _kind(part.input)
-    if part.start:
-        if kind in JSON_LINES:
-            record += _lines_before(Path(part.input), part.start)
-        elif kind == PARQUET:
-            import pyarrow.parquet as pq
+    return f"{source(part)}, record {records_before(part) + record}"
 
-            metadata = pq.ParquetFile(part.input).metadata
-            record += sum(metadata.row_group(group).num_rows for group in range(part.start))
-    piece = f", shard {part.start}" if kind == HUB else ""
-    return f"{part.input}{piece}, record {record}"
+
+def source(part: Part) -> str:
+    """Return what the part's records are numbered in: the file, or a shard of a Hub data set."""
+    return f"{part.input}, shard {part.start}" if _kind(part.input) == HUB else part.input
+
+
+def records_before(part: Part) -> int:
+    """Return how many records of the file come before the part."""
+    kind = _kind(part.input)
+    if part.start and kind in JSON_LINES:
+        return _lines_before(Path(part.input), part.start)
+    if part.start and kind == PARQUET:
+        import pyarrow.parquet as pq
+
+        metadata = pq.ParquetFile(part.input).metadata
+        return sum(metadata.row_group(group).num_rows for group in range(part.start))
+    return 0
 
 
 def _problem(row: Any, field: str) -> str | None:
@@ -256,15 +275,25 @@ def _lines(part: Part) -> Iterator[bytes]:
             yield line
 
 
+_counted: dict[tuple[str, int, int], tuple[int, int]] = {}  # a file, its size and time: line feeds before an offset
+
+
 def _lines_before(file: Path, offset: int) -> int:
-    """How many lines begin before ``offset``."""
-    lines, last = 0, b"\n"
+    """How many lines begin before ``offset``; goes on from where the last call for the file ended."""
+    state = file.stat()
+    key = str(file), state.st_size, state.st_mtime_ns
+    position, feeds = _counted.get(key, (0, 0))
+    if position > offset:
+        position, feeds = 0, 0
     with file.open("rb") as stream:
-        while offset > 0 and (block := stream.read(min(_CHUNK, offset))):
-            lines += block.count(b"\n")
-            last = block[-1:]
-            offset -= len(block)
-    return lines + (last != b"\n")
+        stream.seek(position)
+        while position < offset and (block := stream.read(min(_CHUNK, offset - position))):
+            feeds += block.count(b"\n")
+            position += len(block)
+        stream.seek(offset - 1)
+        last = stream.read(1)
+    _counted[key] = position, feeds
+    return feeds + (last != b"\n")
 
 
 def _text_document(part: Part) -> Iterator[Document]:
@@ -276,12 +305,13 @@ def _text_document(part: Part) -> Iterator[Document]:
         raise BadRecord(f"{where(part, 1)}: {_NOT_UTF8}") from error
 
 
-def _parquet_rows(part: Part, columns: tuple[str, ...]) -> Iterator[Any]:
+def _parquet_rows(part: Part, columns: tuple[str, ...] | None) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with _damage(part.input):
         file = pq.ParquetFile(part.input)
-        known = [name for name in dict.fromkeys(columns) if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        known = names if columns is None else [name for name in dict.fromkeys(columns) if name in names]
         batches = file.iter_batches(_ROWS, row_groups=range(part.start, part.stop), columns=known)
         for batch in batches:
             try:
@@ -290,7 +320,7 @@ def _parquet_rows(part: Part, columns: tuple[str, ...]) -> Iterator[Any]:
                 rows = [_parquet_row(batch.slice(row, 1)) for row in range(batch.num_rows)]
             # a file without the column reads as rows without fields; say which there are
             if not known:
-                rows = [dict.fromkeys(file.schema_arrow.names)] * batch.num_rows
+                rows = [dict.fromkeys(names)] * batch.num_rows
             yield from rows
 
 

@@ -20,32 +20,47 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_prep.documents import Part
+from data_prep.documents import Part, parts_of, size_of
 from recipes.spec.errors import UserError
 from recipes.spec.files import out_of_space, write_text
 
 PLAN = "plan.json"
-SHARD_BYTES = 64 * 2**20
+SHARD_BYTES = 32 * 2**20
 MOST_SHARDS = 1000
 
 Work = Callable[[list[Part], Path, str], dict[str, Any]]
 """``work(parts, folder, name)`` writes files called ``name.*`` to ``folder`` and returns the shard's manifest."""
 
 
-def cut(parts: Sequence[Part], shards: int | None = None) -> list[list[Part]]:
-    """Group consecutive parts into shards of nearly equal bytes, at most ``shards`` of them.
+def plan(inputs: Sequence[str], wanted: int | None = None) -> list[list[Part]]:
+    """Cut inputs into shards, as :func:`cut`, with parts small enough for that.
 
-    Without ``shards`` there is one for every 64 MiB of input, but at most a thousand.
+    Raises:
+        UserError: as :func:`data_prep.documents.parts_of`.
+    """
+    size = size_of(inputs)
+    wanted = wanted or _default(size)
+    return cut(parts_of(inputs, max(1, math.ceil(size / wanted))), wanted)
+
+
+def cut(parts: Sequence[Part], wanted: int | None = None) -> list[list[Part]]:
+    """Group consecutive parts into at most ``wanted`` shards of nearly equal bytes.
+
+    Without ``wanted`` there is one for every 32 MiB of input, but at most a thousand.
     """
     # the parts of a Hub data set have no size: they count alike
     sizes = [max(1, part.bytes) for part in parts]
-    wanted = shards or min(MOST_SHARDS, math.ceil(sum(sizes) / SHARD_BYTES))
+    wanted = wanted or _default(sum(sizes))
     groups: list[list[Part]] = [[] for _ in range(wanted)]
     before = 0
     for part, size in zip(parts, sizes, strict=True):
         groups[int((before + size / 2) / sum(sizes) * wanted)].append(part)
         before += size
     return [group for group in groups if group]
+
+
+def _default(size: int) -> int:
+    return max(1, min(MOST_SHARDS, math.ceil(size / SHARD_BYTES)))
 
 
 def name_of(index: int) -> str:
@@ -60,6 +75,27 @@ def manifests(output: Path) -> list[dict[str, Any]] | None:
     return None if None in found else found  # type: ignore[return-value]
 
 
+def check_output(output: Path) -> None:
+    """Raise :class:`UserError` unless ``output`` is a folder that is new, empty or begun by :func:`run`."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file, expected a folder to write to; name another --output")
+    if (
+        output.exists()
+        and not (output / PLAN).exists()
+        and any(not item.name.startswith(".") for item in output.iterdir())
+    ):
+        raise UserError(f"{output}: holds other files, expected a new, empty or begun folder; name another --output")
+
+
+def begin(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> None:
+    """Make ``output`` with its plan and do no shard; :func:`run` goes on from there.
+
+    For work that has more to do before its shards. Raises what :func:`run` does about the folder.
+    """
+    with out_of_space(output), _alone(output, None):
+        _keep_plan(output, shards, settings)
+
+
 def run(
     output: Path,
     shards: list[list[Part]],
@@ -69,6 +105,7 @@ def run(
     workers: int = 1,
     only: int | None = None,
     say: Callable[[str], None] = print,
+    warn: Callable[[str], None] = print,
 ) -> None:
     """Do the shards that ``output`` does not hold yet, or only shard number ``only``.
 
@@ -80,6 +117,7 @@ def run(
         workers: processes; with 1 the work is done in this one.
         only: index of one shard, as in an array job.
         say: receives a line when a shard is finished.
+        warn: receives the sentences under ``notes`` in a shard's manifest.
 
     Raises:
         UserError: of ``work``; another plan in ``output``; another process at work there; no space left; a worker died.
@@ -90,7 +128,7 @@ def run(
         _keep_plan(output, shards, settings)
         wanted = range(len(shards)) if only is None else [only]
         todo = [index for index in wanted if not _finished(output, index)]
-        told = _Progress(shards, len(wanted), todo, say)
+        told = _Progress(shards, len(wanted), todo, say, warn)
         if workers == 1 or len(todo) == 1:
             for index in todo:
                 told.finished(index, _do(output, index, shards[index], work))
@@ -130,15 +168,24 @@ def _do(output: Path, index: int, parts: list[Part], work: Work) -> dict[str, An
 class _Progress:
     """A line per finished shard: what it holds, how fast it went, and when the rest will be done."""
 
-    def __init__(self, shards: list[list[Part]], total: int, todo: list[int], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        shards: list[list[Part]],
+        total: int,
+        todo: list[int],
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
         self.sizes = [sum(part.bytes for part in parts) for parts in shards]
-        self.say, self.total, self.done = say, total, total - len(todo)
+        self.say, self.warn, self.total, self.done = say, warn, total, total - len(todo)
         self.bytes_left = sum(self.sizes[index] for index in todo)
         self.bytes_done, self.start = 0, time.monotonic()
         if self.done:
             say(f"{self.done} of {total} shards are finished already")
 
     def finished(self, index: int, manifest: dict[str, Any]) -> None:
+        for note in manifest.get("notes", ()):
+            self.warn(note)
         self.done += 1
         self.bytes_done += self.sizes[index]
         self.bytes_left -= self.sizes[index]
@@ -185,23 +232,20 @@ def _read(file: Path) -> dict[str, Any] | None:
 @contextmanager
 def _alone(output: Path, only: int | None) -> Iterator[None]:
     """Hold the folder for a whole run, or one of its shards beside processes that do others; clear what a kill left."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file, expected a folder to write to; name another --output")
+    check_output(output)
     output.mkdir(parents=True, exist_ok=True)
-    if not (output / PLAN).exists() and any(not item.name.startswith(".") for item in output.iterdir()):
-        raise UserError(f"{output}: holds other files, expected a new, empty or begun folder; name another --output")
-    with _locked(output / ".lock", output, shared=only is not None):
+    with locked(output / ".lock", output, shared=only is not None):
         if only is None:
             for left in output.glob(".shard-*.partial"):
                 shutil.rmtree(left, ignore_errors=True)
             yield
         else:
-            with _locked(output / f".{name_of(only)}.lock", output):
+            with locked(output / f".{name_of(only)}.lock", output):
                 yield
 
 
 @contextmanager
-def _locked(file: Path, output: Path, shared: bool = False) -> Iterator[None]:
+def locked(file: Path, output: Path, shared: bool = False) -> Iterator[None]:
     """An advisory lock that ends with the process, however that ends."""
     with file.open("a") as stream:
         try:

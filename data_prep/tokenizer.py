@@ -90,15 +90,39 @@ def check_vocab_size(vocab_size: int) -> None:
 
 
 def load(folder: Path) -> Tokenizer:
-    """Load ``folder``'s tokenizer.json.
+    """Load ``folder``'s tokenizer.json: the one loader of this project, whatever class tokenizer_config.json names.
 
     Raises:
-        UserError: the file is missing.
+        UserError: the file is missing or no tokenizer.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise UserError(f"{file}: no such file, expected a Hugging Face tokenizer; name a folder that holds one")
-    return Tokenizer.from_file(str(file))
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{file}: is no Hugging Face tokenizer ({reason}); fetch it again or name another") from error
+
+
+def end_of_text(folder: Path) -> int:
+    """Return the id of the end-of-sequence token that ``folder``'s tokenizer_config.json names.
+
+    Raises:
+        UserError: the file is missing or damaged, or names none that the tokenizer has.
+    """
+    file = folder / "tokenizer_config.json"
+    try:
+        token = json.loads(file.read_text(encoding="utf-8"))["eos_token"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: names no eos_token, expected the one that ends a document; add it") from error
+    content = token["content"] if isinstance(token, dict) else token
+    found = load(folder).token_to_id(content)
+    if found is None:
+        raise UserError(
+            f"{file}: eos_token {content!r} is no entry of tokenizer.json; the two files do not belong together"
+        )
+    return found
 
 
 def vocab_size(folder: Path) -> int:

@@ -1,0 +1,32 @@
+"""Options that take several values after one flag: ``--input A B C``."""
+
+import click
+from typer.core import TyperCommand
+
+
+class ManyValues(TyperCommand):
+    """A command whose repeatable options also take their values in a row: ``--input A B`` is ``--input A --input B``.
+
+    Values end at the next word that begins with a dash; what follows ``--`` is left to the arguments.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {
+            flag
+            for option in self.params
+            if isinstance(option, click.Option) and option.multiple
+            for flag in option.opts
+        }
+        spread: list[str] = []
+        flag: str | None = None
+        for position, word in enumerate(args):
+            if word == "--":
+                return super().parse_args(ctx, spread + args[position:])
+            if word.startswith("-") and word != "-":
+                flag = word if word in flags else None
+                spread.append(word)
+            elif flag and spread[-1] != flag:
+                spread += [flag, word]
+            else:
+                spread.append(word)
+        return super().parse_args(ctx, spread)

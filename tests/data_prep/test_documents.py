@@ -1,0 +1,187 @@
+"""Reading inputs: every kind gives the same documents however it is cut; damage is told with file and record."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data_prep.documents import BadRecord, parts_of, read, where
+from recipes.spec.errors import UserError
+
+TEXTS = [f"document {n}: größer, 日本語 🙂\r\nline two\t" + "x" * (n * 37 % 101) for n in range(40)]
+LINES = b"".join(json.dumps({"id": n, "text": text}).encode() + b"\n" for n, text in enumerate(TEXTS))
+
+
+def texts_of(path: Path | str, piece_bytes: int = 1 << 20, **options) -> list[str]:
+    return [document.text for part in parts_of([str(path)], piece_bytes) for document in read(part, **options)]
+
+
+def parquet(path: Path, texts: list, column: str = "text", kind: pa.DataType | None = None) -> Path:
+    pq.write_table(pa.table({column: pa.array(texts, kind), "id": range(len(texts))}), path, row_group_size=7)
+    return path
+
+
+def many_frames(data: bytes) -> bytes:
+    return b"".join(zstandard.compress(data[start : start + 999]) for start in range(0, len(data), 999))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    contents = {
+        "plain.jsonl": LINES,
+        "no_newline_at_the_end.json": LINES.rstrip(b"\n"),
+        "blank.jsonl": LINES.replace(b"\n", b"\n\n  \n"),
+        "a.jsonl.gz": gzip.compress(LINES),
+        "two_members.jsonl.gz": gzip.compress(LINES[:2000]) + gzip.compress(LINES[2000:]),
+        "a.jsonl.zst": zstandard.compress(LINES),
+        "frames.jsonl.zst": many_frames(LINES),
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    parquet(tmp_path / "a.parquet", TEXTS)
+    return {name: tmp_path / name for name in [*contents, "a.parquet"]}
+
+
+def test_every_kind_gives_the_same_documents_however_it_is_cut(inputs: dict[str, Path]) -> None:
+    for name, path in inputs.items():
+        for piece_bytes in (1 << 30, 1000, 100, 10, 1):
+            assert texts_of(path, piece_bytes) == TEXTS, (name, piece_bytes)
+
+
+def test_cutting(inputs: dict[str, Path]) -> None:
+    parts = parts_of([str(inputs["plain.jsonl"])], 500)
+    assert len(parts) == round(len(LINES) / 500)
+    assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
+    assert sum(part.bytes for part in parts) == len(LINES)
+    assert len(parts_of([str(inputs["a.parquet"])], 500)) == 6
+    assert len(parts_of([str(inputs["a.jsonl.gz"])], 500)) == 1
+
+
+def test_other_fields(inputs: dict[str, Path]) -> None:
+    for name in ("plain.jsonl", "a.parquet"):
+        part = parts_of([str(inputs[name])], 1 << 30)[0]
+        found = [document.fields for document in read(part, others=("id", "absent"))]
+        assert found[:2] == [{"id": 0, "absent": None}, {"id": 1, "absent": None}], name
+
+
+def test_plain_text_is_one_document_a_file_and_folders_are_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/second.txt").write_text("two\nlines\n")
+    (tmp_path / "a.md").write_text("first")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"third\r\n"))
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    assert texts_of(tmp_path) == ["first", "two\nlines\n", "third\r\n"]
+
+
+def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(3):
+        parquet(folder / f"train-{number}.parquet", TEXTS[number * 10 : number * 10 + 10])
+    parts = parts_of([f"hf:{folder}"], 1)
+    assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 2), (2, 3)]
+    assert texts_of(f"hf:{folder}::train") == TEXTS[:30]
+    with pytest.raises(UserError, match=r"shard 1, record 1: no field 'content' among id, text; name the field"):
+        list(read(parts[1], "content"))
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:a:b:c:d", "hf:{}/no/such/data_set", "hf:{}::test"])
+def test_a_data_set_that_cannot_be_reached(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    parquet(tmp_path / "train.parquet", TEXTS)
+    with pytest.raises(UserError, match=r"hf:.*(expected hf:NAME|cannot be read from the Hub).*") as caught:
+        parts_of([name.format(tmp_path)], 1)
+    assert "\n" not in str(caught.value)
+
+
+BAD_LINES = {
+    b'{"text": "gr\xf6ssen"}': "is not valid UTF-8",
+    rb'{"text": "\ud800"}': "is not valid UTF-8",
+    b'{"text": "cut of': r"is not JSON",
+    b"[1, 2]": "holds list, expected an object with the field 'text'",
+    b'{"content": "x", "id": 1}': "no field 'text' among content, id; name the field",
+    b'{"text": null}': "field 'text' holds NoneType, expected text",
+    b'{"text": ["a"]}': "field 'text' holds list, expected text",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+@pytest.mark.parametrize("piece_bytes", [1 << 30, 200])
+def test_a_bad_line_is_named_with_its_number_in_the_file(tmp_path: Path, bad: bytes, piece_bytes: int) -> None:
+    lines = LINES.split(b"\n")
+    lines[30] = bad
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(BadRecord, match=rf"a\.jsonl, record 31: {BAD_LINES[bad]}") as caught:
+        texts_of(path, piece_bytes)
+    assert "\n" not in str(caught.value)
+    left_out: list[BadRecord] = []
+    assert texts_of(path, piece_bytes, on_bad=left_out.append) == TEXTS[:30] + TEXTS[31:]
+    assert len(left_out) == 1
+
+
+def test_a_bad_row_of_parquet_is_named_with_its_number_in_the_file(tmp_path: Path) -> None:
+    broken = pa.array([text.encode() for text in TEXTS[:16]] + [b"\xff\xfe"] + [b"y"] * 5).cast(pa.binary())
+    # as a careless writer leaves it: bytes declared as text
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), len(broken), broken.buffers())})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=5)
+    with pytest.raises(BadRecord, match=r"a\.parquet, record 17: is not valid UTF-8"):
+        texts_of(tmp_path / "a.parquet")
+    left_out: list[BadRecord] = []
+    assert texts_of(tmp_path / "a.parquet", on_bad=left_out.append) == TEXTS[:16] + ["y"] * 5
+    with pytest.raises(BadRecord, match=r"record 1: no field 'body' among text"):
+        texts_of(tmp_path / "a.parquet", field="body")
+    with pytest.raises(BadRecord, match=r"record 3: field 'text' holds NoneType"):
+        texts_of(parquet(tmp_path / "null.parquet", ["a", "b", None]))
+
+
+def test_plain_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"gr\xf6ssen")
+    with pytest.raises(BadRecord, match=r"a\.txt, record 1: is not valid UTF-8"):
+        texts_of(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "two_members.jsonl.gz", "a.jsonl.zst", "frames.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize("kept", [0.3, 0.8, 0.995])
+def test_a_truncated_file(inputs: dict[str, Path], name: str, kept: float) -> None:
+    data = inputs[name].read_bytes()
+    inputs[name].write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(UserError, match=rf"{name}: is truncated") as caught:
+        texts_of(inputs[name], on_bad=lambda error: None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_damaged_file(inputs: dict[str, Path], name: str) -> None:
+    data = bytearray(inputs[name].read_bytes())
+    data[10:60] = bytes(50)
+    data[-60:-10] = bytes(50)
+    inputs[name].write_bytes(data)
+    with pytest.raises(UserError, match=rf"{name}: is (truncated or )?damaged"):
+        texts_of(inputs[name])
+
+
+def test_inputs_that_are_not_there_or_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n")
+    (tmp_path / "x.parquet.gz").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for name, message in {
+        "no.jsonl": "no such file",
+        "a.csv": "unknown kind of file",
+        "x.parquet.gz": "unknown kind of file",
+        "empty": "holds no file that can be read",
+    }.items():
+        with pytest.raises(UserError, match=rf"{name}: {message}"):
+            parts_of([str(tmp_path / name)], 1)
+
+
+def test_where_counts_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES.replace(b"\n", b"\n\n"))
+    for part in parts_of([str(path)], 300):
+        for document in read(part, others=("id",)):
+            assert where(part, document.record).endswith(f"record {2 * document.fields['id'] + 1}")

@@ -1,0 +1,209 @@
+"""Shards: cut evenly, done once, whole or not at all, by one process or many, and never by two at the same time."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep import shards
+from data_prep.documents import Part
+from recipes.spec.errors import UserError
+
+PLAN = [[Part(f"input {n}", 0, 1, 10)] for n in range(5)]
+
+
+def write_name(parts: list[Part], folder: Path, name: str) -> dict:
+    (folder / f"{name}.txt").write_text(parts[0].input)
+    return {"documents": 1, "notes": [f"noticed {name}"]}
+
+
+def run(output: Path, work=write_name, **options) -> list[str]:
+    said: list[str] = []
+    options = {"say": said.append, "warn": said.append} | options
+    shards.run(output, options.pop("plan", PLAN), options.pop("settings", {"a": 1}), work, **options)
+    return said
+
+
+def contents(output: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(output.iterdir()) if not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted", "found"),
+    [
+        ([10] * 6, 3, [2, 2, 2]),
+        ([10] * 2, 5, [1, 1]),
+        ([100, 1, 1, 1, 1, 96], 2, [1, 5]),
+        ([0] * 4, 2, [2, 2]),
+        ([7], 1, [1]),
+    ],
+)
+def test_cut(sizes: list[int], wanted: int, found: list[int]) -> None:
+    parts = [Part(str(number), 0, 1, size) for number, size in enumerate(sizes)]
+    groups = shards.cut(parts, wanted)
+    assert [len(group) for group in groups] == found
+    assert [part for group in groups for part in group] == parts
+
+
+def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"text": "0123456789"}\n' * 1000)
+    size = lines.stat().st_size
+    assert len(shards.plan([str(lines)])) == 1
+    assert [[part.bytes for part in group] for group in shards.plan([str(lines)], 4)] == [[size // 4]] * 4
+    monkeypatch.setattr(shards, "SHARD_BYTES", 5)
+    assert len(shards.plan([str(lines)])) == 1000
+
+
+def test_a_run_writes_every_shard_and_its_manifest_and_says_so(tmp_path: Path) -> None:
+    said = run(tmp_path / "out")
+    assert len(said) == 10
+    assert "noticed shard-00000" in said
+    assert "shard-00004, 5/5: 1 documents" in said[-1]
+    assert [m["index"] for m in shards.manifests(tmp_path / "out") or []] == [0, 1, 2, 3, 4]
+    assert (tmp_path / "out/shard-00003.txt").read_text() == "input 3"
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
+def test_shards_one_by_one_as_in_a_job_array_give_the_same(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    for index in (3, 0, 4, 1):
+        run(tmp_path / "array", only=index)
+    assert shards.manifests(tmp_path / "array") is None
+    run(tmp_path / "array", only=2)
+    assert contents(tmp_path / "array") == contents(tmp_path / "whole")
+    with pytest.raises(UserError, match="shard 5: there are 5, expected 0 to 4"):
+        run(tmp_path / "array", only=5)
+
+
+def test_several_processes_give_the_same(tmp_path: Path) -> None:
+    run(tmp_path / "one")
+    run(tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def fail_at_three(parts: list[Part], folder: Path, name: str) -> dict:
+    write_name(parts, folder, name)
+    if parts[0].input == "input 3":
+        raise UserError("no more")
+    return {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_keeps_finished_shards_and_leaves_no_torn_one(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(UserError, match="no more"):
+        run(tmp_path / "out", fail_at_three, workers=workers)
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")}
+    assert {"shard-00000.txt", "shard-00000.json"} <= set(kept)
+    assert not [name for name in kept if "00003" in name]
+    assert not list((tmp_path / "out").glob(".*.partial"))
+    said = run(tmp_path / "out")
+    assert said[0] == f"{len(kept) // 2} of 5 shards are finished already"
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")}.items() >= kept.items()
+    assert len(shards.manifests(tmp_path / "out") or []) == 5
+
+
+def fill_the_disk(parts: list[Part], folder: Path, name: str) -> dict:
+    write_name(parts, folder, name)
+    if parts[0].input == "input 2":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return {}
+
+
+def test_a_full_disk_keeps_finished_shards(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out: no space left on the device, finished shards are kept; free some"):
+        run(tmp_path / "out", fill_the_disk)
+    assert sorted(contents(tmp_path / "out")) == [
+        *("plan.json", "shard-00000.json", "shard-00000.txt", "shard-00001.json", "shard-00001.txt"),
+    ]
+
+
+def die(parts: list[Part], folder: Path, name: str) -> dict:
+    if parts[0].input == "input 4":
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write_name(parts, folder, name)
+
+
+def test_a_worker_that_is_killed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out: a worker process died, .*; finished shards are kept"):
+        run(tmp_path / "out", die, workers=2)
+    run(tmp_path / "out")
+    assert len(shards.manifests(tmp_path / "out") or []) == 5
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(
+        textwrap.dedent("""\
+            import sys, time
+            from pathlib import Path
+            from data_prep import shards
+            from data_prep.documents import Part
+            def work(parts, folder, name):
+                (folder / f"{name}.txt").write_text(parts[0].input)
+                time.sleep(60 if name.endswith("2") else 0)
+                return {"documents": 1, "notes": [f"noticed {name}"]}
+            plan = [[Part(f"input {n}", 0, 1, 10)] for n in range(5)]
+            shards.run(Path(sys.argv[1]), plan, {"a": 1}, work)
+            """)
+    )
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "out").glob(".shard-00002.*/*.txt")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    with pytest.raises(UserError, match=r"out: another process is writing here, expected to be alone"):
+        run(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: another process is writing here"):
+        run(tmp_path / "out", only=4)
+    process.kill()
+    process.wait()
+    first = (tmp_path / "out/shard-00001.txt").stat().st_mtime_ns
+    assert run(tmp_path / "out")[0] == "2 of 5 shards are finished already"
+    assert (tmp_path / "out/shard-00001.txt").stat().st_mtime_ns == first
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
+def test_array_tasks_run_beside_each_other_but_not_on_the_same_shard(tmp_path: Path) -> None:
+    def nested(parts: list[Part], folder: Path, name: str) -> dict:
+        run(tmp_path / "out", only=1)
+        for refused in ({"only": 0}, {}):
+            with pytest.raises(UserError, match="another process is writing here"):
+                run(tmp_path / "out", **refused)
+        return write_name(parts, folder, name)
+
+    run(tmp_path / "out", nested, only=0)
+    assert {"shard-00000.txt", "shard-00001.txt"} <= set(contents(tmp_path / "out"))
+
+
+def test_a_shard_whose_file_is_gone_or_torn_is_done_again(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    (tmp_path / "out/shard-00001.txt").unlink()
+    (tmp_path / "out/shard-00002.txt").write_text("inp")
+    (tmp_path / "out/shard-00004.json").write_text('{"index": 4, ')
+    assert run(tmp_path / "out")[0] == "2 of 5 shards are finished already"
+    assert (tmp_path / "out/shard-00002.txt").read_text() == "input 2"
+    assert json.loads((tmp_path / "out/shard-00004.json").read_text())["index"] == 4
+
+
+def test_another_plan_or_other_files_are_not_mixed_in(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: began with other a than now, and shards of both would be mixed"):
+        run(tmp_path / "out", settings={"a": 2})
+    with pytest.raises(UserError, match=r"out: began with other inputs than now"):
+        run(tmp_path / "out", plan=PLAN[:4])
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/letter.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"full: holds other files, expected a new, empty or begun folder"):
+        run(tmp_path / "full")
+    with pytest.raises(UserError, match=r"letter.txt: is a file, expected a folder"):
+        run(tmp_path / "full/letter.txt")

@@ -1,0 +1,312 @@
+"""`granite41 data tokenize`: Megatron's bytes, manifests, fallback, and what it says of odd documents."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gigatoken
+import megatron_reference as reference
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from data_prep import encoder, indexed, tokenization, tokenizer
+from recipes import cli
+from recipes.spec.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reference.make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return reference.write_documents(tmp_path / "small.jsonl")
+
+
+def tokenize(source: Path, output: Path, tokenizer_folder: Path, **options) -> list[str]:
+    """Run it; return what it warned of."""
+    warned: list[str] = []
+    tokenization.tokenize([str(source)], output, tokenizer_folder, say=lambda _: None, warn=warned.append, **options)
+    return warned
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_files_are_those_of_megatrons_own_tool(small: Path, source: Path, tmp_path: Path) -> None:
+    tokenize(source, tmp_path / "out", small)
+    assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+
+
+def test_the_files_are_those_of_megatrons_builder(small: Path, source: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    words = Tokenizer(models.WordLevel({"<eos>": 0, **{f"w{n}": n for n in range(1, 70_000)}}, unk_token="w1"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(wide / "tokenizer.json"))
+    (wide / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}')
+    documents = {small: reference.DOCUMENTS, wide: ["w69999 w2", "w65500", "w3 w4 w5"]}
+    for folder, texts in documents.items():
+        reference.with_builder(folder, tmp_path / "expected", texts)
+        tokenize(reference.write_documents(tmp_path / "in.jsonl", texts), tmp_path / f"out_{folder.name}", folder)
+        for kind in ("bin", "idx"):
+            found = tmp_path / f"out_{folder.name}/shard-00000.{kind}"
+            assert found.read_bytes() == (tmp_path / f"expected.{kind}").read_bytes(), (folder.name, kind)
+
+
+def test_shards_one_after_the_other_hold_the_same_tokens(small: Path, source: Path, tmp_path: Path) -> None:
+    reference.write_documents(source, reference.DOCUMENTS * 3)
+    tokenize(source, tmp_path / "one", small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_prep.shards.SHARD_BYTES", 20_000)
+        tokenize(source, tmp_path / "many", small, workers=2)
+    manifest = json.loads((tmp_path / "many/manifest.json").read_text())
+    prefixes = [tmp_path / "many" / shard["prefix"] for shard in manifest["shards"]]
+    assert len(prefixes) > 3
+    assert (
+        b"".join(Path(f"{prefix}.bin").read_bytes() for prefix in prefixes)
+        == (tmp_path / "one/shard-00000.bin").read_bytes()
+    )
+    assert np.concatenate([indexed.lengths(p) for p in prefixes]).tolist() == (
+        indexed.lengths(tmp_path / "one/shard-00000").tolist()
+    )
+
+
+def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
+    warned = tokenize(source, tmp_path / "out", small, licence="CC-BY-4.0")
+    shard = json.loads((tmp_path / "out/shard-00000.json").read_text())
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    tokens = np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)
+    identity = {"fingerprint": tokenizer.fingerprint(small), "vocab_size": 300, "end_of_text": 0}
+    assert shard["documents"] == len(reference.DOCUMENTS)
+    assert shard["tokens"] == len(tokens)
+    assert shard["bytes"] == sum(len(text.encode()) for text in reference.DOCUMENTS)
+    assert shard["tokenizer"] == manifest["tokenizer"] == identity
+    assert shard["licence"] == "CC-BY-4.0"
+    assert shard["sources"] == [
+        {"input": str(source), "start": 0, "stop": source.stat().st_size, "documents": len(reference.DOCUMENTS)}
+    ]
+    assert shard["encoder"]["name"].startswith("gigatoken ")
+    assert shard["encoder"]["checked_documents"] > 0
+    assert shard["end_of_text_within_documents"] == 1
+    assert warned == ["shard-00000: end-of-text is spelled out 1 times within documents and ends them there"]
+    assert manifest == {
+        "documents": shard["documents"],
+        "tokens": shard["tokens"],
+        "bytes": shard["bytes"],
+        "left_out": {},
+        "licences": {"CC-BY-4.0": shard["documents"]},
+        "sources": {str(source): shard["documents"]},
+        "tokenizer": identity,
+        "shards": [
+            {
+                "prefix": "shard-00000",
+                **{key: shard[key] for key in ("documents", "tokens", "bytes")},
+                "bin_sha256": sha256(tmp_path / "out/shard-00000.bin"),
+                "idx_sha256": sha256(tmp_path / "out/shard-00000.idx"),
+            }
+        ],
+    }
+    assert int(np.count_nonzero(tokens == 0)) == shard["documents"] + 1
+
+
+def test_lengths_are_the_documents(small: Path, source: Path, tmp_path: Path) -> None:
+    tokenize(source, tmp_path / "out", small)
+    loaded = tokenizer.load(small)
+    expected = [len(loaded.encode(text, add_special_tokens=False).ids) + 1 for text in reference.DOCUMENTS]
+    assert indexed.lengths(tmp_path / "out/shard-00000").tolist() == expected
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"X" + data[1:], lambda data: data[:20]])
+def test_a_damaged_index(small: Path, source: Path, tmp_path: Path, damage) -> None:
+    tokenize(source, tmp_path / "out", small)
+    index = tmp_path / "out/shard-00000.idx"
+    index.write_bytes(damage(index.read_bytes()))
+    with pytest.raises(UserError, match=r"shard-00000\.idx: is (truncated|not Megatron's index)"):
+        indexed.lengths(tmp_path / "out/shard-00000")
+
+
+class Wrong:
+    """gigatoken with one error: it takes every Japanese text for an x."""
+
+    def __init__(self, inner: gigatoken.Tokenizer) -> None:
+        self.inner = inner
+
+    def encode_batch(self, texts: list[str], parallel: bool):
+        return self.inner.encode_batch(["x" if "日本語" in text else text for text in texts], parallel=parallel)
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.inner.encode("x" if "日本語" in text else text)
+
+
+def test_a_difference_falls_back_to_the_reference_and_is_counted(
+    small: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = gigatoken.Tokenizer.from_json
+    monkeypatch.setattr(gigatoken.Tokenizer, "from_json", staticmethod(lambda data: Wrong(real(data))))
+    monkeypatch.setattr(encoder, "CHECKED_SHARE", 0.5)
+    encoder._load.cache_clear()
+    try:
+        warned = tokenize(source, tmp_path / "out", small)
+    finally:
+        encoder._load.cache_clear()
+    found = json.loads((tmp_path / "out/shard-00000.json").read_text())["encoder"]
+    assert found["name"].startswith("tokenizers ")
+    assert 0 < found["differing_documents"] < found["checked_documents"]
+    assert warned[0] == (
+        f"shard-00000: gigatoken gave other ids than tokenizers for {found['differing_documents']} of "
+        f"{found['checked_documents']} documents compared; the whole shard was encoded by tokenizers"
+    )
+    assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+
+
+def test_every_shard_is_checked_and_more_of_what_is_not_ascii(small: Path) -> None:
+    plain, foreign = encoder.Encoder(small), encoder.Encoder(small)
+    plain.encode(["x" * 1000] * 1000)
+    foreign.encode(["ü" * 1000] * 1000)
+    assert (plain.checked, foreign.checked) == (5, 10)
+    one = encoder.Encoder(small)
+    one.encode(["x" * 300_000])
+    assert one.checked == 1
+
+
+def test_a_tokenizer_that_gigatoken_cannot_read_is_encoded_by_the_reference(tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    words = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1, "b": 2}, unk_token="b"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": {"content": "<eos>"}}')
+    warned = tokenize(reference.write_documents(tmp_path / "in.jsonl", ["a b", "b"]), tmp_path / "out", folder)
+    assert "as gigatoken cannot read it" in warned[0]
+    assert np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16).tolist() == [1, 2, 0, 2, 0]
+
+
+def test_empty_documents_are_left_out_named_and_counted(small: Path, tmp_path: Path) -> None:
+    source = reference.write_documents(tmp_path / "in.jsonl", ["one", "", "two", "", "", "", "three"])
+    warned = tokenize(source, tmp_path / "out", small)
+    assert [note.split(": ")[-1] for note in warned] == ["is empty (left out)"] * 3
+    assert f"{source}, record 2" in warned[0]
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["left_out"] == {"empty documents": 4}
+    assert manifest["documents"] == 3
+
+
+def test_bad_records_are_refused_or_left_out_named_and_counted(small: Path, tmp_path: Path) -> None:
+    source = reference.write_documents(tmp_path / "in.jsonl", ["one", "two"])
+    source.write_bytes(source.read_bytes() + b'{"text": "gr\xf6ss"}\n{"no": 1}\n')
+    with pytest.raises(UserError, match=r"in\.jsonl, record 3: is not valid UTF-8"):
+        tokenize(source, tmp_path / "out", small)
+    assert not list((tmp_path / "out").glob("shard*"))
+    warned = tokenize(source, tmp_path / "skipped", small, skip_bad_records=True)
+    assert [note.partition("in.jsonl, ")[2][:9] for note in warned] == ["record 3:", "record 4:"]
+    assert json.loads((tmp_path / "skipped/manifest.json").read_text())["left_out"] == {"bad records": 2}
+
+
+def test_a_document_of_100_megabytes_is_kept_whole_and_named(small: Path, tmp_path: Path) -> None:
+    text = "It's one text, größer: 日本語 123456\n" * 2_400_000
+    source = reference.write_documents(tmp_path / "in.jsonl", ["before", text, "after"])
+    (note,) = tokenize(source, tmp_path / "out", small, shards_wanted=1)
+    assert note == f"{source}, record 2: is one document of {len(text.encode()) / 1e6:,.0f} MB, kept whole"
+    lengths = indexed.lengths(tmp_path / "out/shard-00000")
+    ids = tokenizer.load(small).encode(text[:3400], add_special_tokens=False).ids
+    assert len(lengths) == 3
+    assert lengths[1] > 10**7
+    start = lengths[0]
+    assert np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)[start : start + len(ids)].tolist() == ids
+
+
+def test_a_shard_within_one_document_holds_none_and_is_not_listed(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.shards.SHARD_BYTES", 1000)
+    source = reference.write_documents(tmp_path / "in.jsonl", ["before", "one two " * 600, "after"])
+    tokenize(source, tmp_path / "out", small)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert len(list((tmp_path / "out").glob("shard-*.json"))) == 5
+    assert [shard["documents"] for shard in manifest["shards"]] == [2, 1]
+    assert manifest["shards"][1]["prefix"] == "shard-00004"
+
+
+def test_another_tokenizer_is_not_mixed_in(small: Path, source: Path, tmp_path: Path) -> None:
+    tokenize(source, tmp_path / "out", small)
+    tokenizer.train(reference.DOCUMENTS, 290, tmp_path / "other")
+    with pytest.raises(UserError, match="out: began with other tokenizer than now, and shards of both would be mixed"):
+        tokenize(source, tmp_path / "out", tmp_path / "other")
+
+
+def test_a_truncated_input_keeps_finished_shards(small: Path, source: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl.gz"
+    good.write_bytes(gzip.compress(source.read_bytes()))
+    bad.write_bytes(good.read_bytes()[:-40])
+
+    def both() -> None:
+        tokenization.tokenize([str(good), str(bad)], tmp_path / "out", small, shards_wanted=2)
+
+    with pytest.raises(UserError, match=r"b\.jsonl\.gz: is truncated, expected a complete file; fetch it again"):
+        both()
+    assert sorted(path.name for path in (tmp_path / "out").glob("shard*")) == [
+        *("shard-00000.bin", "shard-00000.idx", "shard-00000.json")
+    ]
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, r"tokenizer\.json: no such file, expected a Hugging Face tokenizer"),
+        ({"tokenizer.json": "{"}, r"tokenizer\.json: is no Hugging Face tokenizer"),
+        ({"tokenizer_config.json": "{}"}, r"tokenizer_config\.json: names no eos_token"),
+        ({"tokenizer_config.json": '{"eos_token": "<x>"}'}, r"eos_token '<x>' is no entry of tokenizer\.json"),
+    ],
+)
+def test_a_folder_without_a_usable_tokenizer(
+    small: Path, source: Path, tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    if "tokenizer_config.json" in files:
+        (folder / "tokenizer.json").write_bytes((small / "tokenizer.json").read_bytes())
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        tokenize(source, tmp_path / "out", folder)
+    assert not (tmp_path / "out").exists()
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, "-m", "recipes.cli", "data", "tokenize", *map(str, words)]
+    return subprocess.run(script, capture_output=True, text=True)
+
+
+def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
+    second = reference.write_documents(tmp_path / "second.jsonl", ["more", ""])
+    words = ["--tokenizer", small, "--input", source, second, "--output", tmp_path / "out", "--workers", 2]
+    dry = command(*words, "--dryrun")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert "shards of 0.0 MB of input, numbered 0 to" in dry.stdout
+    assert not (tmp_path / "out").exists()
+    done = command(*words, "--shards", 2)
+    assert done.returncode == 0, done.stderr
+    assert "2/2: " in done.stdout
+    assert f"{second}, record 2: is empty (left out)" in done.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["sources"] == {str(source): len(reference.DOCUMENTS), str(second): 1}
+    torn = command("--tokenizer", small, "--input", tmp_path / "no.jsonl", "--output", tmp_path / "out")
+    assert (torn.returncode, torn.stdout) == (2, "")
+    assert torn.stderr == (
+        f"granite41: {tmp_path}/no.jsonl: no such file, expected a file or folder of text; check the path\n"
+    )
+
+
+def test_the_command_loads_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, data_prep.tokenization, data_prep.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert cli.app
