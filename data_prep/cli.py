@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from recipes.many_values import ManyValues
-from recipes.spec import SIZES
+from recipes.spec import SIZES, UserError
 from recipes.spec.stages import LCE_512K
 
 data_app = typer.Typer(help="Prepare training data.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,13 +27,16 @@ def data_tiny(
 @data_app.command("tokenize", cls=ManyValues)
 def data_tokenize(
     tokenizer: Annotated[Path, typer.Option(help="The folder of a Hugging Face tokenizer.")],
-    inputs: Annotated[
-        list[str],
-        typer.Option("--input", metavar="FILE...", help="JSON lines, parquet, text, also .gz or .zst; hf:NAME."),
-    ],
     output: Annotated[Path, typer.Option(help="The folder to write, or to continue.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="FILE...", help="JSON lines, parquet, text, also .gz or .zst; hf:NAME."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="ID", help="Instead of --input: a source that `data sources` lists.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes  [default: one for each core]")] = None,
-    text_field: Annotated[str, typer.Option(help="The field of a record that holds the text.")] = "text",
+    text_field: Annotated[str, typer.Option(help="The field with the text; a+b joins two, a[] a list.")] = "text",
     licence: Annotated[str | None, typer.Option(help="The text's licence, for the manifests.")] = None,
     skip_bad_records: Annotated[
         bool, typer.Option("--skip-bad-records", help="Leave out, name and count what is no text.")
@@ -47,10 +50,16 @@ def data_tokenize(
     """Tokenize documents into shards of Megatron's .bin/.idx files; continue if it was interrupted."""
     import os
 
+    from data_prep.catalog import loading_of
     from data_prep.tokenization import tokenize
 
+    if bool(inputs) == bool(source):
+        raise UserError("--input and --source: expected one of the two; name files, or a source of the catalog")
+    if source:
+        loading, known_licence = loading_of(source)
+        inputs, text_field, licence = list(loading.inputs), loading.text_field, licence or known_licence
     tokenize(
-        inputs,
+        inputs or [],
         output,
         tokenizer,
         text_field=text_field,
@@ -92,7 +101,6 @@ def data_sources(
 
     from data_prep.catalog import load_catalog
     from data_prep.mixtures import load_mixture, show, stages_of
-    from recipes.spec import UserError
 
     if phase is None:
         if mixture is not None:
@@ -154,6 +162,9 @@ def data_repositories(
     repository_field: Annotated[str, typer.Option(help="The field that holds the repository's name.")] = "repo",
     path_field: Annotated[str, typer.Option(help="The field that holds the file's path.")] = "path",
     text_field: Annotated[str, typer.Option(help="The field that holds the file's text.")] = "text",
+    files_field: Annotated[
+        str | None, typer.Option(help="Where a record is a whole repository: its field that lists the files.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes  [default: one for each core]")] = None,
 ) -> None:
     """Pack the files of each code repository into long documents; continue if it was interrupted."""
@@ -170,6 +181,7 @@ def data_repositories(
         repository_field=repository_field,
         path_field=path_field,
         text_field=text_field,
+        files_field=files_field,
         workers=workers or os.cpu_count() or 1,
         say=typer.echo,
         warn=lambda note: typer.echo(note, err=True),

@@ -4,9 +4,9 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
@@ -101,7 +101,9 @@ def read(
 
     Args:
         part: of :func:`parts_of`.
-        field: the records' field that holds the text; a plain text file is one document and has no fields.
+        field: the records' field that holds the text. ``a+b`` joins fields by an empty line, ``a[].b`` the field b of
+            each item of a list, ``a[]`` the turns of a conversation (``content`` or ``value``, without roles). A plain
+            text file is one document and has no fields.
         others: further fields to keep, with None where a record lacks one; None keeps all that a record has.
         on_bad: receives what is not JSON, not UTF-8 or without text; if it returns, the record is left out.
 
@@ -115,18 +117,18 @@ def read(
     if kind == HUB:
         rows = _hub_rows(part)
     elif kind == PARQUET:
-        rows = _parquet_rows(part, None if others is None else (field, *others))
+        rows = _parquet_rows(part, field, others)
     else:
         rows = _json_rows(part)
     for record, row in enumerate(rows, 1):
         if row is None:
             continue
-        problem = _problem(row, field)
-        if problem:
-            on_bad(BadRecord(f"{where(part, record)}: {problem}"))
+        text = _text_of(row, field)
+        if isinstance(text, _Damaged):
+            on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
         else:
             names = [name for name in row if name != field] if others is None else others
-            yield Document(record, row[field], {name: row.get(name) for name in names})
+            yield Document(record, text, {name: row.get(name) for name in names})
 
 
 def where(part: Part, record: int) -> str:
@@ -152,25 +154,42 @@ def records_before(part: Part) -> int:
     return 0
 
 
-def _problem(row: Any, field: str) -> str | None:
-    """What keeps a row from being a document: half a sentence, or None."""
-    if isinstance(row, _Damaged):
-        return row.reason
-    if not isinstance(row, dict):
-        return f"holds {type(row).__name__}, expected an object with the field {field!r}; repair it"
-    if field not in row:
-        return f"no field {field!r} among {', '.join(sorted(row)[:8])}; name the field that holds the text"
-    text = row[field]
-    if not isinstance(text, str):
-        return f"field {field!r} holds {type(text).__name__}, expected text; name another field or repair it"
-    return None
-
-
 @dataclass(frozen=True)
 class _Damaged:
-    """A row that could not be decoded, and why."""
+    """A row that is no document, and why: half a sentence."""
 
     reason: str
+
+
+def _text_of(row: Any, field: str) -> str | _Damaged:
+    """The text of a row by ``field``, as :func:`read` explains it."""
+    if isinstance(row, _Damaged):
+        return row
+    if not isinstance(row, dict):
+        return _Damaged(f"holds {type(row).__name__}, expected an object with the field {field!r}; repair it")
+    values = []
+    for term in _terms(field, row):
+        name, items, inner = term.partition("[]")
+        if name not in row:
+            return _Damaged(f"no field {name!r} among {', '.join(sorted(row)[:8])}; name the field that holds the text")
+        values += [_of_item(item, inner.removeprefix(".")) for item in row[name] or ()] if items else [row[name]]
+    for value in values:
+        if not isinstance(value, str) and not (value is None and len(values) > 1):
+            return _Damaged(
+                f"field {field!r} holds {type(value).__name__}, expected text; name another field or repair it"
+            )
+    return values[0] if len(values) == 1 else "\n\n".join(filter(None, values))
+
+
+def _terms(field: str, names: Container[str]) -> list[str]:
+    """``a+b[]`` as its terms, unless a field is really called that."""
+    return [field] if field in names else field.split("+")
+
+
+def _of_item(item: Any, name: str) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return item.get(name) if name else item.get("content", item.get("value"))
 
 
 _NOT_UTF8 = "is not valid UTF-8; convert or repair it"
@@ -305,23 +324,23 @@ def _text_document(part: Part) -> Iterator[Document]:
         raise BadRecord(f"{where(part, 1)}: {_NOT_UTF8}") from error
 
 
-def _parquet_rows(part: Part, columns: tuple[str, ...] | None) -> Iterator[Any]:
+def _parquet_rows(part: Part, field: str, others: tuple[str, ...] | None) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with _damage(part.input):
         file = pq.ParquetFile(part.input)
         names = file.schema_arrow.names
-        known = names if columns is None else [name for name in dict.fromkeys(columns) if name in names]
-        batches = file.iter_batches(_ROWS, row_groups=range(part.start, part.stop), columns=known)
-        for batch in batches:
+        needed = {term.partition("[]")[0] for term in _terms(field, names)}
+        columns = names if others is None else [name for name in names if name in needed or name in others]
+        for batch in file.iter_batches(_ROWS, row_groups=range(part.start, part.stop), columns=columns):
+            if not needed <= set(names):
+                # without the text nothing else is read; say which fields there are
+                yield from [dict.fromkeys(names)] * batch.num_rows
+                continue
             try:
-                rows = batch.to_pylist()
+                yield from batch.to_pylist()
             except UnicodeDecodeError:
-                rows = [_parquet_row(batch.slice(row, 1)) for row in range(batch.num_rows)]
-            # a file without the column reads as rows without fields; say which there are
-            if not known:
-                rows = [dict.fromkeys(names)] * batch.num_rows
-            yield from rows
+                yield from (_parquet_row(batch.slice(row, 1)) for row in range(batch.num_rows))
 
 
 def _parquet_row(batch: Any) -> Any:
@@ -401,16 +420,44 @@ class _Zstandard(io.RawIOBase):
         super().close()
 
 
+@dataclass(frozen=True)
+class _HubName:
+    """``hf:REPOSITORY[/GLOB][@REVISION][:CONFIGURATION[:SPLIT]]``; an absolute path stands for a local folder."""
+
+    repository: str
+    glob: str
+    revision: str
+    configuration: str
+    split: str
+
+    def __str__(self) -> str:
+        path = f"{self.repository}/{self.glob}" if self.glob else self.repository
+        return f"{HUB}{path}{'@' if self.revision else ''}{self.revision}:{self.configuration}:{self.split}"
+
+
+def _hub_name(name: str) -> _HubName:
+    path, _, rest = name.removeprefix(HUB).partition(":")
+    configuration, _, split = rest.partition(":")
+    path, _, revision = path.partition("@")
+    repository, glob = path, ""
+    if not path.startswith("/"):
+        owner, _, rest = path.partition("/")
+        short, _, glob = rest.partition("/")
+        repository = f"{owner}/{short}" if short else owner
+    if not repository or ":" in split:
+        raise UserError(f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train")
+    return _HubName(repository, glob, revision, configuration, split or "train")
+
+
 def _hub_parts(name: str) -> list[Part]:
     """One part for each shard of a data set; its revision is pinned to the commit that it has now."""
-    repository, configuration, split, revision = _hub_name(name)
-    if revision is None and not Path(repository).exists():
+    wanted = _hub_name(name)
+    if not wanted.revision and not wanted.repository.startswith("/"):
         from huggingface_hub import HfApi
 
         with _reach(name):
-            revision = HfApi().dataset_info(repository).sha
-    pinned = f"{HUB}{repository}{'@' + revision if revision else ''}:{configuration or ''}:{split}"
-    return [Part(pinned, shard, shard + 1, 0) for shard in range(_hub_stream(pinned).num_shards)]
+            wanted = replace(wanted, revision=HfApi().dataset_info(wanted.repository).sha or "")
+    return [Part(str(wanted), shard, shard + 1, 0) for shard in range(_hub_stream(str(wanted)).num_shards)]
 
 
 def _hub_rows(part: Part) -> Iterator[Any]:
@@ -419,23 +466,20 @@ def _hub_rows(part: Part) -> Iterator[Any]:
         yield from stream.shard(num_shards=stream.num_shards, index=part.start)
 
 
-def _hub_name(name: str) -> tuple[str, str | None, str, str | None]:
-    """Repository, configuration, split and revision of ``hf:NAME[@REVISION][:CONFIGURATION[:SPLIT]]``."""
-    repository, _, rest = name.removeprefix(HUB).partition(":")
-    configuration, _, split = rest.partition(":")
-    repository, _, revision = repository.partition("@")
-    if not repository or ":" in split:
-        raise UserError(f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train")
-    return repository, configuration or None, split or "train", revision or None
-
-
 def _hub_stream(name: str) -> Any:
     import datasets
 
-    repository, configuration, split, revision = _hub_name(name)
+    wanted = _hub_name(name)
+    options: dict[str, Any] = {"split": wanted.split, "streaming": True}
     datasets.disable_progress_bars()
     with _reach(name):
-        return datasets.load_dataset(repository, configuration, split=split, revision=revision, streaming=True)
+        if wanted.glob:
+            files = f"hf://datasets/{wanted.repository}@{wanted.revision}/{wanted.glob}"
+            kind = "parquet" if wanted.glob.endswith(PARQUET) else "json"
+            return datasets.load_dataset(kind, data_files={wanted.split: files}, **options)
+        return datasets.load_dataset(
+            wanted.repository, wanted.configuration or None, revision=wanted.revision or None, **options
+        )
 
 
 @contextmanager

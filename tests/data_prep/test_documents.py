@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from data_prep import documents
 from data_prep.documents import BadRecord, parts_of, read, where
 from recipes.spec.errors import UserError
 
@@ -68,6 +69,41 @@ def test_other_fields(inputs: dict[str, Path]) -> None:
         assert found[:2] == [{"id": 0, "absent": None}, {"id": 1, "absent": None}], name
 
 
+ROWS = [
+    {"problem": "1+1?", "solution": "2", "empty": None, "a+b": "plus"},
+    {"problem": "2+2?", "solution": "4", "empty": None, "a+b": "plus"},
+]
+RULES = {
+    "problem+solution": "1+1?\n\n2",
+    "problem+empty+solution": "1+1?\n\n2",
+    "a+b": "plus",
+    "files[].content": "x = 1\n\ny = 2",
+    "turns[]": "Why?\n\nBecause.",
+    "said[]": "Hello\n\nWorld",
+    "problem+turns[]": "1+1?\n\nWhy?\n\nBecause.",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_text_out_of_several_fields(tmp_path: Path, rule: str, kind: str) -> None:
+    lists = {
+        "files": [{"path": "a", "content": "x = 1"}, {"path": "b", "content": "y = 2"}],
+        "turns": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}],
+        "said": [{"from": "a", "value": "Hello"}, {"from": "b", "value": "World"}],
+    }
+    rows, path = [row | lists for row in ROWS], tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert texts_of(path, field=rule)[0] == RULES[rule]
+    with pytest.raises(BadRecord, match=r"record 1: no field 'absent' among a\+b, empty, files"):
+        texts_of(path, field="problem+absent")
+    with pytest.raises(BadRecord, match=r"record 1: field 'empty' holds NoneType, expected text"):
+        texts_of(path, field="empty")
+
+
 def test_plain_text_is_one_document_a_file_and_folders_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b/second.txt").write_text("two\nlines\n")
@@ -89,7 +125,15 @@ def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
         list(read(parts[1], "content"))
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:a:b:c:d", "hf:{}/no/such/data_set", "hf:{}::test"])
+def test_files_of_a_repository_by_a_pattern() -> None:
+    name = documents._hub_name("hf:LLM360/TxT360/data/freelaw/**/*.jsonl@abc")
+    assert (name.repository, name.glob, name.revision) == ("LLM360/TxT360", "data/freelaw/**/*.jsonl", "abc")
+    assert documents._hub_name(str(name)) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:a:b:c:d", "hf:owner/name/data/*.jsonl", "hf:{}/no/such/data_set", "hf:{}::test"]
+)
 def test_a_data_set_that_cannot_be_reached(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     parquet(tmp_path / "train.parquet", TEXTS)

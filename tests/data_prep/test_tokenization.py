@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -304,6 +305,30 @@ def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
     assert torn.stderr == (
         f"granite41: {tmp_path}/no.jsonl: no such file, expected a file or folder of text; check the path\n"
     )
+
+
+def test_the_command_takes_files_or_a_source_of_the_catalog(small: Path, tmp_path: Path) -> None:
+    words = ["--tokenizer", small, "--output", tmp_path / "out"]
+    for more, message in {
+        (): "--input and --source: expected one of the two",
+        ("--input", "a", "--source", "finemath"): "--input and --source: expected one of the two",
+        ("--source", "finemaths"): "finemaths: no such source (did you mean 'finemath'?)",
+    }.items():
+        done = command(*words, *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"granite41: {message}")
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.cli", "data", "tokenize", *map(str, words), "--source", "finemath"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "granite41: hf:HuggingFaceTB/finemath:finemath-3plus:train: cannot be read from the Hub"
+    )
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_loads_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:

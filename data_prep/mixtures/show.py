@@ -1,0 +1,229 @@
+"""What ``granite41 data sources`` and ``granite41 data plan`` print, as tables and as JSON."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from data_prep.catalog import Source, load_catalog
+from data_prep.mixtures import MAXIMUM_EPOCHS, Mixture, Plan, PlannedSource
+from recipes.spec.origin import Sourced
+from recipes.tables import human, print_table
+
+_LANGUAGES_SHOWN = 3
+
+
+def source_json(source: Source) -> dict[str, Any]:
+    """Return everything that the catalog knows of ``source``; ``disclosed`` is IBM's, verbatim."""
+    tokens = source.tokens
+    return {
+        "id": source.id,
+        "name": source.name,
+        "category": source.category,
+        "stages": dict(source.stages),
+        "disclosed": asdict(source.disclosed) if source.disclosed else None,
+        "seed": source.seed,
+        "public": source.public,
+        "licence": source.licence,
+        "loading": asdict(source.loading) if source.loading else None,
+        "reason": source.reason,
+        "note": source.note,
+        "tokens": {"value": tokens.value, "origin": tokens.origin, "why": tokens.why} if tokens else None,
+    }
+
+
+def mixture_json(mixture: Mixture) -> dict[str, Any]:
+    """Return the components of ``mixture`` with everything known of their sources."""
+    catalog = load_catalog()
+    return {
+        "stage": mixture.stage,
+        "components": [
+            {
+                "component": component.name,
+                "percent": component.percent,
+                "why": component.why,
+                "has_public_source": component.has_public_source,
+                "sources": [
+                    {"weight": weight, "stand_in": name in component.stand_in, **source_json(catalog[name])}
+                    for name, weight in component.weights.items()
+                ],
+            }
+            for component in mixture.components
+        ],
+        "warnings": list(mixture.warnings),
+    }
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return ``plan`` by component; tokens are rounded to whole ones, an unknown number is null."""
+    return {
+        "stage": plan.mixture.stage,
+        "tokens": {"value": plan.tokens.value, "origin": plan.tokens.origin, "why": plan.tokens.why},
+        "components": [
+            {"component": name, **_totals(rows), "sources": [_row_json(row) for row in rows]}
+            for name, rows in _by_component(plan)
+        ],
+        "total": _totals(plan.rows),
+        "warnings": plan_warnings(plan),
+    }
+
+
+def plan_warnings(plan: Plan) -> list[str]:
+    """Return the mixture's warnings and a sentence for every source read more than :data:`MAXIMUM_EPOCHS` times."""
+    return list(plan.mixture.warnings) + [
+        f"{plan.mixture.stage}: {row.component}: {row.source.id} would be read {row.epochs:.1f} times, more than "
+        f"{MAXIMUM_EPOCHS:g}; lower its weight, add sources or train on fewer tokens"
+        for row in plan.rows
+        if row.repeated
+    ]
+
+
+def print_sources(sources: Iterable[Source]) -> None:
+    """Print the catalog and how much of it is public."""
+    listed = list(sources)
+    print_table(
+        ["id", "category", "size", "languages", "seed", "licence", "public", "loading"],
+        [
+            [
+                source.id,
+                source.category or "not from IBM",
+                _size(source),
+                _languages(source.languages),
+                "seed" if source.seed else "",
+                source.licence or "unknown",
+                "yes" if source.public else "no",
+                _loading(source) if source.public else "",
+            ]
+            for source in listed
+        ],
+    )
+    disclosed = [source for source in listed if source.disclosed]
+    public = [source for source in disclosed if source.public]
+    loaded = sum(source.loading is not None for source in public)
+    print(
+        f"{len(disclosed)} sources disclosed by IBM: {len(public)} public, {loaded} of them loaded by datasets; "
+        f"{len(listed) - len(disclosed)} others stand in for what is not public. "
+        f"{sum(source.seed for source in disclosed)} marked seed: IBM made synthetic data from them."
+    )
+
+
+def print_mixture(mixture: Mixture) -> None:
+    """Print the sources of each component, why they are weighted so, and what only stand-ins make up."""
+    catalog = load_catalog()
+    print_table(
+        ["component", "percent", "source", "weight %", "stands in", "size", "licence", "loading"],
+        [
+            [
+                component.name,
+                human(component.percent),
+                name,
+                f"{100 * weight:.2f}",
+                "stand-in" if name in component.stand_in else "",
+                _size(catalog[name]),
+                catalog[name].licence or "unknown",
+                _loading(catalog[name]),
+            ]
+            for component in mixture.components
+            for name, weight in component.weights.items()
+        ],
+    )
+    for component in mixture.components:
+        print(f"{mixture.stage}: {component.name}: {component.why}")
+    without = [component for component in mixture.components if not component.has_public_source]
+    partly = [component for component in mixture.components if component.has_public_source and component.stand_in]
+    for components, says in ((without, "no public source of IBM's"), (partly, "partly not public")):
+        for component in components:
+            # in the order of the file
+            stand_ins = [name for name in component.weights if name in component.stand_in]
+            print(f"{mixture.stage}: {component.name}: {says}; stands in: {', '.join(stand_ins)}")
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what each source must give, with totals by component and over all, and a closing summary."""
+    rows = []
+    for name, members in _by_component(plan):
+        rows += [
+            [
+                name,
+                row.source.id,
+                "stand-in" if row.stand_in else "",
+                f"{row.share:.3f}",
+                _short(row.tokens),
+                _short(row.source.tokens.value) if row.source.tokens else "unknown",
+                row.source.tokens.origin if row.source.tokens else "unknown",
+                f"{row.epochs:.2f}{' repeated' if row.repeated else ''}" if row.epochs is not None else "unknown",
+            ]
+            for row in members
+        ]
+        rows.append(_total_row(name, members))
+    rows.append(_total_row("all", plan.rows))
+    print_table(
+        ["component", "source", "stands in", "share %", "tokens wanted", "available", "available is", "epochs"], rows
+    )
+    repeated = [row.source.id for row in plan.rows if row.repeated]
+    print(
+        f"{plan.mixture.stage}: {_short(plan.tokens.value)} tokens ({plan.tokens.origin}); "
+        f"read more than {MAXIMUM_EPOCHS:g} times: {', '.join(repeated) or 'none'}"
+    )
+
+
+def _row_json(row: PlannedSource) -> dict[str, Any]:
+    available: Sourced[int] | None = row.source.tokens
+    return {
+        "source": row.source.id,
+        "stand_in": row.stand_in,
+        "share_percent": row.share,
+        "tokens": round(row.tokens),
+        "available": available.value if available else None,
+        "available_origin": available.origin if available else "unknown",
+        "available_why": available.why if available else None,
+        "epochs": row.epochs,
+        "repeated": row.repeated,
+    }
+
+
+def _by_component(plan: Plan) -> list[tuple[str, list[PlannedSource]]]:
+    return [(name, list(rows)) for name, rows in groupby(plan.rows, key=lambda row: row.component)]
+
+
+def _totals(rows: Sequence[PlannedSource]) -> dict[str, Any]:
+    # a source in two components is there once
+    available = {row.source.id: row.source.tokens for row in rows}
+    return {
+        "share_percent": sum(row.share for row in rows),
+        "tokens": round(sum(row.tokens for row in rows)),
+        "available": sum(tokens.value for tokens in available.values() if tokens),
+        "unknown_sources": sum(tokens is None for tokens in available.values()),
+        "repeated_sources": sum(row.repeated for row in rows),
+    }
+
+
+def _total_row(name: str, rows: Sequence[PlannedSource]) -> list[str]:
+    totals = _totals(rows)
+    unknown = f" and {totals['unknown_sources']} unknown" if totals["unknown_sources"] else ""
+    available = _short(totals["available"]) + unknown
+    return [name, "TOTAL", "", f"{totals['share_percent']:.3f}", _short(totals["tokens"]), available, "", ""]
+
+
+def _short(tokens: float) -> str:
+    return human(int(float(f"{tokens:.3g}")))
+
+
+def _size(source: Source) -> str:
+    if source.disclosed is None:
+        return "unknown"
+    megabytes = source.disclosed.size_MB
+    for factor, unit in ((1e6, "TB"), (1e3, "GB")):
+        if megabytes >= factor:
+            return f"{megabytes / factor:.3g} {unit}"
+    return f"{megabytes:.3g} MB"
+
+
+def _languages(codes: Sequence[str]) -> str:
+    shown = ", ".join(codes[:_LANGUAGES_SHOWN])
+    left = len(codes) - _LANGUAGES_SHOWN
+    return f"{shown} and {left} more" if left > 0 else shown
+
+
+def _loading(source: Source) -> str:
+    return str(source.loading) if source.loading else f"not by datasets: {source.reason}"
