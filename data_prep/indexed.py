@@ -88,6 +88,8 @@ def lengths(prefix: Path) -> np.ndarray:
         lengths = np.fromfile(stream, np.int32, sequences)
         stream.seek(8 * sequences, 1)
         documents = np.fromfile(stream, np.int64, marks)
+    if not marks or documents[0] != 0 or documents[-1] != sequences or np.any(np.diff(documents) < 0):
+        raise UserError(f"{file}: is damaged, its documents do not follow each other; write it again")
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return np.diff(ends[documents])
 

@@ -39,8 +39,7 @@ def plan(inputs: Sequence[str], wanted: int | None = None) -> list[list[Part]]:
         UserError: as :func:`data_prep.documents.parts_of`.
     """
     size = size_of(inputs)
-    wanted = wanted or _default(size)
-    return cut(parts_of(inputs, max(1, math.ceil(size / wanted))), wanted)
+    return cut(parts_of(inputs, max(1, math.ceil(size / (wanted or _default(size))))), wanted)
 
 
 def cut(parts: Sequence[Part], wanted: int | None = None) -> list[list[Part]]:
@@ -48,8 +47,8 @@ def cut(parts: Sequence[Part], wanted: int | None = None) -> list[list[Part]]:
 
     Without ``wanted`` there is one for every 32 MiB of input, but at most a thousand.
     """
-    # the parts of a Hub data set have no size: they count alike
-    sizes = [max(1, part.bytes) for part in parts]
+    # how large a Hub data set's files are is not known: each counts as one shard's worth
+    sizes = [part.bytes or SHARD_BYTES for part in parts]
     wanted = wanted or _default(sum(sizes))
     groups: list[list[Part]] = [[] for _ in range(wanted)]
     before = 0

@@ -88,7 +88,7 @@ def collect_machine() -> Collection:
     """
     prose, docstrings = [*_help_topics()], []
     for package, licence, distribution in _distributions():
-        description = partial(str, distribution.metadata["Description"] or "")
+        description = partial(str, _field(distribution.metadata, "Description"))
         prose.append(_Candidate(package, licence, "long description", description))
         for file in distribution.files or []:
             if file.suffix == ".py" and ".." not in file.parts and not _TEST_FOLDERS & set(file.parts):
@@ -141,9 +141,9 @@ def collect_folder(folder: Path) -> Collection:
 
 def licence_of(metadata: importlib.metadata.PackageMetadata) -> str:
     """Return the licence that a distribution's metadata states, as it states it, or ``unknown``."""
-    if expression := metadata["License-Expression"]:
+    if expression := _field(metadata, "License-Expression"):
         return expression
-    stated = (metadata["License"] or "").strip()
+    stated = _field(metadata, "License").strip()
     if stated and "\n" not in stated and stated.upper() != "UNKNOWN":
         return stated
     classifiers = [text.split(" :: ") for text in metadata.get_all("Classifier") or []]
@@ -152,6 +152,11 @@ def licence_of(metadata: importlib.metadata.PackageMetadata) -> str:
         return " AND ".join(names)
     # a whole licence text: its title is all that fits
     return stated.splitlines()[0].strip() if "\n" in stated else UNKNOWN_LICENCE
+
+
+def _field(metadata: importlib.metadata.PackageMetadata, name: str) -> str:
+    """A field of the metadata, empty where there is none: for which importlib_metadata, once loaded, raises."""
+    return metadata[name] if name in metadata else ""
 
 
 def _distributions() -> list[tuple[str, str, importlib.metadata.Distribution]]:

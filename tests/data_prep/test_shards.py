@@ -56,8 +56,13 @@ def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text('{"text": "0123456789"}\n' * 1000)
     size = lines.stat().st_size
+    (tmp_path / "set").mkdir()
+    for name in "abc":
+        (tmp_path / f"set/{name}.jsonl").write_text('{"text": "x"}\n')
     assert len(shards.plan([str(lines)])) == 1
     assert [[part.bytes for part in group] for group in shards.plan([str(lines)], 4)] == [[size // 4]] * 4
+    assert len(shards.plan([f"hf:{tmp_path / 'set'}"])) == 3
+    assert len(shards.plan([f"hf:{tmp_path / 'set'}"], 2)) == 2
     monkeypatch.setattr(shards, "SHARD_BYTES", 5)
     assert len(shards.plan([str(lines)])) == 1000
 

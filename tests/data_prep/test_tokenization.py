@@ -124,12 +124,20 @@ def test_lengths_are_the_documents(small: Path, source: Path, tmp_path: Path) ->
     assert indexed.lengths(tmp_path / "out/shard-00000").tolist() == expected
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"X" + data[1:], lambda data: data[:20]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: b"X" + data[1:],
+        lambda data: data[:20],
+        lambda data: data[:-8] + b"\xff" * 8,
+    ],
+)
 def test_a_damaged_index(small: Path, source: Path, tmp_path: Path, damage) -> None:
     tokenize(source, tmp_path / "out", small)
     index = tmp_path / "out/shard-00000.idx"
     index.write_bytes(damage(index.read_bytes()))
-    with pytest.raises(UserError, match=r"shard-00000\.idx: is (truncated|not Megatron's index)"):
+    with pytest.raises(UserError, match=r"shard-00000\.idx: is (truncated|damaged|not Megatron's index)"):
         indexed.lengths(tmp_path / "out/shard-00000")
 
 
