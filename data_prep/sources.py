@@ -156,7 +156,7 @@ def licence_of(metadata: importlib.metadata.PackageMetadata) -> str:
 
 def _field(metadata: importlib.metadata.PackageMetadata, name: str) -> str:
     """A field of the metadata, empty where there is none: for which importlib_metadata, once loaded, raises."""
-    return metadata[name] if name in metadata else ""
+    return metadata[name] if name in metadata else ""  # noqa: SIM401 the protocol has no get
 
 
 def _distributions() -> list[tuple[str, str, importlib.metadata.Distribution]]:
