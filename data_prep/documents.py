@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
@@ -17,6 +18,8 @@ HUB = "hf:"
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 TEXT = (".txt", ".md", ".rst", ".py")
 PARQUET = ".parquet"
+# what this project's own commands write beside documents
+NO_DOCUMENTS = ("plan.json", "manifest.json", "shard-*.json", "*.removed.jsonl")
 _ROWS = 64  # of a parquet file, decoded at a time: bounds the memory
 _CHUNK = 1 << 20
 
@@ -75,6 +78,7 @@ def size_of(inputs: Iterable[str]) -> int:
 def parts_of(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
     """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder stands for its files, sorted.
 
+    A folder's hidden files, and the records that ``granite41 data`` writes beside documents, are left out.
     JSON lines are cut at bytes, parquet at row groups, a Hub data set at its own shards; compressed files and plain
     text are one part each. Nothing is read but sizes and parquet's footers.
 
@@ -221,6 +225,9 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = []
         for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if hidden or any(fnmatch(file.name, pattern) for pattern in NO_DOCUMENTS):
+                continue
             try:
                 _kind(file.name)
             except UserError:

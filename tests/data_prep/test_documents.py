@@ -110,6 +110,8 @@ def test_plain_text_is_one_document_a_file_and_folders_are_read_in_order(tmp_pat
     (tmp_path / "a.md").write_text("first")
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"third\r\n"))
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    for name in ("plan.json", "manifest.json", "shard-00000.json", "shard-00000.removed.jsonl", ".hidden.txt"):
+        (tmp_path / f"b/{name}").write_text('{"text": "no document"}')
     assert texts_of(tmp_path) == ["first", "two\nlines\n", "third\r\n"]
 
 

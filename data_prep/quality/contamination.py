@@ -1,0 +1,159 @@
+"""Contamination: n-grams of words that a training text shares with evaluation texts.
+
+As for GPT-3 (Brown et al. 2020, appendix C) and PaLM (Chowdhery et al. 2022, section 8): one shared n-gram is enough.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import documents, shards
+from data_prep.quality import ngrams
+from recipes.spec.errors import UserError, nearest
+from recipes.spec.files import whole_file
+
+NGRAM_WORDS = 13
+SHORTEST = 8  # words; a shorter evaluation text is anybody's phrase and is not looked for
+TASK = "task:"
+
+
+@dataclass(frozen=True)
+class Index:
+    """What to look for.
+
+    Attributes:
+        suites: names.
+        ngrams: words of an n-gram -> hashes (uint64, sorted, unique) and the suite of each (uint16, same shape).
+    """
+
+    suites: list[str]
+    ngrams: dict[int, tuple[np.ndarray, np.ndarray]]
+
+    def find(self, text: str) -> tuple[str, str] | None:
+        """Return the first n-gram of ``text`` that a suite has, and the suite; the longest n-grams are tried first.
+
+        Two different n-grams share a hash with probability 5e-20, so that 10^12 n-grams of training text meet an index
+        of 10^7 by chance with probability 0.5.
+        """
+        found = ngrams.words(text)
+        hashes = ngrams.word_hashes(found)
+        for length, (known, suite) in self.ngrams.items():
+            mine = ngrams.ngram_hashes(hashes, length)
+            position = np.minimum(np.searchsorted(known, mine), len(known) - 1)
+            hits = np.flatnonzero(known[position] == mine)
+            if len(hits):
+                ngram = b" ".join(found[hits[0] : hits[0] + length]).decode()
+                return ngram, self.suites[suite[position[hits[0]]]]
+        return None
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything that decides what is found."""
+        value = hashlib.sha256("\n".join(self.suites).encode())
+        for length, arrays in self.ngrams.items():
+            value.update(str(length).encode())
+            for array in arrays:
+                value.update(array.tobytes())
+        return value.hexdigest()
+
+    def save(self, file: Path) -> None:
+        """Write the index to ``file``, whole or not at all."""
+        hashes = {f"h{length}": found for length, (found, _) in self.ngrams.items()}
+        owners = {f"s{length}": found for length, (_, found) in self.ngrams.items()}
+        with whole_file(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, suites=np.array(self.suites), **hashes, **owners)
+
+    @classmethod
+    def load(cls, file: Path) -> "Index":
+        """Read what :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as arrays:
+            lengths = sorted((int(name[1:]) for name in arrays.files if name[0] == "h"), reverse=True)
+            pairs = {length: (arrays[f"h{length}"], arrays[f"s{length}"]) for length in lengths}
+            return cls(arrays["suites"].tolist(), pairs)
+
+
+def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, dict[str, int]]]:
+    """Return the index of evaluation texts, and per suite how many texts there were and how many were too short.
+
+    A text shorter than ``ngram_words`` is looked for as a whole if it has at least 8 words.
+
+    Args:
+        specs: files as :func:`documents.read` takes them, whose texts are in the field ``text``, or ``task:NAME`` or
+            ``task:FILE.yaml`` for a task of lm-eval.
+        ngram_words: words of an n-gram.
+
+    Raises:
+        UserError: a file or task is missing or cannot be read, or no text is long enough.
+    """
+    shortest = min(SHORTEST, ngram_words)
+    counts: dict[str, Counter[str]] = {}
+    gathered: dict[int, list[np.ndarray]] = {}
+    owners: dict[int, list[np.ndarray]] = {}
+    for spec in specs:
+        for suite, text in _task_texts(spec) if spec.startswith(TASK) else _file_texts(spec):
+            count = counts.setdefault(suite, Counter(texts=0, too_short=0))
+            count["texts"] += 1
+            hashes = ngrams.word_hashes(ngrams.words(text))
+            if len(hashes) < shortest:
+                count["too_short"] += 1
+                continue
+            length = min(ngram_words, len(hashes))
+            found = ngrams.ngram_hashes(hashes, length)
+            gathered.setdefault(length, []).append(found)
+            owners.setdefault(length, []).append(np.full(len(found), len(counts) - 1, np.uint16))
+    if not gathered:
+        raise UserError(
+            f"{', '.join(specs)}: no evaluation text has {shortest} words or more, expected some; name other files or "
+            f"tasks"
+        )
+    index = {}
+    for length in sorted(gathered, reverse=True):
+        hashes, first = np.unique(np.concatenate(gathered[length]), return_index=True)
+        index[length] = hashes, np.concatenate(owners[length])[first]
+    return Index(list(counts), index), {suite: dict(count) for suite, count in counts.items()}
+
+
+def _file_texts(spec: str) -> Iterator[tuple[str, str]]:
+    for part in documents.parts_of([spec], shards.SHARD_BYTES):
+        for document in documents.read(part):
+            yield spec, document.text
+
+
+def _task_texts(spec: str) -> Iterator[tuple[str, str]]:
+    """Name of the task, and prompt and target of each document of its test (else validation) split."""
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    name = spec.removeprefix(TASK)
+    is_file = name.endswith((".yaml", ".yml"))
+    if is_file and not Path(name).is_file():
+        raise UserError(f"{spec}: no such file, expected the YAML file of an lm-eval task; check the path")
+    datasets.disable_progress_bars()
+    manager = TaskManager(include_defaults=not is_file)
+    if not is_file and name not in manager.all_tasks:
+        raise UserError(
+            f"{spec}: lm-eval knows no such task{nearest(name, manager.all_tasks)}; `lm-eval ls tasks` lists them"
+        )
+    try:
+        for task_name, task in manager.load(name)["tasks"].items():
+            for document in task.eval_docs:
+                yield task_name, _task_text(task, document)
+    except Exception as error:  # tasks and data sets let anything through
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{spec}: its data cannot be read ({type(error).__name__}: {reason}); check the task and the network, or "
+            f"name a file of its texts"
+        ) from error
+
+
+def _task_text(task: Any, document: Any) -> str:
+    """Prompt and target as lm-eval would join them; a number stands for one of the choices."""
+    pieces: list[str] = []
+    for value in (task.doc_to_text(document), task.doc_to_target(document)):
+        for item in value if isinstance(value, list) else [value]:
+            pieces.append(task.doc_to_choice(document)[item] if isinstance(item, int) else str(item))
+    return " ".join(pieces)
