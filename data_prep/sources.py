@@ -217,7 +217,7 @@ def _docstrings(file: importlib.metadata.PackagePath) -> str:
 
 
 def _read(file: Path | importlib.metadata.PackagePath) -> str:
-    data = file.read_binary() if isinstance(file, importlib.metadata.PackagePath) else file.read_bytes()
+    data = file.read_bytes() if isinstance(file, Path) else file.read_binary()
     return data.decode("utf-8")
 
 

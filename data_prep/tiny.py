@@ -3,38 +3,19 @@
 import hashlib
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from data_prep import indexed, sources, tokenizer
+from data_prep.blend import MANIFEST, TOKENIZER, UNIGRAM_COUNTS
 from data_prep.entropy import blend_entropy
-from recipes.spec.errors import UserError, nearest
+from recipes.spec.errors import UserError
 from recipes.spec.files import whole_folder
 
-MANIFEST = "manifest.json"
-UNIGRAM_COUNTS = "unigram_counts.json"
 LICENCES = "LICENCES.md"
-TOKENIZER = "tokenizer"
-
-# Component of a recipe's mixture -> prepared component that stands in for it at size tiny.
-STAND_INS = {
-    "common_crawl": "documentation",
-    "common_crawl_hq": "documentation",
-    "code": "code",
-    "math": "documentation",
-    "technical": "documentation",
-    "multilingual": "documentation",
-    "domain": "documentation",
-    "synthetic": "documentation",
-    "long_cot": "documentation",
-    "language_instruction": "documentation",
-    "code_instruction": "code",
-    "books": "documentation",
-    "code_repositories": "code",
-}
 
 
 def prepare(
@@ -53,9 +34,9 @@ def prepare(
         say: receives one line for each step that takes seconds.
 
     Returns:
-        The manifest: ``inputs``; ``components`` (name -> prefix relative to ``output``, documents, tokens with
-        end-of-text, bytes of text, SHA-256 of both files, documents per licence, documents left out per reason,
-        unigram entropy in nats per token); ``tokenizer`` (folder, vocab_size, fingerprint).
+        The manifest: ``inputs``; ``components`` (name -> shards, here one, each with its prefix relative to ``output``
+        and SHA-256 of both files; documents, tokens with end-of-text, bytes of text, documents per licence, documents
+        left out per reason, unigram entropy in nats per token); ``tokenizer`` (folder, vocab_size, fingerprint).
 
     Raises:
         UserError: ``vocab_size`` or ``text`` cannot be used, ``output`` holds something else, or the disk is full.
@@ -86,13 +67,15 @@ def prepare(
                 occurrences = indexed.write(folder / name, texts[name], trained)
                 found.append(f"{occurrences.sum()} tokens")
             counts[name] = occurrences.tolist()
-            components[name] = {
-                "prefix": name,
+            size = {
                 "documents": len(documents),
                 "tokens": sum(counts[name]),
                 "bytes": sum(len(text.encode()) for text in texts[name]),
-                "bin_sha256": _file_sha256(folder / f"{name}.bin"),
-                "idx_sha256": _file_sha256(folder / f"{name}.idx"),
+            }
+            hashes = {f"{kind}_sha256": _file_sha256(folder / f"{name}.{kind}") for kind in ("bin", "idx")}
+            components[name] = {
+                "shards": [{"prefix": name, **size, **hashes}],
+                **size,
                 "licences": dict(sorted(Counter(document.licence for document in documents).items())),
                 "left_out": collection.left_out[name],
                 "unigram_entropy": blend_entropy(counts, {name: 1.0}),
@@ -112,32 +95,6 @@ def prepare(
     return manifest
 
 
-def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> list[tuple[float, Path]]:
-    """Return what a recipe's mixture becomes with prepared data: (weight, prefix of .bin and .idx), weights sum to 1.
-
-    A component that was prepared under its own name is used; else the user's own text, else its stand-in at size tiny.
-
-    Args:
-        manifest: of :func:`prepare`; the prefixes are relative to its output folder, as they are in it.
-        mixture_percent: component of the recipe -> percent of tokens; a sum near 100 is scaled to 1.
-
-    Raises:
-        UserError: a component of the mixture has neither data nor a stand-in.
-    """
-    components = manifest["components"]
-    weights = defaultdict[str, float](float)
-    for name, percent in mixture_percent.items():
-        found = [choice for choice in (name, "text", STAND_INS.get(name, "")) if choice in components]
-        if not found:
-            raise UserError(
-                f"mixture: component {name!r} has no data among {', '.join(components)}{nearest(name, STAND_INS)}; "
-                f"prepare it, or take it out of the mixture"
-            )
-        weights[found[0]] += percent
-    total = sum(weights.values())
-    return [(weights[name] / total, Path(components[name]["prefix"])) for name in sorted(weights) if weights[name]]
-
-
 def _complete(output: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest in ``output`` when it is of these inputs and every file that it names is there."""
     file = output / MANIFEST
@@ -150,8 +107,9 @@ def _complete(output: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(manifest, dict) or manifest.get("inputs") != inputs:
         return None
     names = [UNIGRAM_COUNTS, LICENCES, f"{TOKENIZER}/tokenizer.json"]
-    names += [f"{part['prefix']}.{kind}" for part in manifest["components"].values() for kind in ("bin", "idx")]
-    return manifest if all((output / name).is_file() for name in names) else None
+    shards = [shard for part in manifest["components"].values() for shard in part.get("shards", [])]
+    names += [f"{shard['prefix']}.{kind}" for shard in shards for kind in ("bin", "idx")]
+    return manifest if shards and all((output / name).is_file() for name in names) else None
 
 
 def _collect(say: Callable[[str], None], collect: Callable[[], sources.Collection]) -> sources.Collection:

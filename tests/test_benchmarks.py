@@ -20,6 +20,7 @@ OPTIONS = {
     "training.py": ["--steps", "1", "--blocks", "2"],
     "phase1_gpu.py": ["--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
+    "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
 }
 
 
@@ -120,3 +121,14 @@ def test_export(started) -> None:
     figures = dict(re.findall(r"^(export|copy|export / copy|peak memory of the export): ([\d.]+)", out, re.MULTILINE))
     assert len(figures) == 4, out
     assert_positive({name: [float(value)] for name, value in figures.items()})
+
+
+def test_data_module(started) -> None:
+    figures = rows(printed(started, "data_module.py"))
+    assert_positive(figures)
+    assert list(figures) == [f"{shards} shards, {state}" for shards in (2, 3) for state in ("cold", "warm")]
+    for name, (ours, ours_each, peer, peer_each, ratio) in figures.items():
+        shards = int(name.split()[0])
+        assert ours_each == pytest.approx(1000 * ours / shards, abs=0.5), name
+        assert peer_each == pytest.approx(1000 * peer / shards, abs=0.5), name
+        assert ratio == pytest.approx(ours / peer, rel=0.25), name

@@ -1,17 +1,185 @@
-"""The data module of pre-training: NeMo's, without the mask of the whole score matrix."""
+"""The data module of pre-training: NeMo's, with the mixture exact at any point and no silent repeats."""
 
+import hashlib
+import json
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from megatron.core.datasets import helpers
+from megatron.core.datasets.blended_dataset import BlendedDataset
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset
+from megatron.core.datasets.utils import Split, normalize
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+from nemo.utils.get_rank import is_global_rank_zero
+
+from data_prep.windows import Window, epochs_with_repeats, window
+from recipes.spec.files import whole_file
+
+EPOCH_DECIMALS = 9  # tells one document of 1e8 apart, and not the rounding of a sum
+
+
+class WindowedDataset(GPTDataset):
+    """Megatron's samples of one shard; those for training are of the window of documents whose turn it is.
+
+    The window starts where ``config.shards`` says and holds the tokens of ``num_samples`` samples. The validation part
+    is all of Megatron's.
+    """
+
+    indices: np.ndarray
+    window: Window
+
+    def _build_document_sample_shuffle_indices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shard = self.config.shards[self.dataset_path]
+        self.unique_identifiers["component"] = shard["component"]
+        if self.index_split is Split.train:
+            lengths = self.dataset.sequence_lengths[self.indices[0] : self.indices[-1] + 1]
+            tokens = self.num_samples * self.config.sequence_length + self.config.add_extra_token_to_sequence
+            self.window = window(lengths, shard["next_document"], tokens)
+            self.indices = self.indices[self.window.documents]
+            self.unique_identifiers["window"] = [int(self.indices[0]), len(self.indices)]
+        # Megatron names its cached indices by this description, and wrote it before the window was known
+        self.unique_description = json.dumps(
+            self.unique_identifiers, default=lambda tokenizer: tokenizer.unique_identifiers
+        )
+        self.unique_description_hash = hashlib.md5(self.unique_description.encode(), usedforsecurity=False).hexdigest()
+        return super()._build_document_sample_shuffle_indices()
+
+
+class ComponentBlend(BlendedDataset):
+    """Megatron's blend in two steps: the component of each sample, then the component's shard.
+
+    In one step, as Megatron does it, components of many shards take turns of as many samples as they have shards: of
+    two with a thousand shards each, the first fills a whole batch and then the other does.
+    """
+
+    def _build_indices(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self.config.path_to_cache:
+            return self._blend()
+        base = f"{self.unique_description_hash}-{type(self).__name__}-{self.split.name}"
+        paths = [Path(self.config.path_to_cache, f"{base}-{part}_index.npy") for part in ("dataset", "dataset_sample")]
+        # the builder sends rank 0 first
+        if _rank() == 0 and not all(path.exists() for path in paths):
+            for path, index in zip(paths, self._blend(), strict=True):
+                with whole_file(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, index)
+        dataset, sample = (np.load(path, mmap_mode="r") for path in paths)
+        return dataset, sample
+
+    def _blend(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number of each sample's data set and the sample's number in it, both of shape (size,)."""
+        names = np.array([dataset.unique_identifiers["component"] for dataset in self.datasets])
+        weights, lengths = np.array(self.weights), np.array([len(dataset) for dataset in self.datasets])
+        components = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
+        component, number = _evenly([weights[shards].sum() for shards in components], self.size)
+        dataset = np.empty_like(component)
+        for index, shards in enumerate(components):
+            samples = np.flatnonzero(component == index)
+            shard, turn = _evenly(weights[shards], len(samples))
+            dataset[samples] = shards[shard]
+            # training has enough of every shard (see _surplus); a small validation part is read around
+            number[samples] = turn if self.split is Split.train else turn % lengths[shards[shard]]
+        if self.split is Split.train and np.any(np.bincount(dataset, minlength=len(lengths)) > lengths):
+            raise IndexError("the blend takes more samples of a shard than were built: _surplus is too small")
+        return dataset, number
+
+
+class ComponentBlendBuilder(BlendedMegatronDatasetBuilder):
+    """Megatron's builder with :class:`ComponentBlend` in the place of its blend."""
+
+    @staticmethod
+    def build_generic_dataset(cls: Any, *args: Any) -> Any:
+        """Build a data set as Megatron does."""
+        replaced = ComponentBlend if cls is BlendedDataset else cls
+        return BlendedMegatronDatasetBuilder.build_generic_dataset(replaced, *args)
 
 
 class GraniteDataModule(PreTrainingDataModule):
-    """Megatron ``.bin/.idx`` data as NeMo reads it.
+    """Megatron ``.bin/.idx`` data as NeMo reads it, in windows and blended by component.
 
     Without TransformerEngine NeMo 2.4.1 makes every sample carry a boolean [1, sequence, sequence] mask. Attention is
     causal by itself here, so no sample needs one.
+
+    Args:
+        shards: prefix -> ``component``, and how far earlier stages read its training part: ``next_document`` and
+            ``epochs``. A prefix that is not in it is a component of its own that no stage has read.
+
+    Attributes:
+        read: prefix -> ``next_document`` and ``epochs`` after this stage; known once the data is set up.
+        repeats: component -> epochs after this stage, for those of which it reads documents again.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, shards: Mapping[str, Mapping[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.create_attention_mask = False
+        self.shards = {
+            prefix: {"component": prefix, "next_document": 0, "epochs": 0.0, **(shards or {}).get(prefix, {})}
+            for prefix in self.build_kwargs["blend"][0]
+        }
+
+    def build(
+        self,
+        trainer_max_steps: int,
+        trainer_val_check_interval: int,
+        trainer_limit_val_batches: int,
+        trainer_limit_test_batches: int,
+    ) -> None:
+        """Build the data sets for as many batches as the trainer takes, and tell which components are read again."""
+        batches = (
+            trainer_max_steps,
+            (trainer_max_steps // trainer_val_check_interval + 1) * trainer_limit_val_batches,
+            trainer_limit_test_batches,
+        )
+        sizes = [int(count * self.data_sampler.global_batch_size) for count in batches]
+        # each shard stays open up to eight times: its two files and, from the cache, six indices
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        config = self.gpt_dataset_config
+        config.shards = self.shards
+        weights = config.blend[1]
+        if weights:
+            config.mid_level_dataset_surplus = max(config.mid_level_dataset_surplus, _surplus(weights, sizes[0]))
+        self._train_ds, self._validation_ds, self._test_ds = ComponentBlendBuilder(
+            WindowedDataset, sizes, is_built_on_rank=lambda: True, config=config
+        ).build()
+        self.read = {
+            dataset.dataset_path: {
+                "next_document": dataset.window.next_document,
+                "epochs": round(
+                    self.shards[dataset.dataset_path]["epochs"] + dataset.window.epochs, ndigits=EPOCH_DECIMALS
+                ),
+            }
+            for dataset in (self._train_ds.datasets if weights else [self._train_ds])
+        }
+        self.repeats = epochs_with_repeats(self.shards, self.read)
+        if is_global_rank_zero():
+            earlier = {shard["component"] for shard in self.shards.values() if shard["epochs"]}
+            for name, epochs in self.repeats.items():
+                of = "of earlier stages " if name in earlier else ""
+                print(f"{name}: {epochs:.2f} epochs after this stage; documents {of}are read again", flush=True)
+
+
+def _evenly(weights: Sequence[float] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which weight's turn each of ``size`` samples is, and how many turns that weight had before."""
+    turn, number = np.zeros(size, np.int16), np.zeros(size, np.int64)
+    helpers.build_blending_indices(turn, number, normalize(weights), len(weights), size, False)
+    return turn, number
+
+
+def _surplus(weights: Sequence[float], size: int) -> float:
+    """Return the share of samples to build of each shard beyond those that Megatron reserves, for its blend to take.
+
+    It reserves ceil(weight x size) of a shard, blends as many samples as that is over all shards, and so takes up to
+    weight x their sum of one: more than its own where light shards were rounded up.
+    """
+    share = np.array(normalize(weights))
+    reserved = np.ceil(size * share)
+    return float((share * reserved.sum() / reserved).max()) - 1
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import tiny
+from data_prep.blend import MANIFEST, UNIGRAM_COUNTS, blend, component_weights
 from data_prep.entropy import blend_entropy
-from data_prep.tokenizer import vocab_size
+from data_prep.tokenizer import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
 from recipes.spec import PretrainRecipe, UserError, resolve_pretraining
-from recipes.training.stage_folder import latest_checkpoint, read_manifest, write_manifest, write_recipe
+from recipes.training.stage_folder import (
+    finished_manifest,
+    latest_checkpoint,
+    read_manifest,
+    write_manifest,
+    write_recipe,
+)
 
 STAGE_MODULES = {"phase1": "recipes.phase1_general"}
 
@@ -33,6 +39,9 @@ def ready_recipe(stage: str, size: str, overrides: Sequence[str] = ()) -> Pretra
 def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequence[str] = ()) -> None:
     """Train ``stage`` in ``run_folder/stage``; return at once if it is finished, continue if it was interrupted.
 
+    The manifest's ``ledger`` says how far this run has read each shard (``bin_sha256`` -> prefix, the training part's
+    next document, epochs), ``ledger_before`` how far the stages before this one had; each stage reads on from there.
+
     Args:
         stage: a stage whose recipe is ready.
         size: model size.
@@ -41,24 +50,37 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
         overrides: ``key=value`` as ``granite41 show`` names them.
 
     Raises:
-        UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data.
+        UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data,
+            another tokenizer than the data, the folder or the parent stage has, a parent that has not finished.
     """
     recipe = ready_recipe(stage, size, overrides)
     folder = run_folder / stage
     prepared = _read_data(data)
     tokenizer = data / prepared["tokenizer"]["folder"]
-    blend = tiny.blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
-    _check_tokenizer(tokenizer, recipe)
-    _check_documents(data, prepared, blend, recipe)
+    mixture = {name: percent.value for name, percent in recipe.mixture.items()}
+    blended = blend(prepared, mixture)
+    shards = _shards(prepared)
+    _check_vocabulary(tokenizer, recipe)
+    _check_documents(data, shards, blended, recipe)
     _check_processes(recipe)
-    write_recipe(folder, recipe)
     manifest = read_manifest(folder)
-    trained_on = {str(prefix): {"weight": weight, **_hashes(prepared, prefix)} for weight, prefix in blend}
+    parent = finished_manifest(run_folder / recipe.parent) if recipe.parent else {}
+    began = {folder: manifest, run_folder / recipe.parent: parent} if recipe.parent else {folder: manifest}
+    _check_fingerprints(data, prepared, began)
+    trained_on = {
+        str(prefix): {"weight": weight, **{key: shards[str(prefix)][key] for key in ("bin_sha256", "idx_sha256")}}
+        for weight, prefix in blended
+    }
     if manifest and manifest.get("data") != trained_on:
         raise UserError(f"{folder}: began on other data than {data} holds now; name the former, or another --run-dir")
     if manifest.get("status") == "finished":
+        write_recipe(folder, recipe)
         print(f"{stage}: finished already, nothing to do ({folder})")
         return
+    _check_loader(tokenizer)
+    write_recipe(folder, recipe)
+    # what a stage began with stays, whatever becomes of its parent's folder
+    ledger = manifest.get("ledger_before", parent.get("ledger", {}))
     manifest = {
         "stage": stage,
         "size": size,
@@ -67,13 +89,15 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
         "tokens": recipe.tokens_per_batch.value * recipe.steps.value,
         "tokenizer_fingerprint": prepared["tokenizer"]["fingerprint"],
         "data": trained_on,
+        "ledger_before": ledger,
         "starts": manifest.get("starts", 0) + 1,
         "seconds": manifest.get("seconds", 0.0),
     }
     if os.environ.get("RANK", "0") == "0":
         write_manifest(folder, manifest)
     started = time.monotonic()
-    _fit(stage, size, overrides, folder, data, blend, tokenizer)
+    starts = {prefix: {**shards[prefix], **ledger.get(shards[prefix]["bin_sha256"], {})} for prefix in trained_on}
+    read, repeats = _fit(stage, size, overrides, folder, data, blended, tokenizer, starts)
     if os.environ.get("RANK", "0") != "0":
         return
 
@@ -81,13 +105,13 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
 
     checkpoint = latest_checkpoint(folder)
     losses = [line["val_loss"] for line in read_metrics(folder / "metrics" / "steps.jsonl") if "val_loss" in line]
-    counts = json.loads((data / tiny.UNIGRAM_COUNTS).read_text())
-    entropy = blend_entropy(counts, {prefix.name: weight for weight, prefix in blend})
     manifest |= {
         "status": "finished",
         "checkpoint": str(checkpoint.relative_to(folder)) if checkpoint else None,
         "validation_loss": losses[-1],
-        "unigram_entropy": entropy,
+        "unigram_entropy": _unigram_entropy(data, component_weights(prepared, mixture)),
+        "ledger": ledger | {shards[prefix]["bin_sha256"]: {"prefix": prefix, **read[prefix]} for prefix in read},
+        "read_again": repeats,
         "seconds": round(manifest["seconds"] + time.monotonic() - started, 1),
     }
     write_manifest(folder, manifest)
@@ -99,10 +123,18 @@ def _fit(
     overrides: Sequence[str],
     folder: Path,
     data: Path,
-    blend: list[tuple[float, Path]],
+    blended: list[tuple[float, Path]],
     tokenizer: Path,
-) -> None:
-    """Build the stage's ``nemo_run`` recipe and run it in this process."""
+    shards: dict[str, dict[str, Any]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Build the stage's ``nemo_run`` recipe and run it in this process.
+
+    Args:
+        shards: prefix -> ``component``, and ``next_document`` and ``epochs`` where earlier stages read it.
+
+    Returns:
+        Prefix -> ``next_document`` and ``epochs`` after the stage, and component -> epochs where any is read again.
+    """
     import fiddle
     from nemo.utils import logging
 
@@ -112,29 +144,53 @@ def _fit(
         size,
         list(overrides),
         folder=str(folder),
-        data=[part for weight, prefix in blend for part in (weight, str(data / prefix))],
+        data=[part for weight, prefix in blended for part in (weight, str(data / prefix))],
         tokenizer=str(tokenizer),
         index_cache=str(folder / "index"),
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
+    recipe.data.shards = {
+        str(data / prefix): {key: shard[key] for key in ("component", "next_document", "epochs") if key in shard}
+        for prefix, shard in shards.items()
+    }
     checkpoint = latest_checkpoint(folder)
     if checkpoint:
         recipe.resume.resume_from_path = str(checkpoint)
-    fiddle.build(recipe)()
+    pretrain = fiddle.build(recipe)
+    pretrain()
+    module = pretrain.keywords["data"]
+    return {prefix: module.read[str(data / prefix)] for prefix in shards}, module.repeats
 
 
 def _read_data(data: Path) -> dict[str, Any]:
-    path = data / tiny.MANIFEST
+    path = data / MANIFEST
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        manifest = json.loads(path.read_text())
+        _shards(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not the manifest of prepared data; prepare some with `granite41 data tiny --output {data}`"
         ) from error
+    return manifest
 
 
-def _check_tokenizer(tokenizer: Path, recipe: PretrainRecipe) -> None:
+def _unigram_entropy(data: Path, weights: dict[str, float]) -> float | None:
+    """Return the blend's unigram entropy in nats per token; None where the data has no counts of its tokens."""
+    counts = data / UNIGRAM_COUNTS
+    return blend_entropy(json.loads(counts.read_text()), weights) if counts.exists() else None
+
+
+def _shards(prepared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return prefix -> what the manifest says of the shard, and its component."""
+    return {
+        shard["prefix"]: {"component": name, **shard}
+        for name, component in prepared["components"].items()
+        for shard in component["shards"]
+    }
+
+
+def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
     tokens, rows = vocab_size(tokenizer), recipe.model.vocab_size.value
     if tokens > rows:
         raise UserError(
@@ -143,13 +199,47 @@ def _check_tokenizer(tokenizer: Path, recipe: PretrainRecipe) -> None:
         )
 
 
+def _check_fingerprints(data: Path, prepared: dict[str, Any], manifests: dict[Path, dict[str, Any]]) -> None:
+    """Raise where the data was not encoded with its tokenizer, or a stage of ``manifests`` had another."""
+    expected, tokenizer = prepared["tokenizer"]["fingerprint"], data / prepared["tokenizer"]["folder"]
+    found = fingerprint(tokenizer)
+    if found != expected:
+        raise UserError(
+            f"{tokenizer}: this tokenizer has fingerprint {found[:12]} but {data / MANIFEST} was written with "
+            f"{expected[:12]}; put the data's own tokenizer back, or prepare the data again"
+        )
+    for folder, manifest in manifests.items():
+        if manifest and manifest["tokenizer_fingerprint"] != expected:
+            raise UserError(
+                f"{folder}: trained with tokenizer {manifest['tokenizer_fingerprint'][:12]} but {data} has "
+                f"{expected[:12]}; name data of the former tokenizer, or another --run-dir"
+            )
+
+
+def _check_loader(tokenizer: Path) -> None:
+    """Raise where transformers, and so NeMo, encodes text to other ids than the data was encoded to."""
+    from transformers import AutoTokenizer
+
+    remedy = "its tokenizer_config.json must name a class that adds no rule, such as PreTrainedTokenizerFast"
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{tokenizer}: transformers cannot load this tokenizer; {remedy}") from error
+    found, expected = fingerprint_ids(loaded.encode(FINGERPRINT_TEXT, add_special_tokens=False)), fingerprint(tokenizer)
+    if found != expected:
+        raise UserError(
+            f"{tokenizer}: transformers loads this tokenizer with fingerprint {found[:12]} but its tokenizer.json has "
+            f"{expected[:12]}; {remedy}"
+        )
+
+
 def _check_documents(
-    data: Path, prepared: dict[str, Any], blend: list[tuple[float, Path]], recipe: PretrainRecipe
+    data: Path, shards: dict[str, dict[str, Any]], blended: list[tuple[float, Path]], recipe: PretrainRecipe
 ) -> None:
     """Raise where a part of the split would be without a document: Megatron then counts epochs for ever."""
     parts = [float(part) for part in recipe.split.value.split(",")]
-    for _, prefix in blend:
-        documents = _component(prepared, prefix)["documents"]
+    for _, prefix in blended:
+        documents = shards[str(prefix)]["documents"]
         if any(0 < part / sum(parts) * documents < 1 for part in parts[:2]):
             raise UserError(
                 f"{data / prefix}: {documents} documents are too few for the split {recipe.split.value} into training "
@@ -187,12 +277,3 @@ def model_parallel_size(recipe: PretrainRecipe) -> int:
         * split.pipeline_model_parallel_size.value
         * split.context_parallel_size.value
     )
-
-
-def _component(prepared: dict[str, Any], prefix: Path) -> dict[str, Any]:
-    return next(c for c in prepared["components"].values() if c["prefix"] == str(prefix))
-
-
-def _hashes(prepared: dict[str, Any], prefix: Path) -> dict[str, str]:
-    component = _component(prepared, prefix)
-    return {"bin_sha256": component["bin_sha256"], "idx_sha256": component["idx_sha256"]}

@@ -89,18 +89,26 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(checkpoints, default=None)
 
 
+def finished_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished stage, or an empty dict when ``folder`` is no stage's folder.
+
+    Raises:
+        UserError: the stage has not finished, or the file is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest and manifest["status"] != "finished":
+        raise UserError(f"{folder}: the stage is {manifest['status']}, not finished; `granite41 run` continues it")
+    return manifest
+
+
 def final_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint at the end of a finished stage, or None when ``folder`` is no stage's folder.
 
     Raises:
         UserError: the stage has not finished.
     """
-    manifest = read_manifest(folder)
-    if not manifest:
-        return None
-    if manifest["status"] != "finished":
-        raise UserError(f"{folder}: the stage is {manifest['status']}, not finished; `granite41 run` continues it")
-    return folder / manifest["checkpoint"]
+    manifest = finished_manifest(folder)
+    return folder / manifest["checkpoint"] if manifest else None
 
 
 def _plain(value: Any) -> Any:

@@ -42,6 +42,7 @@ from typing import Any
 from cli import report
 
 from data_prep import tiny
+from data_prep.blend import MANIFEST, TOKENIZER, blend
 from recipes.spec import PretrainRecipe, resolve_pretraining
 from recipes.tables import print_table
 
@@ -93,17 +94,17 @@ def start(
     import torch
 
     torch.set_num_threads(options.threads)
-    prepared = json.loads((options.data / tiny.MANIFEST).read_text())
+    prepared = json.loads((options.data / MANIFEST).read_text())
     recipe = resolve_pretraining("phase1", "tiny", overrides)
-    blend = tiny.blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
-    side(options, recipe, overrides, blend, folder, Turns(pipe))
+    blended = blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
+    side(options, recipe, overrides, blended, folder, Turns(pipe))
 
 
 def nemo_side(
     options: argparse.Namespace,
     recipe: PretrainRecipe,
     overrides: list[str],
-    blend: list[tuple[float, Path]],
+    blended: list[tuple[float, Path]],
     folder: Path,
     turns: Turns,
 ) -> None:
@@ -121,8 +122,8 @@ def nemo_side(
         "tiny",
         overrides,
         folder=str(folder),
-        data=[part for weight, prefix in blend for part in (weight, str(options.data / prefix))],
-        tokenizer=str(options.data / tiny.TOKENIZER),
+        data=[part for weight, prefix in blended for part in (weight, str(options.data / prefix))],
+        tokenizer=str(options.data / TOKENIZER),
         index_cache=str(folder / "index"),
         devices=1,
     )
@@ -212,7 +213,7 @@ def peer_side(
     options: argparse.Namespace,
     recipe: PretrainRecipe,
     overrides: list[str],
-    blend: list[tuple[float, Path]],
+    blended: list[tuple[float, Path]],
     folder: Path,
     turns: Turns,
 ) -> None:
@@ -263,8 +264,8 @@ def peer_side(
         weight_decay=settings.weight_decay.value,
     )
     # two bytes a token is Megatron's choice for a vocabulary this small
-    files = [np.memmap(options.data / f"{prefix}.bin", dtype=np.uint16, mode="r") for _, prefix in blend]
-    weights = [weight for weight, _ in blend]
+    files = [np.memmap(options.data / f"{prefix}.bin", dtype=np.uint16, mode="r") for _, prefix in blended]
+    weights = [weight for weight, _ in blended]
 
     def micro_batch() -> torch.Tensor:
         chosen = [files[i] for i in random.choice(len(files), micro_batch_size, p=weights)]

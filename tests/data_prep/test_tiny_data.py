@@ -34,7 +34,7 @@ def read_back(prefix: Path) -> list[np.ndarray]:
 def test_files_read_back_with_megatron_to_the_exact_text(text_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     part = prepare(output, text_folder)["components"]["text"]
-    encoded = read_back(output / part["prefix"])
+    encoded = read_back(output / part["shards"][0]["prefix"])
     loaded = tokenizer.load(output / "tokenizer")
     documents = sources.collect_folder(text_folder).components["text"]
     assert len(encoded) == part["documents"] == len(documents) == 6
@@ -58,8 +58,12 @@ def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> No
         (text_folder / name).stat().st_size for name in ("a.txt", "b.md", "c.rst", "d.py")
     ) + sum(file.stat().st_size for file in (text_folder / "sub").iterdir())
     assert part["unigram_entropy"] == pytest.approx(blend_entropy(counts, {"text": 1}))
+    (shard,) = part["shards"]
+    assert {key: shard[key] for key in ("documents", "tokens", "bytes")} == {
+        key: part[key] for key in ("documents", "tokens", "bytes")
+    }
     for kind in ("bin", "idx"):
-        assert part[f"{kind}_sha256"] == hashlib.sha256((output / f"text.{kind}").read_bytes()).hexdigest()
+        assert shard[f"{kind}_sha256"] == hashlib.sha256((output / f"text.{kind}").read_bytes()).hexdigest()
     assert part["licences"] == {"the user's own text": 6}
     assert part["left_out"] == {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
     assert manifest["tokenizer"] == {
@@ -186,47 +190,3 @@ def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert manifest["components"]["code"]["licences"] == {"PSF-2.0": manifest["components"]["code"]["documents"]}
     assert len(manifest["components"]["documentation"]["licences"]) > 3
     assert prepare(output, None, vocab_size=512) == manifest
-
-
-def test_blend_of_stand_ins() -> None:
-    manifest = {"components": {"code": {"prefix": "code"}, "documentation": {"prefix": "documentation"}}}
-    phase1 = {"common_crawl": 59, "code": 20, "math": 7, "technical": 10.5, "multilingual": 2, "domain": 1.5}
-    assert tiny.blend(manifest, phase1) == [
-        (pytest.approx(0.2), Path("code")),
-        (pytest.approx(0.8), Path("documentation")),
-    ]
-    assert tiny.blend(manifest, {"code": 30, "code_instruction": 20, "math": 0}) == [(1.0, Path("code"))]
-
-
-def test_blend_of_the_users_own_text() -> None:
-    assert tiny.blend({"components": {"text": {"prefix": "text"}}}, {"math": 40, "code": 59.99}) == [
-        (1.0, Path("text"))
-    ]
-
-
-def test_blend_of_components_prepared_under_their_own_names() -> None:
-    manifest = {"components": {"code": {"prefix": "code"}, "math": {"prefix": "x/math"}, "text": {"prefix": "text"}}}
-    assert tiny.blend(manifest, {"math": 50, "code": 30, "books": 20}) == [
-        (0.3, Path("code")),
-        (0.5, Path("x/math")),
-        (0.2, Path("text")),
-    ]
-
-
-def test_blend_without_data_for_a_component() -> None:
-    manifest = {"components": {"code": {"prefix": "code"}}}
-    with pytest.raises(UserError, match=r"'maths' has no data among code \(did you mean 'math'\?\)"):
-        tiny.blend(manifest, {"maths": 100})
-    with pytest.raises(UserError, match="'math' has no data among code"):
-        tiny.blend(manifest, {"math": 100})
-
-
-def test_every_published_mixture_has_stand_ins() -> None:
-    import yaml
-
-    facts = yaml.safe_load((Path(tiny.__file__).parents[1] / "recipes/spec/facts.yaml").read_text(encoding="utf-8"))
-    phases = facts["pretraining"]["phases"]
-    mixtures = [
-        entry["mixture"] for entry in [*phases, *phases[-1]["stages"]] if isinstance(entry.get("mixture"), dict)
-    ]
-    assert {name for mixture in mixtures for name in mixture} == set(tiny.STAND_INS)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import tokenizer
 from recipes import cli
+from recipes.spec import resolve_pretraining
+from recipes.training import run
 
 REFUSED = {
     "no data": ("phase1 --size tiny --data {tmp}/none", "manifest.json: not the manifest of prepared data"),
@@ -83,8 +86,60 @@ def test_a_stage_that_is_damaged_or_began_on_other_data(data, tmp_path, monkeypa
     (stage / "manifest.json").write_text('{"status": "fin')
     words = ["train", "phase1", "--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
     assert "manifest.json: not valid JSON" in _granite41(monkeypatch, capsys, *words)
-    (stage / "manifest.json").write_text('{"status": "running", "data": {"text": {"weight": 1.0, "bin_sha256": "0"}}}')
+    began = {"status": "running", "data": {"text": {"weight": 1.0, "bin_sha256": "0"}}}
+    began["tokenizer_fingerprint"] = json.loads((data / "manifest.json").read_text())["tokenizer"]["fingerprint"]
+    (stage / "manifest.json").write_text(json.dumps(began))
     assert "phase1: began on other data than" in _granite41(monkeypatch, capsys, *words)
+
+
+def _copied(data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(data, tmp_path / "data"))
+
+
+def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, capsys) -> None:
+    copied = _copied(data, tmp_path)
+    shutil.rmtree(copied / "tokenizer")
+    tokenizer.train([tokenizer.FINGERPRINT_TEXT], 258, copied / "tokenizer")
+    found, expected = (tokenizer.fingerprint(folder / "tokenizer")[:12] for folder in (copied, data))
+    words = ["train", "phase1", "--size", "tiny", "--data", str(copied), "--run-dir", str(tmp_path / "run")]
+    error = _granite41(monkeypatch, capsys, *words)
+    assert f"this tokenizer has fingerprint {found} but {copied}/manifest.json was written with {expected}" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_or_parent_of_another_tokenizer(data, tmp_path, monkeypatch, capsys) -> None:
+    stage = tmp_path / "run" / "phase1"
+    stage.mkdir(parents=True)
+    (stage / "manifest.json").write_text(
+        '{"status": "finished", "tokenizer_fingerprint": "0123456789abcdef", "data": {}}'
+    )
+    words = ["--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
+    assert "phase1: trained with tokenizer 0123456789ab but" in _granite41(
+        monkeypatch, capsys, "train", "phase1", *words
+    )
+    monkeypatch.setattr(run, "ready_recipe", resolve_pretraining)
+    assert "phase1: trained with tokenizer 0123456789ab but" in _granite41(
+        monkeypatch, capsys, "train", "phase2", *words, "split=900,100,0"
+    )
+    (stage / "manifest.json").write_text('{"status": "running"}')
+    assert "phase1: the stage is running, not finished" in _granite41(
+        monkeypatch, capsys, "train", "phase2", *words, "split=900,100,0"
+    )
+    assert not (tmp_path / "run" / "phase2").exists()
+
+
+def test_a_tokenizer_that_transformers_loads_otherwise(data, tmp_path, monkeypatch, capsys) -> None:
+    copied = _copied(data, tmp_path)
+    path = copied / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    words = ["train", "phase1", "--size", "tiny", "--data", str(copied), "--run-dir", str(tmp_path / "run")]
+    # NeMo's loader takes tokens from here that tokenizer.json does not have
+    token = {"content": "count", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    path.write_text(json.dumps(config | {"added_tokens_decoder": {"512": token | {"special": True}}}))
+    assert "transformers loads this tokenizer with fingerprint" in _granite41(monkeypatch, capsys, *words)
+    path.write_text(json.dumps(config | {"tokenizer_class": "NoSuchTokenizer"}))
+    assert "transformers cannot load this tokenizer" in _granite41(monkeypatch, capsys, *words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_unfinished_checkpoints_are_never_the_latest(tmp_path) -> None:

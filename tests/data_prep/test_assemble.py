@@ -1,0 +1,182 @@
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep import indexed, tokenizer
+from data_prep.assemble import assemble
+from recipes import cli
+from recipes.spec.errors import UserError
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    tokenizer.train([tokenizer.FINGERPRINT_TEXT], 258, tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> Path:
+    """Write a component as `granite41 data tokenize` does, a shard for each list of texts."""
+    folder.mkdir()
+    shards = []
+    for number, documents in enumerate(texts):
+        prefix = folder / f"shard-{number:05d}"
+        counts = indexed.write(prefix, documents, tokenizer.load(tokenizer_folder))
+        shard = {"prefix": prefix.name, "documents": len(documents), "tokens": int(counts.sum())}
+        shard["bytes"] = sum(len(text.encode()) for text in documents)
+        for kind in ("bin", "idx"):
+            shard[f"{kind}_sha256"] = hashlib.sha256(Path(f"{prefix}.{kind}").read_bytes()).hexdigest()
+        shards.append(shard)
+    write(
+        folder,
+        {
+            **{key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "bytes")},
+            "sources": ["somewhere"],
+            "licences": {"CC0-1.0": 3},
+            "tokenizer": {
+                "fingerprint": tokenizer.fingerprint(tokenizer_folder),
+                "vocab_size": 258,
+                "end_of_text": 0,
+            },
+            "shards": shards,
+        },
+    )
+    return folder
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def code(tmp_path: Path, tokenizer_folder: Path) -> Path:
+    return component(tmp_path / "code", tokenizer_folder, [["a = 1", "b = 2"], ["c = 3"], []])
+
+
+def test_a_data_folder_of_two_components(
+    tmp_path: Path, tokenizer_folder: Path, code: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    component(tmp_path / "web", tokenizer_folder, [["some text"]])
+    monkeypatch.chdir(tmp_path)
+    words = ["data", "assemble", "--output", "out/data", "--tokenizer", "tokenizer", "code=code", "common_crawl=web"]
+    monkeypatch.setattr(sys, "argv", ["granite41", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    assert capsys.readouterr().out.splitlines() == [
+        "code: 2 shards, 3 documents, 18 tokens",
+        "common_crawl: 1 shards, 1 documents, 10 tokens",
+    ]
+    data, made = tmp_path / "out/data", read(tmp_path / "out/data")
+    part = made["components"]["code"]
+    # the shard without a document is left out
+    assert [shard["prefix"] for shard in part["shards"]] == ["../../code/shard-00000", "../../code/shard-00001"]
+    assert (data / f"{part['shards'][1]['prefix']}.bin").stat().st_size == 2 * part["shards"][1]["tokens"]
+    assert part["shards"][0] == read(code)["shards"][0] | {"prefix": "../../code/shard-00000"}
+    assert {key: part[key] for key in ("documents", "tokens", "licences", "sources")} == {
+        "documents": 3,
+        "tokens": 18,
+        "licences": {"CC0-1.0": 3},
+        "sources": ["somewhere"],
+    }
+    fingerprint = tokenizer.fingerprint(tokenizer_folder)
+    assert made["tokenizer"] == {"folder": "tokenizer", "vocab_size": 258, "fingerprint": fingerprint}
+    assert tokenizer.fingerprint(data / "tokenizer") == fingerprint
+    assert sorted(file.name for file in (data / "tokenizer").iterdir()) == [
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def _unfinished(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def _empty(folder: Path) -> None:
+    write(folder, read(folder) | {"documents": 0, "tokens": 0, "bytes": 0, "shards": []})
+
+
+def _sums(folder: Path) -> None:
+    write(folder, read(folder) | {"documents": 4})
+
+
+def _lost(folder: Path) -> None:
+    (folder / "shard-00001.idx").unlink()
+
+
+def _cut(folder: Path) -> None:
+    with (folder / "shard-00000.bin").open("r+b") as file:
+        file.truncate(5)
+
+
+def _index_of_another(folder: Path) -> None:
+    (folder / "shard-00000.idx").write_bytes((folder / "shard-00001.idx").read_bytes())
+
+
+def _twice(folder: Path) -> None:
+    manifest = read(folder)
+    manifest["shards"][2] = manifest["shards"][1]
+    write(
+        folder, manifest | {key: manifest[key] + manifest["shards"][1][key] for key in ("documents", "tokens", "bytes")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (_unfinished, "code/manifest.json: not the manifest of a tokenized component"),
+        (_empty, "code/manifest.json: the component holds no document"),
+        (_sums, r"code/manifest.json: states \{'documents': 4"),
+        (_lost, "code/shard-00001.idx: no such file"),
+        (_cut, "code/shard-00000.bin: has 5 bytes but the manifest's 2 documents of 12 tokens take 24"),
+        (_index_of_another, "code/shard-00000.idx: has 62 bytes but the manifest's 2 documents of 12 tokens take 82"),
+        (_twice, "code/shard-00001: holds the same tokens as .*code/shard-00001 and would be read twice"),
+    ],
+)
+def test_a_damaged_component_is_refused(tmp_path: Path, tokenizer_folder: Path, code: Path, damage, sentence) -> None:
+    damage(code)
+    with pytest.raises(UserError, match=sentence):
+        assemble(tmp_path / "data", tokenizer_folder, {"code": code})
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_component_of_another_tokenizer_is_refused(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
+    tokenizer.train([tokenizer.FINGERPRINT_TEXT * 5], 300, tmp_path / "other")
+    web = component(tmp_path / "web", tmp_path / "other", [["text"]])
+    one, other = (tokenizer.fingerprint(folder)[:12] for folder in (tokenizer_folder, tmp_path / "other"))
+    with pytest.raises(UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"):
+        assemble(tmp_path / "data", tokenizer_folder, {"code": code, "web": web})
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["code"], "code: expected NAME=COMPONENT_DIR"),
+        (["code=a", "code=b"], "code=b: component 'code' is a already"),
+    ],
+)
+def test_words_that_are_no_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, words, sentence) -> None:
+    command = [
+        "granite41",
+        "data",
+        "assemble",
+        "--output",
+        str(tmp_path / "data"),
+        "--tokenizer",
+        str(tmp_path),
+        *words,
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
