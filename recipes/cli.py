@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from data_prep.cli import data_app
+from recipes.many_values import ManyValues
 from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
 from recipes.tables import human, print_table
 
@@ -119,9 +120,36 @@ def show(
     )
 
 
+@app.command("check")
+def check_recipes(
+    size: SizeOption,
+    stage: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="One stage  [default: all of pre-training and long context]")
+    ] = None,
+    overrides: OverridesArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove a recipe without GPUs: its arithmetic, its memory (an estimate), and the real model's shards."""
+    from recipes.check import check_stages
+
+    checks = [(name, check) for name, found in check_stages(size, stage, overrides or []).items() for check in found]
+    if as_json:
+        typer.echo(json.dumps([{"size": size, "stage": name, **vars(check)} for name, check in checks], indent=2))
+    else:
+        print_table(
+            ["stage", "check", "result", "found", "expected"],
+            [[name, check.name, "ok" if check.ok else "FAILED", check.found, check.expected] for name, check in checks],
+        )
+    failed = [(name, check) for name, check in checks if not check.ok]
+    for name, check in failed:
+        print(f"granite41: {name}, {check.name} FAILED: {check.found}; expected {check.expected}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
 @app.command("run")
 def run_stages(
-    stage: StageArgument,
+    stages: Annotated[str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")],
     size: SizeOption,
     overrides: OverridesArgument = None,
     on: Annotated[str, typer.Option("--on", help="Where to run: local.")] = "local",
@@ -130,15 +158,18 @@ def run_stages(
     devices: Annotated[
         int | None, typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's]")
     ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER.")
+    ] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
 ) -> None:
-    """Run a stage and what belongs to it: data (size tiny), training, export, generation, report."""
+    """Run stages and what belongs to them: data (size tiny), training, export, report, generation."""
     from recipes import pipeline
 
     if on != "local":
         raise UserError(f"--on {on}: no such place; stages run with --on local")
     run_folder = run_dir or Path("runs") / size
-    chain = pipeline.tasks(stage, size, run_folder, data, devices, overrides or [])
+    chain = pipeline.tasks(stages, size, run_folder, data, devices, overrides or [], init)
     for task in chain:
         typer.echo(str(task))
     if dryrun:
@@ -157,11 +188,14 @@ def train(
     run_dir: Annotated[Path, typer.Option(help="The run's folder.")],
     data: Annotated[Path, typer.Option(help="A folder of prepared data.")],
     overrides: OverridesArgument = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Begin with this checkpoint or finished stage's folder  [default: the parent's]")
+    ] = None,
 ) -> None:
     """Train one stage in this process, or in each process of torchrun; continue it if it was interrupted."""
     from recipes.training.run import train as train_stage
 
-    train_stage(stage, size, run_dir, data, overrides or [])
+    train_stage(stage, size, run_dir, data, overrides or [], init)
 
 
 @app.command("export")
@@ -180,13 +214,51 @@ def export_checkpoint(
 
 @app.command("import")
 def import_folder(
-    hf: Annotated[Path, typer.Option("--hf", help="A Hugging Face folder of a GraniteForCausalLM.")],
+    hf: Annotated[str, typer.Option("--hf", help="A folder of a GraniteForCausalLM, or its name on the Hub.")],
     output: Annotated[Path, typer.Option(help="The NeMo checkpoint to write.")],
 ) -> None:
-    """Import a Hugging Face folder as a NeMo checkpoint."""
+    """Import a Hugging Face model as a NeMo checkpoint."""
+    from recipes.model.bridge.hf_folder import local_folder
+
+    source = local_folder(hf)
     from recipes.model.bridge.from_hf import import_hf
 
-    import_hf(hf, output)
+    import_hf(source, output)
+
+
+@app.command("merge", cls=ManyValues)
+def merge_checkpoints(
+    method: Annotated[str, typer.Option(help="linear, slerp or task.")],
+    parents: Annotated[
+        list[Path], typer.Option(help="Hugging Face folders, or NeMo checkpoints and finished stages' folders.")
+    ],
+    output: Annotated[Path, typer.Option(help="The checkpoint to write, of the parents' kind.")],
+    weights: Annotated[
+        list[float] | None, typer.Option(help="One for each parent; for slerp 1-t t. Negative ones as --weights=-0.5.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="For task: what the parents were trained from.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST..LAST[:STEP]", help="In place of --weights: the second's; the best is kept."),
+    ] = None,
+    short: Annotated[Path | None, typer.Option(help="For --sweep: short texts, JSON lines or a text file.")] = None,
+    long: Annotated[Path | None, typer.Option(help="For --sweep: long texts.")] = None,
+) -> None:
+    """Merge checkpoints into one: a weighted sum, SLERP, or task vectors added to a base."""
+    if (weights is None) == (sweep is None):
+        raise UserError("a merge needs either --weights or --sweep; give one of the two")
+    if (sweep is None) != (short is None) or (sweep is None) != (long is None):
+        raise UserError("--sweep, --short and --long belong together; give all three or none")
+    if weights is not None:
+        from recipes.merging.merge import merge
+
+        merge(method, parents, weights, output, base=base, say=typer.echo)
+    if sweep and short and long:
+        from recipes.merging.sweep import parse_sweep, text_evaluation
+        from recipes.merging.sweep import sweep as sweep_weights
+
+        candidates = parse_sweep(sweep)
+        sweep_weights(method, parents, candidates, output, text_evaluation(short, long), base=base, say=typer.echo)
 
 
 @app.command()
@@ -203,14 +275,42 @@ def generate(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> None:
-    """Write the run's report.md and print it."""
+    """Write the run's report.md and report.html, and print the former."""
     from recipes.report import write_report
 
     path = write_report(run_dir)
-    typer.echo(path.read_text() + f"\n{path}")
+    typer.echo(path.read_text(encoding="utf-8") + f"\n{path}\n{path.with_suffix('.html')}")
+
+
+plot_app = typer.Typer(
+    help="Draw the recipes as pictures.", no_args_is_help=True, rich_markup_mode=None, suggest_commands=False
+)
+PictureOption = Annotated[Path | None, typer.Option(help="A .png or .svg file  [default: plots/COMMAND.png]")]
+PlotSizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
+
+
+@plot_app.command("lr")
+def plot_lr(size: PlotSizeOption = "8b", output: PictureOption = None) -> None:
+    """Draw the learning rate over pre-training and long-context extension."""
+    from recipes import plots
+
+    output = output or Path("plots/lr.png")
+    plots.plot_lr(size, output)
+    typer.echo(str(output))
+
+
+@plot_app.command("mixture")
+def plot_mixture(size: PlotSizeOption = "8b", output: PictureOption = None) -> None:
+    """Draw the data mixture of each stage of pre-training and long-context extension."""
+    from recipes import plots
+
+    output = output or Path("plots/mixture.png")
+    plots.plot_mixture(size, output)
+    typer.echo(str(output))
 
 
 app.add_typer(data_app, name="data")
+app.add_typer(plot_app, name="plot")
 
 
 if __name__ == "__main__":

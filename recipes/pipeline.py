@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.spec import UserError
-from recipes.training.run import model_parallel_size, ready_recipe
+from recipes.spec import SIZES, STAGES, UserError, resolve_pretraining, sizes_of
+from recipes.spec.resolve import require_known
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -29,35 +29,71 @@ class Task:
         return f"{self.name}: {processes} {shlex.join(self.arguments)}"
 
 
-def tasks(
-    stage: str, size: str, run_folder: Path, data: Path | None, devices: int | None, overrides: Sequence[str]
-) -> list[Task]:
-    """Return the tasks of one stage: prepare data (tiny only), train, export, generate from the export.
-
-    Args:
-        devices: processes to train with, a GPU each; as many as hold the model once when None.
+def stages_of(stages: str, size: str) -> list[str]:
+    """Return the stages that ``A`` or ``A..B`` names, in the order of the run, as far as ``size`` has them.
 
     Raises:
-        UserError: an unknown stage, size or override; a recipe that is still to come; a size that does not prepare
-            its own data, and none given.
+        UserError: an unknown stage, one that the size does not go through, or a range from a later to an earlier one.
     """
-    recipe = ready_recipe(stage, size, overrides)
+    first, dots, last = stages.partition("..")
+    for name in (first, last) if dots else (first,):
+        require_known("stage", name, STAGES)
+        if size not in sizes_of(name):
+            raise UserError(f"{name}: {size} does not go through it, only {', '.join(sizes_of(name))}; leave it out")
+    chain = [name for name in STAGES if size in sizes_of(name)]
+    begin, end = chain.index(first), chain.index(last if dots else first)
+    if begin > end:
+        raise UserError(f"{stages}: {first} comes after {last}; name the earlier stage first")
+    return chain[begin : end + 1]
+
+
+def tasks(
+    stages: str,
+    size: str,
+    run_folder: Path,
+    data: Path | None,
+    devices: int | None,
+    overrides: Sequence[str],
+    init: str | None = None,
+) -> list[Task]:
+    """Return the tasks of a chain: prepare data (tiny only); train, export and report each stage; generate at the end.
+
+    Args:
+        stages: ``A`` or ``A..B``.
+        devices: processes to train with, a GPU each; as many as hold the model once when None.
+        overrides: for every stage of the chain.
+        init: what the first stage begins with in place of its parent: a NeMo checkpoint, a finished stage's folder, or
+            ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
+
+    Raises:
+        UserError: an unknown stage, size or override; a stage of another kind; a size that does not prepare its own
+            data, and none given.
+    """
+    require_known("size", size, SIZES)
+    names = stages_of(stages, size)
+    recipes = {name: resolve_pretraining(name, size, overrides) for name in names}
     chain = []
     if data is None:
         if size != "tiny":
             raise UserError(f"size {size} needs prepared data: name its folder with --data")
-        data = run_folder / "data"
-        chain.append(
-            Task("data", ("data", "tiny", "--output", str(data), f"--vocab-size={recipe.model.vocab_size.value}"))
-        )
-    folder = run_folder / stage
-    where = ("--run-dir", str(run_folder), "--data", str(data))
-    processes = devices or model_parallel_size(recipe)
-    chain.append(Task(stage, ("train", stage, "--size", size, *where, *overrides), processes))
-    if not (folder / "hf").exists():
-        chain.append(Task(f"{stage}-export", ("export", "--checkpoint", str(folder), "--output", str(folder / "hf"))))
-    chain.append(Task(f"{stage}-generate", ("generate", str(folder / "hf"))))
-    chain.append(Task("report", ("report", "--run-dir", str(run_folder))))
+        data, vocab_size = run_folder / "data", recipes[names[0]].model.vocab_size.value
+        chain.append(Task("data", ("data", "tiny", "--output", str(data), f"--vocab-size={vocab_size}")))
+    if init and init.startswith("hf:"):
+        imported = run_folder / "init"
+        if not imported.exists():
+            chain.append(Task("init", ("import", "--hf", init.removeprefix("hf:"), "--output", str(imported))))
+        init = str(imported)
+    for name, recipe in recipes.items():
+        folder = run_folder / name
+        where = ("--run-dir", str(run_folder), "--data", str(data))
+        begin = ("--init", init) if init and name == names[0] else ()
+        processes = devices or recipe.parallelism.gpus_per_replica
+        chain.append(Task(name, ("train", name, "--size", size, *where, *begin, *overrides), processes))
+        if not (folder / "hf").exists():
+            words = ("export", "--checkpoint", str(folder), "--output", str(folder / "hf"))
+            chain.append(Task(f"{name}-export", words))
+        chain.append(Task(f"{name}-report", ("report", "--run-dir", str(run_folder))))
+    chain.append(Task("generate", ("generate", str(run_folder / names[-1] / "hf"))))
     return chain
 
 

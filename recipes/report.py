@@ -1,10 +1,12 @@
-"""The run's report: one Markdown table over the stages, from their manifests."""
+"""The run's report: ``report.md`` and ``report.html``, from what the stages have written so far."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recipes.spec import STAGES
+from recipes.report_data import RunReport, Table, merge_table, read_run, text
+from recipes.report_html import page
+from recipes.spec import UserError
 from recipes.spec.files import write_text
-from recipes.training.stage_folder import read_manifest
 
 COLUMNS = (
     "stage",
@@ -16,42 +18,63 @@ COLUMNS = (
     "seconds",
     "checkpoint",
     "Hugging Face folder",
+    "steps",
+    "tokens done",
+    "tokens of the run",
+    "tokens/s",
 )
+# what Markdown and the HTML inside it take for markup
+MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in "\\`*[]|#"}}
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``report.md`` for what the run has done so far and return its path.
+    """Write ``report.md`` and ``report.html`` for what the run has done so far and return the former's path.
 
     Losses and entropies are in nats per token. The unigram entropy is that of the training blend's token counts: what
-    a model that knows how often each token occurs, and nothing else, would score.
+    a model that knows how often each token occurs, and nothing else, would score. A file that is missing or damaged is
+    named in the report.
+
+    Raises:
+        UserError: there is no such folder.
     """
-    lines = [f"# Run {run_folder.name}", "", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
-    for stage in STAGES:
-        manifest = read_manifest(run_folder / stage)
-        if not manifest:
-            continue
-        loss, entropy = manifest.get("validation_loss"), manifest.get("unigram_entropy")
-        exported = run_folder / stage / "hf"
-        lines.append(
-            _row(
-                [
-                    stage,
-                    manifest["status"],
-                    f"{manifest['tokens']:,}",
-                    f"{loss:.3f}" if loss else "-",
-                    f"{entropy:.3f}" if entropy else "-",
-                    f"{1 - loss / entropy:.1%}" if loss and entropy else "-",
-                    f"{manifest['seconds']:.0f}",
-                    f"{stage}/{manifest['checkpoint']}" if manifest.get("checkpoint") else "-",
-                    f"{stage}/hf" if exported.is_dir() else "-",
-                ]
-            )
-        )
-    lines += ["", "Losses and entropies in nats per token; the unigram entropy is that of the training blend.", ""]
+    if not run_folder.is_dir():
+        raise UserError(f"{run_folder}: no such folder, expected a run's; name the one that `granite41 run` wrote")
+    report = read_run(run_folder)
     path = run_folder / "report.md"
-    write_text(path, "\n".join(lines))
+    write_text(path, _markdown(report))
+    write_text(path.with_suffix(".html"), page(report))
     return path
 
 
-def _row(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _markdown(report: RunReport) -> str:
+    rows = [[stage.cells()[column] for column in COLUMNS] for stage in report.stages]
+    lines = [f"# Run {_escaped(report.name)}", "", *_rows(COLUMNS, rows)]
+    if not report.stages:
+        lines += ["", "No stage has begun."]
+    lines += ["", "Losses and entropies in nats per token; the unigram entropy is that of the training blend."]
+    for stage in report.stages:
+        lines += ["", f"## {stage.name}: {stage.title}", ""]
+        if stage.error:
+            lines += [f"**Failed:** {_escaped(stage.error)}", ""]
+        lines += [f"- {name}: {_escaped(value)}" for name, value in stage.facts().items()]
+        for table in stage.tables():
+            lines += _table(table)
+    for path, merge in report.merges.items():
+        lines += _table(merge_table(path, merge))
+    if report.problems:
+        lines += ["", "## What could not be read", "", *(f"- {_escaped(problem)}" for problem in report.problems)]
+    return "\n".join([*lines, ""])
+
+
+def _table(table: Table) -> list[str]:
+    return ["", f"### {_escaped(table.title)}", "", *_rows(table.header, table.rows)]
+
+
+def _rows(header: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *([_escaped(cell) for cell in row] for row in rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _escaped(value: str) -> str:
+    """Return ``value`` on one line, for Markdown to show as it is."""
+    return "".join(MARKUP.get(character, character) for character in " ".join(text(value).split()))

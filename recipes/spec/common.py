@@ -10,6 +10,8 @@ Kind = Literal["pretrain", "long_context", "sft", "rl"]
 Status = Literal["ready", "planned"]
 OptimizerState = Literal["fresh", "carry"]
 Precision = Literal["bf16-mixed", "32"]
+GpuType = Literal["h100", "h200", "gb200", "cpu"]
+Recompute = Literal["none", "full"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,37 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How one model replica is split over GPUs; ``micro_batch_size`` is in sequences."""
+    """How the model is split over GPUs.
 
+    Attributes:
+        gpu_type: what the split is made for.
+        gpus: of the whole job; over ``gpus_per_replica`` they are the data-parallel replicas.
+        micro_batch_size: in sequences.
+        recompute: the activations that are computed again in the backward pass: none, or every layer's.
+    """
+
+    gpu_type: Sourced[GpuType]
+    gpus: Sourced[int]
     tensor_model_parallel_size: Sourced[int]
     pipeline_model_parallel_size: Sourced[int]
     context_parallel_size: Sourced[int]
     sequence_parallel: Sourced[bool]
     micro_batch_size: Sourced[int]
+    recompute: Sourced[Recompute]
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that hold one replica of the model."""
+        return (
+            self.tensor_model_parallel_size.value
+            * self.pipeline_model_parallel_size.value
+            * self.context_parallel_size.value
+        )
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Replicas of the model that share a batch; zero where the GPUs do not hold one."""
+        return self.gpus.value // self.gpus_per_replica
 
 
 @dataclass(frozen=True, kw_only=True)

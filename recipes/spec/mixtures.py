@@ -3,6 +3,8 @@
 from recipes.spec.origin import Sourced, published
 
 Mixture = dict[str, Sourced[float]]
+# percent by which a sum may miss 100: phase 3 is published to two decimals and sums to 100.01
+TOLERANCE = 0.1
 
 
 def _published(fact: str, percent: dict[str, float]) -> Mixture:

@@ -1,69 +1,163 @@
-"""How each size is split over GPUs of 80 GB or more (H100, GB200). Nothing of this is published."""
+"""How each size is split over GPUs, by GPU type and sequence length. IBM published the GPU type only (and SFT's GPUs).
 
+Three limits decide every entry:
+
+- Memory. :mod:`recipes.spec.memory` estimates it, ``granite41 check`` compares it with the GPU's.
+- The batch. It has 4M tokens in every stage, so at 8K tokens a GPU it feeds 512 replicas of the model's tensor- and
+  pipeline-parallel GPUs, whatever the sequence length: as the length grows, context parallelism takes over from data
+  parallelism and the number of GPUs stays.
+- The network. Tensor parallelism stays within the eight GPUs of a node on H100 and H200, the four of a tray on GB200.
+"""
+
+from dataclasses import replace
 from typing import Any
 
-from recipes.spec.common import Parallelism
-from recipes.spec.origin import assumed, derived
+from recipes.spec.common import GpuType, Parallelism, Recompute
+from recipes.spec.errors import UserError
+from recipes.spec.origin import Sourced, assumed, derived
 from recipes.spec.tree import PENDING, Rule
 
-_ONE = assumed(1, "not needed at this size and length")
-# context parallelism keeps the activations of at most this many tokens on a GPU
-TOKENS_PER_GPU = 16384
+# 10^9 bytes of one GPU
+GPU_MEMORY: dict[GpuType, Sourced[int]] = {
+    "h100": derived(80, "NVIDIA's data sheet of the H100 SXM"),
+    "h200": derived(141, "NVIDIA's data sheet of the H200 SXM"),
+    "gb200": derived(186, "NVIDIA's data sheet of the GB200 NVL72: 13.4 TB / 72 GPUs"),
+    "cpu": assumed(4, "what a laptop can spare"),
+}
+USABLE_MEMORY = assumed(0.9, "CUDA's context, NCCL's buffers and the allocator's fragments take the rest")
 
-# the 4K phases
-PARALLELISM = {
-    "3b": Parallelism(
-        tensor_model_parallel_size=assumed(1, "weights, gradients and a sharded optimizer fit one 80 GB GPU"),
-        pipeline_model_parallel_size=_ONE,
-        context_parallel_size=_ONE,
-        sequence_parallel=PENDING,
-        micro_batch_size=assumed(2, "8K tokens of activations and fp32 logits of 100,352 entries fit 80 GB"),
-    ),
-    "8b": Parallelism(
-        tensor_model_parallel_size=assumed(2, "halves weights and activations, so that 80 GB leave room"),
-        pipeline_model_parallel_size=_ONE,
-        context_parallel_size=_ONE,
-        sequence_parallel=PENDING,
-        micro_batch_size=assumed(2, "8K tokens of activations on two GPUs fit 80 GB"),
-    ),
-    "30b": Parallelism(
-        tensor_model_parallel_size=assumed(4, "fits the four GPUs of a GB200 node, within NVLink on H100"),
-        pipeline_model_parallel_size=assumed(2, "3.6B parameters a GPU with tensor parallelism 4 fit 80 GB"),
-        context_parallel_size=_ONE,
-        sequence_parallel=PENDING,
-        micro_batch_size=assumed(1, "the smallest keeps the pipeline bubble small"),
-    ),
-    "tiny": Parallelism(
-        tensor_model_parallel_size=assumed(1, "one CPU process"),
-        pipeline_model_parallel_size=assumed(1, "one CPU process"),
-        context_parallel_size=assumed(1, "one CPU process"),
-        sequence_parallel=PENDING,
-        micro_batch_size=PENDING,
-    ),
+GPU_TYPE: Sourced[GpuType] = derived("gb200", "infrastructure.gpus: thousands of GB200 NVL72")
+TOKENS_PER_GPU = assumed(
+    8192, "activations of 8K tokens fit 80 GB without recomputation, and 4M tokens a batch feed 512 replicas"
+)
+
+_ONE = assumed(1, "not needed at this size and length")
+_NO_RECOMPUTE: Sourced[Recompute] = assumed(
+    "none", "8K tokens of activations fit, fused attention stores no scores, and recomputing costs a third more time"
+)
+
+_3B = Parallelism(
+    gpu_type=PENDING,
+    gpus=assumed(512, "512 replicas, as many as the batch feeds"),
+    tensor_model_parallel_size=assumed(1, "weights, gradients and a sharded optimizer fit one 80 GB GPU"),
+    pipeline_model_parallel_size=_ONE,
+    context_parallel_size=_ONE,
+    sequence_parallel=PENDING,
+    micro_batch_size=assumed(2, "8K tokens of activations and logits of 100,352 entries fit 80 GB"),
+    recompute=_NO_RECOMPUTE,
+)
+_8B = Parallelism(
+    gpu_type=PENDING,
+    gpus=assumed(1024, "512 replicas, as many as the batch feeds, of two GPUs"),
+    tensor_model_parallel_size=assumed(2, "halves weights and activations to fit 80 GB, and doubles the GPUs in use"),
+    pipeline_model_parallel_size=_ONE,
+    context_parallel_size=_ONE,
+    sequence_parallel=PENDING,
+    micro_batch_size=assumed(2, "8K tokens of activations on two GPUs fit 80 GB"),
+    recompute=_NO_RECOMPUTE,
+)
+_30B = Parallelism(
+    gpu_type=PENDING,
+    gpus=assumed(2048, "512 replicas, as many as the batch feeds, of four GPUs; IBM's cluster has thousands"),
+    tensor_model_parallel_size=assumed(4, "the four GPUs of a GB200 tray, within a node's NVLink elsewhere"),
+    pipeline_model_parallel_size=assumed(1, "7.2B parameters and 8K tokens on a GPU fit 141 GB, without a bubble"),
+    context_parallel_size=_ONE,
+    sequence_parallel=PENDING,
+    micro_batch_size=assumed(2, "8K tokens of activations on four GPUs fit 141 GB"),
+    recompute=_NO_RECOMPUTE,
+)
+
+# the 4K phases; `parallelism` below derives the longer stages
+PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
+    "3b": {"h100": _3B, "h200": _3B, "gb200": _3B},
+    "8b": {"h100": _8B, "h200": _8B, "gb200": _8B},
+    "30b": {
+        "h100": replace(
+            _30B,
+            gpus=assumed(1024, "half of what the batch feeds, so that a step has micro-batches to fill the pipeline"),
+            pipeline_model_parallel_size=assumed(2, "7.2B parameters a GPU exceed 80 GB with 8K tokens, 3.7B do not"),
+            micro_batch_size=assumed(1, "the smallest: eight a step keep the pipeline's bubble at a ninth"),
+        ),
+        "h200": _30B,
+        "gb200": _30B,
+    },
+    "tiny": {
+        "cpu": Parallelism(
+            gpu_type=PENDING,
+            gpus=assumed(1, "one CPU process"),
+            tensor_model_parallel_size=assumed(1, "one CPU process"),
+            pipeline_model_parallel_size=assumed(1, "one CPU process"),
+            context_parallel_size=assumed(1, "one CPU process"),
+            sequence_parallel=PENDING,
+            micro_batch_size=PENDING,
+            recompute=assumed("none", "its activations are small"),
+        )
+    },
 }
 
+# alignment's batches are smaller than pre-training's
+SFT_GPUS = derived(64, "sft.hardware: 16 nodes x 4 GB200")
+RL_GPUS = assumed(64, "SFT's; not published")
 
-def parallelism(size: str, sequence_length: int) -> Parallelism:
-    """Return the split of ``size`` at ``sequence_length`` tokens: one sequence a micro batch from 8K tokens on."""
-    base = PARALLELISM[size]
-    if size == "tiny" or sequence_length <= 4096:
-        return base
-    context_parallel_size = max(1, sequence_length // TOKENS_PER_GPU)
-    return Parallelism(
-        tensor_model_parallel_size=base.tensor_model_parallel_size,
-        pipeline_model_parallel_size=base.pipeline_model_parallel_size,
+
+def parallelism(size: str, stage: str, sequence_length: int, gpu_type: Sourced[GpuType] | None = None) -> Parallelism:
+    """Return the split of ``size`` in ``stage``: one sequence a micro-batch above 4K tokens, cut into 8K a GPU.
+
+    Raises:
+        UserError: the size is not split for ``gpu_type`` (tiny for a GPU, the others for a CPU).
+    """
+    by_gpu_type = PARALLELISM[size]
+    if gpu_type is None:
+        gpu_type = GPU_TYPE if GPU_TYPE.value in by_gpu_type else assumed("cpu", "one CPU process")
+    if gpu_type.value not in by_gpu_type:
+        raise UserError(
+            f"parallelism.gpu_type is {gpu_type.value!r}, but size {size} is split for {', '.join(by_gpu_type)}"
+        )
+    split = replace(by_gpu_type[gpu_type.value], gpu_type=gpu_type)
+    if size == "tiny":
+        return split
+    if stage == "sft":
+        split = replace(split, gpus=SFT_GPUS)
+    elif stage.startswith("rl_"):
+        split = replace(split, gpus=RL_GPUS)
+    if sequence_length <= 4096:
+        return split
+    return replace(
+        split,
         context_parallel_size=assumed(
-            context_parallel_size, f"at most {TOKENS_PER_GPU:,} tokens of a sequence on a GPU"
+            max(1, sequence_length // TOKENS_PER_GPU.value),
+            f"at most {TOKENS_PER_GPU.value:,} tokens of a sequence on a GPU: {TOKENS_PER_GPU.why}",
         ),
-        sequence_parallel=base.sequence_parallel,
         micro_batch_size=assumed(1, "one long sequence fills the memory"),
     )
 
 
+def _from_table(name: str) -> Rule[Any]:
+    """Return the rule by which a column of the table follows the GPU type and the sequence length."""
+    return Rule(
+        f"parallelism.{name}",
+        ("parallelism.gpu_type", "sequence_length"),
+        lambda recipe: getattr(
+            parallelism(recipe.size, recipe.stage, recipe.sequence_length.value, recipe.parallelism.gpu_type), name
+        ),
+    )
+
+
 RULES: tuple[Rule[Any], ...] = (
+    *(
+        _from_table(name)
+        for name in (
+            "gpus",
+            "tensor_model_parallel_size",
+            "pipeline_model_parallel_size",
+            "context_parallel_size",
+            "micro_batch_size",
+            "recompute",
+        )
+    ),
     Rule(
         "parallelism.sequence_parallel",
-        ("parallelism.tensor_model_parallel_size",),
+        ("parallelism.tensor_model_parallel_size", "parallelism.gpu_type"),
         lambda recipe: derived(
             recipe.parallelism.tensor_model_parallel_size.value > 1, "tensor_model_parallel_size > 1"
         ),

@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
-from recipes.spec import parallelism, rl, sft, sizes, stages, tiny
-from recipes.spec.common import OptimizerState, Precision
+from recipes.spec import mixtures, parallelism, rl, sft, sizes, stages, tiny
+from recipes.spec.common import GpuType, OptimizerState, Precision, Recompute
 from recipes.spec.errors import UserError, nearest
 from recipes.spec.origin import Sourced
 from recipes.spec.rl import RlRecipe, RlStage
@@ -21,7 +21,12 @@ Recipe = PretrainRecipe | SftRecipe | RlRecipe
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in (*stages.PRETRAIN_STAGES, sft.SFT, *rl.RL_STAGES)}
 
-CHOICES = {"optimizer_state": get_args(OptimizerState), "precision": get_args(Precision)}
+CHOICES = {
+    "gpu_type": get_args(GpuType),
+    "optimizer_state": get_args(OptimizerState),
+    "precision": get_args(Precision),
+    "recompute": get_args(Recompute),
+}
 # every other number must be positive; the power schedule's exponent may have any sign
 MAY_BE_ZERO = {
     "bos_token_id",
@@ -51,7 +56,7 @@ def parent_of(stage: str, size: str) -> str | None:
     return chain[position - 1] if position else None
 
 
-def resolve(stage: str, size: str, overrides: Sequence[str] = ()) -> Recipe:
+def resolve(stage: str, size: str, overrides: Sequence[str] = (), *, fitting: bool = True) -> Recipe:
     """Return the recipe of ``stage`` for ``size`` with ``overrides`` applied.
 
     Args:
@@ -59,13 +64,14 @@ def resolve(stage: str, size: str, overrides: Sequence[str] = ()) -> Recipe:
         size: a key of :data:`SIZES`.
         overrides: ``key=value`` with a dot path as :func:`flatten` names it and a value in YAML, for example
             ``optimizer.betas=[0.9,0.99]``; what derives from an overridden value follows it.
+        fitting: whether to refuse values that do not fit together (see :func:`misfits`).
 
     Raises:
         UserError: an unknown stage, size or key, a size that the stage does not have, a malformed or mistyped
             override, or values that do not fit together.
     """
-    _known("stage", stage, STAGES)
-    _known("size", size, SIZES)
+    require_known("stage", stage, STAGES)
+    require_known("size", size, SIZES)
     if size not in sizes_of(stage):
         raise UserError(f"stage {stage} does not exist for size {size!r}; it has {', '.join(sizes_of(stage))}")
     recipe, rules = _build(stage, size)
@@ -75,23 +81,28 @@ def resolve(stage: str, size: str, overrides: Sequence[str] = ()) -> Recipe:
         for path, leaf in leaves.items():
             recipe = with_leaf(recipe, path, leaf)
         recipe = follow(recipe, rules, leaves)
-    _check(recipe)
+    misfit = next(misfits(recipe), None)
+    if fitting and misfit:
+        raise UserError(misfit)
     return recipe
 
 
-def resolve_pretraining(stage: str, size: str, overrides: Sequence[str] = ()) -> PretrainRecipe:
+def resolve_pretraining(
+    stage: str, size: str, overrides: Sequence[str] = (), *, fitting: bool = True
+) -> PretrainRecipe:
     """Return :func:`resolve`'s recipe of a stage of pre-training or long-context extension.
 
     Raises:
         UserError: as :func:`resolve`, and for a stage of another kind.
     """
-    recipe = resolve(stage, size, overrides)
+    recipe = resolve(stage, size, overrides, fitting=fitting)
     if not isinstance(recipe, PretrainRecipe):
         raise UserError(f"{stage} is no stage of pre-training; choose phase1 to phase4 or lce_32k to lce_512k")
     return recipe
 
 
-def _known(what: str, name: str, known: dict[str, Any]) -> None:
+def require_known(what: str, name: str, known: dict[str, Any]) -> None:
+    """Raise :class:`UserError` unless ``name`` is a key of ``known``."""
     if name not in known:
         raise UserError(f"unknown {what} {name!r}{nearest(name, known)}; known are {', '.join(known)}")
 
@@ -203,60 +214,61 @@ def _in_range(key: str, number: float) -> None:
         raise UserError(f"{key} is {number}, expected {expected}")
 
 
-def _check(recipe: Recipe) -> None:
-    """Raise :class:`UserError` for values that do not fit together."""
+def misfits(recipe: Recipe) -> Iterator[str]:
+    """Yield a sentence for each pair of values that do not fit together."""
     if max(recipe.optimizer.betas.value) >= 1:
-        raise UserError(f"optimizer.betas is {list(recipe.optimizer.betas.value)}, expected two numbers below 1")
+        yield f"optimizer.betas is {list(recipe.optimizer.betas.value)}, expected two numbers below 1"
 
     value = {path: leaf.value for path, leaf in flatten(recipe).items()}
     # training and validation are always read, so neither part may be empty
     if "split" in value and not re.fullmatch(r"[1-9]\d*,[1-9]\d*,\d+", value["split"]):
-        raise UserError(f"split is {value['split']!r}, expected three whole numbers such as 950,50,0, only the last 0")
+        yield f"split is {value['split']!r}, expected three whole numbers such as 950,50,0, only the last 0"
 
-    def divides(divisor: str, *multiples: str) -> None:
+    def divides(divisor: str, *multiples: str) -> Iterator[str]:
         for multiple in multiples:
             if value[multiple] % value[divisor]:
-                raise UserError(
-                    f"{divisor} {value[divisor]} does not divide {multiple} {value[multiple]}; choose a divisor"
-                )
+                yield f"{divisor} {value[divisor]} does not divide {multiple} {value[multiple]}; choose a divisor"
 
-    divides("model.num_query_groups", "model.num_attention_heads")
-    divides(
+    yield from divides("model.num_query_groups", "model.num_attention_heads")
+    yield from divides(
         "parallelism.tensor_model_parallel_size",
         "model.num_attention_heads",
         "model.num_query_groups",
         "model.ffn_hidden_size",
         "model.vocab_size",
     )
-    divides("parallelism.pipeline_model_parallel_size", "model.num_layers")
+    yield from divides("parallelism.pipeline_model_parallel_size", "model.num_layers")
     context_parallel_size = value["parallelism.context_parallel_size"]
     if context_parallel_size > 1 and value["sequence_length"] % (2 * context_parallel_size):
-        raise UserError(
+        yield (
             f"parallelism.context_parallel_size {context_parallel_size} cannot cut sequence_length "
             f"{value['sequence_length']} into two equal parts per GPU; choose a smaller power of two"
         )
     if value["parallelism.sequence_parallel"]:
         if value["parallelism.tensor_model_parallel_size"] == 1:
-            raise UserError(
-                "parallelism.sequence_parallel is true, but parallelism.tensor_model_parallel_size is 1; raise it"
+            yield "parallelism.sequence_parallel is true, but parallelism.tensor_model_parallel_size is 1; raise it"
+        elif value["sequence_length"] % (context_parallel_size * value["parallelism.tensor_model_parallel_size"]):
+            yield (
+                f"parallelism.tensor_model_parallel_size {value['parallelism.tensor_model_parallel_size']} does not "
+                f"divide sequence_length {value['sequence_length']} / context_parallel_size {context_parallel_size}, "
+                f"as sequence parallelism asks; choose a divisor, or parallelism.sequence_parallel=false"
             )
-        divides("parallelism.tensor_model_parallel_size", "sequence_length")
     if isinstance(recipe, RlRecipe):
-        divides("samples_per_prompt", "train_batch_size")
-        divides("parallelism.micro_batch_size", "train_batch_size")
+        yield from divides("samples_per_prompt", "train_batch_size")
+        yield from divides("parallelism.micro_batch_size", "train_batch_size")
     else:
-        divides("parallelism.micro_batch_size", "global_batch_size")
+        yield from divides("parallelism.micro_batch_size", "global_batch_size")
     if isinstance(recipe, PretrainRecipe):
         if value["tokens_per_batch"] != value["global_batch_size"] * value["sequence_length"]:
-            raise UserError(
+            yield (
                 f"tokens_per_batch is {value['tokens_per_batch']}, but global_batch_size x sequence_length is "
                 f"{value['global_batch_size'] * value['sequence_length']}; set only one of the two"
             )
         total = sum(percent.value for percent in recipe.mixture.values())
-        if abs(total - 100) > 0.1:
-            raise UserError(f"mixture sums to {total:g} percent, expected 100; set its other components as well")
+        if abs(total - 100) > mixtures.TOLERANCE:
+            yield f"mixture sums to {total:g} percent, expected 100; set its other components as well"
     if isinstance(recipe.schedule, LinearDecay) and value["schedule.warmup_tokens"] >= value["schedule.tokens"]:
-        raise UserError(
+        yield (
             f"schedule.warmup_tokens is {value['schedule.warmup_tokens']}, expected fewer than schedule.tokens "
             f"{value['schedule.tokens']}"
         )

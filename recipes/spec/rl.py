@@ -200,7 +200,7 @@ def build(stage: RlStage, model: Size, parent: str | None) -> RlRecipe:
         domains=stage.domains,
         optimizer=OPTIMIZER,
         optimizer_state=stage.optimizer_state,
-        parallelism=parallelism(model.name, stage.sequence_length.value),
+        parallelism=parallelism(model.name, stage.name, stage.sequence_length.value),
         precision=PRECISION,
         seed=SEED,
         checkpoint_every_steps=assumed(20, "a step generates 1,024 samples, so minutes; not published"),

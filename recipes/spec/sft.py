@@ -120,7 +120,7 @@ def build(stage: SftStage, model: Size, parent: str | None) -> SftRecipe:
         hidden_lr_divisor=HIDDEN_LR_DIVISOR,
         optimizer=OPTIMIZER,
         optimizer_state=stage.optimizer_state,
-        parallelism=parallelism(model.name, stage.sequence_length.value),
+        parallelism=parallelism(model.name, stage.name, stage.sequence_length.value),
         precision=PRECISION,
         seed=SEED,
         checkpoint_every_steps=assumed(1000, "25 checkpoints over the stage"),

@@ -28,7 +28,10 @@ class StageProgress(pl.Callback, IOMixin):
         self._file: TextIO | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the metrics file, without the steps that will be done again."""
+        """Open the metrics file, without the steps that will be done again, and set the first step's rate."""
+        for config in trainer.lr_scheduler_configs:
+            # an optimizer that was carried over from another stage brought that stage's rate
+            config.scheduler.apply()
         self._started, self._first_step = time.monotonic(), trainer.global_step
         if is_global_rank_zero():
             path = Path(self.metrics)

@@ -13,31 +13,37 @@ from data_prep.blend import MANIFEST, UNIGRAM_COUNTS, blend, component_weights
 from data_prep.entropy import blend_entropy
 from data_prep.tokenizer import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
 from recipes.spec import PretrainRecipe, UserError, resolve_pretraining
+from recipes.training.handoff import Start, start_of
 from recipes.training.stage_folder import (
-    finished_manifest,
     latest_checkpoint,
     read_manifest,
     write_manifest,
     write_recipe,
 )
 
-STAGE_MODULES = {"phase1": "recipes.phase1_general"}
+STAGE_MODULES = {
+    "phase1": "recipes.phase1_general",
+    "phase2": "recipes.phase2_math_code",
+    "phase3": "recipes.phase3_annealing",
+    "phase4": "recipes.phase4_refinement",
+    "lce_32k": "recipes.lce",
+    "lce_128k": "recipes.lce",
+    "lce_512k": "recipes.lce",
+}
 
 
-def ready_recipe(stage: str, size: str, overrides: Sequence[str] = ()) -> PretrainRecipe:
-    """Return the recipe of a stage that can be trained.
-
-    Raises:
-        UserError: an unknown stage, size or override, or a stage whose recipe is still to come.
-    """
-    recipe = resolve_pretraining(stage, size, overrides)
-    if recipe.status != "ready":
-        raise UserError(f"the recipe of {stage} is still to come; ready now: {', '.join(STAGE_MODULES)}")
-    return recipe
-
-
-def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequence[str] = ()) -> None:
+def train(
+    stage: str,
+    size: str,
+    run_folder: Path,
+    data: Path,
+    overrides: Sequence[str] = (),
+    init: Path | None = None,
+) -> None:
     """Train ``stage`` in ``run_folder/stage``; return at once if it is finished, continue if it was interrupted.
+
+    The stage begins with the weights of the stage before it, its own learning rate, and no sample consumed; the
+    manifest's ``start`` says from where, and whether the optimizer's moments came too.
 
     The manifest's ``ledger`` says how far this run has read each shard (``bin_sha256`` -> prefix, the training part's
     next document, epochs), ``ledger_before`` how far the stages before this one had; each stage reads on from there.
@@ -48,12 +54,13 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
         run_folder: the folder of the whole run.
         data: a folder of prepared data with its manifest.
         overrides: ``key=value`` as ``granite41 show`` names them.
+        init: a NeMo checkpoint, or a finished stage's folder, to begin with in place of the stage before.
 
     Raises:
         UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data,
-            another tokenizer than the data, the folder or the parent stage has, a parent that has not finished.
+            another tokenizer than the data, the folder or the parent stage has; and as :func:`handoff.start_of`.
     """
-    recipe = ready_recipe(stage, size, overrides)
+    recipe = resolve_pretraining(stage, size, overrides)
     folder = run_folder / stage
     prepared = _read_data(data)
     tokenizer = data / prepared["tokenizer"]["folder"]
@@ -64,9 +71,10 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
     _check_documents(data, shards, blended, recipe)
     _check_processes(recipe)
     manifest = read_manifest(folder)
-    parent = finished_manifest(run_folder / recipe.parent) if recipe.parent else {}
-    began = {folder: manifest, run_folder / recipe.parent: parent} if recipe.parent else {folder: manifest}
-    _check_fingerprints(data, prepared, began)
+    # what a stage has learned is its own; before its first checkpoint it begins again
+    continued = manifest.get("status") == "finished" or latest_checkpoint(folder) is not None
+    start = Start() if continued else start_of(recipe, run_folder, init)
+    _check_fingerprints(data, prepared, [(folder, manifest), (start.checkpoint, start.manifest)])
     trained_on = {
         str(prefix): {"weight": weight, **{key: shards[str(prefix)][key] for key in ("bin_sha256", "idx_sha256")}}
         for weight, prefix in blended
@@ -80,12 +88,16 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
     _check_loader(tokenizer)
     write_recipe(folder, recipe)
     # what a stage began with stays, whatever becomes of its parent's folder
-    ledger = manifest.get("ledger_before", parent.get("ledger", {}))
+    ledger = manifest.get("ledger_before", start.manifest.get("ledger", {}))
     manifest = {
         "stage": stage,
         "size": size,
         "status": "running",
         "parent": recipe.parent,
+        "start": manifest.get("start")
+        if continued
+        else {"checkpoint": str(start.checkpoint or "random weights"), "optimizer_state": start.optimizer_state},
+        "tokens_before": manifest["tokens_before"] if continued else start.tokens,
         "tokens": recipe.tokens_per_batch.value * recipe.steps.value,
         "tokenizer_fingerprint": prepared["tokenizer"]["fingerprint"],
         "data": trained_on,
@@ -97,7 +109,13 @@ def train(stage: str, size: str, run_folder: Path, data: Path, overrides: Sequen
         write_manifest(folder, manifest)
     started = time.monotonic()
     starts = {prefix: {**shards[prefix], **ledger.get(shards[prefix]["bin_sha256"], {})} for prefix in trained_on}
-    read, repeats = _fit(stage, size, overrides, folder, data, blended, tokenizer, starts)
+    try:
+        read, repeats = _fit(stage, size, overrides, folder, data, blended, tokenizer, starts, start)
+    except Exception as error:
+        if os.environ.get("RANK", "0") == "0":
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            write_manifest(folder, manifest | {"status": "failed", "error": reason})
+        raise
     if os.environ.get("RANK", "0") != "0":
         return
 
@@ -126,21 +144,25 @@ def _fit(
     blended: list[tuple[float, Path]],
     tokenizer: Path,
     shards: dict[str, dict[str, Any]],
+    start: Start,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Build the stage's ``nemo_run`` recipe and run it in this process.
 
     Args:
         shards: prefix -> ``component``, and ``next_document`` and ``epochs`` where earlier stages read it.
+        start: what the stage begins with, where it has no checkpoint of its own yet.
 
     Returns:
         Prefix -> ``next_document`` and ``epochs`` after the stage, and component -> epochs where any is read again.
     """
     import fiddle
+    import nemo_run as run
+    from nemo import lightning as nl
     from nemo.utils import logging
 
     # NeMo tells everything in folder/logs; the terminal gets the progress lines and what is wrong
     logging.set_verbosity(logging.ERROR)
-    recipe = importlib.import_module(STAGE_MODULES[stage]).recipe(
+    recipe = getattr(importlib.import_module(STAGE_MODULES[stage]), stage)(
         size,
         list(overrides),
         folder=str(folder),
@@ -157,6 +179,11 @@ def _fit(
     checkpoint = latest_checkpoint(folder)
     if checkpoint:
         recipe.resume.resume_from_path = str(checkpoint)
+    elif start.checkpoint:
+        recipe.resume.restore_config = run.Config(
+            nl.RestoreConfig, path=str(start.checkpoint), load_optim_state=start.optimizer_state == "carry"
+        )
+        print(f"{stage}: begins with {start.checkpoint}, optimizer moments {start.optimizer_state}", flush=True)
     pretrain = fiddle.build(recipe)
     pretrain()
     module = pretrain.keywords["data"]
@@ -199,7 +226,9 @@ def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
         )
 
 
-def _check_fingerprints(data: Path, prepared: dict[str, Any], manifests: dict[Path, dict[str, Any]]) -> None:
+def _check_fingerprints(
+    data: Path, prepared: dict[str, Any], manifests: Sequence[tuple[Path | None, dict[str, Any]]]
+) -> None:
     """Raise where the data was not encoded with its tokenizer, or a stage of ``manifests`` had another."""
     expected, tokenizer = prepared["tokenizer"]["fingerprint"], data / prepared["tokenizer"]["folder"]
     found = fingerprint(tokenizer)
@@ -208,7 +237,7 @@ def _check_fingerprints(data: Path, prepared: dict[str, Any], manifests: dict[Pa
             f"{tokenizer}: this tokenizer has fingerprint {found[:12]} but {data / MANIFEST} was written with "
             f"{expected[:12]}; put the data's own tokenizer back, or prepare the data again"
         )
-    for folder, manifest in manifests.items():
+    for folder, manifest in manifests:
         if manifest and manifest["tokenizer_fingerprint"] != expected:
             raise UserError(
                 f"{folder}: trained with tokenizer {manifest['tokenizer_fingerprint'][:12]} but {data} has "
@@ -255,7 +284,7 @@ def _check_processes(recipe: PretrainRecipe) -> None:
         raise UserError(
             f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on a cluster"
         )
-    world, needed = int(os.environ.get("WORLD_SIZE", "1")), model_parallel_size(recipe)
+    world, needed = int(os.environ.get("WORLD_SIZE", "1")), recipe.parallelism.gpus_per_replica
     if world % needed:
         raise UserError(
             f"{world} processes were started, but tensor x pipeline x context parallelism needs multiples of {needed}; "
@@ -267,13 +296,3 @@ def _check_processes(recipe: PretrainRecipe) -> None:
             f"global_batch_size {recipe.global_batch_size.value} is no multiple of the {sequences} sequences that "
             f"{world // needed} data-parallel ranks take at a time; lower parallelism.micro_batch_size"
         )
-
-
-def model_parallel_size(recipe: PretrainRecipe) -> int:
-    """Return the number of processes that hold one replica of the model."""
-    split = recipe.parallelism
-    return (
-        split.tensor_model_parallel_size.value
-        * split.pipeline_model_parallel_size.value
-        * split.context_parallel_size.value
-    )

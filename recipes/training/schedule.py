@@ -25,12 +25,15 @@ class TokenSchedule(LRScheduler):
     NeMo keeps the ``lr_mult`` of Megatron's parameter groups under the name ``pre_lr_mult``.
 
     Only the number of steps is kept in a checkpoint. The rate always comes from the schedule of the stage that runs,
-    never from a checkpoint of another stage.
+    never from a checkpoint of another stage; so do the optimizer's other settings.
     """
+
+    _SETTINGS = ("betas", "eps", "weight_decay")
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, tokens_per_step: int) -> None:
         self.schedule = schedule
         self.tokens_per_step = tokens_per_step
+        self._settings = [{name: group[name] for name in self._SETTINGS} for group in optimizer.param_groups]
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
@@ -45,8 +48,12 @@ class TokenSchedule(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the saved number of steps, at this schedule's rate."""
         self.last_epoch = state_dict["last_epoch"]
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = rate
+        self.apply()
+
+    def apply(self) -> None:
+        """Give every parameter group this stage's rate and settings, whatever a checkpoint has put there."""
+        for group, rate, settings in zip(self.optimizer.param_groups, self.get_lr(), self._settings, strict=True):
+            group.update(settings, lr=rate)
 
 
 class StageScheduler(LRSchedulerModule):

@@ -118,7 +118,7 @@ def nemo_side(
     from torch.utils.data.dataloader import _BaseDataLoaderIter
 
     logging.set_verbosity(logging.ERROR)
-    made = recipes.phase1_general.recipe(
+    made = recipes.phase1_general.phase1(
         "tiny",
         overrides,
         folder=str(folder),

@@ -8,7 +8,7 @@ import yaml
 
 from recipes.spec import SIZES, STAGES, Sourced, flatten, resolve, sizes_of
 from recipes.spec.origin import SOURCES
-from recipes.spec.parallelism import PARALLELISM
+from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU, USABLE_MEMORY
 from recipes.spec.tree import PENDING
 
 FACTS = yaml.safe_load(importlib.resources.files("recipes.spec").joinpath("facts.yaml").read_text(encoding="utf-8"))
@@ -28,6 +28,10 @@ def every_leaf() -> Iterator[tuple[str, Sourced]]:
     for name, stage in STAGES.items():
         # a table's pending values are computed by the recipe's rules
         yield from ((f"{name}: {path}", leaf) for path, leaf in flatten(stage).items() if leaf is not PENDING)
+    for name, by_gpu_type in PARALLELISM.items():
+        yield from ((f"{name}: {path}", leaf) for path, leaf in flatten(by_gpu_type).items() if leaf is not PENDING)
+    yield from ((f"memory of {gpu_type}", leaf) for gpu_type, leaf in GPU_MEMORY.items())
+    yield from (("tokens per GPU", TOKENS_PER_GPU), ("usable memory", USABLE_MEMORY))
     for stage, size in RECIPES:
         yield from ((f"{stage} {size}: {path}", leaf) for path, leaf in flatten(resolve(stage, size)).items())
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import resource
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -227,49 +226,3 @@ def test_one_stage_that_reads_everything_more_than_once(forked, words, tmp_path)
     assert read["epochs"] == pytest.approx(3201 / tokens, abs=40 / tokens)
     assert documents(found["train"]) == set(range(36))
     assert found["printed"] == f"code: {read['epochs']:.2f} epochs after this stage; documents are read again\n"
-
-
-UNUSED = {"prefix": "books", "next_document": 3, "epochs": 1.5}
-
-
-def _stages(data: Path, run_folder: Path, interrupted: bool) -> list[dict[str, Any]]:
-    """Train phase 2 after phase 1 with nothing but the bookkeeping; return what each start was given."""
-    from recipes.spec import resolve_pretraining
-    from recipes.training import run
-
-    starts: list[dict[str, Any]] = []
-
-    def fit(stage: str, size: str, overrides: Any, folder: Path, *rest: Any) -> tuple[dict, dict]:
-        starts.append(rest[-1])
-        if interrupted and len(starts) == 2:
-            raise KeyboardInterrupt
-        metrics = folder / "metrics/steps.jsonl"
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_text('{"step": 1, "val_loss": 5.0}\n')
-        return {prefix: {"next_document": 10 * len(starts), "epochs": 0.25} for prefix in rest[-1]}, {}
-
-    run._fit = fit
-    run.ready_recipe = resolve_pretraining
-    run.train("phase1", "tiny", run_folder, data, ["split=900,100,0"])
-    manifest = run.read_manifest(run_folder / "phase1")
-    run.write_manifest(run_folder / "phase1", manifest | {"ledger": manifest["ledger"] | {"another": UNUSED}})
-    if interrupted:
-        with pytest.raises(KeyboardInterrupt):
-            run.train("phase2", "tiny", run_folder, data, ["split=900,100,0"])
-        shutil.rmtree(run_folder / "phase1")
-    run.train("phase2", "tiny", run_folder, data, ["split=900,100,0"])
-    return starts
-
-
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_a_stage_starts_where_its_parent_stopped(forked, data, tmp_path, interrupted) -> None:
-    starts = forked(_stages, data, tmp_path, interrupted)
-    assert len(starts) == 2 + interrupted
-    assert "next_document" not in starts[0]["text"]
-    for start in starts[1:]:
-        assert (start["text"]["next_document"], start["text"]["epochs"]) == (10, 0.25)
-    manifest = json.loads((tmp_path / "phase2/manifest.json").read_text())
-    sha256 = manifest["data"]["text"]["bin_sha256"]
-    assert manifest["ledger_before"][sha256]["next_document"] == 10
-    assert manifest["ledger"][sha256] == {"prefix": "text", "next_document": 10 * len(starts), "epochs": 0.25}
-    assert manifest["ledger"]["another"] == UNUSED

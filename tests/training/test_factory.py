@@ -1,4 +1,4 @@
-"""Phase 1 as nemo-run knows it: found by its entry point, and what the plain layer says for every size."""
+"""Stages as nemo-run knows them: found by their entry points, and what the plain layer says for every size."""
 
 from importlib.metadata import entry_points
 
@@ -7,13 +7,14 @@ import pytest
 from recipes.spec import SIZES, resolve_pretraining
 
 
-def _built_by_name(size: str) -> dict:
+def _built_by_name(stage: str, size: str) -> dict:
     from nemo.collections import llm
     from nemo_run.cli.api import resolve_factory
 
-    (entry,) = [entry for entry in entry_points(group="nemo_run.cli") if entry.name == "granite41_phase1"]
-    entry.load()
-    recipe = resolve_factory(llm.pretrain, "granite41_phase1")(size=size)
+    for entry in entry_points(group="nemo_run.cli"):
+        if entry.value.startswith("recipes."):
+            entry.load()
+    recipe = resolve_factory(llm.pretrain, f"granite41_{stage}")(size=size)
     assert recipe.__fn_or_cls__ is llm.pretrain
     strategy, optim = recipe.trainer.strategy, recipe.optim
     return {
@@ -33,11 +34,16 @@ def _built_by_name(size: str) -> dict:
     }
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_factory_says_what_the_plain_layer_says(forked, size) -> None:
-    recipe = resolve_pretraining("phase1", size)
+CASES = [("phase1", size) for size in SIZES] + [
+    (stage, "8b") for stage in ("phase2", "phase3", "phase4", "lce_32k", "lce_128k", "lce_512k")
+]
+
+
+@pytest.mark.parametrize(("stage", "size"), CASES)
+def test_the_factory_says_what_the_plain_layer_says(forked, stage, size) -> None:
+    recipe = resolve_pretraining(stage, size)
     split = recipe.parallelism
-    assert forked(_built_by_name, size) == {
+    assert forked(_built_by_name, stage, size) == {
         "hidden_size": recipe.model.hidden_size.value,
         "rotary_base": recipe.rope_theta.value,
         "split": (

@@ -21,9 +21,9 @@ SETTINGS = [
 def _train(folder: Path, data: Path, overrides: list[str], checkpoint: Path | None = None, devices: int = 1) -> None:
     import fiddle
 
-    from recipes.phase1_general import recipe
+    from recipes.phase1_general import phase1
 
-    built = recipe(
+    built = phase1(
         "tiny",
         [*SETTINGS, *overrides],
         folder=str(folder),

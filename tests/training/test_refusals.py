@@ -9,8 +9,6 @@ import pytest
 
 from data_prep import tokenizer
 from recipes import cli
-from recipes.spec import resolve_pretraining
-from recipes.training import run
 
 REFUSED = {
     "no data": ("phase1 --size tiny --data {tmp}/none", "manifest.json: not the manifest of prepared data"),
@@ -18,7 +16,7 @@ REFUSED = {
         "phase1 --size tiny --data {data} model.vocab_size=384",
         "the tokenizer has 512 tokens but the model's vocabulary 384",
     ),
-    "planned stage": ("phase2 --size tiny --data {data}", "the recipe of phase2 is still to come; ready now: phase1"),
+    "planned stage": ("sft --size tiny --data {data}", "sft is no stage of pre-training; choose phase1 to phase4"),
     "stage of another kind": ("sft --size tiny --data {data}", "sft is no stage of pre-training"),
     "misspelt stage": ("phase11 --size tiny --data {data}", "did you mean 'phase1'?"),
     "misspelt key": ("phase1 --size tiny --data {data} token=5", "did you mean 'tokens'?"),
@@ -76,8 +74,47 @@ def test_dryrun_names_every_task_and_runs_none(tmp_path, monkeypatch, capsys) ->
         cli.main()
     assert not caught.value.code
     names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["data", "phase1", "phase1-export", "phase1-generate", "report"]
+    assert names == ["data", "phase1", "phase1-export", "phase1-report", "generate"]
     assert not (tmp_path / "run").exists()
+
+
+def test_dryrun_of_a_range_from_a_model_on_the_hub(tmp_path, monkeypatch, capsys) -> None:
+    words = ["run", "phase2..phase4", "--size", "8b", "--data", "d", "--run-dir", str(tmp_path / "run"), "--dryrun"]
+    monkeypatch.setattr(sys, "argv", ["granite41", *words, "--init", "hf:ibm-granite/granite-4.1-8b-base"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    lines = capsys.readouterr().out.splitlines()
+    stages = [f"{stage}{kind}" for stage in ("phase2", "phase3", "phase4") for kind in ("", "-export", "-report")]
+    assert [line.split(":")[0] for line in lines] == ["init", *stages, "generate"]
+    assert "import --hf ibm-granite/granite-4.1-8b-base" in lines[0]
+    assert f"--init {tmp_path}/run/init" in lines[1]
+    assert not any("--init" in line for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["phase3..phase1", "--size", "8b"], "phase3..phase1: phase3 comes after phase1; name the earlier stage first"),
+        (["phase1..lce_512k", "--size", "3b"], "lce_512k: 3b does not go through it, only 8b, 30b, tiny"),
+        (["phase1..phse4", "--size", "8b"], "unknown stage 'phse4' (did you mean 'phase4'?)"),
+        (["phase1..sft", "--size", "8b"], "sft is no stage of pre-training"),
+        (["phase1", "--size", "9b"], "unknown size '9b'"),
+    ],
+)
+def test_ranges_that_make_no_chain(tmp_path, monkeypatch, capsys, words, message) -> None:
+    more = ["--data", "d", "--run-dir", str(tmp_path / "run")]
+    assert message in _granite41(monkeypatch, capsys, "run", *words, *more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_neither_here_nor_on_the_hub(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    words = ["import", "--hf", "ibm-granite/granite-none", "--output", str(tmp_path / "nemo")]
+    assert "ibm-granite/granite-none: neither a folder here nor a model that the Hub gives" in _granite41(
+        monkeypatch, capsys, *words
+    )
+    assert not (tmp_path / "nemo").exists()
 
 
 def test_a_stage_that_is_damaged_or_began_on_other_data(data, tmp_path, monkeypatch, capsys) -> None:
@@ -116,10 +153,6 @@ def test_a_stage_or_parent_of_another_tokenizer(data, tmp_path, monkeypatch, cap
     words = ["--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
     assert "phase1: trained with tokenizer 0123456789ab but" in _granite41(
         monkeypatch, capsys, "train", "phase1", *words
-    )
-    monkeypatch.setattr(run, "ready_recipe", resolve_pretraining)
-    assert "phase1: trained with tokenizer 0123456789ab but" in _granite41(
-        monkeypatch, capsys, "train", "phase2", *words, "split=900,100,0"
     )
     (stage / "manifest.json").write_text('{"status": "running"}')
     assert "phase1: the stage is running, not finished" in _granite41(

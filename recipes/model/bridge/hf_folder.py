@@ -23,6 +23,26 @@ TOKENIZER_FILES = (
 )
 
 
+def local_folder(source: str) -> Path:
+    """Return ``source`` if it is a folder, else download the model that the Hub has under this name.
+
+    Raises:
+        UserError: neither a folder nor a model that can be reached.
+    """
+    if Path(source).exists() or source.startswith(("/", ".")):
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+    except Exception as error:  # the library lets its transports' own exceptions through
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source}: neither a folder here nor a model that the Hub gives ({type(error).__name__}: {reason}); check "
+            f"the name and the network"
+        ) from error
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json with transformers' defaults and ``head_dim`` filled in.
 

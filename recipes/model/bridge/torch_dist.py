@@ -85,6 +85,16 @@ class TorchDistCheckpoint:
                 f"{path}: damaged or not a checkpoint's metadata ({error}); use another checkpoint"
             ) from error
 
+    @property
+    def holds_optimizer(self) -> bool:
+        """Whether an optimizer's state was saved with the weights."""
+        return any(key.startswith("optimizer.") for key in self._tensors)
+
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """Return the shape of the model's tensor ``key``, the layers as the first axis; None if it is not there."""
+        tensor = self._tensors.get(_PREFIX + key)
+        return tuple(tensor.size) if tensor else None
+
     def dtype(self, weight: Weight) -> torch.dtype:
         """Return the type that the tensor of ``weight`` is stored in."""
         return self._tensors[_PREFIX + weight.key].properties.dtype

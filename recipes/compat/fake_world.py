@@ -1,0 +1,60 @@
+"""One process as a rank of a large job: process groups of any size without other processes, a model without memory.
+
+Nothing of Megatron-Core is patched. Torch's fake process group, in whose collectives nobody else takes part, belongs to
+torch's own tests (``torch.testing._internal``), and so may change: :func:`recipes.compat.cpu.check_versions` refuses
+any version but the one it was read in.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recipes.spec import UserError
+
+
+def without_gpus() -> None:
+    """Keep torch off this machine's GPUs: models are built on the meta device, through the CPU backend.
+
+    Raises:
+        UserError: torch was loaded before and has found GPUs, or a library is not of the CPU backend's version.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    from recipes.compat import cpu
+
+    if torch.cuda.is_available():
+        raise UserError("models are built here without GPUs, but torch has found some; set CUDA_VISIBLE_DEVICES=''")
+    try:
+        cpu.check_versions()
+    except RuntimeError as error:
+        raise UserError(f"{error}; the environment of `make setup` has the pinned ones") from error
+    cpu.install()
+
+
+@contextmanager
+def rank_of_world(rank: int, world_size: int, tensor: int, pipeline: int, context: int) -> Iterator[None]:
+    """Be ``rank`` of ``world_size`` with Megatron's parallel groups set up; new tensors are on the meta device.
+
+    Args:
+        rank: 0 to ``world_size - 1``.
+        world_size: a multiple of ``tensor * pipeline * context``, the sizes of the parallel groups.
+    """
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=tensor,
+            pipeline_model_parallel_size=pipeline,
+            context_parallel_size=context,
+            create_gloo_process_groups=False,
+        )
+        with torch.device("meta"):
+            yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()

@@ -1,0 +1,95 @@
+"""Hugging Face folders as parents of a merge, and as its result."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recipes.merging.files import read_at, sha256
+from recipes.merging.weighted_sum import Merge
+from recipes.model.bridge import hf_folder
+from recipes.model.bridge.mapping import Weight, weights
+from recipes.model.bridge.torch_dist import bytes_of
+
+# transformers' second name of the tied embedding, which a folder may hold a second time
+_EMBEDDING, _TIED = "model.embed_tokens.weight", "lm_head.weight"
+
+
+class HFParent:
+    """A Hugging Face folder of a Granite model.
+
+    Attributes:
+        location: the folder.
+        config: its config under config.json's names.
+        weights: one for each transformers tensor.
+        files: name of each safetensors file -> its bytes before the tensors, and the tensors in the order of the file.
+
+    Raises:
+        UserError: not such a folder, or damaged.
+    """
+
+    kind = "Hugging Face folder"
+    lost: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self.location = folder
+        self.config = hf_folder.read_config(folder)
+        planned = weights(self.config)
+        opened = hf_folder.open_tensors(folder, planned)
+        self.weights = [Weight(name, None, {name: shape}) for weight in planned for name, shape in weight.parts.items()]
+        by_name = {weight.key: weight for weight in self.weights}
+        by_name[_TIED] = by_name[_EMBEDDING]
+        self._dtypes = {name: file.get_slice(name)[:1].dtype for name, file in opened.items()}
+        self._places: dict[str, tuple[Path, int]] = {}
+        self.files: dict[str, tuple[bytes, list[Weight]]] = {}
+        for path in _safetensors(folder):
+            with path.open("rb") as file:
+                length = file.read(8)
+                header = file.read(int.from_bytes(length, "little"))
+            found = {name: entry["data_offsets"][0] for name, entry in json.loads(header).items() if name in by_name}
+            names = sorted(found, key=found.__getitem__)
+            self.files[path.name] = length + header, [by_name[name] for name in names]
+            self._places |= {name: (path, 8 + len(header) + start) for name, start in found.items()}
+
+    def dtype(self, weight: Weight) -> torch.dtype:
+        """Return the type that ``weight`` is stored in."""
+        return self._dtypes[weight.key]
+
+    def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
+        """Read the rows of ``weight`` from ``start`` into ``target``."""
+        path, place = self._places[weight.key]
+        read_at(path, place + start * target[0].nbytes, target)
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of config.json, and of the index or of the file's header: names, types, shapes, places."""
+        index = self.location / hf_folder.INDEX
+        if index.is_file():
+            listing = {index.name: sha256(index.read_bytes())}
+        else:
+            listing = {f"{name}, header": sha256(header) for name, (header, _) in self.files.items()}
+        return {hf_folder.CONFIG: sha256((self.location / hf_folder.CONFIG).read_bytes()), **listing}
+
+    def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
+        """Write the Hugging Face folder ``folder``: this one's files, with the merged numbers in them."""
+        for name in (hf_folder.CONFIG, "generation_config.json", hf_folder.INDEX):
+            if (self.location / name).is_file():
+                shutil.copyfile(self.location / name, folder / name)
+        hf_folder.copy_tokenizer(self.location, folder)
+        for name, (header, held) in self.files.items():
+            with (folder / name).open("wb") as file:
+                file.write(header)
+                for weight in held:
+                    for rows in merged.rows(weight):
+                        file.write(bytes_of(rows))
+            say(f"{name}: {len(held)} tensors")
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    if not (folder / hf_folder.INDEX).is_file():
+        return [folder / hf_folder.WEIGHTS]
+    index = json.loads((folder / hf_folder.INDEX).read_text(encoding="utf-8"))
+    return [folder / Path(name).name for name in sorted(set(index["weight_map"].values()))]

@@ -1,0 +1,86 @@
+"""The checkpoints that are merged: opened, compared and described."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.merging.hf import HFParent
+from recipes.merging.nemo import NemoParent
+from recipes.model.bridge import hf_folder
+from recipes.model.bridge.mapping import CONFIG_FIELDS
+from recipes.spec.errors import UserError
+from recipes.training.stage_folder import MANIFEST, final_checkpoint, read_manifest
+
+_TYPES = (torch.bfloat16, torch.float16, torch.float32)
+# a long-context stage changes the first two and no tensor's shape; the third is of use to random weights only
+MAY_DIFFER = ("rope_theta", "max_position_embeddings", "initializer_range")
+
+
+Parent = HFParent | NemoParent
+
+
+def open_parent(path: Path) -> Parent:
+    """Open a Hugging Face folder, a NeMo 2 checkpoint or a finished stage's folder.
+
+    Raises:
+        UserError: none of these, or damaged.
+    """
+    path = final_checkpoint(path) or path
+    if (path / "weights").is_dir():
+        return NemoParent(path)
+    if (path / hf_folder.CONFIG).is_file():
+        return HFParent(path)
+    raise UserError(
+        f"{path}: not a checkpoint; name a Hugging Face folder, a NeMo 2 checkpoint or a finished stage's folder"
+    )
+
+
+def check_alike(paths: list[Path], parents: list[Parent]) -> None:
+    """Check that the tensors of ``parents`` can be added.
+
+    Raises:
+        UserError: they are of two kinds, their configs differ beyond :data:`MAY_DIFFER`, or a tensor's type does.
+    """
+    first, name = parents[0], paths[0]
+    for other, path in zip(parents[1:], paths[1:], strict=True):
+        if other.kind != first.kind:
+            raise UserError(
+                f"{path} is a {other.kind}, but {name} a {first.kind}; export or import one so that both are the same"
+            )
+        differing = [
+            f"{field} {other.config[field]} for {first.config[field]}"
+            for field in CONFIG_FIELDS
+            if field not in MAY_DIFFER and other.config[field] != first.config[field]
+        ]
+        if differing:
+            raise UserError(f"{path}: another model than {name}: {', '.join(differing)}; merge sizes with themselves")
+        for weight in first.weights:
+            types = other.dtype(weight), first.dtype(weight)
+            if types[0] != types[1]:
+                raise UserError(
+                    f"{path}: {weight.key} is {types[0]}, but {types[1]} in {name}; convert one to the other's type"
+                )
+    for weight in first.weights:
+        if first.dtype(weight) not in _TYPES:
+            raise UserError(f"{name}: {weight.key} is {first.dtype(weight)}, but only bf16, fp16 and fp32 are merged")
+
+
+def describe(path: Path, parent: Parent) -> dict[str, Any]:
+    """Return what the manifest says of a parent: its path, kind, digests and the stage that it belongs to."""
+    location = parent.location
+    described: dict[str, Any] = {"path": str(path), "kind": parent.kind, "sha256": parent.digests()}
+    # STAGE/checkpoints/NAME and STAGE/hf
+    for stage in (location.absolute().parent.parent, location.absolute().parent):
+        manifest = read_manifest(stage) if (stage / MANIFEST).is_file() else {}
+        if "stage" not in manifest:
+            continue
+        described |= {name: manifest[name] for name in ("stage", "size")}
+        final = manifest.get("status") == "finished" and manifest["checkpoint"]
+        if location.parent.name == "checkpoints":
+            described["checkpoint"] = location.name
+        # the stage's tokens are those of its last checkpoint, which is also the one that is exported
+        if final and (location.name == "hf" or location.name == Path(final).name):
+            described |= {"checkpoint": Path(final).name, "tokens": manifest["tokens"]}
+        break
+    return described

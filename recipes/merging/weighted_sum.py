@@ -1,0 +1,179 @@
+"""Every method of merging is a weighted sum of the parents' tensors; only where its factors come from differs.
+
+``linear``: the sum of w_i x_i (model soups, arXiv 2203.05482).
+``task``: base + the sum of w_i (x_i - base) (task arithmetic, arXiv 2212.04089), the same as (1 - the sum of w_i) base
++ the sum of w_i x_i.
+``slerp``: spherical linear interpolation of two tensors, each taken as one vector (:func:`slerp_factors`).
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from recipes.model.bridge.mapping import Weight
+from recipes.spec.errors import UserError
+
+METHODS = ("linear", "slerp", "task")
+# numbers of a parent that a thread has in memory at a time; fewer cost calls, more leave the processor's cache
+CHUNK_ELEMENTS = 2**18
+_MOST_WORKERS = 8
+# mergekit 0.1.4, merge_methods/slerp.py: DOT_THRESHOLD and eps
+_PARALLEL = 0.9995
+_ZERO = 1e-8
+
+
+class Source(Protocol):
+    """Where the tensors of one parent are read from."""
+
+    def dtype(self, weight: Weight) -> torch.dtype:
+        """Return the type that ``weight`` is stored in."""
+
+    def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
+        """Read the rows of ``weight`` from ``start`` into ``target``, [rows, columns] of the stored type."""
+
+
+class Merge:
+    """A weighted sum of parents, read and computed a few rows at a time by threads that each take rows of their own.
+
+    Used as a context manager: torch's operations themselves run on one thread within it, as threads that wait for each
+    other at every operation are slow on a machine that does other work too.
+
+    Args:
+        method: one of :data:`METHODS`.
+        sources: the parents; for ``task`` the base comes first.
+        factors: of each source; for ``slerp`` ``(1 - t, t)``.
+    """
+
+    def __init__(self, method: str, sources: Sequence[Source], factors: Sequence[float]) -> None:
+        self.method, self.sources, self.factors = method, sources, factors
+        self._workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+    def __enter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(self._workers)
+        # used again and again: to get fresh memory from the kernel takes longer than to fill it
+        self._buffers = torch.empty(2 * self._workers, 3, CHUNK_ELEMENTS)
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
+
+    def rows(self, weight: Weight, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
+        """Yield the merged rows of ``weight`` from ``start`` to ``stop``, a few at a time.
+
+        Arithmetic is in fp32. A parent whose factor is 0 is not read, so that a factor of 1 gives its parent bit for
+        bit.
+
+        Yields:
+            [rows, columns] in the stored type, valid until the next.
+
+        Raises:
+            UserError: the result has a number that is not finite or too large for its type.
+        """
+        used = [
+            (source, factors)
+            for source, factors in zip(self.sources, self._row_factors(weight), strict=True)
+            if factors.any()
+        ]
+        dtype = self.sources[0].dtype(weight)
+        limit = torch.finfo(dtype).max
+
+        def merge(rows: slice, buffers: Tensor) -> Tensor:
+            total, term, stored = _shaped(buffers, weight, rows, dtype)
+            for number, (source, factors) in enumerate(used):
+                source.read_rows(weight, rows.start, stored)
+                if number == 0:
+                    total.copy_(stored).mul_(factors[rows])
+                else:
+                    total.addcmul_(term.copy_(stored), factors[rows])
+            lowest, highest = total.aminmax()
+            if not (lowest >= -limit and highest <= limit):
+                raise UserError(
+                    f"{next(iter(weight.parts))}: the merge is not finite in {dtype}; "
+                    "a parent has NaN or infinite numbers, or the weights are too large"
+                )
+            return stored.copy_(total)
+
+        return self._compute(merge, weight, start, stop)
+
+    def _row_factors(self, weight: Weight) -> list[Tensor]:
+        """Return each source's factors, [rows of ``weight``, 1]; with slerp its parts have different ones."""
+        if self.method != "slerp":
+            return [torch.full((weight.shape[0], 1), factor) for factor in self.factors]
+        of_parts = [slerp_factors(self.factors[1], *products) for products in self._dot_products(weight)]
+        rows = [shape[0] for shape in weight.parts.values()]
+        return [
+            weight.merge([torch.full((count, 1), factor) for count, factor in zip(rows, factors, strict=True)])
+            for factors in zip(*of_parts, strict=True)
+        ]
+
+    def _dot_products(self, weight: Weight) -> list[tuple[float, float, float]]:
+        """Return, for each part of ``weight``, the dot products of the two sources: a·b, a·a, b·b."""
+
+        def products(rows: slice, buffers: Tensor) -> Tensor:
+            a, b, stored = _shaped(buffers, weight, rows, self.sources[0].dtype(weight))
+            for source, numbers in zip(self.sources, (a, b), strict=True):
+                source.read_rows(weight, rows.start, stored)
+                numbers.copy_(stored)
+            squares = [torch.linalg.vector_norm(numbers, dim=1).square() for numbers in (a, b)]
+            return torch.stack([a.mul_(b).sum(1), *squares], dim=1)
+
+        by_row = torch.cat(list(self._compute(products, weight)))
+        sums = [part.sum(0, dtype=torch.float64).tolist() for part in weight.split(by_row)]
+        return [(dot, first_square, second_square) for dot, first_square, second_square in sums]
+
+    def _compute(
+        self, task: Callable[[slice, Tensor], Tensor], weight: Weight, start: int = 0, stop: int | None = None
+    ) -> Iterator[Tensor]:
+        """Yield what ``task`` returns for one chunk of rows after the other, while threads work on the next ones."""
+        stop = weight.shape[0] if stop is None else stop
+        step = max(1, CHUNK_ELEMENTS * weight.shape[0] // weight.elements)
+        waiting: deque[Future[Tensor]] = deque()
+        for number, first in enumerate(range(start, stop, step)):
+            if len(waiting) == len(self._buffers):
+                yield waiting.popleft().result()
+            buffers = self._buffers[number % len(self._buffers)]
+            waiting.append(self._pool.submit(task, slice(first, min(first + step, stop)), buffers))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[float, float]:
+    """Return the factors of the two vectors: sin((1 - t) angle) / sin(angle) and sin(t angle) / sin(angle).
+
+    As mergekit 0.1.4 has it (``merge_methods/slerp.py``), where the formula is Shoemake's (SIGGRAPH 1985): the angle is
+    that between the vectors scaled to length 1, the factors are applied to the vectors as they are. Vectors that are
+    nearly parallel or opposed (cosine beyond ±0.9995) get 1 - t and t. A vector no longer than 1e-8 is not scaled, so
+    that a zero vector counts as perpendicular.
+
+    Args:
+        t: 0 for the first vector, 1 for the second.
+        dot: their dot product.
+        first: the first one's with itself.
+        second: the second one's.
+    """
+    lengths = [math.sqrt(square) for square in (first, second)]
+    cosine = dot / math.prod(length if length > _ZERO else 1.0 for length in lengths)
+    if not abs(cosine) <= _PARALLEL:
+        return 1 - t, t
+    angle = math.acos(cosine)
+    return math.sin(angle - angle * t) / math.sin(angle), math.sin(angle * t) / math.sin(angle)
+
+
+def _shaped(buffers: Tensor, weight: Weight, rows: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return [rows, columns] of ``buffers`` three times: two in fp32, one in ``dtype``."""
+    count, columns = rows.stop - rows.start, weight.elements // weight.shape[0]
+    first, second, third = buffers
+    return (
+        first[: count * columns].view(count, columns),
+        second[: count * columns].view(count, columns),
+        third.view(dtype)[: count * columns].view(count, columns),
+    )

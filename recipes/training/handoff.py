@@ -1,0 +1,84 @@
+"""Where a stage begins: the weights of the stage before it, or of a checkpoint that the user names."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipes.spec import PretrainRecipe, Size, UserError
+from recipes.spec.common import OptimizerState
+from recipes.training.stage_folder import RECIPE, final_checkpoint, finished_manifest
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage begins with.
+
+    Attributes:
+        checkpoint: the NeMo checkpoint whose weights it takes; None for random weights.
+        optimizer_state: whether the optimizer's moments come from it too (``carry``) or begin at zero (``fresh``).
+        tokens: that the run has seen before the stage.
+        manifest: of the stage that left the checkpoint, as far as it is one.
+    """
+
+    checkpoint: Path | None = None
+    optimizer_state: OptimizerState = "fresh"
+    tokens: int = 0
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+def start_of(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Start:
+    """Return where ``recipe`` begins: at ``init`` if it is given, else at the end of its parent in ``run_folder``.
+
+    Args:
+        init: a NeMo checkpoint or the folder of a finished stage, of this or another run.
+
+    Raises:
+        UserError: no parent in the run and no ``init``; a stage that has not finished; another size's checkpoint; a
+            theta above this stage's.
+    """
+    if init is None and recipe.parent is None:
+        return Start()
+    source = init or run_folder / str(recipe.parent)
+    manifest = finished_manifest(source)
+    if not manifest and init is None:
+        raise UserError(
+            f"{run_folder}: {recipe.stage} starts from {recipe.parent}, which this run has not trained; run it first, "
+            f"or name a checkpoint with --init"
+        )
+    checkpoint = final_checkpoint(source) or source
+    holds_optimizer = _check_model(checkpoint, recipe.model)
+    if manifest:
+        _check_theta(source, recipe)
+    return Start(
+        checkpoint=checkpoint,
+        optimizer_state="carry" if recipe.optimizer_state.value == "carry" and holds_optimizer else "fresh",
+        tokens=manifest.get("tokens_before", 0) + manifest.get("tokens", 0),
+        manifest=manifest,
+    )
+
+
+def _check_model(checkpoint: Path, model: Size) -> bool:
+    """Check that a checkpoint is of the recipe's model; return whether it holds an optimizer's state."""
+    from recipes.model.bridge.torch_dist import TorchDistCheckpoint
+
+    weights = TorchDistCheckpoint(checkpoint / "weights")
+    expected = (model.num_layers.value, model.hidden_size.value, model.ffn_hidden_size.value)
+    found = weights.shape("decoder.layers.mlp.linear_fc2.weight")
+    if found != expected:
+        raise UserError(
+            f"{checkpoint}: (layers, hidden size, MLP width) are {found}, expected {expected} for {model.name}; name a "
+            f"checkpoint of that size"
+        )
+    return weights.holds_optimizer
+
+
+def _check_theta(parent: Path, recipe: PretrainRecipe) -> None:
+    """Raise where the rotary embedding's theta would go down: positions that the model knows would turn faster."""
+    before = yaml.safe_load((parent / RECIPE).read_text())["values"]["rope_theta"]["value"]
+    if before > recipe.rope_theta.value:
+        raise UserError(
+            f"{parent}: was trained with rope_theta {before:g}, and {recipe.stage} has {recipe.rope_theta.value:g}; "
+            f"theta must not go down, so raise rope_theta"
+        )
