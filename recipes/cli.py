@@ -233,9 +233,7 @@ def merge_checkpoints(
         list[Path], typer.Option(help="Hugging Face folders, or NeMo checkpoints and finished stages' folders.")
     ],
     output: Annotated[Path, typer.Option(help="The checkpoint to write, of the parents' kind.")],
-    weights: Annotated[
-        list[float] | None, typer.Option(help="One for each parent; for slerp 1-t t. Negative ones as --weights=-0.5.")
-    ] = None,
+    weights: Annotated[list[float] | None, typer.Option(help="One for each parent; for slerp 1-t t.")] = None,
     base: Annotated[Path | None, typer.Option(help="For task: what the parents were trained from.")] = None,
     sweep: Annotated[
         str | None,

@@ -7,7 +7,7 @@ from typer.core import TyperCommand
 class ManyValues(TyperCommand):
     """A command whose repeatable options also take their values in a row: ``--input A B`` is ``--input A --input B``.
 
-    Values end at the next word that begins with a dash; what follows ``--`` is left to the arguments.
+    Values end at the next option; a negative number is a value. What follows ``--`` is left to the arguments.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -22,7 +22,7 @@ class ManyValues(TyperCommand):
         for position, word in enumerate(args):
             if word == "--":
                 return super().parse_args(ctx, spread + args[position:])
-            if word.startswith("-") and word != "-":
+            if _is_option(word):
                 flag = word if word in flags else None
                 spread.append(word)
             elif flag and spread[-1] != flag:
@@ -30,3 +30,12 @@ class ManyValues(TyperCommand):
             else:
                 spread.append(word)
         return super().parse_args(ctx, spread)
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word names an option: it begins with a dash and is neither a lone one nor a negative number."""
+    try:
+        float(word)
+    except ValueError:
+        return word.startswith("-") and word != "-"
+    return False

@@ -20,6 +20,7 @@ OPTIONS = {
     "training.py": ["--steps", "1", "--blocks", "2"],
     "phase1_gpu.py": ["--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
+    "merge.py": ["--params", "1", "--rounds", "1"],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
 }
 
@@ -121,6 +122,19 @@ def test_export(started) -> None:
     figures = dict(re.findall(r"^(export|copy|export / copy|peak memory of the export): ([\d.]+)", out, re.MULTILINE))
     assert len(figures) == 4, out
     assert_positive({name: [float(value)] for name, value in figures.items()})
+
+
+def test_merge(started) -> None:
+    figures = rows(printed(started, "merge.py"))
+    assert_positive(figures)
+    assert list(figures) == ["copy", "granite41 merge, linear", "granite41 merge, slerp"]
+    # embedding; queries and output, keys and values, three matrices of the MLP, norms; the last norm
+    parameters = 12544 * 320 + (2 * 320 * 320 + 2 * 64 * 320 + 3 * 320 * 1024 + 2 * 320) + 320
+    for name, (seconds, speed, ratio, memory) in figures.items():
+        assert ratio == pytest.approx(seconds / figures["copy"][0], rel=0.2), name
+        # in MB; torch alone takes more than the copy
+        assert memory > (10 if name == "copy" else 100), name
+        assert seconds * speed == pytest.approx(3 * 2 * parameters / 1e6, rel=0.2), name
 
 
 def test_data_module(started) -> None:

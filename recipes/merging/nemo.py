@@ -21,14 +21,14 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from recipes.merging.files import read_at, sha256
-from recipes.merging.weighted_sum import Merge
+from recipes.merging.weighted_sum import Merge, chunk_rows
 from recipes.model.bridge.mapping import Weight, weights
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.spec.errors import UserError
 
-# a tensor is written in pieces of rows with at most so many numbers, as parallel ranks would
-PIECE_ELEMENTS = 2**25
+# a tensor is written in pieces of so many chunks of rows, as parallel ranks would write it
+PIECE_CHUNKS = 64
 
 
 class NemoParent(TorchDistCheckpoint):
@@ -157,14 +157,16 @@ class NemoParent(TorchDistCheckpoint):
 
 def _pieces(merged: Merge, weight: Weight, dtype: torch.dtype) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
     """Yield the merged tensor in pieces of rows, each with its place in the checkpoint's tensor."""
-    step = max(1, PIECE_ELEMENTS * weight.shape[0] // weight.elements)
+    step = PIECE_CHUNKS * chunk_rows(weight)
+    chunks = merged.rows(weight)
     layer = () if weight.layer is None else (weight.layer,)
     for first in range(0, weight.shape[0], step):
         sizes = (min(step, weight.shape[0] - first), *weight.shape[1:])
         offsets = (first, *[0] * (len(sizes) - 1))
         numbers = torch.empty(sizes, dtype=dtype)
         filled = numbers.view(sizes[0], -1)
-        for rows in merged.rows(weight, first, first + sizes[0]):
+        while len(filled):
+            rows = next(chunks)
             filled[: len(rows)] = rows
             filled = filled[len(rows) :]
         yield (

@@ -66,8 +66,8 @@ class Merge:
         self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads)
 
-    def rows(self, weight: Weight, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
-        """Yield the merged rows of ``weight`` from ``start`` to ``stop``, a few at a time.
+    def rows(self, weight: Weight) -> Iterator[Tensor]:
+        """Yield the merged rows of ``weight``, :func:`chunk_rows` of them at a time.
 
         Arithmetic is in fp32. A parent whose factor is 0 is not read, so that a factor of 1 gives its parent bit for
         bit.
@@ -102,7 +102,7 @@ class Merge:
                 )
             return stored.copy_(total)
 
-        return self._compute(merge, weight, start, stop)
+        return self._compute(merge, weight)
 
     def _row_factors(self, weight: Weight) -> list[Tensor]:
         """Return each source's factors, [rows of ``weight``, 1]; with slerp its parts have different ones."""
@@ -130,20 +130,22 @@ class Merge:
         sums = [part.sum(0, dtype=torch.float64).tolist() for part in weight.split(by_row)]
         return [(dot, first_square, second_square) for dot, first_square, second_square in sums]
 
-    def _compute(
-        self, task: Callable[[slice, Tensor], Tensor], weight: Weight, start: int = 0, stop: int | None = None
-    ) -> Iterator[Tensor]:
+    def _compute(self, task: Callable[[slice, Tensor], Tensor], weight: Weight) -> Iterator[Tensor]:
         """Yield what ``task`` returns for one chunk of rows after the other, while threads work on the next ones."""
-        stop = weight.shape[0] if stop is None else stop
-        step = max(1, CHUNK_ELEMENTS * weight.shape[0] // weight.elements)
+        stop, step = weight.shape[0], chunk_rows(weight)
         waiting: deque[Future[Tensor]] = deque()
-        for number, first in enumerate(range(start, stop, step)):
+        for number, first in enumerate(range(0, stop, step)):
             if len(waiting) == len(self._buffers):
                 yield waiting.popleft().result()
             buffers = self._buffers[number % len(self._buffers)]
             waiting.append(self._pool.submit(task, slice(first, min(first + step, stop)), buffers))
         while waiting:
             yield waiting.popleft().result()
+
+
+def chunk_rows(weight: Weight) -> int:
+    """Return how many rows of ``weight`` are computed at a time."""
+    return max(1, CHUNK_ELEMENTS * weight.shape[0] // weight.elements)
 
 
 def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def bf16_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def nemo_models(models: list[Path], forked: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The first two models as NeMo checkpoints, the second one saved by two pipeline ranks of two tensor ranks' kind."""
+    """The first two models as NeMo checkpoints, the second one as two tensor-parallel ranks save it."""
     base = tmp_path_factory.mktemp("nemo")
     for name, source in zip("ab", models[:2], strict=True):
         forked(import_in_fork, source, base / name)
@@ -208,7 +208,7 @@ def test_nemo_checkpoints_merge_into_one_that_nemo_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # small, so that chunks and pieces end inside of tensors
-    monkeypatch.setattr(nemo, "PIECE_ELEMENTS", 5000)
+    monkeypatch.setattr(nemo, "PIECE_CHUNKS", 5)
     monkeypatch.setattr(weighted_sum, "CHUNK_ELEMENTS", 1000)
     merge(method, nemo_models, [0.3, 0.7], tmp_path / "nemo", say=quiet)
     merge(method, models[:2], [0.3, 0.7], tmp_path / "hf", say=quiet)
@@ -341,7 +341,7 @@ def test_refused_parents_leave_nothing(case: str, method: str, models: list[Path
 
 
 def test_mixed_kinds_are_refused(models: list[Path], nemo_models: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a NeMo checkpoint, but .*a a Hugging Face folder"):
+    with pytest.raises(UserError, match=r"is a NeMo checkpoint, but .*a a Hugging Face folder"):
         merge("linear", [models[0], nemo_models[1]], [0.5, 0.5], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -419,8 +419,8 @@ def test_space_is_asked_for_before_writing(models: list[Path], tmp_path: Path, m
 
 
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
-    for name in "ab":
-        write_granite(tmp_path / name, hidden_size=1024, intermediate_size=4096, num_hidden_layers=4, vocab_size=8192)
+    write_granite(tmp_path / "a", hidden_size=1024, intermediate_size=4096, num_hidden_layers=3, vocab_size=16384)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
     size = (tmp_path / "a" / FILE).stat().st_size
     script = (
         "import sys; from pathlib import Path; from recipes.merging.merge import merge\n"

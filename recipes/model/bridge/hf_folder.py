@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, GraniteConfig, PreTrainedTokenizerBase
+from transformers import GraniteConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight
 from recipes.spec.errors import UserError
@@ -117,6 +118,9 @@ def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or it has tokens from ``vocab_size`` up.
     """
+    # takes three seconds to import
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         tokens = max(tokenizer.get_vocab().values()) + 1
