@@ -1,9 +1,12 @@
 """A data folder from tokenized components: one manifest over their shards, with the tokenizer that wrote them."""
 
 import json
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +24,98 @@ _ADDED_UP = ("documents", "tokens", "bytes")
 _INDEX_BYTES, _INDEX_BYTES_PER_DOCUMENT = 34 + 8, 4 + 8 + 8
 
 
-def parse_components(words: Sequence[str]) -> dict[str, Path]:
-    """Return name -> folder of words such as ``code=prepared/code``.
+@dataclass(frozen=True)
+class Source:
+    """A folder that ``granite41 data tokenize`` wrote, and its weight in its component; None leaves it to tokens."""
+
+    folder: Path
+    weight: float | None = None
+
+
+def parse_components(words: Sequence[str]) -> dict[str, list[Source]]:
+    """Return name -> sources of words such as ``code=prepared/code`` or ``math=prepared/finemath:0.7``.
 
     Raises:
-        UserError: a word of another form, or a name given twice.
+        UserError: a word of another form, or weights that are negative, all zero, or given for a part of a component.
     """
-    components: dict[str, Path] = {}
+    components: dict[str, list[Source]] = {}
     for word in words:
-        name, equals, folder = word.partition("=")
-        if not (name and equals and folder):
-            raise UserError(f"{word}: expected NAME=COMPONENT_DIR, such as code=prepared/code; name both")
-        if name in components:
-            raise UserError(f"{word}: component {name!r} is {components[name]} already; tokenize both into one folder")
-        components[name] = Path(folder)
+        name, equals, rest = word.partition("=")
+        if not (name and equals and rest):
+            raise UserError(f"{word}: expected NAME=DIR or NAME=DIR:WEIGHT, such as code=prepared/code; name both")
+        folder, colon, weight = rest.rpartition(":")
+        try:
+            source = Source(Path(folder), float(weight)) if colon else Source(Path(rest))
+        except ValueError:
+            source = Source(Path(rest))
+        components.setdefault(name, []).append(source)
+    for name, sources in components.items():
+        weights = [source.weight for source in sources if source.weight is not None]
+        if weights and len(weights) < len(sources):
+            raise UserError(
+                f"{name}: {len(weights)} of {len(sources)} sources have a weight; give all of them one, or none"
+            )
+        if any(not math.isfinite(weight) or weight < 0 for weight in weights) or (weights and not sum(weights)):
+            raise UserError(
+                f"{name}: its sources have weights {weights}, expected none below 0 and one above; correct them"
+            )
     return components
 
 
-def assemble(output: Path, tokenizer: Path, components: Mapping[str, Path]) -> dict[str, Any]:
+def assemble(output: Path, tokenizer: Path, components: Mapping[str, Sequence[Source]]) -> dict[str, Any]:
     """Write the data folder ``output``, which appears whole or not at all; the components' files stay where they are.
 
     Args:
         output: a folder that does not exist yet or is empty.
         tokenizer: the folder of the tokenizer that every component was encoded with; its files are copied.
-        components: name in the mixture -> folder that ``granite41 data tokenize`` wrote.
+        components: name in the mixture -> its sources.
 
     Returns:
         The manifest: ``components`` (name -> shards, each with its prefix relative to ``output``, documents, tokens,
-        bytes of text and SHA-256 of both files; their sums; sources and licences); ``tokenizer`` (folder, vocab_size,
-        fingerprint).
+        bytes of text, SHA-256 of both files and, where sources have weights, its ``share`` of the component; their
+        sums; sources and licences); ``tokenizer`` (folder, vocab_size, fingerprint).
 
     Raises:
         UserError: a component is unfinished, damaged, empty or of another tokenizer, a shard is given twice, or
             ``output`` holds something.
     """
     expected, entries = fingerprint(tokenizer), vocab_size(tokenizer)
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     seen: dict[str, Path] = {}
-    for name, folder in components.items():
-        component = _read(folder)
-        found = component.pop("fingerprint")
-        if found != expected:
-            raise UserError(
-                f"{folder}: was encoded with tokenizer {found[:12]} but {tokenizer} is {expected[:12]}; "
-                f"name the tokenizer that encoded it, or encode it again"
-            )
-        shards = []
-        for shard in component["shards"]:
-            if not shard["documents"]:
-                continue
-            prefix = folder / shard["prefix"]
-            _check_files(prefix, shard, token_type(entries))
-            if shard["bin_sha256"] in seen:
+    for name, sources in components.items():
+        part: dict[str, Any] = {
+            "shards": [],
+            **dict.fromkeys(_ADDED_UP, 0),
+            "sources": Counter(),
+            "licences": Counter(),
+        }
+        whole = sum(source.weight or 0 for source in sources)
+        for folder, weight in ((source.folder, source.weight) for source in sources):
+            component = _read(folder)
+            if component["fingerprint"] != expected:
                 raise UserError(
-                    f"{prefix}: holds the same tokens as {seen[shard['bin_sha256']]} and would be read twice; "
-                    f"leave one of them out"
+                    f"{folder}: was encoded with tokenizer {component['fingerprint'][:12]} but {tokenizer} is "
+                    f"{expected[:12]}; name the tokenizer that encoded it, or encode it again"
                 )
-            seen[shard["bin_sha256"]] = prefix
-            shards.append({**shard, "prefix": os.path.relpath(prefix.resolve(), output.resolve())})
-        parts[name] = {**component, "shards": shards}
+            for shard in component["shards"]:
+                if not shard["documents"]:
+                    continue
+                prefix = folder / shard["prefix"]
+                _check_files(prefix, shard, token_type(entries))
+                if shard["bin_sha256"] in seen:
+                    raise UserError(
+                        f"{prefix}: holds the same tokens as {seen[shard['bin_sha256']]} and would be read twice; "
+                        f"leave one of them out"
+                    )
+                seen[shard["bin_sha256"]] = prefix
+                share = {} if weight is None else {"share": weight / whole * shard["tokens"] / component["tokens"]}
+                relative = os.path.relpath(prefix.resolve(), output.resolve())
+                part["shards"].append({**shard, "prefix": relative, **share})
+            for key in _ADDED_UP:
+                part[key] += component[key]
+            part["sources"].update(component["sources"])
+            part["licences"].update(component["licences"])
+        parts[name] = part
     manifest = {
         "components": parts,
         "tokenizer": {"folder": TOKENIZER, "vocab_size": entries, "fingerprint": expected},

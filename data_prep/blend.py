@@ -65,7 +65,8 @@ def component_weights(manifest: Mapping[str, Any], mixture_percent: Mapping[str,
 def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> list[tuple[float, Path]]:
     """Return what a recipe's mixture becomes with prepared data: (weight, prefix of .bin and .idx), weights sum to 1.
 
-    A component's weight is divided over its shards by their tokens, so that all come to an end together.
+    A component's weight is divided over its shards by their ``share`` where its sources have weights of their own, else
+    by their tokens, so that all come to an end together.
 
     Args:
         manifest: of a data folder; the prefixes are relative to the folder, as they are in it.
@@ -80,5 +81,6 @@ def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> 
         tokens = sum(shard["tokens"] for shard in shards)
         if not tokens:
             raise UserError(f"mixture: component {name!r} holds no token, expected text; prepare it again")
-        blended += [(weight * shard["tokens"] / tokens, Path(shard["prefix"])) for shard in shards if shard["tokens"]]
+        shares = {shard["prefix"]: shard.get("share", shard["tokens"] / tokens) for shard in shards}
+        blended += [(weight * share, Path(prefix)) for prefix, share in shares.items() if share]
     return blended

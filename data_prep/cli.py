@@ -77,7 +77,8 @@ def data_tokenize(
 @data_app.command("assemble")
 def data_assemble(
     components: Annotated[
-        list[str], typer.Argument(metavar="NAME=COMPONENT_DIR...", help="Components of the mixture and their folders.")
+        list[str],
+        typer.Argument(metavar="NAME=DIR[:WEIGHT]...", help="Components of the mixture and their sources' folders."),
     ],
     output: Annotated[Path, typer.Option(help="The data folder to write.")],
     tokenizer: Annotated[Path, typer.Option(help="The folder of the tokenizer that encoded all of them.")],

@@ -1,8 +1,11 @@
 """Text to token ids in bulk: gigatoken's speed, held against the pinned loader on a sample of every shard."""
 
+import sys
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from data_prep import tokenizer
 # Share of the characters that both libraries encode; twice as much of text beyond ASCII, where they could differ.
 CHECKED_SHARE = 0.005
 _CHECKED_CHARACTERS = 1 << 16  # at most so many of one document
+_REMEMBERED_CHARACTERS = 1 << 26  # of text after which gigatoken's memory of words is cleared
 
 
 class Differs(Exception):
@@ -26,6 +30,8 @@ class Encoder:
     Attributes:
         name: the library that encodes, and its version.
         checked: documents whose ids were compared with the reference's.
+        newer: documents that the reference encoded for a character newer than Python's Unicode tables: what is a letter
+            is read from Unicode, and the two libraries have different versions of it.
         refused: why the fast library cannot read this tokenizer, or None.
     """
 
@@ -40,7 +46,7 @@ class Encoder:
             self._fast = None
         library = "tokenizers" if self._fast is None else "gigatoken"
         self.name = f"{library} {version(library)}"
-        self.checked = self._seen = self._compared = 0
+        self.checked = self.newer = self._seen = self._compared = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of all ``texts``, one after the other, and the number of ids of each.
@@ -52,13 +58,19 @@ class Encoder:
         """
         if self._fast is None:
             return self._by_reference(texts)
-        # on this thread: the processes are the parallelism
-        layout = self._fast.encode_batch(list(texts), parallel=False).layout
+        layout = self._fast.encode_batch(texts)
         offsets, ids = np.asarray(layout.offsets.data), np.asarray(layout.content.data)
-        self._check(texts)
-        return ids[offsets[0] : offsets[-1]], np.diff(offsets)
+        newer = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
+        self._check(self._fast, [text for position, text in enumerate(texts) if position not in newer])
+        if not newer:
+            return ids[offsets[0] : offsets[-1]], np.diff(offsets)
+        documents = [ids[start:stop] for start, stop in pairwise(offsets)]
+        for position in newer:
+            documents[position], _ = self._by_reference([texts[position]])
+        self.newer += len(newer)
+        return np.concatenate(documents), np.array([len(document) for document in documents])
 
-    def _check(self, texts: Sequence[str]) -> None:
+    def _check(self, fast: "_Fast", texts: Sequence[str]) -> None:
         differing = 0
         for text in texts:
             if self._compared <= self._seen * CHECKED_SHARE * (1 if text.isascii() else 2):
@@ -66,7 +78,7 @@ class Encoder:
                 self._compared += len(sample)
                 self.checked += 1
                 ids = self._reference.encode(sample, add_special_tokens=False).ids
-                differing += ids != self._fast.encode(sample).tolist()
+                differing += ids != fast.encode(sample).tolist()
             self._seen += len(text)
         if differing:
             raise Differs(differing)
@@ -78,14 +90,49 @@ class Encoder:
         return ids, lengths
 
 
+class _Fast:
+    """gigatoken's tokenizer, made anew now and then: it remembers every word that it has met."""
+
+    def __init__(self, file: Path) -> None:
+        self._json = file.read_bytes()
+        self._make()
+
+    def _make(self) -> None:
+        import gigatoken
+
+        self._tokenizer, self._seen = gigatoken.Tokenizer.from_json(self._json), 0
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of one text."""
+        return self._tokenizer.encode(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> Any:
+        """Return awkward's layout of the ids of ``texts``, with ``offsets`` and ``content``."""
+        if self._seen > _REMEMBERED_CHARACTERS:
+            self._make()
+        self._seen += sum(map(len, texts))
+        # on this thread: the processes are the parallelism
+        return self._tokenizer.encode_batch(list(texts), parallel=False).layout
+
+
 # both take a third of a second, and a process encodes many shards
 @cache
-def _load(folder: Path) -> tuple[Tokenizer, Any, str | None]:
+def _load(folder: Path) -> tuple[Tokenizer, _Fast | None, str | None]:
     """The reference, gigatoken's tokenizer or None, and why it could not be loaded."""
     reference = tokenizer.load(folder)
-    import gigatoken
-
     try:
-        return reference, gigatoken.Tokenizer.from_json((folder / "tokenizer.json").read_bytes()), None
-    except Exception as error:  # a kind of tokenizer that it does not know; it raises nothing narrower
+        return reference, _Fast(folder / "tokenizer.json"), None
+    except Exception as error:  # a kind of tokenizer that gigatoken does not know; it raises nothing narrower
         return reference, None, " ".join(str(error).split())[:200]
+
+
+@cache
+def _newer() -> np.ndarray:
+    """Whether each code point is newer than Python's Unicode tables, or none: shape (0x110000,)."""
+    return np.array([unicodedata.category(chr(code)) == "Cn" for code in range(sys.maxunicode + 1)])
+
+
+def _has_newer_characters(text: str) -> bool:
+    if text.isascii():
+        return False
+    return bool(_newer()[np.frombuffer(text.encode("utf-32-le"), np.uint32)].any())

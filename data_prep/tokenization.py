@@ -136,7 +136,12 @@ def encode_shard(
         checked, encoder = encoder.checked, Encoder(tokenizer_folder, reference_only=True)
         encoder.checked = checked
         manifest = _encode(parts, folder / name, encoder, settings, notes)
-    manifest["encoder"] = {"name": encoder.name, "checked_documents": encoder.checked, "differing_documents": differing}
+    manifest["encoder"] = {
+        "name": encoder.name,
+        "checked_documents": encoder.checked,
+        "differing_documents": differing,
+        "documents_with_newer_characters": encoder.newer,
+    }
     return manifest | {"notes": notes}
 
 

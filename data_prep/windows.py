@@ -1,4 +1,7 @@
-"""Which documents of a shard a stage reads: whole ones, from where the stage before it stopped, around the end."""
+"""Which documents of a shard a stage reads: whole ones, from where the stage before it stopped, around the end.
+
+Documents are numbered in the order in which all stages read them.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,7 +16,7 @@ class Window:
     """The documents that a stage reads of a shard's training part.
 
     Attributes:
-        documents: their indices within the training part, in the order of the file from the window's start on.
+        documents: their numbers within the training part, from the window's start on.
         next_document: where the next stage's window starts.
         epochs: tokens from the start to ``next_document`` over the training part's tokens, 2.0 for twice around.
     """

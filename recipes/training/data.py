@@ -26,8 +26,8 @@ EPOCH_DECIMALS = 9  # tells one document of 1e8 apart, and not the rounding of a
 class WindowedDataset(GPTDataset):
     """Megatron's samples of one shard; those for training are of the window of documents whose turn it is.
 
-    The window starts where ``config.shards`` says and holds the tokens of ``num_samples`` samples. The validation part
-    is all of Megatron's.
+    The window starts where ``config.shards`` says, in an order that is the same for every stage, and holds the tokens
+    of ``num_samples`` samples. The validation part is all of Megatron's.
     """
 
     indices: np.ndarray
@@ -37,10 +37,11 @@ class WindowedDataset(GPTDataset):
         shard = self.config.shards[self.dataset_path]
         self.unique_identifiers["component"] = shard["component"]
         if self.index_split is Split.train:
-            lengths = self.dataset.sequence_lengths[self.indices[0] : self.indices[-1] + 1]
+            # files have an order, by source or date, and every stage is to read a fair part: one shuffle for all stages
+            shuffled = self.indices[np.random.RandomState(0).permutation(len(self.indices))]
             tokens = self.num_samples * self.config.sequence_length + self.config.add_extra_token_to_sequence
-            self.window = window(lengths, shard["next_document"], tokens)
-            self.indices = self.indices[self.window.documents]
+            self.window = window(self.dataset.sequence_lengths[shuffled], shard["next_document"], tokens)
+            self.indices = shuffled[self.window.documents]
             self.unique_identifiers["window"] = [int(self.indices[0]), len(self.indices)]
         # Megatron names its cached indices by this description, and wrote it before the window was known
         self.unique_description = json.dumps(

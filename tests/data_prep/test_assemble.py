@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from data_prep import indexed, tokenizer
-from data_prep.assemble import assemble
+from data_prep.assemble import Source, assemble, parse_components
+from data_prep.blend import blend
 from recipes import cli
 from recipes.spec.errors import UserError
 
@@ -34,7 +35,7 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
         folder,
         {
             **{key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "bytes")},
-            "sources": ["somewhere"],
+            "sources": {"somewhere": 3},
             "licences": {"CC0-1.0": 3},
             "tokenizer": {
                 "fingerprint": tokenizer.fingerprint(tokenizer_folder),
@@ -84,7 +85,7 @@ def test_a_data_folder_of_two_components(
         "documents": 3,
         "tokens": 18,
         "licences": {"CC0-1.0": 3},
-        "sources": ["somewhere"],
+        "sources": {"somewhere": 3},
     }
     fingerprint = tokenizer.fingerprint(tokenizer_folder)
     assert made["tokenizer"] == {"folder": "tokenizer", "vocab_size": 258, "fingerprint": fingerprint}
@@ -94,6 +95,22 @@ def test_a_data_folder_of_two_components(
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+
+
+def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
+    web = component(tmp_path / "web", tokenizer_folder, [["some text"], ["more"]])
+    words = {"by tokens": [f"code={code}", f"code={web}"], "by weight": [f"code={code}:1", f"code={web}:3"]}
+    weights = {}
+    for name, given in words.items():
+        made = assemble(tmp_path / name, tokenizer_folder, parse_components(given))
+        part = made["components"]["code"]
+        assert (part["documents"], part["tokens"]) == (5, 33)
+        assert part["sources"] == {"somewhere": 6}
+        weights[name] = [round(weight, 6) for weight, _ in blend(made, {"code": 100.0})]
+    tokens = [12, 6, 10, 5]
+    assert weights["by tokens"] == [round(count / 33, 6) for count in tokens]
+    expected = [0.25 * 12 / 18, 0.25 * 6 / 18, 0.75 * 10 / 15, 0.75 * 5 / 15]
+    assert weights["by weight"] == [round(share, 6) for share in expected]
 
 
 def _unfinished(folder: Path) -> None:
@@ -144,7 +161,7 @@ def _twice(folder: Path) -> None:
 def test_a_damaged_component_is_refused(tmp_path: Path, tokenizer_folder: Path, code: Path, damage, sentence) -> None:
     damage(code)
     with pytest.raises(UserError, match=sentence):
-        assemble(tmp_path / "data", tokenizer_folder, {"code": code})
+        assemble(tmp_path / "data", tokenizer_folder, {"code": [Source(code)]})
     assert not (tmp_path / "data").exists()
 
 
@@ -153,15 +170,18 @@ def test_a_component_of_another_tokenizer_is_refused(tmp_path: Path, tokenizer_f
     web = component(tmp_path / "web", tmp_path / "other", [["text"]])
     one, other = (tokenizer.fingerprint(folder)[:12] for folder in (tokenizer_folder, tmp_path / "other"))
     with pytest.raises(UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"):
-        assemble(tmp_path / "data", tokenizer_folder, {"code": code, "web": web})
+        assemble(tmp_path / "data", tokenizer_folder, {"code": [Source(code)], "web": [Source(web)]})
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["code"], "code: expected NAME=COMPONENT_DIR"),
-        (["code=a", "code=b"], "code=b: component 'code' is a already"),
+        (["code"], "code: expected NAME=DIR or NAME=DIR:WEIGHT"),
+        (["code=a", "code=b:1"], "code: 1 of 2 sources have a weight; give all of them one, or none"),
+        (["code=a:1", "code=b:-1"], "code: its sources have weights [1.0, -1.0], expected none below 0"),
+        (["code=a:0", "code=b:0"], "code: its sources have weights [0.0, 0.0], expected none below 0 and one above"),
+        (["code=a:nan"], "code: its sources have weights [nan]"),
     ],
 )
 def test_words_that_are_no_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, words, sentence) -> None:

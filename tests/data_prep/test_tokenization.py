@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import gigatoken
@@ -173,6 +174,34 @@ def test_a_difference_falls_back_to_the_reference_and_is_counted(
         f"{found['checked_documents']} documents compared; the whole shard was encoded by tokenizers"
     )
     assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+
+
+def test_every_character_that_python_knows_has_the_references_ids(small: Path) -> None:
+    """What is a letter or a digit is Unicode's business, and the two libraries have different versions of it."""
+    codes = [code for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")]
+    # Hangul and Chinese characters are many and alike
+    many = [code for code in codes if 0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or code >= 0x20000]
+    kept = sorted({*codes} - {*many} | {*many[::50]})
+    texts = [f"a{c}b {c}1{c}\",\n{c}\n {c}{c} '{c}\r\n" for c in map(chr, kept)]
+    assert len(texts) > 30_000
+    fast, slow = encoder.Encoder(small), encoder.Encoder(small, reference_only=True)
+    (ids, lengths), (expected, expected_lengths) = fast.encode(texts), slow.encode(texts)
+    np.testing.assert_array_equal(lengths, expected_lengths)
+    np.testing.assert_array_equal(ids, expected)
+    assert fast.newer == 0
+
+
+def test_documents_with_newer_characters_go_to_the_reference(tmp_path: Path) -> None:
+    # U+A7CF became a letter in Unicode 17, which gigatoken has and tokenizers has not; as these signs it ends in 8f,
+    # which then merges with what follows unless a letter ends there
+    tokenizer.train(['⌏",\n▏",\n✏",\n' * 50], 262, tmp_path / "t")
+    texts = ["before", 'x = "\ua7cf",\n', "after"] * 2
+    fast, slow = encoder.Encoder(tmp_path / "t"), encoder.Encoder(tmp_path / "t", reference_only=True)
+    (ids, lengths), (expected, expected_lengths) = fast.encode(texts), slow.encode(texts)
+    assert (ids.tolist(), lengths.tolist()) == (expected.tolist(), expected_lengths.tolist())
+    assert fast.newer == 2
+    alone = gigatoken.Tokenizer(tmp_path / "t/tokenizer.json").encode(texts[1])
+    assert alone.tolist() != slow.encode(texts[1:2])[0].tolist()
 
 
 def test_every_shard_is_checked_and_more_of_what_is_not_ascii(small: Path) -> None:

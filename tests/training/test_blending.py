@@ -193,6 +193,10 @@ def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
         train = documents(found["train"])
         assert len(train) > 100
         assert not train & seen
+        # a fair part of the file's documents, not the next stretch of it: files have an order
+        of_math = [number - 500 for number in train if number >= 500]
+        assert min(of_math) < 150
+        assert max(of_math) > 550
         assert (found["printed"], found["repeats"]) == ("", {})
         seen |= train
         held_out |= documents(found["validation"])
