@@ -95,12 +95,13 @@ class _Fast:
 
     def __init__(self, file: Path) -> None:
         self._json = file.read_bytes()
-        self._make()
+        self._tokenizer = self._made()
 
-    def _make(self) -> None:
+    def _made(self) -> Any:
         import gigatoken
 
-        self._tokenizer, self._seen = gigatoken.Tokenizer.from_json(self._json), 0
+        self._seen = 0
+        return gigatoken.Tokenizer.from_json(self._json)
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of one text."""
@@ -109,7 +110,8 @@ class _Fast:
     def encode_batch(self, texts: Sequence[str]) -> Any:
         """Return awkward's layout of the ids of ``texts``, with ``offsets`` and ``content``."""
         if self._seen > _REMEMBERED_CHARACTERS:
-            self._make()
+            del self._tokenizer  # before the next one needs its room
+            self._tokenizer = self._made()
         self._seen += sum(map(len, texts))
         # on this thread: the processes are the parallelism
         return self._tokenizer.encode_batch(list(texts), parallel=False).layout

@@ -16,7 +16,7 @@ from recipes.spec.files import write_text
 
 MANIFEST = "manifest.json"
 LONG_BYTES = 64 * 2**20  # a document this long is worth a word: it may be a file that was not split into records
-_BATCH_CHARACTERS = 1 << 22  # encoded at a time; bounds the memory
+_BATCH_CHARACTERS = 1 << 20  # encoded at a time; bounds the memory
 _NAMED = 3  # left-out records that are named one by one, per shard and reason
 
 

@@ -21,6 +21,9 @@ OPTIONS = {
     "phase1_gpu.py": ["--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
     "merge.py": ["--params", "1", "--rounds", "1"],
+    "tokenization.py": [
+        *("--megabytes", "0.5", "--large", "1", "--vocab-size", "1000", "--training-megabytes", "0.5", "--rounds", "2"),
+    ],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
 }
 
@@ -146,3 +149,16 @@ def test_data_module(started) -> None:
         assert ours_each == pytest.approx(1000 * ours / shards, abs=0.5), name
         assert peer_each == pytest.approx(1000 * peer / shards, abs=0.5), name
         assert ratio == pytest.approx(ours / peer, rel=0.25), name
+
+
+def test_tokenization(started) -> None:
+    out = printed(started, "tokenization.py")
+    figures = rows(out)
+    assert_positive(figures)
+    assert list(figures) == ["granite41 data tokenize", "file copy", "granite41 data tokenize, 1 MB"]
+    seconds, speed, ratio, memory = figures["granite41 data tokenize"]
+    # of an input that exceeds half a megabyte by a part of a document
+    assert 0.5 <= seconds * speed < 1.5
+    assert ratio == 1.0
+    assert memory > 50
+    assert re.search(r"memory [\d.]+ times that of", out)
