@@ -17,7 +17,7 @@ from data_prep import tokenizer
 # Share of the characters that both libraries encode; twice as much of text beyond ASCII, where they could differ.
 CHECKED_SHARE = 0.005
 _CHECKED_CHARACTERS = 1 << 16  # at most so many of one document
-_REMEMBERED_CHARACTERS = 1 << 26  # of text after which gigatoken's memory of words is cleared
+_REMEMBERED_CHARACTERS = 3 << 24  # of text after which gigatoken's memory of words is cleared
 
 
 class Differs(Exception):
