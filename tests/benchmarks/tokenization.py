@@ -18,7 +18,7 @@ slow ones, which run once; medians are printed. A contestant that is not named i
 
 Memory: the largest process of a run (the kernel's high-water mark of resident memory, as wait4 gives it), for
 ``--megabytes`` and for ``--large`` MB, which repeats the same documents: the words that an encoder remembers are
-forgotten every 64M characters, so that a document that comes again is new again.
+forgotten every 48M characters, so that a document that comes again is new again.
 """
 
 import argparse

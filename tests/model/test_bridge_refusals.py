@@ -305,6 +305,8 @@ def test_export_takes_the_memory_of_its_largest_tensor(forked: Callable, tmp_pat
     forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
     script = (
         "import sys; from pathlib import Path; from recipes.model.bridge.to_hf import export_hf\n"
+        # imported by the export itself otherwise, and no part of what a tensor takes
+        "from transformers import AutoTokenizer\n"
         "def memory(field):\n"
         "    lines = Path('/proc/self/status').read_text().splitlines()\n"
         "    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))\n"
