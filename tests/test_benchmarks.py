@@ -157,8 +157,8 @@ def test_tokenization(started) -> None:
     assert_positive(figures)
     assert list(figures) == ["granite41 data tokenize", "file copy", "granite41 data tokenize, 1 MB"]
     seconds, speed, ratio, memory = figures["granite41 data tokenize"]
-    # of an input that exceeds half a megabyte by a part of a document
-    assert 0.5 <= seconds * speed < 1.5
+    # half a megabyte and a part of a document; the speed has two decimals, which are few on a busy machine
+    assert 0.3 < seconds * speed < 1.5
     assert ratio == 1.0
     assert memory > 50
     assert re.search(r"memory [\d.]+ times that of", out)
