@@ -128,12 +128,12 @@ def run(
         wanted = range(len(shards)) if only is None else [only]
         todo = [index for index in wanted if not _finished(output, index)]
         told = _Progress(shards, len(wanted), todo, say, warn)
-        if workers == 1 or len(todo) == 1:
+        if workers == 1 or len(todo) <= 1:
             for index in todo:
                 told.finished(index, _do(output, index, shards[index], work))
             return
         # fresh interpreters: a fork would copy the threads' locks of libraries that the caller has loaded
-        pool = ProcessPoolExecutor(min(workers, max(1, len(todo))), multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
         try:
             futures = {pool.submit(_do, output, index, shards[index], work): index for index in todo}
             for future in as_completed(futures):

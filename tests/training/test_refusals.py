@@ -9,6 +9,7 @@ import pytest
 
 from data_prep import tokenizer
 from recipes import cli
+from recipes.training import run
 
 REFUSED = {
     "no data": ("phase1 --size tiny --data {tmp}/none", "manifest.json: not the manifest of prepared data"),
@@ -197,3 +198,15 @@ def test_data_of_the_users_own_text(data) -> None:
     manifest = json.loads((data / "manifest.json").read_text())
     assert list(manifest["components"]) == ["text"]
     assert manifest["components"]["text"]["documents"] >= 20
+
+
+def test_a_stage_that_fails_says_so_in_its_manifest(data, tmp_path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory\nTried to allocate 20 GiB")
+
+    monkeypatch.setattr(run, "_fit", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.train("phase1", "tiny", tmp_path / "run", data, ["split=900,100,0"])
+    manifest = json.loads((tmp_path / "run/phase1/manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert manifest["error"] == "RuntimeError: CUDA out of memory Tried to allocate 20 GiB"
