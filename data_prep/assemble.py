@@ -73,7 +73,8 @@ def assemble(output: Path, tokenizer: Path, components: Mapping[str, Sequence[So
     Returns:
         The manifest: ``components`` (name -> shards, each with its prefix relative to ``output``, documents, tokens,
         bytes of text, SHA-256 of both files and, where sources have weights, its ``share`` of the component; their
-        sums; sources and licences); ``tokenizer`` (folder, vocab_size, fingerprint).
+        sums; sources and licences; ``packed_tokens``, the largest of the sources', where one was packed);
+        ``tokenizer`` (folder, vocab_size, fingerprint).
 
     Raises:
         UserError: a component is unfinished, damaged, empty or of another tokenizer, a shard is given twice, or
@@ -115,6 +116,8 @@ def assemble(output: Path, tokenizer: Path, components: Mapping[str, Sequence[So
                 part[key] += component[key]
             part["sources"].update(component["sources"])
             part["licences"].update(component["licences"])
+            if component["packed_tokens"]:
+                part["packed_tokens"] = max(part.get("packed_tokens", 0), component["packed_tokens"])
         parts[name] = part
     manifest = {
         "components": parts,
@@ -138,7 +141,8 @@ def _read(folder: Path) -> dict[str, Any]:
         stated = {key: manifest[key] for key in _ADDED_UP}
         told = {key: manifest[key] for key in ("sources", "licences")}
         found = manifest["tokenizer"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        packed = int(manifest.get("packed_tokens", 0))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path}: not the manifest of a tokenized component, which is written last; "
             f"finish it with `granite41 data tokenize --output {folder}`"
@@ -147,7 +151,7 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: states {stated} but its shards add up to {sums}; tokenize the component again")
     if not manifest["documents"]:
         raise UserError(f"{path}: the component holds no document, expected text; leave it out or tokenize some")
-    return {"fingerprint": found, "shards": manifest["shards"], **stated, **told}
+    return {"fingerprint": found, "shards": manifest["shards"], "packed_tokens": packed, **stated, **told}
 
 
 def _check_files(prefix: Path, shard: Mapping[str, Any], dtype: np.dtype) -> None:

@@ -84,3 +84,28 @@ def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> 
         shares = {shard["prefix"]: shard.get("share", shard["tokens"] / tokens) for shard in shards}
         blended += [(weight * share, Path(prefix)) for prefix, share in shares.items() if share]
     return blended
+
+
+def check_packing(
+    data: Path, manifest: Mapping[str, Any], mixture_percent: Mapping[str, float], stage: str, sequence_length: int
+) -> None:
+    """Raise where a component of the mixture was packed for longer sequences than the stage's, which would cut them.
+
+    Args:
+        data: the data folder.
+        manifest: its.
+        mixture_percent: component of the recipe -> percent of tokens.
+        stage: for the sentence.
+        sequence_length: of the stage, in tokens.
+
+    Raises:
+        UserError: as :func:`component_weights`, or such a component.
+    """
+    for name in component_weights(manifest, mixture_percent):
+        packed = manifest["components"][name].get("packed_tokens", 0)
+        if packed > sequence_length:
+            raise UserError(
+                f"{data}: component {name!r} was packed for {packed:,} tokens, but {stage} reads {sequence_length:,} "
+                f"at a time and would cut its documents; pack it again with `granite41 data repositories --max-tokens "
+                f"{sequence_length}`, or train a stage of at least {packed:,} tokens"
+            )

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,8 @@ def finish(output: Path) -> dict[str, Any] | None:
 
     The manifest: ``documents``, ``tokens``, ``bytes`` (of text, in UTF-8), ``left_out`` (reason -> records),
     ``licences`` (licence -> documents), ``sources`` (input -> documents), ``tokenizer`` (fingerprint, vocab_size,
-    end_of_text) and ``shards`` (prefix, documents, tokens, bytes, bin_sha256, idx_sha256).
+    end_of_text), ``shards`` (prefix, documents, tokens, bytes, bin_sha256, idx_sha256) and, where ``granite41 data
+    repositories`` wrote an input, ``packed_tokens``, the most tokens that it packed into a document.
     """
     found = shards.manifests(output)
     if found is None:
@@ -107,8 +108,25 @@ def finish(output: Path) -> dict[str, Any] | None:
             if shard["documents"]
         ],
     }
+    # not of the plan, which decides what may be continued: it changes no shard
+    packed = _packed_tokens(sources)
+    if packed:
+        manifest["packed_tokens"] = packed
     write_text(output / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return manifest
+
+
+def _packed_tokens(inputs: Iterable[str]) -> int | None:
+    """The largest ``max_tokens`` of the manifests that ``granite41 data repositories`` wrote beside ``inputs``."""
+    found = []
+    for folder in {Path(name).parent for name in inputs if not name.startswith(documents.HUB)}:
+        try:
+            max_tokens = json.loads((folder / MANIFEST).read_bytes())["settings"]["max_tokens"]
+        except (OSError, ValueError, RecursionError, LookupError, TypeError):
+            continue
+        if type(max_tokens) is int and max_tokens > 0:
+            found.append(max_tokens)
+    return max(found, default=None)
 
 
 def encode_shard(

@@ -1,6 +1,7 @@
 """The command line ``granite41``: one function per command, each importing what it needs when it runs."""
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from data_prep.cli import data_app
+from recipes import warm
 from recipes.many_values import ManyValues
 from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
 from recipes.tables import human, print_table
@@ -38,6 +40,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence on stderr and exit status 2."""
+    if warm.ADDRESS in os.environ:
+        sys.exit(warm.ask(os.environ[warm.ADDRESS], sys.argv[1:]))
     # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     try:
@@ -158,24 +162,33 @@ def run_stages(
     devices: Annotated[
         int | None, typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's]")
     ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one.")
+    ] = None,
     init: Annotated[
         str | None, typer.Option(help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER.")
     ] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
 ) -> None:
-    """Run stages and what belongs to them: data (size tiny), training, export, report, generation."""
+    """Run stages and what belongs to them: data (size tiny), training, merge, export, report, generation."""
     from recipes import pipeline
 
     if on != "local":
         raise UserError(f"--on {on}: no such place; stages run with --on local")
     run_folder = run_dir or Path("runs") / size
-    chain = pipeline.tasks(stages, size, run_folder, data, devices, overrides or [], init)
+    names = pipeline.stages_of(stages, size, first)
+    chain = pipeline.tasks(names, size, run_folder, data, devices, overrides or [], init)
+    for name in names:
+        if name not in [task.name for task in chain]:
+            typer.echo(f"{name}: finished already")
     for task in chain:
         typer.echo(str(task))
     if dryrun:
         return
+    from recipes.local import run_local
+
     try:
-        pipeline.run_local(chain, run_folder)
+        run_local(chain, run_folder)
     except KeyboardInterrupt:
         print("granite41: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

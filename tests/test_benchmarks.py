@@ -25,6 +25,8 @@ OPTIONS = {
         *("--megabytes", "0.5", "--large", "1", "--vocab-size", "1000", "--training-megabytes", "0.5", "--rounds", "2"),
     ],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
+    "checkpoint.py": ["--params", "1", "--saves", "1"],
+    "pipeline.py": ["--rounds", "1", "--tokens", "8192"],
 }
 
 
@@ -39,7 +41,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     tiny.prepare(folder / "data", text=text)
     processes = {}
     for script, options in OPTIONS.items():
-        data = ["--data", str(folder / "data")] if script == "training.py" else []
+        data = ["--data", str(folder / "data")] if script in ("training.py", "pipeline.py") else []
         processes[script] = subprocess.Popen(
             [sys.executable, str(BENCHMARKS / script), *options, *data],
             stdout=(folder / f"{script}.out").open("w+"),
@@ -162,3 +164,41 @@ def test_tokenization(started) -> None:
     assert ratio == 1.0
     assert memory > 50
     assert re.search(r"memory [\d.]+ times that of", out)
+
+
+def test_checkpoint(started) -> None:
+    out = printed(started, "checkpoint.py")
+    figures = rows(out)
+    parts = {name: figures.pop(name)[0] for name in list(figures) if ": " in name or name.startswith("removal")}
+    # what training lost to the save is the difference of two measured steps, and other is what is left of it
+    stall, stall_ms, other = (figures.pop(name) for name in ("stall of training", "the stall", "other"))
+    assert_positive(figures)
+    assert len(parts) == 6
+    assert stall_ms[0] == pytest.approx(1000 * stall[0], rel=0.01)
+    assert sum(parts.values()) + other[0] == pytest.approx(stall_ms[0], abs=0.1)
+    assert sum(parts.values()) - parts["removal of the oldest"] == pytest.approx(1000 * figures["save"][0], rel=0.01)
+    megabytes = float(re.search(r"^ +([\d.]+) MB ", out, flags=re.MULTILINE)[1])
+    # weights and both moments in fp32, and what else a checkpoint holds
+    assert 12 * 328256 / 1e6 < megabytes < 1.5 * 12 * 328256 / 1e6
+    for name, limit in (
+        ("save", "copy with fsync"),
+        ("load, cold", "plain read, cold"),
+        ("load, warm", "plain read, warm"),
+    ):
+        seconds, low, high, speed, ratio = figures[name]
+        assert seconds == low == high, name
+        assert seconds * speed == pytest.approx(megabytes, rel=0.05), name
+        assert ratio == pytest.approx(seconds / figures[limit][0], rel=0.05), name
+    assert re.search(r"^peak memory of a save: [\d.,]+ MB above the [\d,]+\.\d MB before it$", out, flags=re.MULTILINE)
+
+
+def test_pipeline(started) -> None:
+    out = printed(started, "pipeline.py")
+    figures = rows(out)
+    assert_positive(figures)
+    assert list(figures) == ["llm.pretrain by hand", "granite41 run, until trained", "granite41 run, whole"]
+    hand, trained, whole = (values[0] for values in figures.values())
+    assert trained < whole
+    assert figures["granite41 run, until trained"][-1] == pytest.approx(trained / hand, abs=0.01)
+    overhead = re.search(r"^overhead until the stage is trained: (-?[\d.]+) %$", out, flags=re.MULTILINE)
+    assert float(overhead[1]) == pytest.approx(100 * (trained / hand - 1), abs=0.5)

@@ -17,13 +17,26 @@ def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
     The function must be importable, its arguments and result picklable. Returns rank 0's result; raises what any rank
     raised.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     with ProcessPoolExecutor(world_size, mp_context=WARM, max_tasks_per_child=1) as pool:
         ranks = [pool.submit(_as_rank, rank, world_size, port, function, args) for rank in range(world_size)]
         results = [rank.result() for rank in ranks]
     return results[0]
+
+
+def start(function: Callable, *args: Any, world_size: int = 1) -> list[Any]:
+    """Start what :func:`run` runs and return the processes, which may be killed."""
+    port = _free_port()
+    ranks = [WARM.Process(target=_as_rank, args=(rank, world_size, port, function, args)) for rank in range(world_size)]
+    for rank in ranks:
+        rank.start()
+    return ranks
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _as_rank(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> Any:

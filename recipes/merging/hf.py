@@ -1,19 +1,21 @@
 """Hugging Face folders as parents of a merge, and as its result."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from recipes.merging.files import read_at, sha256
+from recipes.merging.files import sha256
 from recipes.merging.weighted_sum import Merge
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import Weight, weights
-from recipes.model.bridge.torch_dist import bytes_of
+from recipes.model.bridge.tensor_bytes import bytes_of, read_at
 
 # transformers' second name of the tied embedding, which a folder may hold a second time
 _EMBEDDING, _TIED = "model.embed_tokens.weight", "lm_head.weight"
@@ -44,16 +46,18 @@ class HFParent:
         by_name = {weight.key: weight for weight in self.weights}
         by_name[_TIED] = by_name[_EMBEDDING]
         self._dtypes = {name: file.get_slice(name)[:1].dtype for name, file in opened.items()}
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._places: dict[str, tuple[FileIO, int]] = {}
         self.files: dict[str, tuple[bytes, list[Weight]]] = {}
         for path in _safetensors(folder):
-            with path.open("rb") as file:
-                length = file.read(8)
-                header = file.read(int.from_bytes(length, "little"))
+            # stays open, as the kernel reads ahead in a file that it knows; the advice is for threads that take turns
+            file = path.open("rb", buffering=0)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            length = file.read(8)
+            header = file.read(int.from_bytes(length, "little"))
             found = {name: entry["data_offsets"][0] for name, entry in json.loads(header).items() if name in by_name}
             names = sorted(found, key=found.__getitem__)
             self.files[path.name] = length + header, [by_name[name] for name in names]
-            self._places |= {name: (path, 8 + len(header) + start) for name, start in found.items()}
+            self._places |= {name: (file, 8 + len(header) + start) for name, start in found.items()}
 
     def dtype(self, weight: Weight) -> torch.dtype:
         """Return the type that ``weight`` is stored in."""
@@ -61,8 +65,8 @@ class HFParent:
 
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``."""
-        path, place = self._places[weight.key]
-        read_at(path, place + start * target[0].nbytes, target)
+        file, place = self._places[weight.key]
+        read_at(file, place + start * target[0].nbytes, target)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of config.json, and of the index or of the file's header: names, types, shapes, places."""

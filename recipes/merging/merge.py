@@ -8,9 +8,8 @@ from pathlib import Path
 
 from recipes.merging.parents import MAY_DIFFER, Parent, check_alike, describe, open_parent
 from recipes.merging.weighted_sum import METHODS, Merge
-from recipes.model.bridge.to_hf import check_space
 from recipes.spec.errors import UserError, nearest
-from recipes.spec.files import whole_folder
+from recipes.spec.files import check_space, whole_folder
 
 MANIFEST = "merge_manifest.json"
 _TOLERANCE = 1e-6

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,17 +18,17 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.utils import _create_file_view
 
-from recipes.merging.files import read_at, sha256
+from recipes.merging.files import sha256
 from recipes.merging.weighted_sum import Merge, chunk_rows
 from recipes.model.bridge.mapping import Weight, weights
+from recipes.model.bridge.tensor_bytes import read_at
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.spec.errors import UserError
 
 # a tensor is written in pieces of so many chunks of rows, as parallel ranks would write it
-PIECE_CHUNKS = 64
+PIECE_CHUNKS = 32
 
 
 class NemoParent(TorchDistCheckpoint):
@@ -75,7 +75,8 @@ class NemoParent(TorchDistCheckpoint):
             path, place = self._start(weight, chunk)
             part = target[first - start : last - start, column : column + columns]
             numbers = part if part.is_contiguous() else torch.empty_like(part, memory_format=torch.contiguous_format)
-            read_at(path, place + (before + (first - row) * columns) * target.itemsize, numbers)
+            with path.open("rb", buffering=0) as file:
+                read_at(file, place + (before + (first - row) * columns) * target.itemsize, numbers)
             if numbers is not part:
                 part.copy_(numbers)
 
@@ -131,28 +132,16 @@ class NemoParent(TorchDistCheckpoint):
 
     def _start(self, weight: Weight, chunk: ChunkStorageMetadata) -> tuple[Path, int]:
         """Return the file and the place in it where the numbers of ``chunk`` begin."""
-        known = self._starts.get((weight.key, chunk.offsets))
-        if known:
-            return known
-        path, place = self._place(weight.key, chunk)
-        try:
-            with path.open("rb") as file:
-                view: Any = _create_file_view(file, place.offset, place.length)
-                described = torch.load(view, map_location="meta", weights_only=True)
-            if described.shape != chunk.sizes or described.dtype != self.dtype(weight):
-                raise ValueError(f"{tuple(described.shape)}, {described.dtype} in place of {tuple(chunk.sizes)}")
+        key = weight.key, chunk.offsets
+        if key not in self._starts:
+            path, start, described = self.located(weight, chunk)
             if not described.is_contiguous():
-                raise ValueError(f"strides {described.stride()}, but rows must follow each other")
-            start = described.untyped_storage()._checkpoint_offset + described.storage_offset() * described.itemsize
-            if start + described.nbytes > place.length:
-                raise EOFError(f"{described.nbytes} bytes in a place of {place.length}")
-        except OSError:
-            raise
-        except Exception as error:  # torch.load raises whatever the broken bytes lead to
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{path}: damaged at {weight.key} ({reason}); copy the checkpoint again") from error
-        self._starts[weight.key, chunk.offsets] = path, place.offset + start
-        return path, place.offset + start
+                raise UserError(
+                    f"{path}: {weight.key} has strides {described.stride()}, but rows must follow each other; save the "
+                    f"checkpoint again"
+                )
+            self._starts[key] = path, start + described.storage_offset() * described.itemsize
+        return self._starts[key]
 
 
 def _pieces(merged: Merge, weight: Weight, dtype: torch.dtype) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:

@@ -1,23 +1,24 @@
 """The checkpoints that are merged: opened, compared and described."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from recipes.merging.hf import HFParent
-from recipes.merging.nemo import NemoParent
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS
 from recipes.spec.errors import UserError
 from recipes.training.stage_folder import MANIFEST, final_checkpoint, read_manifest
 
+if TYPE_CHECKING:
+    from recipes.merging.nemo import NemoParent
+
 _TYPES = (torch.bfloat16, torch.float16, torch.float32)
 # a long-context stage changes the first two and no tensor's shape; the third is of use to random weights only
 MAY_DIFFER = ("rope_theta", "max_position_embeddings", "initializer_range")
 
-
-Parent = HFParent | NemoParent
+Parent: TypeAlias = "HFParent | NemoParent"
 
 
 def open_parent(path: Path) -> Parent:
@@ -28,6 +29,9 @@ def open_parent(path: Path) -> Parent:
     """
     path = final_checkpoint(path) or path
     if (path / "weights").is_dir():
+        # takes two seconds to import
+        from recipes.merging.nemo import NemoParent
+
         return NemoParent(path)
     if (path / hf_folder.CONFIG).is_file():
         return HFParent(path)

@@ -8,6 +8,7 @@
 
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from recipes.spec.errors import UserError
 
 METHODS = ("linear", "slerp", "task")
 # numbers of a parent that a thread has in memory at a time; fewer cost calls, more leave the processor's cache
-CHUNK_ELEMENTS = 2**18
+CHUNK_ELEMENTS = 2**19
 _MOST_WORKERS = 8
 # mergekit 0.1.4, merge_methods/slerp.py: DOT_THRESHOLD and eps
 _PARALLEL = 0.9995
@@ -57,7 +58,8 @@ class Merge:
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(self._workers)
         # used again and again: to get fresh memory from the kernel takes longer than to fill it
-        self._buffers = torch.empty(2 * self._workers, 3, CHUNK_ELEMENTS)
+        self._buffers = torch.empty(2 * self._workers, CHUNK_ELEMENTS)
+        self._own = threading.local()
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
         return self
@@ -86,8 +88,8 @@ class Merge:
         dtype = self.sources[0].dtype(weight)
         limit = torch.finfo(dtype).max
 
-        def merge(rows: slice, buffers: Tensor) -> Tensor:
-            total, term, stored = _shaped(buffers, weight, rows, dtype)
+        def merge(rows: slice, stored: Tensor) -> Tensor:
+            total, term = self._numbers(stored)
             for number, (source, factors) in enumerate(used):
                 source.read_rows(weight, rows.start, stored)
                 if number == 0:
@@ -118,8 +120,8 @@ class Merge:
     def _dot_products(self, weight: Weight) -> list[tuple[float, float, float]]:
         """Return, for each part of ``weight``, the dot products of the two sources: a·b, a·a, b·b."""
 
-        def products(rows: slice, buffers: Tensor) -> Tensor:
-            a, b, stored = _shaped(buffers, weight, rows, self.sources[0].dtype(weight))
+        def products(rows: slice, stored: Tensor) -> Tensor:
+            a, b = self._numbers(stored)
             for source, numbers in zip(self.sources, (a, b), strict=True):
                 source.read_rows(weight, rows.start, stored)
                 numbers.copy_(stored)
@@ -130,15 +132,27 @@ class Merge:
         sums = [part.sum(0, dtype=torch.float64).tolist() for part in weight.split(by_row)]
         return [(dot, first_square, second_square) for dot, first_square, second_square in sums]
 
+    def _numbers(self, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two tensors of this thread in fp32, of the shape of ``stored``."""
+        if not hasattr(self._own, "numbers"):
+            self._own.numbers = torch.empty(2, CHUNK_ELEMENTS)
+        first, second = self._own.numbers[:, : stored.numel()]
+        return first.view(stored.shape), second.view(stored.shape)
+
     def _compute(self, task: Callable[[slice, Tensor], Tensor], weight: Weight) -> Iterator[Tensor]:
-        """Yield what ``task`` returns for one chunk of rows after the other, while threads work on the next ones."""
-        stop, step = weight.shape[0], chunk_rows(weight)
+        """Yield what ``task`` returns for one chunk of rows after the other, while threads work on the next ones.
+
+        ``task`` is called with the rows and with memory for them in the stored type.
+        """
+        stop, step, columns = weight.shape[0], chunk_rows(weight), weight.elements // weight.shape[0]
+        buffers = self._buffers.view(self.sources[0].dtype(weight))
         waiting: deque[Future[Tensor]] = deque()
         for number, first in enumerate(range(0, stop, step)):
-            if len(waiting) == len(self._buffers):
+            if len(waiting) == len(buffers):
                 yield waiting.popleft().result()
-            buffers = self._buffers[number % len(self._buffers)]
-            waiting.append(self._pool.submit(task, slice(first, min(first + step, stop)), buffers))
+            rows = slice(first, min(first + step, stop))
+            stored = buffers[number % len(buffers), : (rows.stop - first) * columns].view(-1, columns)
+            waiting.append(self._pool.submit(task, rows, stored))
         while waiting:
             yield waiting.popleft().result()
 
@@ -168,14 +182,3 @@ def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[fl
         return 1 - t, t
     angle = math.acos(cosine)
     return math.sin(angle - angle * t) / math.sin(angle), math.sin(angle * t) / math.sin(angle)
-
-
-def _shaped(buffers: Tensor, weight: Weight, rows: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return [rows, columns] of ``buffers`` three times: two in fp32, one in ``dtype``."""
-    count, columns = rows.stop - rows.start, weight.elements // weight.shape[0]
-    first, second, third = buffers
-    return (
-        first[: count * columns].view(count, columns),
-        second[: count * columns].view(count, columns),
-        third.view(dtype)[: count * columns].view(count, columns),
-    )

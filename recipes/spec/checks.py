@@ -66,6 +66,7 @@ def _checks(recipe: PretrainRecipe, parent: PretrainRecipe | None, child: Pretra
     yield from _fit(recipe)
     yield _world_size(recipe)
     yield _global_batch(recipe)
+    yield _tokens_per_batch(recipe, parent)
     yield _tokens(recipe)
     yield _intervals(recipe)
     yield _rate_at_start(recipe, parent)
@@ -113,6 +114,18 @@ def _global_batch(recipe: PretrainRecipe) -> Check:
         f"{batch:,} sequences",
         f"a multiple of replicas {split.data_parallel_size} x micro-batch {split.micro_batch_size.value} = {at_a_time}",
     )
+
+
+def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> Check:
+    found = recipe.global_batch_size.value * recipe.sequence_length.value
+    expected, why = found, "any number: the first stage's"
+    if parent:
+        expected = parent.global_batch_size.value * parent.sequence_length.value
+        why = f"{expected:,}, as in {parent.stage}"
+        if recipe.sequence_length.value > expected:
+            expected = recipe.sequence_length.value
+            why = f"{expected:,}, one sequence, which is more than a batch of {parent.stage}"
+    return Check("tokens per batch", found == expected, f"{found:,}", why)
 
 
 def _tokens(recipe: PretrainRecipe) -> Check:

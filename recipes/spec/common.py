@@ -12,6 +12,8 @@ OptimizerState = Literal["fresh", "carry"]
 Precision = Literal["bf16-mixed", "32"]
 GpuType = Literal["h100", "h200", "gb200", "cpu"]
 Recompute = Literal["none", "full"]
+DocumentMasking = Literal["none"]
+MergeMethod = Literal["linear", "slerp"]
 
 
 @dataclass(frozen=True)

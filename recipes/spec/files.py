@@ -64,6 +64,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_space(output: Path, needed: int) -> None:
+    """Raise UserError unless ``needed`` bytes are free where ``output`` will be."""
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"{parent}: needs {needed / 1e9:.2f} GB but has {free / 1e9:.2f} GB free; free some or name another output"
+        )
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

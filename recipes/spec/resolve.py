@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from recipes.spec import mixtures, parallelism, rl, sft, sizes, stages, tiny
-from recipes.spec.common import GpuType, OptimizerState, Precision, Recompute
+from recipes.spec.common import DocumentMasking, GpuType, MergeMethod, OptimizerState, Precision, Recompute
 from recipes.spec.errors import UserError, nearest
 from recipes.spec.origin import Sourced
 from recipes.spec.rl import RlRecipe, RlStage
@@ -23,9 +23,11 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in (*stages.PRETRAIN_STA
 
 CHOICES = {
     "gpu_type": get_args(GpuType),
+    "method": get_args(MergeMethod),
     "optimizer_state": get_args(OptimizerState),
     "precision": get_args(Precision),
     "recompute": get_args(Recompute),
+    "document_masking": get_args(DocumentMasking),
 }
 # every other number must be positive; the power schedule's exponent may have any sign
 MAY_BE_ZERO = {
@@ -116,6 +118,8 @@ def _build(stage: str, size: str) -> tuple[Recipe, tuple[Rule[Any], ...]]:
         recipe, own = stages.build(row, model, parent), stages.RULES
         if not isinstance(row.schedule, PowerSchedule):
             own = (*own, stages.DECAY_TOKENS)
+            if row is stages.PHASE3 and not is_tiny:
+                own = (*own, stages.POWER_END)
         elif not is_tiny:
             own = (*own, stages.POWER_BATCH)
         elif recipe.parent is None:
@@ -264,6 +268,8 @@ def misfits(recipe: Recipe) -> Iterator[str]:
                 f"tokens_per_batch is {value['tokens_per_batch']}, but global_batch_size x sequence_length is "
                 f"{value['global_batch_size'] * value['sequence_length']}; set only one of the two"
             )
+        if recipe.merge and recipe.merge.weight.value > 1:
+            yield f"merge.weight is {recipe.merge.weight.value:g}, expected at most 1, the stage's checkpoint alone"
         total = sum(percent.value for percent in recipe.mixture.values())
         if abs(total - 100) > mixtures.TOLERANCE:
             yield f"mixture sums to {total:g} percent, expected 100; set its other components as well"

@@ -1,16 +1,34 @@
 """Pre-training (phases 1 to 4) and long-context extension (LCE): tokens, lengths, mixtures and learning rates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recipes.spec import mixtures
-from recipes.spec.common import OPTIMIZER, PRECISION, SEED, CommonRecipe, Kind, OptimizerState, Status
+from recipes.spec.common import (
+    OPTIMIZER,
+    PRECISION,
+    SEED,
+    CommonRecipe,
+    DocumentMasking,
+    Kind,
+    MergeMethod,
+    OptimizerState,
+    Status,
+)
 from recipes.spec.mixtures import Mixture
 from recipes.spec.origin import Sourced, assumed, derived, published
 from recipes.spec.parallelism import parallelism
 from recipes.spec.schedules import ExponentialDecay, LinearDecay, PowerSchedule, Schedule
 from recipes.spec.sizes import Size
 from recipes.spec.tree import PENDING, Rule
+
+
+@dataclass(frozen=True)
+class StageMerge:
+    """The merge that ends a stage: of its own checkpoint, with ``weight``, and of the one that it began with."""
+
+    method: Sourced[MergeMethod]
+    weight: Sourced[float]
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,7 @@ class PretrainStage:
     schedule: Schedule
     optimizer_state: Sourced[OptimizerState]
     rope_theta: dict[str, Sourced[float]]
+    merge: StageMerge | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +61,8 @@ class PretrainRecipe(CommonRecipe):
         mixture: percent of tokens by component.
         split: weights of the training, validation and test parts of each data file, as Megatron takes them.
         validation_batches: global batches per validation.
+        document_masking: none, attention reaches over the document boundaries within a sequence.
+        merge: after the stage; None where there is none.
     """
 
     tokens: Sourced[int]
@@ -54,6 +75,8 @@ class PretrainRecipe(CommonRecipe):
     validate_every_tokens: Sourced[int]
     split: Sourced[str]
     validation_batches: Sourced[int]
+    document_masking: Sourced[DocumentMasking]
+    merge: StageMerge | None
 
     @property
     def checkpoint_every_steps(self) -> int:
@@ -75,6 +98,10 @@ CHECKPOINT_EVERY_TOKENS = assumed(20 * 10**9, "about 4,800 steps, so that a fail
 VALIDATE_EVERY_TOKENS = assumed(10 * 10**9, "twice per checkpoint")
 SPLIT = assumed("998,1,1", "a thousandth held out is ample at this scale; not published")
 VALIDATION_BATCHES = assumed(32, "134M tokens, about 1% of the interval between validations")
+DOCUMENT_MASKING: Sourced[DocumentMasking] = assumed(
+    "none",
+    "Megatron's default, and context parallelism splits a sequence without knowing its documents; not published",
+)
 
 CARRY: Sourced[OptimizerState] = assumed("carry", "the learning rate continues where the parent's ended; not published")
 FRESH_START: Sourced[OptimizerState] = assumed("fresh", "there is no parent")
@@ -128,6 +155,11 @@ PHASE1 = PretrainStage(
     rope_theta=ROPE_THETA_4K,
 )
 
+PHASE2_SCHEDULE = _power(
+    warmup_tokens=assumed(0, "phase 1's schedule continues; not published"),
+    start_tokens=derived(PHASE1.tokens.value, "phase 1's tokens"),
+)
+
 PHASE2 = PretrainStage(
     name="phase2",
     title="math and code pre-training",
@@ -137,15 +169,18 @@ PHASE2 = PretrainStage(
     tokens=published(2 * 10**12, "W", "pretraining.phases.1.tokens"),
     sequence_length=published(4096, "W", "pretraining.phases.1.sequence_length"),
     mixture=mixtures.PHASE2,
-    schedule=_power(
-        warmup_tokens=assumed(0, "phase 1's schedule continues; not published"),
-        start_tokens=derived(PHASE1.tokens.value, "phase 1's tokens"),
-    ),
+    schedule=PHASE2_SCHEDULE,
     optimizer_state=CARRY,
     rope_theta=ROPE_THETA_4K,
 )
 
 PHASE3_LR_END = assumed(1e-4, "the level at which the long-context extension starts again; not published")
+
+
+def _end_of_phase2(batch: Sourced[int]) -> Sourced[float]:
+    schedule = replace(PHASE2_SCHEDULE, batch=batch)
+    return derived(schedule.lr(PHASE2.tokens.value), f"{batch.value:,} x 4 x (12e12)^-0.51, where phase 2 ends")
+
 
 PHASE3 = PretrainStage(
     name="phase3",
@@ -157,7 +192,7 @@ PHASE3 = PretrainStage(
     sequence_length=published(4096, "W", "pretraining.phases.2.sequence_length"),
     mixture=mixtures.PHASE3,
     schedule=ExponentialDecay(
-        lr_start=derived(PHASE2.schedule.lr(PHASE2.tokens.value), "1024 x 4 x (12e12)^-0.51, where phase 2 ends"),
+        lr_start=_end_of_phase2(PHASE2_SCHEDULE.batch),
         lr_end=PHASE3_LR_END,
         tokens=PENDING,
     ),
@@ -190,6 +225,12 @@ _LCE_SCHEDULE = ExponentialDecay(
     lr_end=derived(0.0, _LCE_RATE),
     tokens=PENDING,
 )
+MERGE = StageMerge(
+    method=assumed(
+        "linear", "that each stage ends with a merge is published, not how; a weighted mean is the plainest"
+    ),
+    weight=assumed(0.7, "most of what the stage has learned; `granite41 merge --sweep` compares others; not published"),
+)
 _LCE_TOKENS = "not published; the three stages share 500B, Granite 3.1's and the 15T total less phases 1 to 4"
 
 LCE_32K = PretrainStage(
@@ -204,6 +245,7 @@ LCE_32K = PretrainStage(
     schedule=_LCE_SCHEDULE,
     optimizer_state=FRESH_LCE,
     rope_theta=ROPE_THETA_32K,
+    merge=MERGE,
 )
 
 LCE_128K = PretrainStage(
@@ -218,6 +260,7 @@ LCE_128K = PretrainStage(
     schedule=_LCE_SCHEDULE,
     optimizer_state=FRESH_LCE,
     rope_theta=ROPE_THETA_128K,
+    merge=MERGE,
 )
 
 LCE_512K = PretrainStage(
@@ -232,6 +275,7 @@ LCE_512K = PretrainStage(
     schedule=_LCE_SCHEDULE,
     optimizer_state=FRESH_LCE,
     rope_theta=ROPE_THETA_512K,
+    merge=MERGE,
 )
 
 PRETRAIN_STAGES = (PHASE1, PHASE2, PHASE3, PHASE4, LCE_32K, LCE_128K, LCE_512K)
@@ -267,11 +311,17 @@ RULES: tuple[Rule[Any], ...] = (
     ),
 )
 
-# a full-size power schedule's beta follows the batch; tiny keeps production's
-POWER_BATCH = Rule[Any](
-    "schedule.batch",
+
+def _power_batch(recipe: PretrainRecipe) -> Sourced[int]:
+    return derived(max(1, recipe.tokens_per_batch.value // 4096), "tokens_per_batch / 4096")
+
+
+# a full-size power schedule's beta follows the batch, and so does phase 3 where that ends; tiny keeps production's
+POWER_BATCH = Rule[Any]("schedule.batch", ("tokens_per_batch", "global_batch_size"), _power_batch)
+POWER_END = Rule[Any](
+    "schedule.lr_start",
     ("tokens_per_batch", "global_batch_size"),
-    lambda recipe: derived(max(1, recipe.tokens_per_batch.value // 4096), "tokens_per_batch / 4096"),
+    lambda recipe: _end_of_phase2(_power_batch(recipe)),
 )
 
 DECAY_TOKENS = Rule[Any](
@@ -307,4 +357,6 @@ def build(stage: PretrainStage, model: Size, parent: str | None) -> PretrainReci
         validate_every_tokens=VALIDATE_EVERY_TOKENS,
         split=SPLIT,
         validation_batches=VALIDATION_BATCHES,
+        document_masking=DOCUMENT_MASKING,
+        merge=stage.merge,
     )

@@ -11,7 +11,7 @@ from recipes.spec.origin import Sourced, assumed, derived
 from recipes.spec.rl import RlRecipe
 from recipes.spec.schedules import PowerSchedule, Schedule
 from recipes.spec.sft import SftRecipe
-from recipes.spec.stages import PretrainRecipe
+from recipes.spec.stages import TOKENS_PER_BATCH, PretrainRecipe
 from recipes.spec.tree import PENDING, Rule
 
 AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)
@@ -25,7 +25,7 @@ WARMUP_FRACTION = assumed(0.1, "phase 1 has 153 steps, too few to show the full 
 INTERVALS = assumed(10, "shows interruption and resumption in the longer stages")
 TOKENS_PER_MICRO_BATCH = assumed(8192, "32 sequences of 256 tokens: a few hundred MB of logits and activations")
 SPLIT = assumed("950,50,0", "files are small, and a twentieth still holds documents enough; nothing reads a test split")
-VALIDATION_BATCHES = assumed(4, "32,768 tokens, seconds on a CPU")
+VALIDATION_TOKENS = assumed(32_768, "four batches, or one of the longest sequences: seconds on a CPU")
 PRECISION: Sourced[Precision] = assumed("32", "fp32: CPUs are slow at bf16, and exact comparisons stay possible")
 
 
@@ -66,7 +66,7 @@ def pretrain(full: PretrainRecipe) -> PretrainRecipe:
         checkpoint_every_tokens=PENDING,
         validate_every_tokens=PENDING,
         split=SPLIT,
-        validation_batches=VALIDATION_BATCHES,
+        validation_batches=PENDING,
     )
 
 
@@ -135,7 +135,27 @@ POWER_WARMUP = Rule[Any](
     ),
 )
 
+
+def _tokens_per_batch(recipe: PretrainRecipe) -> Sourced[int]:
+    length, why = recipe.sequence_length.value, "global_batch_size x sequence_length"
+    scaled = _divided(TOKENS_PER_BATCH, SEQUENCE_FACTOR.value * BATCH_FACTOR.value)
+    if length > scaled.value:
+        why += f": one sequence is more than {scaled.why} = {scaled.value:,}"
+    return derived(recipe.global_batch_size.value * length, why)
+
+
+VALIDATION_BATCHES = Rule[Any](
+    "validation_batches",
+    ("tokens_per_batch", "global_batch_size", "sequence_length"),
+    lambda recipe: derived(
+        max(1, VALIDATION_TOKENS.value // recipe.tokens_per_batch.value),
+        f"{VALIDATION_TOKENS.value:,} tokens, at least one batch: {VALIDATION_TOKENS.why}",
+    ),
+)
+
 PRETRAIN_RULES = (
+    VALIDATION_BATCHES,
+    Rule[Any]("tokens_per_batch", ("global_batch_size", "sequence_length"), _tokens_per_batch),
     _micro_batch("global_batch_size"),
     _every_tokens("checkpoint_every_tokens"),
     _every_tokens("validate_every_tokens"),

@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from recipes.spec import PretrainRecipe, Size, UserError
+from recipes.spec import PretrainRecipe, Size, UserError, resolve_pretraining
 from recipes.spec.common import OptimizerState
-from recipes.training.stage_folder import RECIPE, final_checkpoint, finished_manifest
+from recipes.training.stage_folder import MERGED, final_checkpoint, finished_manifest
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,14 @@ class Start:
 
 
 def start_of(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Start:
-    """Return where ``recipe`` begins: at ``init`` if it is given, else at the end of its parent in ``run_folder``.
+    """Return where ``recipe`` begins: at ``init`` if it is given, else where its parent in ``run_folder`` ended.
 
     Args:
         init: a NeMo checkpoint or the folder of a finished stage, of this or another run.
 
     Raises:
-        UserError: no parent in the run and no ``init``; a stage that has not finished; another size's checkpoint; a
-            theta above this stage's.
+        UserError: no parent in the run and no ``init``; a stage that has not finished, or not been merged; another
+            size's checkpoint; a theta above this stage's.
     """
     if init is None and recipe.parent is None:
         return Start()
@@ -47,10 +45,15 @@ def start_of(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Sta
             f"{run_folder}: {recipe.stage} starts from {recipe.parent}, which this run has not trained; run it first, "
             f"or name a checkpoint with --init"
         )
+    merges = manifest and resolve_pretraining(manifest["stage"], manifest["size"]).merge
+    if merges and not (source / MERGED).exists():
+        raise UserError(
+            f"{source}: is trained but not merged, as a long-context stage ends; `granite41 run {manifest['stage']}` "
+            f"merges it, or name one of its checkpoints with --init"
+        )
     checkpoint = final_checkpoint(source) or source
     holds_optimizer = _check_model(checkpoint, recipe.model)
-    if manifest:
-        _check_theta(source, recipe)
+    _check_theta(checkpoint, recipe)
     return Start(
         checkpoint=checkpoint,
         optimizer_state="carry" if recipe.optimizer_state.value == "carry" and holds_optimizer else "fresh",
@@ -74,11 +77,13 @@ def _check_model(checkpoint: Path, model: Size) -> bool:
     return weights.holds_optimizer
 
 
-def _check_theta(parent: Path, recipe: PretrainRecipe) -> None:
+def _check_theta(checkpoint: Path, recipe: PretrainRecipe) -> None:
     """Raise where the rotary embedding's theta would go down: positions that the model knows would turn faster."""
-    before = yaml.safe_load((parent / RECIPE).read_text())["values"]["rope_theta"]["value"]
+    from recipes.model.bridge.to_hf import read_context
+
+    before = read_context(checkpoint / "context")[0]["rope_theta"]
     if before > recipe.rope_theta.value:
         raise UserError(
-            f"{parent}: was trained with rope_theta {before:g}, and {recipe.stage} has {recipe.rope_theta.value:g}; "
-            f"theta must not go down, so raise rope_theta"
+            f"{checkpoint}: has rope_theta {before:.15g}, and {recipe.stage} {recipe.rope_theta.value:.15g}; "
+            f"theta must not go down, so raise rope_theta (rope_theta={before:.15g} keeps it)"
         )

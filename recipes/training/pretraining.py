@@ -105,6 +105,8 @@ def pretraining_recipe(
         tokenizer=run.Config(AutoTokenizer, pretrained_model_name=tokenizer),
         split=recipe.split.value,
         seed=recipe.seed.value,
+        reset_position_ids=recipe.document_masking.value != "none",
+        reset_attention_mask=recipe.document_masking.value != "none",
         index_mapping_dir=index_cache,
         num_workers=8 if cuda else 0,
     )
@@ -182,6 +184,7 @@ def pretraining_recipe(
         tensorboard=run.Config(TensorBoardLogger, save_dir=folder, name="metrics", version="tensorboard"),
         ckpt=run.Config(
             StageCheckpoint,
+            stage=stage,
             dirpath=str(Path(folder) / "checkpoints"),
             filename="{step:08d}",
             every_n_train_steps=recipe.checkpoint_every_steps,

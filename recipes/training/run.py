@@ -1,21 +1,27 @@
 """Train one stage in its folder: check, resume, train, record. NeMo is imported only when training begins."""
 
+import errno
 import importlib
 import json
+import logging
 import math
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data_prep.blend import MANIFEST, UNIGRAM_COUNTS, blend, component_weights
+from data_prep.blend import MANIFEST, UNIGRAM_COUNTS, blend, check_packing, component_weights
 from data_prep.entropy import blend_entropy
 from data_prep.tokenizer import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
 from recipes.spec import PretrainRecipe, UserError, resolve_pretraining
 from recipes.training.handoff import Start, start_of
 from recipes.training.stage_folder import (
     latest_checkpoint,
+    locked,
     read_manifest,
     write_manifest,
     write_recipe,
@@ -42,6 +48,11 @@ def train(
 ) -> None:
     """Train ``stage`` in ``run_folder/stage``; return at once if it is finished, continue if it was interrupted.
 
+    A stage that continues does so from its last whole checkpoint, with the losses that it would have had anyway. The
+    manifest's ``status`` is ``running``, also after a kill, ``stopped`` after a signal (see
+    :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an ``error``, or ``finished``; ``seconds`` is
+    summed over all ``starts``. The run's report is written anew at the end of each.
+
     The stage begins with the weights of the stage before it, its own learning rate, and no sample consumed; the
     manifest's ``start`` says from where, and whether the optimizer's moments came too.
 
@@ -58,7 +69,9 @@ def train(
 
     Raises:
         UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data,
-            another tokenizer than the data, the folder or the parent stage has; and as :func:`handoff.start_of`.
+            another tokenizer than the data, the folder or the parent stage has; another process that trains in the
+            folder; a full disk; and as :func:`handoff.start_of`.
+        SystemExit: a signal stopped the stage.
     """
     recipe = resolve_pretraining(stage, size, overrides)
     folder = run_folder / stage
@@ -68,6 +81,7 @@ def train(
     blended = blend(prepared, mixture)
     shards = _shards(prepared)
     _check_vocabulary(tokenizer, recipe)
+    check_packing(data, prepared, mixture, stage, recipe.sequence_length.value)
     _check_documents(data, shards, blended, recipe)
     _check_processes(recipe)
     manifest = read_manifest(folder)
@@ -76,7 +90,10 @@ def train(
     start = Start() if continued else start_of(recipe, run_folder, init)
     _check_fingerprints(data, prepared, [(folder, manifest), (start.checkpoint, start.manifest)])
     trained_on = {
-        str(prefix): {"weight": weight, **{key: shards[str(prefix)][key] for key in ("bin_sha256", "idx_sha256")}}
+        str(prefix): {
+            "weight": weight,
+            **{key: shards[str(prefix)][key] for key in ("component", "bin_sha256", "idx_sha256")},
+        }
         for weight, prefix in blended
     }
     if manifest and manifest.get("data") != trained_on:
@@ -86,10 +103,9 @@ def train(
         print(f"{stage}: finished already, nothing to do ({folder})")
         return
     _check_loader(tokenizer)
-    write_recipe(folder, recipe)
     # what a stage began with stays, whatever becomes of its parent's folder
     ledger = manifest.get("ledger_before", start.manifest.get("ledger", {}))
-    manifest = {
+    begun = {
         "stage": stage,
         "size": size,
         "status": "running",
@@ -105,34 +121,102 @@ def train(
         "starts": manifest.get("starts", 0) + 1,
         "seconds": manifest.get("seconds", 0.0),
     }
-    if os.environ.get("RANK", "0") == "0":
-        write_manifest(folder, manifest)
-    started = time.monotonic()
     starts = {prefix: {**shards[prefix], **ledger.get(shards[prefix]["bin_sha256"], {})} for prefix in trained_on}
-    try:
-        read, repeats = _fit(stage, size, overrides, folder, data, blended, tokenizer, starts, start)
-    except Exception as error:
-        if os.environ.get("RANK", "0") == "0":
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            write_manifest(folder, manifest | {"status": "failed", "error": reason})
-        raise
+    words = (stage, size, overrides, folder, data, blended, tokenizer, starts, start)
     if os.environ.get("RANK", "0") != "0":
+        with _full_disk_told(folder):
+            _fit(*words)
         return
+    with locked(folder):
+        if read_manifest(folder) != manifest:
+            raise UserError(f"{folder}: another process trained in this folder until just now; run again to continue")
+        write_recipe(folder, recipe)
+        with _recorded(run_folder, folder, begun) as result:
+            read, repeats = _fit(*words)
 
-    from recipes.training.callbacks import read_metrics
+            from recipes.training.callbacks import read_metrics
 
-    checkpoint = latest_checkpoint(folder)
-    losses = [line["val_loss"] for line in read_metrics(folder / "metrics" / "steps.jsonl") if "val_loss" in line]
-    manifest |= {
-        "status": "finished",
-        "checkpoint": str(checkpoint.relative_to(folder)) if checkpoint else None,
-        "validation_loss": losses[-1],
-        "unigram_entropy": _unigram_entropy(data, component_weights(prepared, mixture)),
-        "ledger": ledger | {shards[prefix]["bin_sha256"]: {"prefix": prefix, **read[prefix]} for prefix in read},
-        "read_again": repeats,
-        "seconds": round(manifest["seconds"] + time.monotonic() - started, 1),
-    }
-    write_manifest(folder, manifest)
+            checkpoint = latest_checkpoint(folder)
+            lines = read_metrics(folder / "metrics" / "steps.jsonl")
+            result |= {
+                "checkpoint": str(checkpoint.relative_to(folder)) if checkpoint else None,
+                "validation_loss": [line["val_loss"] for line in lines if "val_loss" in line][-1],
+                "unigram_entropy": _unigram_entropy(data, component_weights(prepared, mixture)),
+                "ledger": ledger
+                | {shards[prefix]["bin_sha256"]: {"prefix": prefix, **read[prefix]} for prefix in read},
+                "read_again": repeats,
+            }
+
+
+@contextmanager
+def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Write a stage's manifest as ``begun``, then, whatever becomes of the stage, how it ended and the run's report.
+
+    Yields a dict for what the manifest of a finished stage holds beyond ``begun``.
+    """
+    write_manifest(folder, begun)
+    started = time.monotonic()
+
+    def end(**values: Any) -> None:
+        seconds = round(begun["seconds"] + time.monotonic() - started, 1)
+        write_manifest(folder, begun | values | {"seconds": seconds})
+
+    try:
+        with _full_disk_told(folder):
+            result: dict[str, Any] = {}
+            yield result
+            end(status="finished", **result)
+    except Exception as error:
+        # a full disk may not hold the manifest either
+        with suppress(OSError, UserError):
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            end(status="failed", error=" ".join(reason.split())[:500])
+        raise
+    except (SystemExit, KeyboardInterrupt):
+        with suppress(OSError, UserError):
+            end(status="stopped")
+        raise
+    finally:
+        from recipes.report import write_report
+
+        try:
+            write_report(run_folder)
+        except (OSError, UserError) as error:
+            print(f"{run_folder}: no report was written: {error}", flush=True)
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Turn what a full disk leads to into one sentence, and remove the checkpoint that did not fit."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error, folder):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            for marker in (folder / "checkpoints").glob("*-unfinished"):
+                shutil.rmtree(marker.with_name(marker.name.removesuffix("-unfinished")), ignore_errors=True)
+        last = latest_checkpoint(folder)
+        raise UserError(
+            f"{folder}: no space left on the device, the last whole checkpoint is {last.name if last else 'none'}; "
+            f"free some, the same command continues"
+        ) from error
+
+
+def _is_full_disk(error: BaseException | None, folder: Path) -> bool:
+    """Whether "no space left" or "quota exceeded" is behind ``error``, which may have come from another process."""
+    if error is None:
+        return False
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if "inline_container" in str(error):
+        # torch's writer only says that the bytes did not arrive
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(2**20))
+        except OSError as refused:
+            return refused.errno in full
+    told = any(os.strerror(number) in str(error) for number in full)
+    return told or _is_full_disk(error.__cause__ or error.__context__, folder)
 
 
 def _fit(
@@ -158,10 +242,13 @@ def _fit(
     import fiddle
     import nemo_run as run
     from nemo import lightning as nl
-    from nemo.utils import logging
+    from nemo.utils import logging as nemo_logging
 
     # NeMo tells everything in folder/logs; the terminal gets the progress lines and what is wrong
-    logging.set_verbosity(logging.ERROR)
+    nemo_logging.set_verbosity(nemo_logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # a log file that does not fit on a full disk is not to hide what is
+    logging.raiseExceptions = False
     recipe = getattr(importlib.import_module(STAGE_MODULES[stage]), stage)(
         size,
         list(overrides),

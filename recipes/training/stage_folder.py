@@ -1,19 +1,27 @@
 """A stage's folder ``RUNS/<run>/<stage>/``: recipe.yaml, manifest.json, checkpoints. Plain files, no torch."""
 
+import errno
+import fcntl
 import importlib.metadata
 import json
+import os
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from recipes.spec import Recipe, UserError, flatten
-from recipes.spec.files import write_text
+from recipes.spec.files import out_of_space, write_text
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
+LOCK = "lock"
+# what a stage of long-context extension leaves: the merge of its own checkpoint with the one that it began with
+MERGED = "merged"
 RECORDED_LIBRARIES = ("torch", "megatron-core", "nemo-toolkit", "nemo-run", "transformers", "safetensors")
 
 
@@ -28,16 +36,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     leaves = flatten(recipe)
     path = folder / RECIPE
     if path.exists():
-        values = yaml.safe_load(path.read_text())["values"]
-        for name, leaf in leaves.items():
-            if name.startswith("parallelism."):
-                continue
-            if name not in values or values[name]["value"] != _plain(leaf.value):
-                was = values[name]["value"] if name in values else "absent"
-                raise UserError(
-                    f"{path}: {name} was {was} when this run began and is {leaf.value} now; "
-                    f"run with the former settings, or in another --run-dir"
-                )
+        check_recipe(folder, recipe)
         return
     content = {
         "stage": recipe.stage,
@@ -49,6 +48,21 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
         },
     }
     write_text(path, yaml.safe_dump(content, sort_keys=False, width=120))
+
+
+def check_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise UserError where a stage's ``recipe.yaml`` has other values than ``recipe``; the split may differ."""
+    path = folder / RECIPE
+    values = yaml.safe_load(path.read_text())["values"]
+    for name, leaf in flatten(recipe).items():
+        if name.startswith("parallelism."):
+            continue
+        if name not in values or values[name]["value"] != _plain(leaf.value):
+            was = values[name]["value"] if name in values else "absent"
+            raise UserError(
+                f"{path}: {name} was {was} when this run began and is {leaf.value} now; "
+                f"run with the former settings, or in another --run-dir"
+            )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -89,6 +103,41 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(checkpoints, default=None)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process out of the folder that a stage trains in; a file system without locks is told of.
+
+    The lock is of the kind that belongs to a process: the kernel frees it when this one ends, however it ends, and
+    processes that this one forks do not hold it.
+
+    Raises:
+        UserError: another process trains in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+b", buffering=0) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.seek(0)
+                holder = file.read().decode() or "another process"
+                raise UserError(
+                    f"{folder}: {holder} trains in this folder; wait until it has ended, or stop it, or name another "
+                    f"--run-dir"
+                ) from error
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            print(
+                f"{folder}: this file system has no locks ({os.strerror(error.errno)}), so nothing keeps a second "
+                f"process from training here",
+                flush=True,
+            )
+        with out_of_space(folder):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+
+
 def finished_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a finished stage, or an empty dict when ``folder`` is no stage's folder.
 
@@ -102,13 +151,17 @@ def finished_manifest(folder: Path) -> dict[str, Any]:
 
 
 def final_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint at the end of a finished stage, or None when ``folder`` is no stage's folder.
+    """Return what a finished stage leaves: its merge, or where none was made the checkpoint at its end.
+
+    None when ``folder`` is no stage's folder.
 
     Raises:
         UserError: the stage has not finished.
     """
     manifest = finished_manifest(folder)
-    return folder / manifest["checkpoint"] if manifest else None
+    if not manifest:
+        return None
+    return folder / MERGED if (folder / MERGED).exists() else folder / manifest["checkpoint"]
 
 
 def _plain(value: Any) -> Any:

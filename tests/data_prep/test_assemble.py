@@ -113,12 +113,26 @@ def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: 
     assert weights["by weight"] == [round(share, 6) for share in expected]
 
 
+def test_the_longest_packing_of_a_component_is_kept(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
+    folders = [code, *(component(tmp_path / name, tokenizer_folder, [[name]]) for name in ("more", "most", "web"))]
+    for folder, packed in zip(folders, (None, 512, 4096, None), strict=True):
+        write(folder, read(folder) | ({"packed_tokens": packed} if packed else {}))
+    *sources, web = map(Source, folders)
+    made = assemble(tmp_path / "data", tokenizer_folder, {"code": sources, "web": [web]})["components"]
+    assert made["code"]["packed_tokens"] == 4096
+    assert "packed_tokens" not in made["web"]
+
+
 def _unfinished(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
 def _empty(folder: Path) -> None:
     write(folder, read(folder) | {"documents": 0, "tokens": 0, "bytes": 0, "shards": []})
+
+
+def _packing(folder: Path) -> None:
+    write(folder, read(folder) | {"packed_tokens": float("inf")})
 
 
 def _sums(folder: Path) -> None:
@@ -150,6 +164,7 @@ def _twice(folder: Path) -> None:
     ("damage", "sentence"),
     [
         (_unfinished, "code/manifest.json: not the manifest of a tokenized component"),
+        (_packing, "code/manifest.json: not the manifest of a tokenized component"),
         (_empty, "code/manifest.json: the component holds no document"),
         (_sums, r"code/manifest.json: states \{'documents': 4"),
         (_lost, "code/shard-00001.idx: no such file"),

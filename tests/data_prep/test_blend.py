@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from data_prep.blend import STAND_INS, blend, component_weights
+from data_prep.blend import STAND_INS, blend, check_packing, component_weights
 from recipes.spec.errors import UserError
 
 
@@ -67,6 +67,22 @@ def test_what_cannot_be_blended(mixture: dict[str, float], sentence: str) -> Non
 def test_a_component_without_tokens() -> None:
     with pytest.raises(UserError, match="component 'code' holds no token"):
         blend(manifest(code={"code": 0}), {"code": 1})
+
+
+def test_what_was_packed_for_longer_sequences_is_refused() -> None:
+    data = manifest(code_repositories={"x": 1}, books={"y": 1}, math={"z": 1})
+    data["components"]["code_repositories"]["packed_tokens"] = 131072
+    mixture = {"books": 20.0, "code_repositories": 80.0}
+    check_packing(Path("data"), data, mixture, "lce_128k", 131072)
+    # only what the stage reads counts
+    check_packing(Path("data"), data, {"books": 20.0, "code_repositories": 0.0}, "lce_32k", 32768)
+    with pytest.raises(UserError) as caught:
+        check_packing(Path("data"), data, mixture, "lce_32k", 32768)
+    assert str(caught.value) == (
+        "data: component 'code_repositories' was packed for 131,072 tokens, but lce_32k reads 32,768 at a time and "
+        "would cut its documents; pack it again with `granite41 data repositories --max-tokens 32768`, or train a "
+        "stage of at least 131,072 tokens"
+    )
 
 
 def test_every_published_mixture_has_stand_ins() -> None:

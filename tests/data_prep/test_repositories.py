@@ -17,6 +17,7 @@ from data_prep.cli import data_app
 from data_prep.documents import Part
 from data_prep.encoder import Differs, Encoder
 from data_prep.repositories import order, pack, prepare
+from data_prep.tokenization import tokenize
 from recipes.spec.errors import UserError
 
 MAX_TOKENS = 400
@@ -106,6 +107,12 @@ def _files_of(output: Path) -> dict[str, bytes]:
 
 def _quiet(_: str) -> None:
     pass
+
+
+def test_tokenization_keeps_what_was_packed(tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path) -> None:
+    prepare(tmp_path / "packed", folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+    tokenize([str(tmp_path / "packed")], tmp_path / "tokens", folder_of_tokenizer, say=_quiet, warn=_quiet)
+    assert json.loads((tmp_path / "tokens/manifest.json").read_text())["packed_tokens"] == MAX_TOKENS
 
 
 @pytest.mark.usefixtures("small_shards")

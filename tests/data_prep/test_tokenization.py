@@ -118,6 +118,33 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
     assert int(np.count_nonzero(tokens == 0)) == shard["documents"] + 1
 
 
+@pytest.mark.parametrize(
+    ("beside", "packed"),
+    [
+        ('{"settings": {"max_tokens": 4096}}', 4096),
+        ('{"settings": {"max_tokens": "4096"}}', None),
+        ('{"settings": {"max_tokens": true}}', None),
+        ('{"settings": {"max_tokens": -1}}', None),
+        ('{"settings": []}', None),
+        ("[1]", None),
+        ("[" * 100_000, None),
+        ("\xff", None),
+    ],
+)
+def test_what_the_inputs_were_packed_for_is_kept(
+    small: Path, source: Path, tmp_path: Path, beside: str, packed: int | None
+) -> None:
+    # of an output from before the manifest was there: it may be continued, and its shards stay as they are
+    tokenize(source, tmp_path / "out", small)
+    before = json.loads((tmp_path / "out/manifest.json").read_text())
+    shard = (tmp_path / "out/shard-00000.json").read_bytes()
+    (source.parent / "manifest.json").write_bytes(beside.encode("latin-1"))
+    tokenize(source, tmp_path / "out", small)
+    found = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert found == before | ({"packed_tokens": packed} if packed else {})
+    assert (tmp_path / "out/shard-00000.json").read_bytes() == shard
+
+
 def test_lengths_are_the_documents(small: Path, source: Path, tmp_path: Path) -> None:
     tokenize(source, tmp_path / "out", small)
     loaded = tokenizer.load(small)

@@ -26,7 +26,7 @@ def test_every_stage_holds(size: str, gpu_type: str) -> None:
     recipes = recipes_of(size, overrides=[f"parallelism.gpu_type={gpu_type}"])
     assert len(recipes) == (6 if size == "3b" else 7)
     assert failed(recipes) == {}
-    assert {len(checks) for checks in check_numbers(recipes).values()} == {11}
+    assert {len(checks) for checks in check_numbers(recipes).values()} == {12}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,8 @@ def test_every_stage_holds(size: str, gpu_type: str) -> None:
         ("phase1", ["parallelism.gpus=1023"], "world size, global batch", "GPUs 1,023 (gb200), replicas 511"),
         ("phase1", ["parallelism.gpus=1"], "world size, global batch", "GPUs 1 (gb200), replicas 0"),
         ("phase1", ["parallelism.gpus=4096"], "global batch", "1,024 sequences"),
-        ("lce_32k", ["global_batch_size=100"], "global batch", "100 sequences"),
+        ("lce_32k", ["global_batch_size=100"], "global batch, tokens per batch", "100 sequences"),
+        ("lce_32k", ["global_batch_size=256"], "tokens per batch", "8,388,608"),
         ("phase1", ["steps=2384187"], "steps x batch", "2,384,187 x 4,194,304"),
         ("phase4", ["checkpoint_every_tokens=600000000000"], "intervals", "143,051"),
         ("phase1", ["schedule.lr_max=0.0001"], "learning rate at the end", "0.0001"),
@@ -70,12 +71,11 @@ def test_a_broken_recipe_fails(stage: str, overrides: list[str], names: str, fou
 
 
 def test_an_override_of_every_stage_meets_its_neighbours() -> None:
-    # the power schedules of phases 1 and 2 follow the batch, where phase 3 starts is a number
+    # the power schedules of phases 1 and 2 follow the batch, and phase 3 starts where they end
     recipes = recipes_of("8b", overrides=["global_batch_size=512", "parallelism.gpus=512"])
-    checks = {name: {check.name: check.ok for check in found} for name, found in check_numbers(recipes).items()}
-    assert checks["phase1"]["learning rate at the end"]
-    assert not checks["phase2"]["learning rate at the end"]
-    assert not checks["phase3"]["learning rate at the start"]
+    phases = ("phase1", "phase2", "phase3", "phase4")
+    assert failed({name: recipes[name] for name in phases}) == {}
+    assert recipes["phase3"].schedule.lr(0) == pytest.approx(0.5 * 4096 * (12e12) ** -0.51)
 
 
 @pytest.mark.parametrize(

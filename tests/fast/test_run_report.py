@@ -182,10 +182,11 @@ def test_a_merge_names_its_parents(tmp_path: Path) -> None:
     assert_self_contained(page, tmp_path)
 
 
-def test_shards_in_a_list_are_summed_by_component(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_prefix", [False, True])
+def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None:
     shards = [{"prefix": f"web/{i}", "component": "common_crawl", "weight": 0.01, "epochs": 0.5} for i in range(60)]
     shards += [{"prefix": "maths", "component": "math", "weight": 0.4, "next_document": 7}]
-    write_stage(tmp_path, "phase1", 3, data=shards)
+    write_stage(tmp_path, "phase1", 3, data={shard.pop("prefix"): shard for shard in shards} if by_prefix else shards)
     page = report(tmp_path)[1]
     assert ["common_crawl", "60", "60.00 %", "59.00 %"] in page.rows
     assert ["math", "1", "40.00 %", "7.00 %"] in page.rows

@@ -30,6 +30,14 @@ def test_a_split_that_is_none(split) -> None:
         resolve("phase1", "tiny", [f"split='{split}'"])
 
 
+def test_phase3_starts_where_phase2_ends_with_the_same_batch() -> None:
+    override = ["global_batch_size=512"]
+    phase2, phase3 = resolve("phase2", "8b", override), resolve("phase3", "8b", override)
+    assert phase3.schedule.lr(0) == phase2.schedule.lr(phase2.tokens.value)
+    assert phase3.schedule.lr(0) < resolve("phase3", "8b").schedule.lr(0)
+    assert resolve("phase3", "tiny", override).schedule.lr(0) == resolve("phase3", "8b").schedule.lr(0)
+
+
 def test_batch_follows_sequence_length() -> None:
     recipe = resolve("lce_32k", "8b", ["sequence_length=16384"])
     assert (recipe.global_batch_size.value, recipe.tokens_per_batch.value) == (256, 4194304)
@@ -84,6 +92,7 @@ def test_sequence_parallel_follows_tensor_parallelism() -> None:
         ("tokens=2e12", "tokens", 2 * 10**12),
         ("precision=32", "precision", "32"),
         ("optimizer_state=carry", "optimizer_state", "carry"),
+        ("document_masking=none", "document_masking", "none"),
         ("parallelism.sequence_parallel=false", "parallelism.sequence_parallel", False),
         ("split=980,10,10", "split", "980,10,10"),
         ("seed=0", "seed", 0),
@@ -124,6 +133,7 @@ def test_a_mixture_can_be_changed_as_a_whole() -> None:
         ("phase1", "8b", ["parallelism.sequence_parallel=1"], "is 1, expected true or false"),
         ("phase1", "8b", ["precision=fp8"], "precision is 'fp8', expected one of bf16-mixed, 32"),
         ("phase1", "8b", ["optimizer_state=warm"], "expected one of fresh, carry"),
+        ("lce_512k", "8b", ["document_masking=full"], "document_masking is 'full', expected one of none"),
         ("phase1", "8b", ["optimizer.betas=0.9"], "expected a list of 2 values"),
         ("phase1", "8b", ["optimizer.betas=[0.9]"], "expected a list of 2 values"),
         ("phase1", "8b", ["optimizer.betas=[0.9,x]"], "expected a number"),

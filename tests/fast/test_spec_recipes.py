@@ -64,6 +64,9 @@ def test_batches(size: str) -> None:
         assert lengths == [256, 256, 256, 256, 2048, 8192, 32768]
     tokens = [batch * length for batch, length in zip(batches, lengths, strict=True)]
     assert tokens == ([4194304] * 7 if size == "8b" else [8192] * 6 + [32768])
+    leaves = [resolve(stage, size).tokens_per_batch for stage in PRETRAIN]
+    assert [leaf.value for leaf in leaves] == tokens
+    assert ["one sequence is more than" in leaf.why for leaf in leaves] == [False] * 6 + [size == "tiny"]
 
 
 def test_steps() -> None:

@@ -152,8 +152,18 @@ def test_a_checkpoint_of_another_size_is_refused(chain, tmp_path) -> None:
 
 def test_a_theta_that_goes_down_is_refused(chain, tmp_path) -> None:
     recipe = resolve_pretraining("phase2", "tiny", ["rope_theta=5000"])
-    with pytest.raises(UserError, match="with rope_theta 10000, and phase2 has 5000; theta must not go down"):
-        start_of(recipe, chain, None)
+    for init in (None, chain / "phase1", _final(chain, "phase1")):
+        with pytest.raises(UserError, match="has rope_theta 10000, and phase2 5000; theta must not go down"):
+            start_of(recipe, chain, init)
+    # an imported checkpoint has nothing beside it that tells its theta
+    released = tmp_path / "released"
+    shutil.copytree(_final(chain, "phase1"), released)
+    model = released / "context/model.yaml"
+    model.write_text(model.read_text().replace("rotary_base: 10000.0", "rotary_base: 12345678.0"))
+    with pytest.raises(UserError, match="released: has rope_theta 12345678, and phase2 10000;") as caught:
+        start_of(resolve_pretraining("phase2", "tiny"), chain, released)
+    remedy = str(caught.value).partition("(")[2].split()[0]
+    assert start_of(resolve_pretraining("phase2", "tiny", [remedy]), chain, released).checkpoint == released
 
 
 def test_a_parent_of_another_tokenizer_or_that_has_not_finished_is_refused(chain, data, tmp_path) -> None:
@@ -176,3 +186,10 @@ def test_a_checkpoint_without_an_optimizer_gives_fresh_moments(chain, tmp_path, 
     assert start_of(recipe, chain, None).optimizer_state == "carry"
     monkeypatch.setattr(TorchDistCheckpoint, "holds_optimizer", False)
     assert start_of(recipe, chain, None).optimizer_state == "fresh"
+
+
+def test_a_long_context_stage_without_its_merge_is_refused(chain) -> None:
+    recipe = resolve_pretraining("lce_128k", "tiny")
+    with pytest.raises(UserError, match="lce_32k: is trained but not merged, as a long-context stage ends; `granite41"):
+        start_of(recipe, chain, None)
+    assert start_of(recipe, chain, _final(chain, "lce_32k")).checkpoint == _final(chain, "lce_32k")

@@ -58,57 +58,6 @@ def test_more_processes_than_sequences(data, tmp_path, monkeypatch, capsys) -> N
     assert "global_batch_size 32 is no multiple of the 64 sequences" in _granite41(monkeypatch, capsys, *words)
 
 
-def test_run_refuses_before_the_first_task(tmp_path, monkeypatch, capsys) -> None:
-    run_dir = ["--run-dir", str(tmp_path / "run")]
-    error = _granite41(monkeypatch, capsys, "run", "phase1", "--size", "8b", *run_dir)
-    assert "size 8b needs prepared data: name its folder with --data" in error
-    assert "--on moon: no such place" in _granite41(
-        monkeypatch, capsys, "run", "phase1", "--size", "tiny", "--on", "moon", *run_dir
-    )
-    assert not (tmp_path / "run").exists()
-
-
-def test_dryrun_names_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -> None:
-    words = ["run", "phase1", "--size", "tiny", "--run-dir", str(tmp_path / "run"), "--dryrun"]
-    monkeypatch.setattr(sys, "argv", ["granite41", *words, "parallelism.tensor_model_parallel_size=2"])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert not caught.value.code
-    names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["data", "phase1", "phase1-export", "phase1-report", "generate"]
-    assert not (tmp_path / "run").exists()
-
-
-def test_dryrun_of_a_range_from_a_model_on_the_hub(tmp_path, monkeypatch, capsys) -> None:
-    words = ["run", "phase2..phase4", "--size", "8b", "--data", "d", "--run-dir", str(tmp_path / "run"), "--dryrun"]
-    monkeypatch.setattr(sys, "argv", ["granite41", *words, "--init", "hf:ibm-granite/granite-4.1-8b-base"])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert not caught.value.code
-    lines = capsys.readouterr().out.splitlines()
-    stages = [f"{stage}{kind}" for stage in ("phase2", "phase3", "phase4") for kind in ("", "-export", "-report")]
-    assert [line.split(":")[0] for line in lines] == ["init", *stages, "generate"]
-    assert "import --hf ibm-granite/granite-4.1-8b-base" in lines[0]
-    assert f"--init {tmp_path}/run/init" in lines[1]
-    assert not any("--init" in line for line in lines[2:])
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["phase3..phase1", "--size", "8b"], "phase3..phase1: phase3 comes after phase1; name the earlier stage first"),
-        (["phase1..lce_512k", "--size", "3b"], "lce_512k: 3b does not go through it, only 8b, 30b, tiny"),
-        (["phase1..phse4", "--size", "8b"], "unknown stage 'phse4' (did you mean 'phase4'?)"),
-        (["phase1..sft", "--size", "8b"], "sft is no stage of pre-training"),
-        (["phase1", "--size", "9b"], "unknown size '9b'"),
-    ],
-)
-def test_ranges_that_make_no_chain(tmp_path, monkeypatch, capsys, words, message) -> None:
-    more = ["--data", "d", "--run-dir", str(tmp_path / "run")]
-    assert message in _granite41(monkeypatch, capsys, "run", *words, *more)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_model_that_is_neither_here_nor_on_the_hub(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     words = ["import", "--hf", "ibm-granite/granite-none", "--output", str(tmp_path / "nemo")]

@@ -13,9 +13,8 @@ from safetensors import safe_open
 
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
-from recipes.model.bridge.to_hf import check_space
 from recipes.model.nemo import GraniteConfig, GraniteModel
-from recipes.spec.files import whole_folder
+from recipes.spec.files import check_space, whole_folder
 
 
 def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:

@@ -4,14 +4,16 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import GraniteConfig
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight
 from recipes.spec.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -112,7 +114,7 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
     return files
 
 
-def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, vocab_size: int) -> "PreTrainedTokenizerBase":
     """Load the tokenizer, to see that it is one and that the model has a row for each of its tokens.
 
     Raises:

@@ -1,7 +1,6 @@
 """NeMo 2 checkpoint -> Hugging Face folder, one tensor in memory at a time, without NeMo."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,10 @@ from transformers import GenerationConfig, GraniteConfig
 
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight, weights
-from recipes.model.bridge.torch_dist import TorchDistCheckpoint, bytes_of
+from recipes.model.bridge.tensor_bytes import bytes_of
+from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder
+from recipes.spec.files import check_space, whole_folder
 
 # as save_pretrained of transformers
 MAX_SHARD_BYTES = 5 * 10**9
@@ -154,13 +154,3 @@ def plan_shards(planned: list[Weight], source: TorchDistCheckpoint, max_shard_by
             shards.append(Shard())
         shards[-1].add(weight, dtype)
     return shards
-
-
-def check_space(output: Path, needed: int) -> None:
-    """Raise UserError unless ``needed`` bytes are free where ``output`` will be."""
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise UserError(
-            f"{parent}: needs {needed / 1e9:.2f} GB but has {free / 1e9:.2f} GB free; free some or name another output"
-        )

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from recipes.model.bridge.mapping import Weight
+from recipes.model.bridge.tensor_bytes import read_at
 from recipes.spec.errors import UserError
 
 # NeMo saves the Lightning module, which holds the Megatron model under this name
@@ -147,30 +148,38 @@ class TorchDistCheckpoint:
             raise UserError(f"{self.folder / '.metadata'}: does not say where {key} is; use another checkpoint")
         return self.folder / Path(place.relative_path).name, place
 
-    def _read_chunk(self, weight: Weight, chunk: metadata.ChunkStorageMetadata, target: Tensor) -> None:
-        """Read one rank's part (of a chunk of several layers, the layer of ``weight``) into ``target``."""
+    def located(self, weight: Weight, chunk: metadata.ChunkStorageMetadata) -> tuple[Path, int, Tensor]:
+        """Return the file of one rank's part, the place of its storage there, and its layout as a meta tensor.
+
+        Raises:
+            UserError: the part is damaged, or not what the metadata says.
+        """
         path, place = self._place(weight.key, chunk)
         try:
             with path.open("rb") as file:
                 view: Any = _create_file_view(file, place.offset, place.length)
                 # says where the numbers are and reads none
                 described = torch.load(view, map_location="meta", weights_only=True)
-                storage = described.untyped_storage()
-                if described.shape != chunk.sizes or described.dtype != target.dtype:
-                    raise ValueError(f"{tuple(described.shape)}, {described.dtype} in place of {tuple(chunk.sizes)}")
-                if storage.nbytes() > place.length:
-                    raise EOFError(f"{storage.nbytes()} bytes in a place of {place.length}")
-                straight = target.is_contiguous() and described.is_contiguous() and storage.nbytes() == target.nbytes
-                elements = storage.nbytes() // described.itemsize
-                numbers = target if straight else self._chunk.take(elements, described.dtype)
-                view.seek(storage._checkpoint_offset)
-                if view.readinto(bytes_of(numbers)) != storage.nbytes():
-                    raise EOFError("the numbers end early")
+            if described.shape != chunk.sizes or described.dtype != self.dtype(weight):
+                raise ValueError(f"{tuple(described.shape)}, {described.dtype} in place of {tuple(chunk.sizes)}")
+            storage = described.untyped_storage()
+            if storage._checkpoint_offset + storage.nbytes() > place.length:
+                raise EOFError(f"{storage.nbytes()} bytes in a place of {place.length}")
         except OSError:
             raise
         except Exception as error:  # torch.load raises whatever the broken bytes lead to
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path}: damaged at {weight.key} ({reason}); copy the checkpoint again") from error
+        return path, place.offset + storage._checkpoint_offset, described
+
+    def _read_chunk(self, weight: Weight, chunk: metadata.ChunkStorageMetadata, target: Tensor) -> None:
+        """Read one rank's part (of a chunk of several layers, the layer of ``weight``) into ``target``."""
+        path, start, described = self.located(weight, chunk)
+        stored = described.untyped_storage().nbytes()
+        straight = target.is_contiguous() and described.is_contiguous() and stored == target.nbytes
+        numbers = target if straight else self._chunk.take(stored // described.itemsize, described.dtype)
+        with path.open("rb", buffering=0) as file:
+            read_at(file, start, numbers)
         if not straight:
             tensor = numbers.as_strided(described.size(), described.stride(), described.storage_offset())
             if weight.layer is not None:
@@ -188,11 +197,6 @@ class _Scratch:
         if self._bytes.nbytes < elements * dtype.itemsize:
             self._bytes = torch.empty(elements * dtype.itemsize, dtype=torch.uint8)
         return self._bytes[: elements * dtype.itemsize].view(dtype)
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor, to read into or to write."""
-    return tensor.flatten().view(torch.uint8).numpy().data
 
 
 def _check_format(folder: Path) -> None:

@@ -1,0 +1,29 @@
+"""A tensor's bytes, as they are in memory and in files."""
+
+import os
+from io import FileIO
+
+import torch
+from torch import Tensor
+
+from recipes.spec.errors import UserError
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor, to read into or to write."""
+    return tensor.flatten().view(torch.uint8).numpy().data
+
+
+def read_at(file: FileIO, place: int, target: Tensor) -> None:
+    """Fill a contiguous tensor with the bytes of ``file`` from ``place``; several threads may read one file.
+
+    Raises:
+        UserError: the file ends before.
+    """
+    content = bytes_of(target)
+    while content:
+        # a single call gives at most 2 GB
+        read = os.preadv(file.fileno(), [content], place)
+        if not read:
+            raise UserError(f"{file.name}: cut short while it was read; copy it again")
+        content, place = content[read:], place + read
