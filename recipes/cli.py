@@ -44,6 +44,8 @@ def main() -> None:
         sys.exit(warm.ask(os.environ[warm.ADDRESS], sys.argv[1:]))
     # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    # what stands in for them on a CPU is this project's
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed", category=UserWarning)
     try:
         app(prog_name="granite41")
     except UserError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from recipes.spec import STAGES, PretrainRecipe, Sourced, UserError, resolve
 from recipes.spec.schedules import Schedule
 from recipes.spec.tree import flatten, with_leaf
-from recipes.training.stage_folder import MANIFEST, RECIPE
+from recipes.training.stage_folder import MANIFEST, MERGED, RECIPE
 
 METRICS = "metrics/steps.jsonl"
 MERGE_MANIFEST = "merge_manifest.json"
@@ -430,6 +430,7 @@ def _artefacts(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
         "metrics": METRICS,
         "TensorBoard": "metrics/tensorboard",
         "checkpoints": "checkpoints",
+        "merged checkpoint": MERGED,
         "Hugging Face folder": "hf",
         "logs": "logs",
     }

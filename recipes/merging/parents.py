@@ -9,7 +9,7 @@ from recipes.merging.hf import HFParent
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS
 from recipes.spec.errors import UserError
-from recipes.training.stage_folder import MANIFEST, final_checkpoint, read_manifest
+from recipes.training.stage_folder import MANIFEST, MERGED, final_checkpoint, read_manifest
 
 if TYPE_CHECKING:
     from recipes.merging.nemo import NemoParent
@@ -74,7 +74,7 @@ def describe(path: Path, parent: Parent) -> dict[str, Any]:
     """Return what the manifest says of a parent: its path, kind, digests and the stage that it belongs to."""
     location = parent.location
     described: dict[str, Any] = {"path": str(path), "kind": parent.kind, "sha256": parent.digests()}
-    # STAGE/checkpoints/NAME and STAGE/hf
+    # STAGE/checkpoints/NAME, STAGE/merged and STAGE/hf
     for stage in (location.absolute().parent.parent, location.absolute().parent):
         manifest = read_manifest(stage) if (stage / MANIFEST).is_file() else {}
         if "stage" not in manifest:
@@ -84,7 +84,10 @@ def describe(path: Path, parent: Parent) -> dict[str, Any]:
         if location.parent.name == "checkpoints":
             described["checkpoint"] = location.name
         # the stage's tokens are those of its last checkpoint, which is also the one that is exported
-        if final and (location.name == "hf" or location.name == Path(final).name):
+        if final and location.name in ("hf", MERGED, Path(final).name):
             described |= {"checkpoint": Path(final).name, "tokens": manifest["tokens"]}
+        # what a stage leaves, and exports, is its merge if there is one
+        if location.name == MERGED or (location.name == "hf" and (stage / MERGED).exists()):
+            described["checkpoint"] = MERGED
         break
     return described

@@ -246,7 +246,8 @@ def _fit(
 
     # NeMo tells everything in folder/logs; the terminal gets the progress lines and what is wrong
     nemo_logging.set_verbosity(nemo_logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # a log file that does not fit on a full disk is not to hide what is
     logging.raiseExceptions = False
     recipe = getattr(importlib.import_module(STAGE_MODULES[stage]), stage)(

@@ -105,9 +105,12 @@ def test_the_loss_ends_a_quarter_below_the_unigram_entropy(run_folder) -> None:
 
 def test_no_stage_forgets_what_the_one_before_has_learned(run_folder) -> None:
     losses = [_manifest(run_folder, stage)["validation_loss"] for stage in CHAIN]
+    phases, extension = losses[:4], losses[3:]
     # the text is another mixture of the same sources in each stage
-    assert all(after < before + 0.2 for before, after in itertools.pairwise(losses)), losses
-    assert losses[3] < losses[0]
+    assert all(after < before + 0.05 for before, after in itertools.pairwise(phases)), losses
+    assert phases[3] < phases[0]
+    # another theta, and four, two and one step to learn it
+    assert all(after < before + 0.4 for before, after in itertools.pairwise(extension)), losses
 
 
 @pytest.mark.parametrize("stage", CHAIN)
@@ -137,6 +140,9 @@ def test_each_long_context_stage_ends_with_a_merge_and_the_next_one_begins_there
     merge = json.loads((run_folder / stage / "merged" / "merge_manifest.json").read_text())
     assert (merge["method"], merge["weights"]) == ("linear", [0.7, 0.3])
     assert [parent["stage"] for parent in merge["parents"]] == [stage, before]
+    own, earlier = (_manifest(run_folder, name)["checkpoint"].rpartition("/")[2] for name in (stage, before))
+    left = "merged" if before in MERGED else earlier
+    assert [parent["checkpoint"] for parent in merge["parents"]] == [own, left]
     begun = _manifest(run_folder, stage)["start"]
     assert begun["optimizer_state"] == "fresh"
     expected = run_folder / before / ("merged" if before in MERGED else _manifest(run_folder, before)["checkpoint"])
@@ -181,6 +187,7 @@ def test_the_report_tells_of_every_stage(run_folder) -> None:
         assert f'id="{stage}"' in page
     for stage in MERGED:
         assert f"Merge {stage}/merged/merge_manifest.json" in page
+        assert f'href="{stage}/merged"' in page
 
 
 def test_the_export_is_the_trained_model(run_folder) -> None:

@@ -83,6 +83,17 @@ def _copied(data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(data, tmp_path / "data"))
 
 
+def test_data_that_was_packed_for_longer_sequences(data, tmp_path, monkeypatch, capsys) -> None:
+    copied = _copied(data, tmp_path)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["components"]["text"]["packed_tokens"] = 2048
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    words = ["train", "phase1", "--size", "tiny", "--data", str(copied), "--run-dir", str(tmp_path / "run")]
+    error = _granite41(monkeypatch, capsys, *words)
+    assert "component 'text' was packed for 2,048 tokens, but phase1 reads 256 at a time" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, capsys) -> None:
     copied = _copied(data, tmp_path)
     shutil.rmtree(copied / "tokenizer")
