@@ -11,11 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recipes.merging.files import sha256
 from recipes.merging.weighted_sum import Merge
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import Weight, weights
-from recipes.model.bridge.tensor_bytes import bytes_of, read_at
+from recipes.model.bridge.tensor_bytes import bytes_of, read_at, sha256
 
 # transformers' second name of the tied embedding, which a folder may hold a second time
 _EMBEDDING, _TIED = "model.embed_tokens.weight", "lm_head.weight"

@@ -19,10 +19,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from recipes.merging.files import sha256
 from recipes.merging.weighted_sum import Merge, chunk_rows
 from recipes.model.bridge.mapping import Weight, weights
-from recipes.model.bridge.tensor_bytes import read_at
+from recipes.model.bridge.tensor_bytes import read_at, sha256
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.spec.errors import UserError

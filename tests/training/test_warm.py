@@ -22,7 +22,6 @@ with warm.server(["colorsys"]) as address:
     sys.stdin.read()
 """
 SLEEP = """
-import json
 import os
 def sleep():
     print(os.getpid(), flush=True)
@@ -78,7 +77,7 @@ def _gone(pid: int) -> bool:
     return False
 
 
-def test_a_command_prints_and_ends_as_by_itself(server, tmp_path) -> None:
+def test_a_command_prints_and_ends_as_by_itself(server) -> None:
     warm = server()
     for words in (["show", "phase1", "--size", "tiny", "--json"], ["show", "phase11", "--size", "tiny"], ["run"]):
         alone = subprocess.run([*CLIENT, *words], capture_output=True, text=True)

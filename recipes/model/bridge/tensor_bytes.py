@@ -1,5 +1,6 @@
-"""A tensor's bytes, as they are in memory and in files."""
+"""Bytes: a tensor's, as they are in memory and in files, and their digest."""
 
+import hashlib
 import os
 from io import FileIO
 
@@ -27,3 +28,8 @@ def read_at(file: FileIO, place: int, target: Tensor) -> None:
         if not read:
             raise UserError(f"{file.name}: cut short while it was read; copy it again")
         content, place = content[read:], place + read
+
+
+def sha256(content: bytes) -> str:
+    """Return the digest in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
