@@ -30,7 +30,7 @@ from typing import Any
 
 from data_prep import documents, shards, tokenizer
 from data_prep.documents import BadRecord, Part
-from data_prep.encoder import Differs, Encoder
+from recipes.encoder import Differs, Encoder
 from recipes.spec.errors import UserError
 from recipes.spec.files import write_text
 

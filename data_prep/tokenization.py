@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep import documents, indexed, shards, tokenizer
 from data_prep.documents import BadRecord, Part
-from data_prep.encoder import Differs, Encoder
+from recipes.encoder import Differs, Encoder
 from recipes.spec.files import write_text
 
 MANIFEST = "manifest.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from recipes.encoder import load
 from recipes.spec.errors import UserError
 
 END_OF_TEXT = "<|end_of_text|>"  # id 0; begin and end of text are one token, as in Granite 4.1
@@ -87,22 +88,6 @@ def check_vocab_size(vocab_size: int) -> None:
             f"vocab_size: {vocab_size} is too small, expected at least {MINIMUM_VOCAB_SIZE} "
             f"(256 bytes and {len(SPECIAL_TOKENS)} special tokens); give a larger one"
         )
-
-
-def load(folder: Path) -> Tokenizer:
-    """Load ``folder``'s tokenizer.json: the one loader of this project, whatever class tokenizer_config.json names.
-
-    Raises:
-        UserError: the file is missing or no tokenizer.
-    """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"{file}: no such file, expected a Hugging Face tokenizer; name a folder that holds one")
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{file}: is no Hugging Face tokenizer ({reason}); fetch it again or name another") from error
 
 
 def end_of_text(folder: Path) -> int:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from data_prep import repositories, shards, tokenizer
 from data_prep.cli import data_app
 from data_prep.documents import Part
-from data_prep.encoder import Differs, Encoder
+from recipes.encoder import Differs, Encoder
 from data_prep.repositories import order, pack, prepare
 from data_prep.tokenization import tokenize
 from recipes.spec.errors import UserError

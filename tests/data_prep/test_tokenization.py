@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from data_prep import encoder, indexed, tokenization, tokenizer
+from data_prep import indexed, tokenization, tokenizer
+from recipes import encoder
 from recipes import cli
 from recipes.spec.errors import UserError
 

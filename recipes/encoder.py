@@ -12,12 +12,28 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from data_prep import tokenizer
+from recipes.spec.errors import UserError
 
 # Share of the characters that both libraries encode; twice as much of text beyond ASCII, where they could differ.
 CHECKED_SHARE = 0.005
 _CHECKED_CHARACTERS = 1 << 16  # at most so many of one document
 _REMEMBERED_CHARACTERS = 3 << 24  # of text after which gigatoken's memory of words is cleared
+
+
+def load(folder: Path) -> Tokenizer:
+    """Load ``folder``'s tokenizer.json: the one loader of this project, whatever class tokenizer_config.json names.
+
+    Raises:
+        UserError: the file is missing or no tokenizer.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file, expected a Hugging Face tokenizer; name a folder that holds one")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{file}: is no Hugging Face tokenizer ({reason}); fetch it again or name another") from error
 
 
 class Differs(Exception):
@@ -121,7 +137,7 @@ class _Fast:
 @cache
 def _load(folder: Path) -> tuple[Tokenizer, _Fast | None, str | None]:
     """The reference, gigatoken's tokenizer or None, and why it could not be loaded."""
-    reference = tokenizer.load(folder)
+    reference = load(folder)
     try:
         return reference, _Fast(folder / "tokenizer.json"), None
     except Exception as error:  # a kind of tokenizer that gigatoken does not know; it raises nothing narrower

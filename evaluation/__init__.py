@@ -1,0 +1,1 @@
+"""Evaluation: suites as data, the lm-eval runner, RULER, gates and reports."""

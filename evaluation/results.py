@@ -1,0 +1,141 @@
+"""What an evaluation leaves on disk: ``evaluation.json``, which gates and reports read.
+
+An evaluation is of one model by one suite, and lies in a folder of its own::
+
+    evaluation.json         everything below, gathered
+    units/TASK[@LENGTH]/    one (task, length): unit.json, lm-eval's own results_*.json and samples_*.jsonl
+    gate.json               what the gate said, where one was asked
+
+In a run's folder evaluations are at ``RUN/STAGE/eval/NAME``, where NAME is the suite, and the suite with a dash and the
+label for what is not the stage's final model: ``long_context``, ``long_context-unmerged``, ``long_context-weight-0.3``.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipes.spec.errors import UserError
+from recipes.spec.files import write_text
+
+EVALUATION = "evaluation.json"
+UNIT = "unit.json"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The result of one task, for RULER at one length.
+
+    Attributes:
+        task: its name in the suite.
+        length: tokens of prompt and answer together; None for tasks that have no length.
+        metric: lm-eval's key for it, such as ``acc,none``.
+        score: in percent where ``percent`` holds, else in the metric's own unit (``bits_per_byte``).
+        stderr: standard error of ``score``, in its unit; None where it cannot be had.
+        samples: documents that were scored.
+        expected: documents that the task should have had.
+        truncated: prompts that the backend had to cut.
+        fill_min: least share of ``length`` that a prompt and its reserved answer take; None without a length.
+        fill_mean: the mean of the same.
+        corpus: ``published`` or ``fallback`` texts; None where the project brings none.
+        higher_is_better: which way the metric goes.
+        percent: whether the score is a share in percent.
+        seconds: wall-clock time of the unit.
+        settings: what the score depends on beside the model: few-shot count, chat template, lm-eval's task version and
+            hash, RULER's parameters.
+    """
+
+    task: str
+    length: int | None
+    metric: str
+    score: float
+    stderr: float | None
+    samples: int
+    expected: int
+    truncated: int = 0
+    fill_min: float | None = None
+    fill_mean: float | None = None
+    corpus: str | None = None
+    higher_is_better: bool = True
+    percent: bool = True
+    seconds: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """``task`` or ``task@length``: its key wherever units are listed."""
+        return unit_name(self.task, self.length)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model by one suite.
+
+    Attributes:
+        suite: its name.
+        size: model size.
+        stage: the stage that trained the model, or None for a model of another origin.
+        label: what sets it apart from the stage's final model: ``unmerged``, ``weight-0.3``; or empty.
+        model: where it was read from.
+        fingerprint: SHA-256 (hex) that tells models apart.
+        backend: its name and settings.
+        limit: samples asked for of every task, or None for all.
+        expected: name of every unit that the suite has.
+        units: those that have a result.
+        failures: name of a unit without a result -> the reason, one sentence.
+        versions: library -> version; ``code`` is the project's commit.
+        finished: when it ended, ISO 8601 in UTC.
+    """
+
+    suite: str
+    size: str
+    stage: str | None
+    label: str
+    model: str
+    fingerprint: str
+    backend: dict[str, Any]
+    limit: int | None
+    expected: list[str]
+    units: list[Unit]
+    failures: dict[str, str]
+    versions: dict[str, str]
+    finished: str
+
+
+def unit_name(task: str, length: int | None) -> str:
+    """Return ``task``, or ``task@length`` where it has one."""
+    return task if length is None else f"{task}@{length}"
+
+
+def evaluation_name(suite: str, label: str) -> str:
+    """Return the name of an evaluation's folder in a stage's ``eval``."""
+    return f"{suite}-{label}" if label else suite
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write ``evaluation.json`` in ``folder``, whole or not at all."""
+    write_text(folder / EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read ``folder``'s evaluation.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / EVALUATION
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Evaluation(**{**found, "units": [Unit(**unit) for unit in found["units"]]})
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run `granite41 eval` into this folder first") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is no evaluation ({error}); run `granite41 eval` into this folder again") from error
+
+
+def read_unit(folder: Path) -> Unit | None:
+    """Return the result in a unit's folder, or None where there is none that can be read."""
+    try:
+        return Unit(**json.loads((folder / UNIT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
