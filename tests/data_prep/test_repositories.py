@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from data_prep import repositories, shards, tokenizer
 from data_prep.cli import data_app
 from data_prep.documents import Part
-from recipes.encoder import Differs, Encoder
 from data_prep.repositories import order, pack, prepare
 from data_prep.tokenization import tokenize
+from recipes.encoder import Differs, Encoder
 from recipes.spec.errors import UserError
 
 MAX_TOKENS = 400

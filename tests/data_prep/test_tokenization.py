@@ -16,8 +16,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_prep import indexed, tokenization, tokenizer
-from recipes import encoder
-from recipes import cli
+from recipes import cli, encoder
 from recipes.spec.errors import UserError
 
 
