@@ -7,7 +7,7 @@ An evaluation is of one model by one suite, and lies in a folder of its own::
     gate.json               what the gate said, where one was asked
 
 In a run's folder evaluations are at ``RUN/STAGE/eval/NAME``, where NAME is the suite, and the suite with a dash and the
-label for what is not the stage's final model: ``long_context``, ``long_context-unmerged``, ``long_context-weight-0.3``.
+label for what is not the stage's final model: ``long-context``, ``long-context-unmerged``, ``long-context-weight-0.3``.
 """
 
 import json
@@ -85,6 +85,7 @@ class Evaluation:
         failures: name of a unit without a result -> the reason, one sentence.
         versions: library -> version; ``code`` is the project's commit.
         finished: when it ended, ISO 8601 in UTC.
+        left_out: benchmark of the suite that was not run -> the reason; they are not in ``expected``.
     """
 
     suite: str
@@ -100,6 +101,7 @@ class Evaluation:
     failures: dict[str, str]
     versions: dict[str, str]
     finished: str
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def unit_name(task: str, length: int | None) -> str:

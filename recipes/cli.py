@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from data_prep.cli import data_app
+from evaluation.cli import eval_app
 from recipes import warm
 from recipes.many_values import ManyValues
 from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
@@ -170,16 +171,19 @@ def run_stages(
     init: Annotated[
         str | None, typer.Option(help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER.")
     ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
+    ] = True,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
 ) -> None:
-    """Run stages and what belongs to them: data (size tiny), training, merge, export, report, generation."""
+    """Run stages and what belongs to them: data (size tiny), training, merge, export, evaluation, report."""
     from recipes import pipeline
 
     if on != "local":
         raise UserError(f"--on {on}: no such place; stages run with --on local")
     run_folder = run_dir or Path("runs") / size
     names = pipeline.stages_of(stages, size, first)
-    chain = pipeline.tasks(names, size, run_folder, data, devices, overrides or [], init)
+    chain = pipeline.tasks(names, size, run_folder, data, devices, overrides or [], init, evaluate)
     for name in names:
         if name not in [task.name for task in chain]:
             typer.echo(f"{name}: finished already")
@@ -288,11 +292,14 @@ def generate(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> None:
-    """Write the run's report.md and report.html, and print the former."""
+    """Write the run's report.md and report.html, print the former, and write evaluation.html beside them."""
+    from evaluation.report import write_report as write_evaluation_report
     from recipes.report import write_report
 
     path = write_report(run_dir)
     typer.echo(path.read_text(encoding="utf-8") + f"\n{path}\n{path.with_suffix('.html')}")
+    if next(run_dir.glob("*/eval/*/evaluation.json"), None):
+        typer.echo(str(write_evaluation_report(run_dir)))
 
 
 plot_app = typer.Typer(
@@ -323,6 +330,7 @@ def plot_mixture(size: PlotSizeOption = "8b", output: PictureOption = None) -> N
 
 
 app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
 app.add_typer(plot_app, name="plot")
 
 

@@ -18,7 +18,13 @@ from recipes.spec import UserError
 from recipes.training.stage_folder import read_manifest
 
 # what takes long to import for the tasks of a chain
-_SLOW = ("recipes.training.pretraining", "recipes.merging.merge", "transformers.models.granite.modeling_granite")
+_SLOW = (
+    "recipes.training.pretraining",
+    "recipes.merging.merge",
+    "transformers.models.granite.modeling_granite",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+)
 
 
 class _Chain(run.Experiment):

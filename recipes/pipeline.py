@@ -1,12 +1,18 @@
 """The chain as tasks with dependencies: each is a ``granite41`` command that can also be run by hand."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from evaluation import suites
+from evaluation.gates import GATE
+from evaluation.results import EVALUATION, evaluation_name
 from recipes.spec import SIZES, STAGES, UserError, flatten, resolve_pretraining, sizes_of
 from recipes.spec.resolve import require_known
+from recipes.spec.stages import PretrainRecipe
 from recipes.training.stage_folder import MERGED, check_recipe, read_manifest
 
 
@@ -64,10 +70,11 @@ def tasks(
     devices: int | None,
     overrides: Sequence[str],
     init: str | None = None,
+    evaluate: bool = True,
 ) -> list[Task]:
-    """Return the tasks of a chain: data (tiny only); training, merge and export of each stage; report and generation.
+    """Return the tasks of a chain: data (tiny only); training, merge, export and evaluation of each stage; a report.
 
-    What the run's folder holds already has no task.
+    A stage begins when the gate of the one before has passed. What the run's folder holds already has no task.
 
     Args:
         names: the stages, as :func:`stages_of` returns them.
@@ -77,6 +84,7 @@ def tasks(
         overrides: for every stage of the chain that has their key.
         init: what the first stage begins with in place of its parent: a NeMo checkpoint, a finished stage's folder, or
             ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
+        evaluate: whether each stage is evaluated, and held against a gate.
 
     Raises:
         UserError: an unknown override; a stage of another kind; a size that does not prepare its own data, and
@@ -104,7 +112,8 @@ def tasks(
         if not imported.exists():
             begin = add("init", "import", "--hf", init.removeprefix("hf:"), "--output", str(imported), after=())
         init = str(imported)
-    ready, exports = begin, []
+    rulers = _ruler_tasks(add, names, size, run_folder, data, prepared) if evaluate else None
+    ready, ends = begin, []
     for name, recipe in recipes.items():
         folder = run_folder / name
         source = ("--init", init) if init and name == names[0] else ()
@@ -115,6 +124,7 @@ def tasks(
         else:
             check_recipe(folder, recipe)
             ready = None
+        trained = ready
         if recipe.merge and not (folder / MERGED).exists():
             start = manifests[name].get("start", {}).get("checkpoint") or (
                 source[1] if source else run_folder / str(recipe.parent)
@@ -126,12 +136,112 @@ def tasks(
                 *("--weights", f"{weight:.6g}", f"{1 - weight:.6g}", "--output", str(folder / MERGED)),
                 after=(ready,),
             )
+        exported = None
         if not (folder / "hf").exists():
             words = ("export", "--checkpoint", str(folder), "--output", str(folder / "hf"))
-            exports.append(add(f"{name}-export", *words, after=(ready,)))
-    report = add("report", "report", "--run-dir", str(run_folder), after=exports or [ready])
+            exported = add(f"{name}-export", *words, after=(ready,))
+            ends.append(exported)
+        if evaluate:
+            gate = _evaluation_tasks(add, recipe, size, run_folder, trained, exported, rulers, with_parent=not source)
+            if gate:
+                ends.append(gate)
+                ready = gate
+    report = add("report", "report", "--run-dir", str(run_folder), after=ends or [ready])
     add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,))
     return chain
+
+
+class _Add(Protocol):
+    def __call__(self, name: str, *words: str, after: Sequence[str | None], processes: int = 1) -> str: ...
+
+
+def _ruler_tasks(
+    add: _Add, names: Sequence[str], size: str, run_folder: Path, data: Path, prepared: str | None
+) -> str | None:
+    """Add the task that generates RULER's samples for all stages, before any GPU is taken; return its name."""
+    recipes = [
+        resolve_pretraining(name, size)
+        for name in names
+        if suites.LONG_CONTEXT in suites.suites_of(name, size)
+        and not _is_evaluated(run_folder / name / "eval" / suites.LONG_CONTEXT)
+    ]
+    if not recipes:
+        return None
+    lengths = sorted({length for recipe in recipes for length in suites.lengths(size, recipe.sequence_length.value)})
+    fetched, words = None, _corpora(size, run_folder)
+    if words and not Path(words[1]).exists():
+        fetched = add("corpora", "eval", "corpora", "--output", words[1], after=())
+    return add(
+        "ruler",
+        *("eval", "generate", "--tokenizer", str(data / "tokenizer"), "--lengths", *map(str, lengths)),
+        *("--samples", str(suites.samples(suites.LONG_CONTEXT, size)), "--output", str(run_folder / "ruler"), *words),
+        after=(prepared, fetched),
+    )
+
+
+def _evaluation_tasks(
+    add: _Add,
+    recipe: PretrainRecipe,
+    size: str,
+    run_folder: Path,
+    trained: str | None,
+    exported: str | None,
+    rulers: str | None,
+    with_parent: bool,
+) -> str | None:
+    """Add the evaluations of a stage, before and after its merge, one after the other, and its gate; return the last.
+
+    Args:
+        trained: the task that trains the stage, like ``exported`` and ``rulers`` None when there is none.
+        with_parent: whether the stage begins with its parent in this run, whose short-context scores it must keep.
+    """
+    name, folder = recipe.stage, run_folder / recipe.stage / "eval"
+    chosen, last = suites.suites_of(name, size), rulers
+    for label in ("unmerged", "") if recipe.merge else ("",):
+        for suite in chosen:
+            if _is_evaluated(folder / evaluation_name(suite, label)):
+                continue
+            last = add(
+                f"{name}-{evaluation_name(suite, label)}",
+                *("eval", suite, "--model", name, "--size", size, "--run-dir", str(run_folder)),
+                *(("--unmerged",) if label else ()),
+                *(_corpora(size, run_folder) if suite == suites.LONG_CONTEXT else ()),
+                after=(trained if label else exported, last),
+            )
+    if last == rulers and all(_has_passed(folder / suite) for suite in chosen):
+        return None
+    last_stage = [stage for stage in STAGES if STAGES[stage].kind == "long_context" and size in sizes_of(stage)][-1]
+    baseline = run_folder / str(recipe.parent) / "eval" / chosen[-1]
+    return add(
+        f"{name}-gate",
+        *("eval", "gate", "--folders", *(str(folder / suite) for suite in chosen)),
+        # IBM's numbers are of the models at the end
+        *("--reference", "published" if name == last_stage and size != "tiny" else "none"),
+        *(("--baseline", str(baseline)) if recipe.merge and with_parent else ()),
+        # without a network there are no other texts; what they score is compared with nothing
+        *(("--allow-fallback",) if size == "tiny" else ()),
+        after=(last, exported),
+    )
+
+
+def _corpora(size: str, run_folder: Path) -> tuple[str, ...]:
+    return () if size == "tiny" else ("--corpora", str(run_folder / "corpora"))
+
+
+def _is_evaluated(folder: Path) -> bool:
+    found = _json(folder / EVALUATION)
+    return bool(found) and len(found["units"]) == len(found["expected"])
+
+
+def _has_passed(folder: Path) -> bool:
+    return bool(_json(folder / GATE).get("passed"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _overrides_by_stage(names: Sequence[str], size: str, overrides: Sequence[str]) -> dict[str, list[str]]:

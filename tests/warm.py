@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["recipes.training.pretraining"])
+WARM.set_forkserver_preload(["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"])
 
 
 def run(function: Callable, *args: Any, world_size: int = 1) -> Any:

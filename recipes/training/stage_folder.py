@@ -2,11 +2,9 @@
 
 import errno
 import fcntl
-import importlib.metadata
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import yaml
 
 from recipes.spec import Recipe, UserError, flatten
 from recipes.spec.files import out_of_space, write_text
+from recipes.spec.versions import commit, versions
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
@@ -41,8 +40,8 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     content = {
         "stage": recipe.stage,
         "size": recipe.size,
-        "code": _commit(),
-        "libraries": {name: _version(name) for name in RECORDED_LIBRARIES},
+        "code": commit(),
+        "libraries": versions(RECORDED_LIBRARIES),
         "values": {
             name: {"value": _plain(leaf.value), "origin": leaf.origin, "why": leaf.why} for name, leaf in leaves.items()
         },
@@ -166,20 +165,3 @@ def final_checkpoint(folder: Path) -> Path | None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Return the commit of this code, with ``-dirty`` when files differ from it; None outside of a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None

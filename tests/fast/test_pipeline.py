@@ -16,6 +16,7 @@ CHAIN = "phase1..lce_512k"
 
 def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> dict[str, Task]:
     data = options.pop("data", Path("d"))
+    options.setdefault("evaluate", False)
     found = tasks(stages_of(stages, size, options.pop("first", None)), size, folder, data, None, overrides, **options)
     return {task.name: task for task in found}
 
@@ -98,6 +99,76 @@ def test_what_is_there_has_no_task(tmp_path) -> None:
         _tasks("phase1..phase2", "8b", tmp_path, "seed=1")
 
 
+def test_each_stage_is_evaluated_and_the_next_waits_for_its_gate(tmp_path) -> None:
+    found = _tasks("phase4..lce_128k", "tiny", tmp_path, data=None, evaluate=True)
+    after = {name: task.after for name, task in found.items() if name.partition("-")[0] in ("phase4", "lce_32k")}
+    assert after == {
+        "phase4": ("data",),
+        "phase4-export": ("phase4",),
+        "phase4-smoke": ("phase4-export", "ruler"),
+        "phase4-gate": ("phase4-smoke", "phase4-export"),
+        "lce_32k": ("data", "phase4-gate"),
+        "lce_32k-merge": ("lce_32k",),
+        "lce_32k-export": ("lce_32k-merge",),
+        "lce_32k-long-context-unmerged": ("lce_32k", "ruler"),
+        "lce_32k-smoke-unmerged": ("lce_32k", "lce_32k-long-context-unmerged"),
+        "lce_32k-long-context": ("lce_32k-export", "lce_32k-smoke-unmerged"),
+        "lce_32k-smoke": ("lce_32k-export", "lce_32k-long-context"),
+        "lce_32k-gate": ("lce_32k-smoke", "lce_32k-export"),
+    }
+    assert found["lce_128k"].after == ("data", "lce_32k-gate")
+    assert found["ruler"].after == ("data",)
+    words = found["ruler"].arguments
+    assert words[words.index("--lengths") + 1 : words.index("--samples")] == ("256", "2048", "8192")
+    assert found["lce_32k-gate"].arguments == (
+        *("eval", "gate", "--folders", f"{tmp_path}/lce_32k/eval/long-context", f"{tmp_path}/lce_32k/eval/smoke"),
+        *("--reference", "none", "--baseline", f"{tmp_path}/phase4/eval/smoke", "--allow-fallback"),
+    )
+    assert "--unmerged" in found["lce_32k-smoke-unmerged"].arguments
+    assert set(found["report"].after) >= {"phase4-gate", "lce_32k-gate", "lce_128k-gate"}
+
+
+def test_real_sizes_are_evaluated_on_published_texts_and_end_at_published_numbers(tmp_path) -> None:
+    found = _tasks("lce_32k..lce_512k", "8b", tmp_path, init="c", evaluate=True)
+    assert found["corpora"].after == ()
+    assert found["ruler"].after == ("corpora",)
+    corpora = ("--corpora", f"{tmp_path}/corpora")
+    assert [name for name, task in found.items() if task.arguments[-2:] == corpora] == [
+        "ruler",
+        *(f"lce_{k}-long-context{label}" for k in ("32k", "128k", "512k") for label in ("-unmerged", "")),
+    ]
+    gates = {name: task.arguments for name, task in found.items() if name.endswith("-gate")}
+    references = {name: words[words.index("--reference") + 1] for name, words in gates.items()}
+    assert references == {"lce_32k-gate": "none", "lce_128k-gate": "none", "lce_512k-gate": "published"}
+    assert not any("--allow-fallback" in words for words in gates.values())
+    # what the first stage began with was not evaluated in this run
+    assert "--baseline" not in gates["lce_32k-gate"]
+    assert gates["lce_512k-gate"][-2:] == ("--baseline", f"{tmp_path}/lce_128k/eval/base")
+    assert "published" in _tasks("lce_128k", "3b", tmp_path, init="c", evaluate=True)["lce_128k-gate"].arguments
+    (tmp_path / "corpora").mkdir()
+    assert "corpora" not in _tasks("lce_32k", "8b", tmp_path, evaluate=True)
+
+
+def test_an_evaluation_that_is_whole_has_no_task(tmp_path) -> None:
+    _finish(tmp_path, "phase1", "tiny")
+    (tmp_path / "phase1/hf").mkdir()
+    folder = tmp_path / "phase1/eval/smoke"
+    folder.mkdir(parents=True)
+
+    def left() -> list[str]:
+        return list(_tasks("phase1", "tiny", tmp_path, evaluate=True))[:-2]
+
+    assert left() == ["phase1-smoke", "phase1-gate"]
+    (folder / "evaluation.json").write_text('{"units": [1], "expected": ["a", "b"]}')
+    assert left() == ["phase1-smoke", "phase1-gate"]
+    (folder / "evaluation.json").write_text('{"units": [1, 2], "expected": ["a", "b"]}')
+    assert left() == ["phase1-gate"]
+    (folder / "gate.json").write_text('{"passed": false}')
+    assert left() == ["phase1-gate"]
+    (folder / "gate.json").write_text('{"passed": true}')
+    assert left() == []
+
+
 def test_from_a_stage_on(tmp_path) -> None:
     assert stages_of(CHAIN, "8b", "lce_32k") == ["lce_32k", "lce_128k", "lce_512k"]
     assert "phase3" not in _tasks(CHAIN, "8b", tmp_path, first="phase4", init="c")
@@ -155,7 +226,7 @@ def test_a_size_without_data_of_its_own(tmp_path, monkeypatch, capsys) -> None:
 
 def test_dryrun_prints_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -> None:
     run_folder = tmp_path / "run"
-    words = ["phase1..phase2", "--size", "tiny", "--run-dir", str(run_folder), "--dryrun"]
+    words = ["phase1..phase2", "--size", "tiny", "--run-dir", str(run_folder), "--no-eval", "--dryrun"]
     code, printed, _ = _granite41(monkeypatch, capsys, *words, "parallelism.tensor_model_parallel_size=2")
     lines = printed.splitlines()
     assert code == 0

@@ -1,0 +1,112 @@
+"""Runs programs that a model has written, cut off from the network, the user's files and the other processes.
+
+Every program has its own Linux namespaces (network, mounts, processes, IPC, host name), and where the user is not the
+machine's root, users as well. It sees the system's libraries (/usr, /lib), Python's standard library and NumPy,
+read-only, and a /tmp of its own in memory (64 MB) which goes with it: no home, no /proc, no devices but null, zero and
+urandom, no environment variable of the user, empty standard input, no standard output, no capability, no network
+interface that is up. Bounded are wall-clock and CPU time, address space, file size, processes (64) and open files;
+whatever it started ends with it.
+
+Not covered: faults of the kernel, which all programs share (no system call is filtered); what is readable by all under
+/usr, such as a licence key left there; the memory of all its processes together, which may each use the limit; the
+number of processes where root lacks the right to mount (a container's root), which only the time then bounds; and load
+that other programs on the machine can notice.
+"""
+
+import importlib.util
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.spec.errors import UserError
+
+LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
+PASSED = "passed"
+_numbers = itertools.count(os.getpid() % 10_000 * 10_000)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended.
+
+    Attributes:
+        passed: it ran to its end without an exception.
+        reason: ``passed``, ``failed: EXCEPTION: MESSAGE``, ``timed out``, ``out of memory`` or ``killed: SIGNAL``.
+    """
+
+    passed: bool
+    reason: str
+
+
+def run_python(program: str, *, seconds: float, memory_bytes: int) -> Outcome:
+    """Run ``program`` as ``__main__`` in a sandbox; it passes where its last line is reached.
+
+    Args:
+        seconds: limit of wall-clock time, and nearly of CPU time.
+        memory_bytes: limit of the address space of each of its processes.
+
+    Raises:
+        UserError: the machine does not allow the namespaces; the program was not run.
+    """
+    readable, packages = _libraries()
+    request = {
+        "program": program,
+        "seconds": seconds,
+        "memory_bytes": memory_bytes,
+        "number": next(_numbers),
+        "readable": readable,
+        "packages": packages,
+    }
+    launcher = subprocess.Popen(
+        [sys.executable, "-S", "-s", "-P", str(LAUNCHER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PYTHONHASHSEED": "0"},  # a program that depends on the order of a set has the same outcome every time
+        start_new_session=True,
+        cwd="/",
+    )
+    try:
+        output, errors = launcher.communicate(json.dumps(request).encode())
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.wait()
+    if not output:
+        if launcher.returncode == 0:
+            return Outcome(False, "killed: with its sandbox")
+        why = errors.decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"{LAUNCHER.name} ended with status {launcher.returncode}: {' '.join(why)}")
+    answer = json.loads(output)
+    if "refused" in answer:
+        raise UserError(
+            "generated code was not run: its sandbox needs Linux namespaces, a kernel from 5.12 on and a Python that "
+            f"all may read, which this machine refuses ({answer['refused']}); allow user namespaces (sysctl "
+            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; Docker: "
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined) or leave the code tasks out"
+        )
+    return Outcome(answer["outcome"] == PASSED, answer["outcome"])
+
+
+def run_many(programs: Iterable[str], workers: int, *, seconds: float, memory_bytes: int) -> list[Outcome]:
+    """Run each program as :func:`run_python` does, up to ``workers`` at a time; outcomes are in the programs' order."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda program: run_python(program, seconds=seconds, memory_bytes=memory_bytes), programs))
+
+
+def _libraries() -> tuple[list[str], list[str]]:
+    """Return the folders that a program may read beside the system's, and those to add to its ``sys.path``."""
+    readable, packages = [sys.base_prefix], []
+    numpy = importlib.util.find_spec("numpy")  # the tests of HumanEval+ and MBPP+ import it
+    if numpy is not None and numpy.origin is not None:
+        folder = Path(numpy.origin).resolve().parent
+        packages = [str(folder.parent)]
+        readable += [str(path) for path in (folder, folder.with_name("numpy.libs")) if path.exists()]
+    return readable, packages

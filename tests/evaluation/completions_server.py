@@ -1,0 +1,58 @@
+"""A server that speaks OpenAI's completions, on this machine, and can be told to misbehave."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+POSITIONS = 256
+
+
+@contextmanager
+def completions(text: str = " w", *, fail_after: int = 10**9, status: int = 500, seconds: float = 0) -> Iterator[str]:
+    """Yield the address of a server that completes every prompt with ``text``.
+
+    Args:
+        text: the completion.
+        fail_after: completions after which it answers with ``status``.
+        status: see ``fail_after``; 200 sends an answer that is none.
+        seconds: time that each completion takes.
+    """
+    count = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, {"data": [{"id": "tiny", "max_model_len": POSITIONS}]})
+
+        def do_POST(self) -> None:
+            nonlocal count
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            count += 1
+            time.sleep(seconds)
+            if count > fail_after:
+                self._send(status, {"error": "out of memory"})
+            else:
+                prompts = body["prompt"] if isinstance(body["prompt"][0], list | str) else [body["prompt"]]
+                choices = [{"index": number, "text": text} for number in range(len(prompts))]
+                self._send(200, {"choices": choices})
+
+        def _send(self, code: int, content: dict) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1/completions"
+    finally:
+        server.shutdown()
+        server.server_close()
