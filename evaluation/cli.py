@@ -55,6 +55,10 @@ def _run_suite(
     on: Annotated[str, typer.Option("--on", help="Where to run: local.")] = "local",
     run_dir: RunDirOption = None,
     unmerged: Annotated[bool, typer.Option("--unmerged", help="Of a stage, the checkpoint before its merge.")] = False,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Report a folder's model under this stage, with --label."),
+    ] = None,
     label: Annotated[str, typer.Option(help="What sets this model apart in reports, as weight-0.3.")] = "",
     output: Annotated[
         Path | None, typer.Option(help="The evaluation's folder  [default: RUN/STAGE/eval/SUITE[-LABEL]]")
@@ -76,16 +80,24 @@ def _run_suite(
     """Evaluate a model by a suite; what has a result already is not done again."""
     from evaluation.results import evaluation_name
     from recipes.spec import STAGES
+    from recipes.spec.resolve import require_known
 
     suite = str(context.info_name)
     if on != "local":
         raise UserError(f"--on {on}: no such place; evaluations run with --on local")
-    stage = model if model in STAGES else None
     run_folder = run_dir or Path("runs") / size
     label = label or ("unmerged" if unmerged else "")
+    if stage is not None:
+        require_known("stage", stage, STAGES)
+        if model in STAGES or not label:
+            raise UserError("--stage belongs to a model that is no stage itself, and needs a --label; correct one")
+    elif model in STAGES:
+        stage = model
     if output is None:
         if stage is None:
-            raise UserError(f"--model {model}: is no stage of a run; name the evaluation's folder with --output")
+            raise UserError(
+                f"--model {model}: is no stage of a run; name the folder with --output, or a --stage and --label"
+            )
         output = run_folder / stage / "eval" / evaluation_name(suite, label)
     evaluation = _evaluated(
         suite,

@@ -115,14 +115,17 @@ def suites_of(stage: str, size: str) -> tuple[str, ...]:
 def lengths(size: str, sequence_length: int) -> list[int]:
     """Return RULER's lengths in tokens for a model of ``sequence_length`` tokens: the suite's, and that one itself.
 
+    The suite may have a longest one, which then is the last.
+
     Raises:
         UserError: an unknown size, or a length that is not positive.
     """
     row = _row(LONG_CONTEXT, size)
     if sequence_length < 1:
         raise UserError(f"sequence length {sequence_length}: expected a positive number of tokens; correct it")
-    found, length = {sequence_length}, row["first_length"]
-    while length < sequence_length:
+    last = min(sequence_length, row.get("longest", sequence_length))
+    found, length = {last}, row["first_length"]
+    while length < last:
         found.add(length)
         length *= row["length_factor"]
     return sorted(found)

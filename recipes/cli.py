@@ -296,10 +296,11 @@ def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> 
     from evaluation.report import write_report as write_evaluation_report
     from recipes.report import write_report
 
+    evaluations = next(run_dir.glob("*/eval/*/evaluation.json"), None) and write_evaluation_report(run_dir)
     path = write_report(run_dir)
     typer.echo(path.read_text(encoding="utf-8") + f"\n{path}\n{path.with_suffix('.html')}")
-    if next(run_dir.glob("*/eval/*/evaluation.json"), None):
-        typer.echo(str(write_evaluation_report(run_dir)))
+    if evaluations:
+        typer.echo(str(evaluations))
 
 
 plot_app = typer.Typer(

@@ -51,8 +51,18 @@ class Encoder:
         refused: why the fast library cannot read this tokenizer, or None.
     """
 
-    def __init__(self, folder: Path, reference_only: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        reference_only: bool = False,
+        checked_share: float | None = None,
+        remembered_characters: int = _REMEMBERED_CHARACTERS,
+    ) -> None:
         """Load the tokenizer in ``folder``; with ``reference_only`` by Hugging Face's library alone.
+
+        Args:
+            checked_share: in the place of :data:`CHECKED_SHARE`.
+            remembered_characters: of text, after which gigatoken's memory of words is cleared.
 
         Raises:
             UserError: ``folder`` holds no tokenizer.
@@ -62,6 +72,7 @@ class Encoder:
             self._fast = None
         library = "tokenizers" if self._fast is None else "gigatoken"
         self.name = f"{library} {version(library)}"
+        self._checked_share, self._remembered = checked_share, remembered_characters
         self.checked = self.newer = self._seen = self._compared = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +85,7 @@ class Encoder:
         """
         if self._fast is None:
             return self._by_reference(texts)
-        layout = self._fast.encode_batch(texts)
-        offsets, ids = np.asarray(layout.offsets.data), np.asarray(layout.content.data)
+        ids, offsets = self._fast.encode_batch(texts, self._remembered)
         newer = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
         self._check(self._fast, [text for position, text in enumerate(texts) if position not in newer])
         if not newer:
@@ -89,7 +99,8 @@ class Encoder:
     def _check(self, fast: "_Fast", texts: Sequence[str]) -> None:
         differing = 0
         for text in texts:
-            if self._compared <= self._seen * CHECKED_SHARE * (1 if text.isascii() else 2):
+            share = CHECKED_SHARE if self._checked_share is None else self._checked_share
+            if self._compared <= self._seen * share * (1 if text.isascii() else 2):
                 sample = text[:_CHECKED_CHARACTERS]
                 self._compared += len(sample)
                 self.checked += 1
@@ -123,14 +134,18 @@ class _Fast:
         """Return the ids of one text."""
         return self._tokenizer.encode(text)
 
-    def encode_batch(self, texts: Sequence[str]) -> Any:
-        """Return awkward's layout of the ids of ``texts``, with ``offsets`` and ``content``."""
-        if self._seen > _REMEMBERED_CHARACTERS:
+    def encode_batch(self, texts: Sequence[str], remembered_characters: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of ``texts``, and where each begins in them, and the end."""
+        if self._seen > remembered_characters:
             del self._tokenizer  # before the next one needs its room
             self._tokenizer = self._made()
         self._seen += sum(map(len, texts))
+        if len(texts) == 1:  # the making of a batch takes as long as a hundred kilobytes
+            ids = self._tokenizer.encode(texts[0])
+            return ids, np.array([0, len(ids)])
         # on this thread: the processes are the parallelism
-        return self._tokenizer.encode_batch(list(texts), parallel=False).layout
+        layout = self._tokenizer.encode_batch(list(texts), parallel=False).layout
+        return np.asarray(layout.content.data), np.asarray(layout.offsets.data)
 
 
 # both take a third of a second, and a process encodes many shards

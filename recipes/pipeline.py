@@ -112,7 +112,8 @@ def tasks(
         if not imported.exists():
             begin = add("init", "import", "--hf", init.removeprefix("hf:"), "--output", str(imported), after=())
         init = str(imported)
-    rulers = _ruler_tasks(add, names, size, run_folder, data, prepared) if evaluate else None
+    # evaluations are one after the other, as they share the machine's GPUs
+    evaluated = _ruler_tasks(add, names, size, run_folder, data, prepared) if evaluate else None
     ready, ends = begin, []
     for name, recipe in recipes.items():
         folder = run_folder / name
@@ -142,10 +143,10 @@ def tasks(
             exported = add(f"{name}-export", *words, after=(ready,))
             ends.append(exported)
         if evaluate:
-            gate = _evaluation_tasks(add, recipe, size, run_folder, trained, exported, rulers, with_parent=not source)
+            gate = _evaluation_tasks(add, recipe, size, run_folder, trained, exported, evaluated, not source)
             if gate:
                 ends.append(gate)
-                ready = gate
+                ready = evaluated = gate
     report = add("report", "report", "--run-dir", str(run_folder), after=ends or [ready])
     add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,))
     return chain
@@ -186,17 +187,19 @@ def _evaluation_tasks(
     run_folder: Path,
     trained: str | None,
     exported: str | None,
-    rulers: str | None,
+    before: str | None,
     with_parent: bool,
 ) -> str | None:
     """Add the evaluations of a stage, before and after its merge, one after the other, and its gate; return the last.
 
     Args:
-        trained: the task that trains the stage, like ``exported`` and ``rulers`` None when there is none.
+        trained: the task that trains the stage, like the next two None when there is none.
+        exported: the one that exports it.
+        before: the one that the first evaluation waits for.
         with_parent: whether the stage begins with its parent in this run, whose short-context scores it must keep.
     """
     name, folder = recipe.stage, run_folder / recipe.stage / "eval"
-    chosen, last = suites.suites_of(name, size), rulers
+    chosen, last = suites.suites_of(name, size), before
     for label in ("unmerged", "") if recipe.merge else ("",):
         for suite in chosen:
             if _is_evaluated(folder / evaluation_name(suite, label)):
@@ -208,7 +211,7 @@ def _evaluation_tasks(
                 *(_corpora(size, run_folder) if suite == suites.LONG_CONTEXT else ()),
                 after=(trained if label else exported, last),
             )
-    if last == rulers and all(_has_passed(folder / suite) for suite in chosen):
+    if last == before and all(_has_passed(folder / suite) for suite in chosen):
         return None
     last_stage = [stage for stage in STAGES if STAGES[stage].kind == "long_context" and size in sizes_of(stage)][-1]
     baseline = run_folder / str(recipe.parent) / "eval" / chosen[-1]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recipes.report_data import RunReport, Table, merge_table, read_run, text
+from recipes.report_data import EVALUATIONS, RunReport, Table, merge_table, read_run, text
 from recipes.report_html import page
 from recipes.spec import UserError
 from recipes.spec.files import write_text
@@ -51,6 +51,8 @@ def _markdown(report: RunReport) -> str:
     lines = [f"# Run {_escaped(report.name)}", "", *_rows(COLUMNS, rows)]
     if not report.stages:
         lines += ["", "No stage has begun."]
+    if report.evaluated:
+        lines += ["", f"Evaluations: [{EVALUATIONS}]({EVALUATIONS})"]
     lines += ["", "Losses and entropies in nats per token; the unigram entropy is that of the training blend."]
     for stage in report.stages:
         lines += ["", f"## {stage.name}: {stage.title}", ""]

@@ -13,6 +13,7 @@ from recipes.spec.tree import flatten, with_leaf
 from recipes.training.stage_folder import MANIFEST, MERGED, RECIPE
 
 METRICS = "metrics/steps.jsonl"
+EVALUATIONS = "evaluation.html"
 MERGE_MANIFEST = "merge_manifest.json"
 # buckets that a curve keeps of millions of steps: a chart is a few hundred pixels wide
 MOST_POINTS = 500
@@ -212,13 +213,15 @@ class Table:
 class RunReport:
     """The stages of a run that have begun, in the chain's order, and what could not be read.
 
-    ``merges`` holds the merge manifests, by relative path, that lie in no stage's folder nor in one named after it.
+    ``merges`` holds the merge manifests, by relative path, that lie in no stage's folder nor in one named after it;
+    ``evaluated`` says whether the report on evaluations stands beside this one.
     """
 
     name: str
     stages: list[StageReport]
     merges: dict[str, dict[str, Any]]
     problems: list[str]
+    evaluated: bool
 
 
 def read_run(run_folder: Path) -> RunReport:
@@ -253,7 +256,7 @@ def read_run(run_folder: Path) -> RunReport:
                 checkpoint=f"{name}/{manifest['checkpoint']}" if manifest.get("checkpoint") else None,
             )
         )
-    return RunReport(run_folder.resolve().name, stages, merges, problems)
+    return RunReport(run_folder.resolve().name, stages, merges, problems, evaluated=(run_folder / EVALUATIONS).exists())
 
 
 def number(value: Any) -> float | None:

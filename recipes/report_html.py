@@ -8,7 +8,7 @@ from html import escape
 from urllib.parse import quote
 
 from recipes.plots import curve_tokens
-from recipes.report_data import RunReport, StageReport, Table, merge_table, number, text
+from recipes.report_data import EVALUATIONS, RunReport, StageReport, Table, merge_table, number, text
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 470, 18, 226
@@ -103,6 +103,8 @@ def page(report: RunReport) -> str:
     if len(report.stages) > 1:
         links = "".join(f'<li><a href="#{s.name}">{s.name}</a></li>' for s in report.stages)
         body.append(f'<nav aria-label="Stages"><ul>{links}</ul></nav>')
+    if report.evaluated:
+        body.append(f'<p><a href="{EVALUATIONS}">Evaluations</a></p>')
     body += _overview(report) if report.stages else ["<p>No stage has begun.</p>"]
     if report.problems:
         items = "".join(f"<li>{escape(problem)}</li>" for problem in map(text, report.problems))

@@ -8,7 +8,9 @@ words) the prompt is as long as asked; ``generation`` counts it as a whole and a
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -31,6 +33,7 @@ S = TypeVar("S", bound=Settings)
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _DEPTHS = np.round(np.linspace(0, 100, num=40)).astype(np.int64)  # percent of the sentences, as NVIDIA's
 _ZETA_2 = np.pi**2 / 6
+_LONG = 8192  # tokens
 _PIECE = re.compile(r"\s*[^\s-]*-?")  # a word with the space before it, or a part that ends in a hyphen
 
 
@@ -142,8 +145,9 @@ class Builder(Generic[S]):
         whole = int(np.searchsorted(sums, room, side="right"))
         filled = list(units[:whole])
         if whole < len(units):
-            rest = self.cut(units[whole], room - (int(sums[whole - 1]) if whole else 0) - 1)
-            filled += [rest] if rest else []
+            free = room - (int(sums[whole - 1]) if whole else 0) - 1
+            part = self.cut(units[whole], free) if free > self.length // 1024 else ""  # less does not matter
+            filled += [part] if part else []
         return filled
 
     def cut(self, text: str, room: int) -> str:
@@ -211,22 +215,30 @@ class NeedleBuilder(Builder[NeedleSettings]):
         settings = self.settings
         if room <= 0:
             return []
-        # of a size that does not depend on ``room``: a prompt that is made again differs at its end only
-        batch = max(16, self.length // 128)
-        lines: list[str] = []
-        costs: list[np.ndarray] = []
-        while sum(int(cost.sum()) for cost in costs) < room:
-            drawn_keys, drawn_values = (
-                self._draw(rng, kind, batch) for kind in (settings.key_type, settings.value_type)
-            )
-            more = [
-                settings.needle.format(key=key, value=value)
-                for key, value in zip(drawn_keys, drawn_values, strict=True)
-                if key not in keys
-            ]
-            lines += more
-            costs.append(self.counter.counts([f"{line}\n" for line in more]))
-        return self.fill(lines, np.concatenate(costs), room)
+        mean, deviation = self._line_tokens
+        # as many as the length can need: a prompt that is made again for another room has the same ones
+        number = int(1.1 * self.length / mean) + 16
+        drawn_keys, drawn_values = (self._draw(rng, kind, number) for kind in (settings.key_type, settings.value_type))
+        start, middle, end = re.split(r"\{key\}|\{value\}", settings.needle)
+        lines = [
+            f"{start}{key}{middle}{value}{end}"
+            for key, value in zip(drawn_keys, drawn_values, strict=True)
+            if key not in keys
+        ]
+        if self.length < _LONG:
+            return self.fill(lines, self.counter.counts([f"{line}\n" for line in lines]), room)
+        # of many lines the mean will do, and three prompts of a hundred are made again
+        return self.fill(lines, np.full(len(lines), mean), room - int(2 * deviation * (room / mean) ** 0.5))
+
+    @cached_property
+    def _line_tokens(self) -> tuple[float, float]:
+        """Mean and standard deviation of the tokens of a line, from some."""
+        settings, rng = self.settings, np.random.RandomState(0)
+        drawn_keys, drawn_values = (self._draw(rng, kind, 256) for kind in (settings.key_type, settings.value_type))
+        pairs = zip(drawn_keys, drawn_values, strict=True)
+        lines = [f"{settings.needle.format(key=key, value=value)}\n" for key, value in pairs]
+        tokens = self.counter.counts(lines)
+        return float(tokens.mean()), float(tokens.std())
 
     def _distinct(self, rng: np.random.RandomState, kind: str, number: int) -> list[str]:
         found: dict[str, None] = {}
@@ -322,8 +334,9 @@ class ListBuilder(Builder[ListSettings]):
         names, numbers = self.tables.numbers
         example, shown = self._example(rng)
         order = rng.permutation(len(words))
-        drawn = order[: len(numbers) // settings.other + len(shown)].tolist()
-        chosen = np.array([position for position in drawn if words[position] not in shown])
+        chosen = order[: len(numbers) // settings.other + len(shown)]
+        if not shown.isdisjoint(itemgetter(*chosen.tolist())(words)):
+            chosen = np.array([position for position in chosen.tolist() if words[position] not in shown])
         common, others = chosen[: settings.common], chosen[settings.common :]
         end = f"\n{settings.tail}{settings.answer_prefix}"
         room -= self.cost(example, settings.head, end) + self.counter.added
@@ -334,9 +347,8 @@ class ListBuilder(Builder[ListSettings]):
         fitting = int(np.searchsorted(numbers[entries[:shorter]] + sums[:shorter], room, side="right")) - 1
         others = others[: max(fitting, 1)]
         listed = np.concatenate([np.repeat(common, settings.frequency), np.repeat(others, settings.other)])
-        context = "".join(
-            chain.from_iterable(zip(names, (words[n] for n in rng.permutation(listed).tolist()), strict=False))
-        )
+        picked = itemgetter(*rng.permutation(listed).tolist())(words)
+        context = "".join(chain.from_iterable(zip(names, picked, strict=False)))
         outputs = [words[n] for n in common.tolist()]
         return Draft(f"{example}{settings.head}{context[1:]}{end}", settings.answer_prefix, outputs)
 

@@ -9,6 +9,9 @@ import numpy as np
 from recipes.encoder import Differs, Encoder, load
 
 _BATCH = 1 << 22  # characters that are encoded at once
+# the same words come again and again
+_CHECKED_SHARE = 0.001
+_REMEMBERED_CHARACTERS = 1 << 28
 
 
 class Counter:
@@ -31,7 +34,7 @@ class Counter:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._folder, self._reference_only)
+        return Encoder(self._folder, self._reference_only, _CHECKED_SHARE, _REMEMBERED_CHARACTERS)
 
     @cached_property
     def added(self) -> int:

@@ -179,7 +179,9 @@ def _make(
         step = max(1, _CHUNK_TOKENS // known["length"])
         for start in range(0, known["count"], step):
             calls.append((position, known["seed"], range(start, min(start + step, known["count"]))))
-    with _results(builders, calls, min(workers, len(calls)), output) as results:
+    # a process takes seconds to start
+    total = sum(known["length"] * known["count"] for known in wanted)
+    with _results(builders, calls, min(workers, 1 + total // (4 * _CHUNK_TOKENS)), output) as results:
         for known, builder in zip(wanted, builders, strict=True):
             _write(known, builder, results, output, say)
 

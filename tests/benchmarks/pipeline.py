@@ -5,7 +5,7 @@
 Method: whole processes, from start to end, on data prepared once before. By hand: a fresh Python imports NeMo, takes
 the recipe of :mod:`recipes.phase1_general` with the arguments that ``granite41 train`` gives it, and calls it; it has
 checkpoints, validation and metrics, as the recipe has them, and the end of the process. The other is the command, in a
-fresh process too; it also checks, records, exports, reports and generates. ``until trained`` ends when the stage's
+fresh process too; it also checks, records, exports, reports and generates, and evaluates nothing (``--no-eval``). ``until trained`` ends when the stage's
 ``manifest.json`` says that it is finished, looked at every 20 ms. Each writes to a folder of its own. They take turns,
 ``--rounds`` times, and who goes first alternates. Medians; the overhead is what ``until trained`` takes beyond the run
 by hand.
@@ -106,7 +106,7 @@ def main() -> None:
 
         def command() -> None:
             script = str(Path(sys.executable).with_name("granite41"))
-            words = ["run", "phase1", "--size", "tiny", "--on", "local", "--run-dir", str(folder / "run")]
+            words = ["run", "phase1", "--size", "tiny", "--on", "local", "--run-dir", str(folder / "run"), "--no-eval"]
             manifest = folder / "run" / "phase1" / "manifest.json"
             trained, whole = seconds_of([script, *words, "--data", str(data), *overrides], folder / "log", manifest)
             seconds[TRAINED].append(trained)

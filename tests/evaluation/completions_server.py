@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,11 +11,17 @@ POSITIONS = 256
 
 
 @contextmanager
-def completions(text: str = " w", *, fail_after: int = 10**9, status: int = 500, seconds: float = 0) -> Iterator[str]:
-    """Yield the address of a server that completes every prompt with ``text``.
+def completions(
+    answer: Callable[[str], str] = lambda prompt: " w",
+    *,
+    fail_after: int = 10**9,
+    status: int = 500,
+    seconds: float = 0,
+) -> Iterator[str]:
+    """Yield the address of a server that completes prompts.
 
     Args:
-        text: the completion.
+        answer: gives the completion of a prompt, which is "" where the prompt comes as tokens.
         fail_after: completions after which it answers with ``status``.
         status: see ``fail_after``; 200 sends an answer that is none.
         seconds: time that each completion takes.
@@ -34,8 +40,9 @@ def completions(text: str = " w", *, fail_after: int = 10**9, status: int = 500,
             if count > fail_after:
                 self._send(status, {"error": "out of memory"})
             else:
-                prompts = body["prompt"] if isinstance(body["prompt"][0], list | str) else [body["prompt"]]
-                choices = [{"index": number, "text": text} for number in range(len(prompts))]
+                given = body["prompt"]
+                prompts = [given] if isinstance(given, str) else ["" for _ in given]
+                choices = [{"index": number, "text": answer(prompt)} for number, prompt in enumerate(prompts)]
                 self._send(200, {"choices": choices})
 
         def _send(self, code: int, content: dict) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 POSITIONS = 256
 
 
-def write_model(folder: Path, positions: int = POSITIONS, seed: int = 0) -> None:
+def write_model(
+    folder: Path, positions: int = POSITIONS, seed: int = 0, *, hidden_size: int = 32, layers: int = 1
+) -> None:
     """Write a model with random weights and a byte-level BPE tokenizer of 2,048 entries."""
     import torch
     from transformers import GraniteConfig, GraniteForCausalLM
@@ -21,9 +23,9 @@ def write_model(folder: Path, positions: int = POSITIONS, seed: int = 0) -> None
     torch.manual_seed(seed)
     config = GraniteConfig(
         vocab_size=2048,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=positions,

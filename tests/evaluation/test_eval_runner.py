@@ -1,6 +1,7 @@
 """`granite41 eval` through real lm-eval: units that are kept, killed, slow, cut; servers; gates on what it wrote."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -168,7 +169,24 @@ def test_a_model_that_is_not_there(tmp_path, forked) -> None:
     assert "was not trained in this run" in _refused(forked, "eval", "smoke", "--model", "phase1", *run)
     error = _refused(forked, "eval", "smoke", "--model", "phse1", "--output", str(tmp_path / "out"), *run)
     assert "neither a stage (did you mean 'phase1'?) nor a folder" in error
-    assert "name the evaluation's folder with --output" in _refused(forked, "eval", "smoke", "--model", ".", *run)
+    words = ("eval", "smoke", "--model", ".", *run)
+    assert "name the folder with --output, or a --stage and --label" in _refused(forked, *words)
+    assert "needs a --label" in _refused(forked, *words, "--stage", "lce_32k")
+
+
+def test_a_merge_of_another_weight_is_reported_under_its_stage(model, tmp_path, forked) -> None:
+    words = ("--size", "tiny", "--run-dir", str(tmp_path), "--stage", "lce_32k", "--label", "weight-0.3")
+    code, _, error = forked(
+        granite41, "eval", "smoke", "--model", str(model), *words, "--samples", "2", "--tasks", "smoke_cloze"
+    )
+    assert code == 0, error
+    found = read_evaluation(tmp_path / "lce_32k/eval/smoke-weight-0.3")
+    assert (found.stage, found.label, found.limit) == ("lce_32k", "weight-0.3", 2)
+    code, _, error = forked(granite41, "report", "--run-dir", str(tmp_path))
+    assert code == 0, error
+    assert "weight-0.3" in (tmp_path / "evaluation.md").read_text()
+    assert "evaluation.html" in (tmp_path / "report.md").read_text()
+    assert 'href="evaluation.html"' in (tmp_path / "report.html").read_text()
 
 
 def test_a_server(model, tmp_path, forked) -> None:
@@ -181,6 +199,26 @@ def test_a_server(model, tmp_path, forked) -> None:
         long = _words("long-context", model, tmp_path / "long", *server, "--url", url.replace("completions", "chat"))
         assert "expected the address of completions" in _refused(forked, *long)
     assert "no server answers (ConnectionError)" in _refused(forked, *words, *server, "--url", url)
+
+
+def test_right_answers_score_all_and_half_of_them_half(model, tmp_path, forked) -> None:
+    tasks = ("niah_single_1", "niah_multivalue", "niah_multikey_2")
+    words = _words("long-context", model, tmp_path, "--tasks", *tasks, "--samples", "2")
+    server = ("--backend", "local-completions", "--backend-args", "tokenized_requests=False")
+
+    def values(prompt: str) -> list[str]:
+        # whatever the settings call it, the asked key stands last, and before each of its values
+        key = re.findall(r"for (\S+)", prompt)[-1]
+        return re.findall(rf"for {re.escape(key)} is: (\d+)", prompt)
+
+    for answer, share in ((lambda prompt: ", ".join(values(prompt)), 1), (lambda prompt: values(prompt)[0], 0)):
+        with completions(answer) as url:
+            code, _, error = forked(granite41, *words, *server, "--url", url)
+        assert code == 0, error
+        scores = {unit.task: unit.score for unit in read_evaluation(tmp_path).units}
+        assert scores["niah_single_1"] == scores["niah_multikey_2"] == 100
+        assert scores["niah_multivalue"] == 100 if share else 0 < scores["niah_multivalue"] < 100
+        shutil.rmtree(tmp_path / "units")
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_lengths_double_up_to_the_stages_own() -> None:
     assert suites.lengths("30b", 524288)[-2:] == [262144, 524288]
     assert suites.lengths("8b", 5000) == [4096, 5000]
     assert suites.lengths("8b", 2048) == [2048]
-    assert suites.lengths("tiny", 32768) == [256, 2048, 16384, 32768]
+    assert suites.lengths("tiny", 32768) == [256, 8192]
     assert suites.lengths("tiny", 2048) == [256, 2048]
     with pytest.raises(UserError, match="sequence length 0"):
         suites.lengths("8b", 0)

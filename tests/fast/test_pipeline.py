@@ -110,7 +110,7 @@ def test_each_stage_is_evaluated_and_the_next_waits_for_its_gate(tmp_path) -> No
         "lce_32k": ("data", "phase4-gate"),
         "lce_32k-merge": ("lce_32k",),
         "lce_32k-export": ("lce_32k-merge",),
-        "lce_32k-long-context-unmerged": ("lce_32k", "ruler"),
+        "lce_32k-long-context-unmerged": ("lce_32k", "phase4-gate"),
         "lce_32k-smoke-unmerged": ("lce_32k", "lce_32k-long-context-unmerged"),
         "lce_32k-long-context": ("lce_32k-export", "lce_32k-smoke-unmerged"),
         "lce_32k-smoke": ("lce_32k-export", "lce_32k-long-context"),
