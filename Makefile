@@ -15,8 +15,8 @@ test: setup
 	@$(BIN)/mypy
 	@echo "== fast tests: the plain layer and the maths"
 	@$(BIN)/pytest tests/fast
-	@echo "== tests that train, export and generate"
-	@$(BIN)/pytest tests --ignore=tests/fast
+	@echo "== tests that train, export, evaluate and generate"
+	@$(BIN)/pytest tests --ignore=tests/fast -n 2 --dist loadfile
 
 setup:
 	$(if $(PYTHON),,$(error no Python found: install Python 3.11, or name it with PYTHON=/path/to/python3.11))

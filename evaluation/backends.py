@@ -1,10 +1,13 @@
 """What runs the model behind lm-eval: transformers, vLLM, or a server that speaks OpenAI's completions."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+import yaml
 
 from evaluation.model import Model
 from recipes.spec.errors import UserError, nearest
@@ -30,7 +33,7 @@ class Backend:
 
 
 def backend_for(
-    name: str, model: Model, *, url: str | None, batch_size: str, arguments: Mapping[str, str], longest: int | None
+    name: str, model: Model, *, url: str | None, batch_size: str, arguments: Mapping[str, Any], longest: int | None
 ) -> Backend:
     """Return the backend ``name`` for ``model``.
 
@@ -76,8 +79,8 @@ def backend_for(
     return Backend(name, {**own, **arguments}, batch_size)
 
 
-def parse_arguments(text: str) -> dict[str, str]:
-    """Return ``key=value,key=value`` as a dict.
+def parse_arguments(text: str) -> dict[str, Any]:
+    """Return ``key=value,key=value`` as a dict; numbers and truth values as such.
 
     Raises:
         UserError: a part without ``=``, or lm-eval's switch for a model's own code.
@@ -89,7 +92,8 @@ def parse_arguments(text: str) -> dict[str, str]:
             raise UserError(f"--backend-args {text}: {part!r} is not key=value; write them as a=1,b=2")
         if key == "trust_remote_code":
             raise UserError("--backend-args trust_remote_code: code from a model's folder is not run; leave it out")
-        found[key] = value
+        # what YAML reads beside words is numbers and truth values, as lm-eval's own command line does
+        found[key] = yaml.safe_load(value) if re.fullmatch(r"[\w.]+", value) else value
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,6 @@ def describe(
 ) -> Evaluation:
     """Return an evaluation that has no units yet."""
     settings = {"name": backend.name, "batch_size": backend.batch_size, "arguments": backend.arguments}
-    found = {name: version for name, version in versions(_LIBRARIES).items() if version}
     return Evaluation(
         suite=suite,
         size=size,
@@ -166,7 +166,7 @@ def describe(
         expected=[unit.name for unit in planned],
         units=[],
         failures={},
-        versions={**found, "code": commit() or "unknown"},
+        versions={**_libraries(), "code": commit() or "unknown"},
         finished="",
         left_out=dict(left_out),
     )
@@ -353,8 +353,13 @@ def _key(unit: Planned, model: Model, backend: Backend, samples: Path) -> str:
     # an address is no setting, nor how many prompts go at once
     arguments = {name: value for name, value in backend.arguments.items() if name not in ("base_url", "num_concurrent")}
     checksum = metadata and metadata.sha256
-    content = [asdict(unit), model.fingerprint, backend.name, arguments, checksum, versions(_LIBRARIES)]
+    content = [asdict(unit), model.fingerprint, backend.name, arguments, checksum, _libraries()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {name: version for name, version in versions(_LIBRARIES).items() if version}
 
 
 def _kept(folder: Path, key: str) -> Unit | None:

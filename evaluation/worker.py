@@ -4,6 +4,7 @@ import ctypes
 import errno
 import functools
 import logging
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluation.backends import Backend
 from recipes.encoder import Differs, Encoder
 
@@ -21,6 +24,7 @@ ALLOW_CODE = "GRANITE41_ALLOW_CODE"
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _COUNTED_AT_ONCE = 256
 _FULL_BYTES = 1 << 20
+_BITS = "bits_per_byte,none"
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,11 @@ def _score(model: Any, job: Job, tokenizer: Path) -> dict[str, Any]:
     for task, found in samples.items():
         tracker.save_results_samples(task_name=task, samples=found)
     _check_saved(Path(job.output), len(samples))
+    row = {key: value for key, value in results["results"][name].items() if isinstance(value, float | int)}
+    if _BITS in row:
+        row[_BITS.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
     return {
-        "row": {key: value for key, value in results["results"][name].items() if isinstance(value, float | int)},
+        "row": row,
         "samples": sum(len({sample["doc_id"] for sample in found}) for found in samples.values()),
         "expected": sum(results["n-samples"][task]["effective"] for task in samples),
         "higher_is_better": results["higher_is_better"].get(name, {}),
@@ -143,6 +150,16 @@ def _score(model: Any, job: Job, tokenizer: Path) -> dict[str, Any]:
         "task_hashes": results["task_hashes"],
         "truncated": truncated,
     }
+
+
+def _stderr_of_bits(samples: list[Mapping[str, Any]]) -> float:
+    """Return the standard error of bits per byte, which lm-eval does not give: that of a ratio of two sums.
+
+    The ratio's linear expansion (Cochran, Sampling Techniques, 3rd edition, section 2.11) over the documents.
+    """
+    bits, sizes = np.array([sample["bits_per_byte"] for sample in samples]).T * [[-1 / math.log(2)], [1]]
+    rest = bits - bits.sum() / sizes.sum() * sizes
+    return float(math.sqrt(len(bits) / max(len(bits) - 1, 1) * (rest**2).sum()) / sizes.sum())
 
 
 def _truncated(model: Any, samples: list[Mapping[str, Any]], positions: int, tokenizer: Path) -> int:

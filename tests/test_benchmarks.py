@@ -27,6 +27,10 @@ OPTIONS = {
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
     "checkpoint.py": ["--params", "1", "--saves", "1"],
     "pipeline.py": ["--rounds", "1", "--tokens", "8192"],
+    "ruler.py": [
+        *("--lengths", "1024", "--samples", "2", "--theirs", "1", "--tasks", "fwe", "qa_1", "vt", "--timeout", "30"),
+    ],
+    "eval_runner.py": ["--rounds", "1", "--length", "256", "--samples", "1", "--tasks", "vt", "fwe"],
 }
 
 
@@ -42,6 +46,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     processes = {}
     for script, options in OPTIONS.items():
         data = ["--data", str(folder / "data")] if script in ("training.py", "pipeline.py") else []
+        data += ["--tokenizer", str(folder / "data/tokenizer")] if script == "ruler.py" else []
         processes[script] = subprocess.Popen(
             [sys.executable, str(BENCHMARKS / script), *options, *data],
             stdout=(folder / f"{script}.out").open("w+"),
@@ -202,3 +207,26 @@ def test_pipeline(started) -> None:
     assert figures["granite41 run, until trained"][-1] == pytest.approx(trained / hand, abs=0.01)
     overhead = re.search(r"^overhead until the stage is trained: (-?[\d.]+) %$", out, flags=re.MULTILINE)
     assert float(overhead[1]) == pytest.approx(100 * (trained / hand - 1), abs=0.5)
+
+
+def test_ruler(started) -> None:
+    out = printed(started, "ruler.py")
+    figures = rows(out)
+    names = [f"{task} at 1024" for task in ("fwe", "qa_1", "vt", "all")]
+    assert list(figures) == [*names, "generate at 1024"]
+    # lm-eval's search for a size may not end, which a dash says
+    assert_positive(figures)
+    ours = [figures[name][:2] for name in names[:-1] if len(figures[name]) > 2]
+    assert figures["all at 1024"][1] == pytest.approx(sum(sample for _, sample in ours), abs=5e-5)
+
+
+def test_eval_runner(started) -> None:
+    out = printed(started, "eval_runner.py")
+    figures = rows(out)
+    assert_positive(figures)
+    hand, command, start = figures.values()
+    assert list(figures) == ["lm-eval by hand", "granite41 eval", "granite41 eval, until the first request"]
+    assert start[0] < command[0]
+    assert command[-1] == pytest.approx(command[0] / hand[0], abs=0.01)
+    overhead = re.search(r"^overhead of the runner: (-?[\d.]+) %$", out, flags=re.MULTILINE)
+    assert float(overhead[1]) == pytest.approx(100 * (command[0] / hand[0] - 1), abs=0.5)

@@ -5,10 +5,10 @@
 Method: whole processes, from start to end, on data prepared once before. By hand: a fresh Python imports NeMo, takes
 the recipe of :mod:`recipes.phase1_general` with the arguments that ``granite41 train`` gives it, and calls it; it has
 checkpoints, validation and metrics, as the recipe has them, and the end of the process. The other is the command, in a
-fresh process too; it also checks, records, exports, reports and generates, and evaluates nothing (``--no-eval``). ``until trained`` ends when the stage's
-``manifest.json`` says that it is finished, looked at every 20 ms. Each writes to a folder of its own. They take turns,
-``--rounds`` times, and who goes first alternates. Medians; the overhead is what ``until trained`` takes beyond the run
-by hand.
+fresh process too; it also checks, records, exports, reports and generates, and evaluates nothing (``--no-eval``).
+``until trained`` ends when the stage's ``manifest.json`` says that it is finished, looked at every 20 ms. Each writes
+to a folder of its own. They take turns, ``--rounds`` times, and who goes first alternates. Medians; the overhead is
+what ``until trained`` takes beyond the run by hand.
 """
 
 import argparse

@@ -1,8 +1,10 @@
 """`granite41 eval` through real lm-eval: units that are kept, killed, slow, cut; servers; gates on what it wrote."""
 
 import json
+import math
 import re
 import shutil
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -127,13 +129,24 @@ def test_a_calibrated_reference(model, tmp_path, forked) -> None:
     words = ("smoke", "--model", str(model), "--size", "tiny", "--output", str(tmp_path / "ibm"), "--samples", "4")
     code, _, error = forked(granite41, "eval", "calibrate", *words)
     assert code == 0, error
+    text = next(unit for unit in read_evaluation(tmp_path / "ibm").units if unit.task == "smoke_text")
+    (file,) = (tmp_path / "ibm/units/smoke_text").glob("samples_*.jsonl")
+    pairs = [json.loads(line)["bits_per_byte"] for line in file.read_text().splitlines()]
+
+    def bits(some: list) -> float:
+        return -sum(pair[0] for pair in some) / sum(pair[1] for pair in some) / math.log(2)
+
+    assert text.score == pytest.approx(bits(pairs))
+    left_out = [bits(pairs[:number] + pairs[number + 1 :]) for number in range(len(pairs))]
+    jackknife = statistics.pstdev(left_out) * math.sqrt(len(pairs) - 1)
+    assert text.stderr == pytest.approx(jackknife, rel=0.2)
     reference = ("--reference", str(tmp_path / "ibm/reference.json"))
     code, _, error = forked(granite41, "eval", "gate", "--folders", str(tmp_path / "ibm"), *reference)
     assert code == 0, error
     worse = json.loads((tmp_path / "ibm/evaluation.json").read_text())
     for unit in worse["units"]:
         if unit["task"] == "smoke_text":
-            unit["score"] *= 1.1
+            unit["score"] += 1.1 * 0.01 * text.score + 2.1 * math.sqrt(2) * text.stderr
     (tmp_path / "worse").mkdir()
     (tmp_path / "worse/evaluation.json").write_text(json.dumps(worse))
     code, _, error = forked(granite41, "eval", "gate", "--folders", str(tmp_path / "worse"), *reference)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evaluation.results import read_evaluation
 from recipes.pipeline import stages_of, tasks
 from recipes.spec import resolve_pretraining
 
@@ -40,7 +41,18 @@ def _interrupt_after(step: int, command: list[str], metrics: Path) -> str:
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    return [*GRANITE41, "run", "phase1..lce_512k", "--size", "tiny", "--on", "local", "--run-dir", str(folder)]
+    return [
+        *GRANITE41,
+        "run",
+        "phase1..lce_512k",
+        "--size",
+        "tiny",
+        "--on",
+        "local",
+        "--no-eval",
+        "--run-dir",
+        str(folder),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,7 @@ def _dependencies(experiment: Path) -> dict[str, tuple[str, ...]]:
 def test_every_task_is_of_one_experiment_with_dependencies(run_folder, forked) -> None:
     # the one that was interrupted, and the one that went on
     experiments = sorted((run_folder / "nemo_run" / "experiments" / run_folder.name).iterdir())
-    chain = tasks(CHAIN, "tiny", run_folder.parent / "another", None, None, [])
+    chain = tasks(CHAIN, "tiny", run_folder.parent / "another", None, None, [], evaluate=False)
     expected = {task.name: task.after for task in chain}
     assert [forked(_dependencies, experiment) for experiment in experiments] == [expected, expected]
 
@@ -227,3 +239,43 @@ def test_what_is_finished_is_not_done_again(command, run_folder) -> None:
         assert (other.returncode, other.stderr.count("\n")) == (2, 1)
         assert "seed was 1234 when this run began and is 1 now" in other.stderr
     assert before == {stage: (run_folder / stage / "manifest.json").read_text() for stage in CHAIN}
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_folder) -> list[str]:
+    """The command that evaluates two of the stages, after it was run."""
+    command = [*GRANITE41, "run", "phase4..lce_32k", "--size", "tiny", "--run-dir", str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return command
+
+
+def test_stages_are_evaluated_before_and_after_the_merge(run_folder, evaluated) -> None:
+    folders = [run_folder / "phase4/eval/smoke"]
+    names = ("long-context-unmerged", "smoke-unmerged", "long-context", "smoke")
+    folders += [run_folder / "lce_32k/eval" / name for name in names]
+    found = {str(folder.relative_to(run_folder)): read_evaluation(folder) for folder in folders}
+    for name, evaluation in found.items():
+        assert [unit.name for unit in evaluation.units] == evaluation.expected, name
+        assert (evaluation.failures, evaluation.size, evaluation.stage) == ({}, "tiny", name.split("/")[0])
+    assert found["lce_32k/eval/long-context"].expected[0] == "niah_single_1@256"
+    assert found["lce_32k/eval/long-context"].expected[-1] == "qa_2@2048"
+    # three models: the parent, the stage's own end, and their merge
+    assert len({evaluation.fingerprint for evaluation in found.values()}) == 3
+    bits = {name: unit.score for name, found in found.items() for unit in found.units if unit.task == "smoke_text"}
+    # its words were learned: with none of them it has 4 bits a byte and more
+    assert len(bits) == 3
+    assert all(1 < score < 3.5 for score in bits.values()), bits
+
+
+def test_the_gates_let_the_chain_go_on(run_folder, evaluated) -> None:
+    for folder in ("phase4/eval/smoke", "lce_32k/eval/long-context", "lce_32k/eval/smoke"):
+        gate = json.loads((run_folder / folder / "gate.json").read_text())
+        assert (gate["passed"], gate["allow_fallback"]) == (True, True)
+    assert gate["baseline"]["model"] == str(run_folder / "phase4/hf")
+    assert any(check["name"].startswith("baseline") for check in gate["checks"])
+    page = (run_folder / "evaluation.html").read_text()
+    assert "unmerged" in page
+    assert 'href="evaluation.html"' in (run_folder / "report.html").read_text()
+    again = subprocess.run([*evaluated, "--dryrun"], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in again.splitlines()[2:]] == ["report:", "generate"]
