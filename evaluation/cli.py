@@ -104,7 +104,7 @@ def _run_suite(
         size,
         stage,
         label,
-        hf=_hf_folder(model, run_folder, output, unmerged),
+        hf=_hf_folder(model, run_folder, output, unmerged, dryrun),
         output=output,
         tasks=tasks or [],
         lengths=lengths or [],
@@ -125,10 +125,19 @@ def _run_suite(
     _say_failures(evaluation)
 
 
-def _hf_folder(model: str, run_folder: Path, output: Path, unmerged: bool = False) -> Path:
+def _hf_folder(model: str, run_folder: Path, output: Path, unmerged: bool = False, dryrun: bool = False) -> Path:
     from recipes.model.exported import hf_folder_of
 
-    return hf_folder_of(model, run_folder, output / "hf", unmerged=unmerged, say=typer.echo)
+    folder, checkpoint = hf_folder_of(model, run_folder, output / "hf", unmerged=unmerged)
+    if checkpoint:
+        if dryrun:
+            typer.echo(f"{checkpoint}: is to be exported to {folder} first, which a dry run does not do")
+            raise typer.Exit
+        from recipes.model.bridge.to_hf import export_hf
+
+        typer.echo(f"exporting {checkpoint} to {folder}")
+        export_hf(checkpoint, folder, say=lambda line: None)
+    return folder
 
 
 def _evaluated(

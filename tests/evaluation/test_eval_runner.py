@@ -202,6 +202,23 @@ def test_a_merge_of_another_weight_is_reported_under_its_stage(model, tmp_path, 
     assert 'href="evaluation.html"' in (tmp_path / "report.html").read_text()
 
 
+def test_a_checkpoint_is_exported_once(model, tmp_path, forked) -> None:
+    checkpoint = tmp_path / "nemo"
+    code, _, error = forked(granite41, "import", "--hf", str(model), "--output", str(checkpoint))
+    assert code == 0, error
+    words = _words("smoke", checkpoint, tmp_path / "out", "--tasks", "smoke_cloze", "--samples", "2")
+    code, printed, _ = forked(granite41, *words, "--dryrun")
+    assert (code, "which a dry run does not do" in printed, (tmp_path / "out").exists()) == (0, True, False)
+    code, printed, error = forked(granite41, *words)
+    assert code == 0, error
+    assert "exporting" in printed
+    code, printed, error = forked(granite41, *words)
+    assert code == 0, error
+    assert "exporting" not in printed
+    assert "1 of 1 units have their results already" in printed
+    assert "has no merge" in _refused(forked, *words, "--unmerged")
+
+
 def test_a_server(model, tmp_path, forked) -> None:
     words = _words("long-context", model, tmp_path / "out", "--tasks", "niah_single_1", "vt", "--samples", "2")
     server = ("--backend", "local-completions", "--backend-args", "max_retries=1,timeout=1")

@@ -11,8 +11,9 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
-from evaluation import sandbox
+from evaluation import sandbox, suites
 from recipes.spec.errors import UserError
 
 TASKS = Path(sandbox.__file__).parent / "tasks"
@@ -58,6 +59,27 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 def test_every_task_is_found() -> None:
     assert set(ENTRIES) <= set(TaskManager(include_defaults=False, include_path=TASKS).all_tasks)
+
+
+def members(name: str, manager: TaskManager) -> list[str]:
+    """Return the tasks of a group, a tag or a task by lm-eval's own index; KeyError where one is not in it."""
+    entry = manager.task_index[name]
+    children = sorted(entry.tags - {name})
+    if entry.yaml_path:
+        listed = load_yaml(entry.yaml_path, resolve_func=False).get("task")
+        children = [child if isinstance(child, str) else child["task"] for child in listed] if listed != name else []
+    return [task for child in children for task in members(child, manager)] or [name]
+
+
+def test_the_folders_of_every_benchmark_hold_all_of_its_tasks() -> None:
+    expected = {"mmlu": 57, "mmlu_pro": 14, "bbh": 27, "agi_eval": 10, "mmmlu": 11 * 57, "mgsm": 5}
+    for suite in ("base", "instruct", "smoke"):
+        for task in suites.suite_of(suite, "8b").tasks.values():
+            if not task.unavailable:
+                manager = TaskManager(include_defaults=False, include_path=list(suites.task_folders(task)))
+                found = members(task.lm_eval, manager)
+                assert len(found) == len(set(found))
+                assert len(found) == expected.get(task.name, 66 if task.name == "include" else 1), task.name
 
 
 def test_cloze_is_decided_by_the_line_that_continues() -> None:
