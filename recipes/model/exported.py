@@ -43,8 +43,8 @@ def hf_folder_of(model: str, run_folder: Path, output: Path, *, unmerged: bool =
     elif checkpoint is None:
         if not (folder / "weights").is_dir():
             raise UserError(
-                f"{folder}: holds neither a Hugging Face config.json nor a NeMo checkpoint's weights/; name a folder with "
-                f"one of them, or a stage"
+                f"{folder}: holds neither a Hugging Face config.json nor a NeMo checkpoint's weights/; name a folder "
+                f"with one of them, or a stage"
             )
         checkpoint, target = folder, output
     return target, None if target.exists() else checkpoint

@@ -180,6 +180,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("namespaces")
 @pytest.mark.parametrize(
     ("task", "data", "answers"),
     [
@@ -199,6 +200,7 @@ def test_code_is_scored_by_its_tests(tmp_path: Path, task: str, data: list[dict]
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("namespaces")
 def test_mbpp_plus_holds_more_than_the_tests_in_the_prompt(tmp_path: Path) -> None:
     narrow = "def plus(x):\n    return x if x < 3 else 0\n"
     for task, score in {"mbpp": 1.0, "mbpp_plus": 0.0}.items():
@@ -209,6 +211,7 @@ def test_mbpp_plus_holds_more_than_the_tests_in_the_prompt(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("namespaces")
 def test_prompts_of_the_code_tasks(tmp_path: Path) -> None:
     model = Canned(BODIES)
     evaluate("humaneval", model, local(tmp_path, "humaneval", HUMANEVAL), limit=1)
