@@ -16,7 +16,7 @@ test: setup
 	@echo "== fast tests: the plain layer and the maths"
 	@$(BIN)/pytest tests/fast
 	@echo "== tests that train, export, evaluate and generate"
-	@$(BIN)/pytest tests --ignore=tests/fast -n 2 --dist loadfile
+	@$(BIN)/pytest tests --ignore=tests/fast -n 2 --dist loadfile --no-loadscope-reorder
 
 setup:
 	$(if $(PYTHON),,$(error no Python found: install Python 3.11, or name it with PYTHON=/path/to/python3.11))
