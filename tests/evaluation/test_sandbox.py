@@ -63,12 +63,14 @@ def test_nothing_of_the_user_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     unseen = [str(secret), str(ROOT / "pyproject.toml"), str(Path.home() / ".cache"), "/etc/passwd", "/proc/1/environ"]
+    # a library of this project may lie beneath /tmp itself
+    own = [ROOT.parts[2]] if ROOT.is_relative_to("/tmp") else []
     program = f"""
 import os
 assert "secret" not in repr(os.environ)
 for path in {unseen}:
     assert not os.path.exists(path), path
-assert os.getcwd() == "/tmp" and os.listdir() == []
+assert os.getcwd() == "/tmp" and os.listdir() == {own}
 """
     assert run(program) == Outcome(True, "passed")
 
