@@ -36,10 +36,11 @@ def hf_folder_of(model: str, run_folder: Path, output: Path, *, unmerged: bool =
         return folder, None
     checkpoint, target = final_checkpoint(folder), folder / "hf"
     if unmerged:
-        merged, target = checkpoint, folder / "hf_unmerged"
-        checkpoint = merged and folder / finished_manifest(folder)["checkpoint"]
-        if merged == checkpoint:
+        manifest, target = finished_manifest(folder), folder / "hf_unmerged"
+        # the merge itself may be yet to come
+        if not manifest or STAGES[manifest["stage"]].kind != "long_context":
             raise UserError(f"{folder}: has no merge, so there is nothing unmerged in it; leave out --unmerged")
+        checkpoint = folder / manifest["checkpoint"]
     elif checkpoint is None:
         if not (folder / "weights").is_dir():
             raise UserError(
