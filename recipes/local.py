@@ -13,8 +13,8 @@ from typing import Any
 import nemo_run as run
 
 from recipes import warm
-from recipes.pipeline import Task
 from recipes.spec import UserError
+from recipes.spec.task import Task
 from recipes.training.stage_folder import read_manifest
 
 # what takes long to import for the tasks of a chain

@@ -1,9 +1,7 @@
 """The chain as tasks with dependencies: each is a ``granite41`` command that can also be run by hand."""
 
 import json
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,27 +9,14 @@ from evaluation import suites
 from evaluation.gates import GATE
 from evaluation.results import EVALUATION, evaluation_name
 from recipes.spec import SIZES, STAGES, UserError, flatten, resolve_pretraining, sizes_of
+from recipes.spec.checks import require_processes
 from recipes.spec.resolve import require_known
 from recipes.spec.stages import PretrainRecipe
+from recipes.spec.task import Task
 from recipes.training.stage_folder import MERGED, check_recipe, read_manifest
 
-
-@dataclass(frozen=True)
-class Task:
-    """One command of the chain: ``arguments`` follow ``granite41``, ``processes`` of it are started by torchrun.
-
-    It starts when the tasks that ``after`` names have succeeded.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    after: tuple[str, ...] = ()
-    processes: int = 1
-
-    def __str__(self) -> str:
-        processes = f"torchrun --nproc-per-node {self.processes} -m recipes.cli" if self.processes > 1 else "granite41"
-        after = f" (after {', '.join(self.after)})" if self.after else ""
-        return f"{self.name}{after}: {processes} {shlex.join(self.arguments)}"
+_CORPORA = "corpora"
+_LONG = suites.LONG_CONTEXT
 
 
 def stages_of(stages: str, size: str, first: str | None = None) -> list[str]:
@@ -71,6 +56,8 @@ def tasks(
     overrides: Sequence[str],
     init: str | None = None,
     evaluate: bool = True,
+    on_cluster: bool = False,
+    state: Path | None = None,
 ) -> list[Task]:
     """Return the tasks of a chain: data (tiny only); training, merge, export and evaluation of each stage; a report.
 
@@ -80,24 +67,28 @@ def tasks(
         names: the stages, as :func:`stages_of` returns them.
         size: model size.
         data: a folder of prepared data; for tiny the chain prepares one when None.
-        devices: processes to train with, a GPU each; as many as hold the model once when None.
+        devices: processes to train with, a GPU each; when None as many as hold the model once, or on a cluster as many
+            as the recipe has.
         overrides: for every stage of the chain that has their key.
         init: what the first stage begins with in place of its parent: a NeMo checkpoint, a finished stage's folder, or
             ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
         evaluate: whether each stage is evaluated, and held against a gate.
+        on_cluster: whether the chain runs on more than this machine.
+        state: the run's folder as seen from here, where ``run_folder`` is on a cluster.
 
     Raises:
         UserError: an unknown override; a stage of another kind; a size that does not prepare its own data, and
-            none given; a stage that finished with another recipe.
+            none given; a stage that finished with another recipe; a number of processes that a stage cannot use.
     """
+    state = state or run_folder
     own = _overrides_by_stage(names, size, overrides)
     recipes = {name: resolve_pretraining(name, size, own[name]) for name in names}
-    manifests = {name: read_manifest(run_folder / name) for name in names}
+    manifests = {name: read_manifest(state / name) for name in names}
     unfinished = [name for name in names if manifests[name].get("status") != "finished"]
     chain: list[Task] = []
 
-    def add(name: str, *words: str, after: Sequence[str | None], processes: int = 1) -> str:
-        chain.append(Task(name, words, tuple(filter(None, after)), processes))
+    def add(name: str, *words: str, after: Sequence[str | None], **more: Any) -> str:
+        chain.append(Task(name, words, tuple(filter(None, after)), **more))
         return name
 
     prepared = begin = None
@@ -109,24 +100,33 @@ def tasks(
             prepared = add("data", "data", "tiny", "--output", str(data), f"--vocab-size={vocab_size}", after=())
     if init and init.startswith("hf:"):
         imported = run_folder / "init"
-        if not imported.exists():
+        if not (state / "init").exists():
             begin = add("init", "import", "--hf", init.removeprefix("hf:"), "--output", str(imported), after=())
         init = str(imported)
     # evaluations are one after the other, as they share the machine's GPUs
-    evaluated = _ruler_tasks(add, names, size, run_folder, data, prepared) if evaluate else None
+    evaluated = _ruler_tasks(add, names, size, run_folder, state, data, prepared) if evaluate else None
     ready, ends = begin, []
     for name, recipe in recipes.items():
-        folder = run_folder / name
+        folder, found = run_folder / name, state / name
         source = ("--init", init) if init and name == names[0] else ()
         if name in unfinished:
             words = ("train", name, "--size", size, "--run-dir", str(run_folder), "--data", str(data), *source)
-            processes = devices or recipe.parallelism.gpus_per_replica
-            ready = add(name, *words, *own[name], after=(prepared, ready), processes=processes)
+            gpus = recipe.parallelism.gpus.value if on_cluster else recipe.parallelism.gpus_per_replica
+            processes = devices or gpus
+            require_processes(recipe, processes)
+            ready = add(
+                name,
+                *(*words, *own[name]),
+                after=(prepared, ready),
+                processes=processes,
+                computes=True,
+                stage_folder=folder,
+            )
         else:
-            check_recipe(folder, recipe)
+            check_recipe(found, recipe)
             ready = None
         trained = ready
-        if recipe.merge and not (folder / MERGED).exists():
+        if recipe.merge and not (found / MERGED).exists():
             start = manifests[name].get("start", {}).get("checkpoint") or (
                 source[1] if source else run_folder / str(recipe.parent)
             )
@@ -138,44 +138,51 @@ def tasks(
                 after=(ready,),
             )
         exported = None
-        if not (folder / "hf").exists():
+        if not (found / "hf").exists():
             words = ("export", "--checkpoint", str(folder), "--output", str(folder / "hf"))
             exported = add(f"{name}-export", *words, after=(ready,))
             ends.append(exported)
         if evaluate:
-            gate = _evaluation_tasks(add, recipe, size, run_folder, trained, exported, evaluated, not source)
+            gate = _evaluation_tasks(
+                add, recipe, size, run_folder, state, trained, exported, evaluated, not source, on_cluster
+            )
             if gate:
                 ends.append(gate)
                 ready = evaluated = gate
     report = add("report", "report", "--run-dir", str(run_folder), after=ends or [ready])
-    add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,))
+    add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,), computes=True)
     return chain
 
 
 class _Add(Protocol):
-    def __call__(self, name: str, *words: str, after: Sequence[str | None], processes: int = 1) -> str: ...
+    def __call__(self, name: str, *words: str, after: Sequence[str | None], computes: bool = False) -> str: ...
 
 
 def _ruler_tasks(
-    add: _Add, names: Sequence[str], size: str, run_folder: Path, data: Path, prepared: str | None
+    add: _Add,
+    names: Sequence[str],
+    size: str,
+    run_folder: Path,
+    state: Path,
+    data: Path,
+    prepared: str | None,
 ) -> str | None:
     """Add the task that generates RULER's samples for all stages, before any GPU is taken; return its name."""
     recipes = [
         resolve_pretraining(name, size)
         for name in names
-        if suites.LONG_CONTEXT in suites.suites_of(name, size)
-        and not _is_evaluated(run_folder / name / "eval" / suites.LONG_CONTEXT)
+        if _LONG in suites.suites_of(name, size) and not _is_evaluated(state / name / "eval" / _LONG)
     ]
     if not recipes:
         return None
     lengths = sorted({length for recipe in recipes for length in suites.lengths(size, recipe.sequence_length.value)})
     fetched, words = None, _corpora(size, run_folder)
-    if words and not Path(words[1]).exists():
+    if words and not (state / _CORPORA).exists():
         fetched = add("corpora", "eval", "corpora", "--output", words[1], after=())
     return add(
         "ruler",
         *("eval", "generate", "--tokenizer", str(data / "tokenizer"), "--lengths", *map(str, lengths)),
-        *("--samples", str(suites.samples(suites.LONG_CONTEXT, size)), "--output", str(run_folder / "ruler"), *words),
+        *("--samples", str(suites.samples(_LONG, size)), "--output", str(run_folder / "ruler"), *words),
         after=(prepared, fetched),
     )
 
@@ -185,12 +192,16 @@ def _evaluation_tasks(
     recipe: PretrainRecipe,
     size: str,
     run_folder: Path,
+    state: Path,
     trained: str | None,
     exported: str | None,
     before: str | None,
     with_parent: bool,
+    on_cluster: bool,
 ) -> str | None:
-    """Add the evaluations of a stage, before and after its merge, one after the other, and its gate; return the last.
+    """Add the evaluations of a stage, before and after its merge, and its gate; return the gate.
+
+    On one machine they are one after the other, on a cluster side by side.
 
     Args:
         trained: the task that trains the stage, like the next two None when there is none.
@@ -199,19 +210,33 @@ def _evaluation_tasks(
         with_parent: whether the stage begins with its parent in this run, whose short-context scores it must keep.
     """
     name, folder = recipe.stage, run_folder / recipe.stage / "eval"
-    chosen, last = suites.suites_of(name, size), before
+    found = state / name / "eval"
+    chosen = suites.suites_of(name, size)
+    ends: list[str] = []
     for label in ("unmerged", "") if recipe.merge else ("",):
         for suite in chosen:
-            if _is_evaluated(folder / evaluation_name(suite, label)):
+            if _is_evaluated(found / evaluation_name(suite, label)):
                 continue
-            last = add(
-                f"{name}-{evaluation_name(suite, label)}",
+            job = f"{name}-{evaluation_name(suite, label)}"
+            words = (
                 *("eval", suite, "--model", name, "--size", size, "--run-dir", str(run_folder)),
                 *(("--unmerged",) if label else ()),
-                *(_corpora(size, run_folder) if suite == suites.LONG_CONTEXT else ()),
-                after=(trained if label else exported, last),
+                *(_corpora(size, run_folder) if suite == _LONG else ()),
             )
-    if last == before and all(_has_passed(folder / suite) for suite in chosen):
+            # the first of those before the merge exports what the next ones read, too
+            wait = ends[-1] if ends and (label or not on_cluster) else before
+            waits: tuple[str | None, ...] = (trained if label else exported, wait)
+            parts = suites.lengths(size, recipe.sequence_length.value) if suite == _LONG else ()
+            if on_cluster and not label and len(parts) > 1:
+                # a job for each length, and one that gathers what they have scored
+                waits = tuple(
+                    add(f"{job}-{length}", *words, "--lengths", str(length), after=waits, computes=True)
+                    for length in parts
+                )
+                ends.append(add(job, *words, after=waits))
+            else:
+                ends.append(add(job, *words, after=waits, computes=True))
+    if not ends and all(_has_passed(found / suite) for suite in chosen):
         return None
     last_stage = [stage for stage in STAGES if STAGES[stage].kind == "long_context" and size in sizes_of(stage)][-1]
     baseline = run_folder / str(recipe.parent) / "eval" / chosen[-1]
@@ -223,12 +248,12 @@ def _evaluation_tasks(
         *(("--baseline", str(baseline)) if recipe.merge and with_parent else ()),
         # without a network there are no other texts; what they score is compared with nothing
         *(("--allow-fallback",) if size == "tiny" else ()),
-        after=(last, exported),
+        after=(*(ends if on_cluster else ends[-1:]), exported) if ends else (before, exported),
     )
 
 
 def _corpora(size: str, run_folder: Path) -> tuple[str, ...]:
-    return () if size == "tiny" else ("--corpora", str(run_folder / "corpora"))
+    return () if size == "tiny" else ("--corpora", str(run_folder / _CORPORA))
 
 
 def _is_evaluated(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recipes.spec import mixtures
+from recipes.spec.errors import UserError
 from recipes.spec.memory import estimate, micro_batches
 from recipes.spec.origin import Sourced
 from recipes.spec.parallelism import GPU_MEMORY, USABLE_MEMORY
@@ -234,3 +235,19 @@ def _memory(recipe: PretrainRecipe) -> Check:
         f"micro-batches {micro_batches(recipe)}",
         f"at most {usable:.1f} GB, {USABLE_MEMORY.value:.0%} of a {gpu_type}",
     )
+
+
+def require_processes(recipe: PretrainRecipe, processes: int) -> None:
+    """Raise :class:`UserError` where this number of processes, a GPU each, cannot train the recipe as it is split."""
+    needed = recipe.parallelism.gpus_per_replica
+    if processes % needed:
+        raise UserError(
+            f"{processes} processes were started, but tensor x pipeline x context parallelism needs multiples of "
+            f"{needed}; start as many, or lower parallelism.*_parallel_size"
+        )
+    sequences = processes // needed * recipe.parallelism.micro_batch_size.value
+    if recipe.global_batch_size.value % sequences:
+        raise UserError(
+            f"global_batch_size {recipe.global_batch_size.value} is no multiple of the {sequences} sequences that "
+            f"{processes // needed} data-parallel ranks take at a time; lower parallelism.micro_batch_size"
+        )

@@ -1,9 +1,12 @@
 """What ran: the commit of this code and the versions of libraries."""
 
 import importlib.metadata
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+COMMIT = "GRANITE41_COMMIT"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
@@ -12,7 +15,12 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """Return the commit of this code, with ``-dirty`` when files differ from it; None outside of a git checkout."""
+    """Return the commit of this code, with ``-dirty`` when files differ from it; None outside of a git checkout.
+
+    A job on a cluster runs a copy without git, and has its commit in the environment.
+    """
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)

@@ -23,6 +23,8 @@ from recipes.spec.files import write_text
 
 # what ends a stage after its step, and what the same signal does the second time
 STOPPING: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+# seconds since the epoch, which a Slurm job sets: time to stop, before its time limit
+STOP_AT = "GRANITE41_STOP_AT"
 # a launcher and Slurm each pass on the signal that both received
 REPEATED_SECONDS = 2.0
 
@@ -147,8 +149,8 @@ class StageCheckpoint(ModelCheckpoint):
     """NeMo's checkpoint callback, which also saves the stage's end, and the step that runs when a signal comes.
 
     SIGTERM or SIGINT to any rank ends all of them after the same step, with exit status 128 + the signal's number; the
-    same signal again ends the process at once. Before the first step, signals do what they do without this. In the last
-    step, the stage goes on to its end.
+    same signal again ends the process at once. A job's time limit that is near does what SIGTERM does. Before the first
+    step, signals do what they do without this. In the last step, the stage goes on to its end.
     """
 
     def __init__(self, *args: Any, stage: str, **kwargs: Any) -> None:
@@ -179,11 +181,14 @@ class StageCheckpoint(ModelCheckpoint):
         if trainer.global_step == trainer.max_steps:
             return
         super().on_train_batch_end(trainer, *args)
+        late = time.time() >= float(os.environ.get(STOP_AT, "inf"))
+        if late and not self._signal:
+            self._signal = signal.SIGTERM
         received = torch.tensor(self._signal, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
         if received:
             self._save(trainer)
-            name = signal.Signals(received.item()).name
+            name = "the job's time limit" if late else signal.Signals(received.item()).name
             if is_global_rank_zero():
                 print(
                     f"{self.stage}: stopped after step {trainer.global_step} by {name}, checkpoint saved; "

@@ -18,6 +18,7 @@ from recipes.spec import resolve_pretraining
 from recipes.training.callbacks import StageCheckpoint, StageProgress
 from recipes.training.data import GraniteDataModule
 from recipes.training.schedule import StageScheduler, is_hidden_matrix
+from recipes.training.stage_folder import CHECKPOINTS_KEPT
 
 # every layer keeps its input alone and runs forward again in the backward pass
 FULL_RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -191,7 +192,8 @@ def pretraining_recipe(
             # the newest three by step; -1 or no monitor would keep the last one only
             monitor="step",
             mode="max",
-            save_top_k=3,
+            save_top_k=CHECKPOINTS_KEPT,
+            verbose=False,
             save_last=False,
             save_optim_on_train_end=True,
         ),

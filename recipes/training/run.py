@@ -18,6 +18,7 @@ from data_prep.blend import MANIFEST, UNIGRAM_COUNTS, blend, check_packing, comp
 from data_prep.entropy import blend_entropy
 from data_prep.tokenizer import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
 from recipes.spec import PretrainRecipe, UserError, resolve_pretraining
+from recipes.spec.checks import require_processes
 from recipes.training.handoff import Start, start_of
 from recipes.training.stage_folder import (
     latest_checkpoint,
@@ -50,8 +51,9 @@ def train(
 
     A stage that continues does so from its last whole checkpoint, with the losses that it would have had anyway. The
     manifest's ``status`` is ``running``, also after a kill, ``stopped`` after a signal (see
-    :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an ``error``, or ``finished``; ``seconds`` is
-    summed over all ``starts``. The run's report is written anew at the end of each.
+    :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an ``error`` and whether it was the user's
+    ``mistake``, or ``finished``; ``seconds`` is summed over all ``starts``. The run's report is written anew at the
+    end of each.
 
     The stage begins with the weights of the stage before it, its own learning rate, and no sample consumed; the
     manifest's ``start`` says from where, and whether the optimizer's moments came too.
@@ -169,8 +171,9 @@ def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator
     except Exception as error:
         # a full disk may not hold the manifest either
         with suppress(OSError, UserError):
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            end(status="failed", error=" ".join(reason.split())[:500])
+            mistake = isinstance(error, UserError)
+            reason = str(error) if mistake else f"{type(error).__name__}: {error}"
+            end(status="failed", mistake=mistake, error=" ".join(reason.split())[:500])
         raise
     except (SystemExit, KeyboardInterrupt):
         with suppress(OSError, UserError):
@@ -372,15 +375,4 @@ def _check_processes(recipe: PretrainRecipe) -> None:
         raise UserError(
             f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on a cluster"
         )
-    world, needed = int(os.environ.get("WORLD_SIZE", "1")), recipe.parallelism.gpus_per_replica
-    if world % needed:
-        raise UserError(
-            f"{world} processes were started, but tensor x pipeline x context parallelism needs multiples of {needed}; "
-            f"start as many, or lower parallelism.*_parallel_size"
-        )
-    sequences = world // needed * recipe.parallelism.micro_batch_size.value
-    if recipe.global_batch_size.value % sequences:
-        raise UserError(
-            f"global_batch_size {recipe.global_batch_size.value} is no multiple of the {sequences} sequences that "
-            f"{world // needed} data-parallel ranks take at a time; lower parallelism.micro_batch_size"
-        )
+    require_processes(recipe, int(os.environ.get("WORLD_SIZE", "1")))

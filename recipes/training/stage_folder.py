@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 LOCK = "lock"
 # what a stage of long-context extension leaves: the merge of its own checkpoint with the one that it began with
 MERGED = "merged"
+CHECKPOINTS_KEPT = 3
 RECORDED_LIBRARIES = ("torch", "megatron-core", "nemo-toolkit", "nemo-run", "transformers", "safetensors")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from recipes import cli
-from recipes.pipeline import Task, stages_of, tasks
+from recipes.pipeline import stages_of, tasks
 from recipes.spec import STAGES, UserError, resolve_pretraining
+from recipes.spec.task import Task
 from recipes.training.stage_folder import write_manifest, write_recipe
 
 CHAIN = "phase1..lce_512k"
@@ -206,7 +207,7 @@ def _granite41(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
         (["phase1..phse4", "--size", "8b"], "unknown stage 'phse4' (did you mean 'phase4'?)"),
         (["phase1..sft", "--size", "8b"], "sft is no stage of pre-training"),
         (["phase1", "--size", "9b"], "unknown size '9b'"),
-        (["phase1", "--size", "8b", "--on", "moon"], "--on moon: no such place"),
+        (["phase1", "--size", "8b", "--on", "moon"], "--on moon: no cluster of this name"),
         (["lce_32k", "--size", "8b", "merge.weight=1.5"], "merge.weight is 1.5, expected at most 1"),
         (["lce_32k", "--size", "8b", "merge.method=task"], "merge.method is 'task', expected one of linear, slerp"),
         (["phase1", "--size", "8b", "merge.weight=0.5"], "unknown key 'merge.weight'"),
@@ -243,3 +244,27 @@ def test_dryrun_prints_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -
     assert printed.splitlines()[0] == "phase1: finished already"
     assert sorted(run_folder.rglob("*")) == before
     assert json.loads((run_folder / "phase1/manifest.json").read_text()) == {"status": "finished"}
+
+
+def test_on_a_cluster_evaluations_are_side_by_side(tmp_path) -> None:
+    found = _tasks("phase4..lce_32k", "8b", tmp_path, init="c", evaluate=True, on_cluster=True)
+    after = {name: task.after for name, task in found.items() if name.startswith("lce_32k")}
+    assert after["lce_32k-long-context-unmerged"] == ("lce_32k", "phase4-gate")
+    # exports once what the one before has exported
+    assert after["lce_32k-base-unmerged"] == ("lce_32k", "lce_32k-long-context-unmerged")
+    lengths = (4096, 8192, 16384, 32768)
+    parts = tuple(f"lce_32k-long-context-{length}" for length in lengths)
+    assert all(after[part] == ("lce_32k-export", "phase4-gate") for part in parts)
+    assert [found[part].arguments[-2:] for part in parts] == [("--lengths", str(length)) for length in lengths]
+    assert after["lce_32k-long-context"] == parts
+    assert not found["lce_32k-long-context"].computes
+    assert after["lce_32k-base"] == ("lce_32k-export", "phase4-gate")
+    ends = ("lce_32k-long-context-unmerged", "lce_32k-base-unmerged", "lce_32k-long-context", "lce_32k-base")
+    assert after["lce_32k-gate"] == (*ends, "lce_32k-export")
+    # all of the recipe's GPUs, not one replica's
+    assert found["phase4"].processes == resolve_pretraining("phase4", "8b").parallelism.gpus.value
+
+
+def test_processes_that_a_stage_cannot_use_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"3 processes were started, but .* needs multiples of 2"):
+        tasks(["phase1"], "8b", tmp_path, Path("d"), 3, [], on_cluster=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.pipeline import Task
+from recipes.spec.task import Task
 
 LIST = ("list", "--json")
 
