@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 and nothing else: the first run makes .venv, the next ones find it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 BIN := .venv/bin
-TIDY := recipes data_prep evaluation tests setup_environment.py
+TIDY := recipes data_prep evaluation slurm tests setup_environment.py
 
 .PHONY: demo test setup
 

@@ -15,6 +15,7 @@ from recipes import warm
 from recipes.many_values import ManyValues
 from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
 from recipes.tables import human, print_table
+from slurm import cli as slurm_cli
 
 app = typer.Typer(
     help="Recipes that reproduce IBM's Granite 4.1 language models.",
@@ -159,11 +160,16 @@ def run_stages(
     stages: Annotated[str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")],
     size: SizeOption,
     overrides: OverridesArgument = None,
-    on: Annotated[str, typer.Option("--on", help="Where to run: local.")] = "local",
-    run_dir: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/SIZE]")] = None,
+    on: Annotated[
+        str, typer.Option("--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name.")
+    ] = "local",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]")
+    ] = None,
     data: DataOption = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's]")
+        int | None,
+        typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]"),
     ] = None,
     first: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one.")
@@ -179,10 +185,14 @@ def run_stages(
     """Run stages and what belongs to them: data (size tiny), training, merge, export, evaluation, report."""
     from recipes import pipeline
 
-    if on != "local":
-        raise UserError(f"--on {on}: no such place; stages run with --on local")
-    run_folder = run_dir or Path("runs") / size
     names = pipeline.stages_of(stages, size, first)
+    if on != "local":
+        from recipes.cluster import Request, run_on_cluster
+
+        request = Request(names, size, overrides or [], str(data) if data else None, devices, init, evaluate)
+        run_on_cluster(on, run_dir, request, dryrun, say=typer.echo)
+        return
+    run_folder = run_dir or Path("runs") / size
     chain = pipeline.tasks(names, size, run_folder, data, devices, overrides or [], init, evaluate)
     for name in names:
         if name not in [task.name for task in chain]:
@@ -198,6 +208,19 @@ def run_stages(
     except KeyboardInterrupt:
         print("granite41: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+app.command()(slurm_cli.status)
+app.command()(slurm_cli.logs)
+app.command()(slurm_cli.cancel)
+
+
+@app.command()
+def resume(run_dir: slurm_cli.RunDirOption, on: slurm_cli.OnOption = None) -> None:
+    """Submit again what is left of a chain that was cancelled or has failed on a cluster."""
+    from recipes.cluster import resume as resume_chain
+
+    resume_chain(run_dir, on, say=typer.echo)
 
 
 @app.command()
@@ -333,6 +356,7 @@ def plot_mixture(size: PlotSizeOption = "8b", output: PictureOption = None) -> N
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")
 app.add_typer(plot_app, name="plot")
+app.add_typer(slurm_cli.cluster_app, name="cluster")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Slurm clusters as data, and the chain of stages as their jobs."""
