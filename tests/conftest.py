@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,19 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
 def forked() -> Callable[..., Any]:
     """``forked(function, *args, world_size=1)``: run it in processes that have NeMo loaded (see ``warm.run``)."""
     return warm.run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory, forked) -> Path:
+    """A folder of prepared data: some modules of the test runner, a vocabulary of 512."""
+    from data_prep.tiny import prepare
+
+    text = tmp_path_factory.mktemp("text")
+    for module in Path(pytest.__file__).parent.parent.glob("_pytest/*.py"):
+        (text / module.name).write_bytes(module.read_bytes())
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    forked(partial(prepare, vocab_size=512, text=text), folder)
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

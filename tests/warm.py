@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
 WARM = multiprocessing.get_context("forkserver")
@@ -31,6 +32,28 @@ def start(function: Callable, *args: Any, world_size: int = 1) -> list[Any]:
     for rank in ranks:
         rank.start()
     return ranks
+
+
+@contextmanager
+def server() -> Iterator[dict[str, str]]:
+    """Yield the environment with which ``granite41`` runs in a fork that has NeMo loaded (see ``recipes.warm``)."""
+    ours, theirs = WARM.Pipe()
+    process = WARM.Process(target=_serve, args=(theirs,), daemon=False)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(connection: Any) -> None:
+    from recipes import warm
+
+    with warm.server([]) as environment:
+        connection.send(environment)
+        with suppress(EOFError):
+            connection.recv()
 
 
 def _free_port() -> int:
