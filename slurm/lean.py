@@ -34,3 +34,10 @@ def load_slurm_only() -> None:
     base.DevSpace = object  # type: ignore[attr-defined]
     sys.modules["nemo_run.devspace"] = ModuleType("nemo_run.devspace")
     sys.modules[base.__name__] = base
+
+    import jinja2
+    from nemo_run.core.execution import slurm
+
+    # nemo-run compiles its template anew for each job, which takes as long as all else
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(f"{root}/core/execution/templates"))  # noqa: S701
+    slurm.fill_template = lambda name, variables: templates.get_template(name).render(**variables)
