@@ -45,6 +45,12 @@ def data_tokenize(
         int | None, typer.Option(min=1, help="Shards at most  [default: one for every 32 MiB, at most 1,000]")
     ] = None,
     shard: Annotated[int | None, typer.Option(help="Do only the shard of this number, as in a job array.")] = None,
+    on: Annotated[
+        str, typer.Option("--on", metavar="local|CLUSTER", help="This machine, or a job array on a Slurm cluster.")
+    ] = "local",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Of a cluster's jobs, for their logs  [default: in the cluster's folder]")
+    ] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
     """Tokenize documents into shards of Megatron's .bin/.idx files; continue if it was interrupted."""
@@ -58,6 +64,13 @@ def data_tokenize(
     if source:
         loading, known_licence = loading_of(source)
         inputs, text_field, licence = list(loading.inputs), loading.text_field, licence or known_licence
+    if on != "local":
+        from recipes.cluster import tokenize_on_cluster
+
+        options = [f"--text-field={text_field}", *([f"--licence={licence}"] if licence else [])]
+        options += ["--skip-bad-records"] if skip_bad_records else []
+        tokenize_on_cluster(on, run_dir, inputs or [], output, tokenizer, shards, options, say=typer.echo)
+        return
     tokenize(
         inputs or [],
         output,

@@ -52,7 +52,9 @@ def _run_suite(
     context: typer.Context,
     model: ModelOption,
     size: SizeOption,
-    on: Annotated[str, typer.Option("--on", help="Where to run: local.")] = "local",
+    on: Annotated[
+        str, typer.Option("--on", metavar="local|CLUSTER", help="This machine, or jobs on a Slurm cluster.")
+    ] = "local",
     run_dir: RunDirOption = None,
     unmerged: Annotated[bool, typer.Option("--unmerged", help="Of a stage, the checkpoint before its merge.")] = False,
     stage: Annotated[
@@ -84,7 +86,26 @@ def _run_suite(
 
     suite = str(context.info_name)
     if on != "local":
-        raise UserError(f"--on {on}: no such place; evaluations run with --on local")
+        from recipes.cluster import evaluate_on_cluster
+
+        options = {
+            "--unmerged": unmerged,
+            "--stage": stage,
+            "--label": label,
+            "--output": output,
+            "--tasks": tasks,
+            "--samples": samples,
+            "--backend": backend,
+            "--url": url,
+            "--batch-size": batch_size,
+            "--backend-args": backend_args,
+            "--corpora": corpora,
+            "--ruler-samples": ruler_samples,
+            "--allow-code": allow_code,
+        }
+        given = {name: value for name, value in options.items() if value}
+        evaluate_on_cluster(on, run_dir, suite, model, size, lengths or [], given, say=typer.echo)
+        return
     run_folder = run_dir or Path("runs") / size
     label = label or ("unmerged" if unmerged else "")
     if stage is not None:

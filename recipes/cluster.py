@@ -2,14 +2,16 @@
 
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from evaluation.suites import LONG_CONTEXT
+from evaluation.suites import lengths as ruler_lengths
 from recipes.pipeline import tasks
-from recipes.spec import UserError, resolve_pretraining
+from recipes.spec import STAGES, UserError, resolve_pretraining
 from recipes.spec.task import Task
 from recipes.training.stage_folder import CHECKPOINTS_KEPT
 from slurm.cluster import Cluster, cluster_of, load_cluster
@@ -70,6 +72,89 @@ def run_on_cluster(
     _submit(cluster, folder, wanted, say)
 
 
+def tokenize_on_cluster(
+    on: str,
+    run_dir: Path | None,
+    inputs: Sequence[str],
+    output: Path,
+    tokenizer: Path,
+    shards: int | None,
+    options: Sequence[str],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Submit ``granite41 data tokenize`` as an array with a job for each shard; the last one writes the manifest.
+
+    Args:
+        run_dir: folder of the jobs' records; in the cluster's own by the name of the output when None.
+        options: more of the command's own.
+
+    Raises:
+        UserError: the cluster is not this machine's, whose files say how many shards there are; and as
+            :func:`run_on_cluster`.
+    """
+    cluster = load_cluster(on)
+    if cluster.login:
+        raise UserError(f"--on {on}: how many shards there are is seen where the files are; run it on the login node")
+    from data_prep.shards import plan
+
+    inputs = [name if name.startswith("hf:") else str(Path(name).resolve()) for name in inputs]
+    count = len(plan(inputs, shards))
+    if cluster.light and cluster.light.cpus_per_task:
+        options = (*options, f"--workers={cluster.light.cpus_per_task}")
+    words = ("data", "tokenize", "--input", *inputs, "--output", str(output.resolve()))
+    words += ("--tokenizer", str(tokenizer.resolve()), f"--shards={count}", *options)
+    folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir")
+    _refuse_active(cluster, folder)
+    chain = [Task("tokenize", words, array=count)]
+    ids = submit(chain, cluster, folder, {}, say=say)
+    say(f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status --run-dir {folder}`")
+
+
+def evaluate_on_cluster(
+    on: str,
+    run_dir: Path | None,
+    suite: str,
+    model: str,
+    size: str,
+    lengths: Sequence[int],
+    options: Mapping[str, Any],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Submit ``granite41 eval SUITE``: RULER with a job for each length and one that gathers them, others as one job.
+
+    Args:
+        run_dir: the run's folder; in the cluster's own by the model's size when None.
+        model: a stage of the run, a folder, or ``hf:NAME``.
+        lengths: RULER's, in tokens; for a stage those of its recipe when empty.
+        options: more of the command's own: a value, a list, or True for a flag; a path is the cluster's.
+
+    Raises:
+        UserError: as :func:`run_on_cluster`.
+    """
+    cluster = load_cluster(on)
+    folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / size, "--run-dir")
+    if model not in STAGES and not model.startswith("hf:"):
+        model = str(_there(cluster, Path(model), "--model"))
+    words = ["eval", suite, "--model", model, "--size", size, "--run-dir", str(folder)]
+    for name, value in options.items():
+        if isinstance(value, Path):
+            value = _there(cluster, value, name)
+        words += [name] if value is True else [name, *map(str, value if isinstance(value, list) else [value])]
+    if suite == LONG_CONTEXT and model in STAGES and not lengths:
+        lengths = ruler_lengths(size, resolve_pretraining(model, size).sequence_length.value)
+    name = f"eval-{suite}"
+    given = ("--lengths", *map(str, lengths)) if lengths else ()
+    chain = [Task(name, (*words, *given), computes=True)]
+    if len(lengths) > 1:
+        parts = [Task(f"{name}-{length}", (*words, "--lengths", str(length)), computes=True) for length in lengths]
+        chain = [*parts, Task(name, (*words, *given), after=tuple(part.name for part in parts))]
+    _refuse_active(cluster, folder)
+    ids = submit(chain, cluster, folder, {}, say=say)
+    for task in chain:
+        say(f"{ids[task.name]}  {task.name}")
+    say(f"see `granite41 status --run-dir {folder}`, and the scores with `granite41 eval report`")
+
+
 def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) -> None:
     """Submit what is left of a chain that ended early: with the cluster file's present values where ``on`` names one.
 
@@ -83,18 +168,14 @@ def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) ->
             record = read_submitted(seen, folder)
     else:
         record = read_submitted(Path(folder), folder)
+    if not record["request"]:
+        raise UserError(f"{folder}: holds no chain of stages; give its command again, what is done is not done again")
     _submit(cluster or cluster_of(record["cluster"]), folder, Request(**record["request"]), say)
 
 
 def _submit(cluster: Cluster, folder: PurePosixPath, request: Request, say: Callable[[str], None]) -> None:
+    _refuse_active(cluster, folder)
     with seen_from_here(Shell(cluster), folder) as seen:
-        if (seen / RECORDS / SUBMITTED).exists():
-            waiting = active(status_of(cluster, seen, folder, read_submitted(seen, folder)))
-            if waiting:
-                raise UserError(
-                    f"{folder}: {len(waiting)} jobs of this run wait or run already; "
-                    f"`granite41 cancel --run-dir {shlex.quote(str(folder))}` first, or name another --run-dir"
-                )
         chain = _chain(request, folder, seen)
     for name in request.stages:
         if name not in [task.name for task in chain]:
@@ -107,6 +188,19 @@ def _submit(cluster: Cluster, folder: PurePosixPath, request: Request, say: Call
         size = f"{job.nodes} x {job.processes_per_node}"
         say(f"{ids[job.task.name]}  {job.task.name}: {size} on {job.partition.partition}{after}")
     say(f"{len(ids)} jobs are in the queue; see `granite41 status --run-dir {shlex.quote(str(folder))}`")
+
+
+def _refuse_active(cluster: Cluster, folder: PurePosixPath) -> None:
+    """Raise where jobs of an earlier submission into this folder wait or run."""
+    with seen_from_here(Shell(cluster), folder) as seen:
+        if not (seen / RECORDS / SUBMITTED).exists():
+            return
+        waiting = active(status_of(cluster, seen, folder, read_submitted(seen, folder)))
+    if waiting:
+        raise UserError(
+            f"{folder}: {len(waiting)} jobs of this run wait or run already; "
+            f"`granite41 cancel --run-dir {shlex.quote(str(folder))}` first, or name another --run-dir"
+        )
 
 
 def _chain(request: Request, folder: PurePosixPath, state: Path) -> Sequence[Task]:

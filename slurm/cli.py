@@ -75,7 +75,7 @@ def logs(
     cluster, folder, record = _submitted(run_dir, on)
     require_known("job", task, record["jobs"])
     shell = Shell(cluster)
-    files = log_files(shell, folder, record["jobs"][task]["id"])
+    files = log_files(shell, folder, task)
     if not files:
         raise UserError(f"{task}: has no log yet; `granite41 status --run-dir {run_dir}` says how it stands")
     typer.echo(f"{files[-1]}:", err=True)

@@ -57,6 +57,8 @@ def jobs_of(chain: Sequence[Task], cluster: Cluster) -> list[Job]:
 def command(job: Job, cluster: Cluster) -> list[str]:
     """Return the words of the job's command, for the shell of the batch script."""
     words = ["-m", "recipes.cli", *map(shlex.quote, job.task.arguments)]
+    if job.task.array > 1:
+        words.append("--shard=$SLURM_ARRAY_TASK_ID")
     # a single process that trains would take Slurm's variables for a cluster of its own
     if job.task.stage_folder is None:
         return [shlex.quote(cluster.python), *words]
@@ -128,6 +130,7 @@ def executor(job: Job, cluster: Cluster, run_folder: PurePosixPath, setup_lines:
         exclusive=partition.exclusive or None,
         qos=partition.qos,
         constraint=partition.constraint,
+        array=f"0-{job.task.array - 1}" if job.task.array > 1 else None,
         container_image=container.image if container else None,
         container_mounts=mounts,
         # pyxis lets the image's own values win over all others

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shlex
 import tarfile
 import tempfile
@@ -77,7 +76,7 @@ def status_of(cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: d
 
     What Slurm has forgotten, or has no accounting for, is told from the jobs' own records.
     """
-    events = {task: _lines(seen / RECORDS / task / "events.jsonl") for task in record["jobs"]}
+    events = {task: _events(seen / RECORDS / task) for task in record["jobs"]}
     # earlier chains of the same folder count for the goodput
     earlier = {str(event["job"]) for lines in events.values() for event in lines}
     shell = Shell(cluster)
@@ -86,17 +85,12 @@ def status_of(cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: d
     for task, job in record["jobs"].items():
         number = job["id"]
         own = [event for event in events[task] if str(event["job"]) == number]
-        state, reason = _last_event(own), ""
-        if number in ended:
-            state, reason = ended[number][-1].state, ended[number][-1].reason
-        if number in queued:
-            state, reason = queued[number]
+        state, reason = queued.get(number) or _end(ended.get(number, [])) or (_last_event(own), "")
         if own and own[-1]["event"] == "given up":
             reason = "as many starts as the cluster file allows brought no new checkpoint"
         starts = sum(event["event"] == "started" for event in own)
-        seconds = sum(
-            row.seconds for id_ in {str(event["job"]) for event in events[task]} for row in ended.get(id_, [])
-        )
+        all_ids = {str(event["job"]) for event in events[task]}
+        seconds = sum(row.seconds for id_ in all_ids for row in ended.get(id_, []))
         goodput = _step_seconds(seen / task / "metrics" / "steps.jsonl") / seconds if seconds else None
         found.append(JobStatus(task, number, state, reason, starts, goodput or None))
     failed = [job for job in found if job.state not in ("COMPLETED", "CANCELLED", *_ACTIVE)]
@@ -109,19 +103,22 @@ def active(jobs: Sequence[JobStatus]) -> list[str]:
     return [job.id for job in jobs if job.state in _ACTIVE]
 
 
-def log_files(shell: Shell, run_folder: PurePosixPath, job_id: str) -> list[str]:
-    """Return the paths of a job's logs on the cluster, one for each start, the latest last."""
-    folder = shlex.quote(str(run_folder / RECORDS / "experiments"))
-    done = shell.script(f"find {folder} -name 'log-*_{int(job_id)}_*.out' 2> /dev/null")
-    return sorted(
-        done.stdout.decode(errors="replace").split(), key=lambda path: int(re.sub(r".*_(\d+)\.out", r"\1", path))
-    )
+def log_files(shell: Shell, run_folder: PurePosixPath, task: str) -> list[str]:
+    """Return the paths on the cluster of a job's logs since the last submission, the latest last."""
+    done = shell.script(f"{_find_logs(run_folder, task)} -printf '%T@ %p\\n' | sort -n")
+    return [line.partition(" ")[2] for line in done.stdout.decode(errors="replace").splitlines()]
+
+
+def _find_logs(run_folder: PurePosixPath, task: str) -> str:
+    folder, submitted = (shlex.quote(str(run_folder / RECORDS / name)) for name in ("experiments", SUBMITTED))
+    return f"find {folder} -path {shlex.quote(f'*/{task}/log-*.out')} -newer {submitted}"
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """One start of a job as the accounting has it; it may still run."""
+    """One start of a job, or of a member of an array, as the accounting has it; it may still run."""
 
+    id: str
     state: str
     reason: str
     seconds: int
@@ -142,16 +139,32 @@ def _ask(shell: Shell, ids: Collection[str]) -> tuple[dict[str, tuple[str, str]]
     queued: dict[str, tuple[str, str]] = {}
     ended: dict[str, list[_Ended]] = {}
     for line in done.stdout.decode(errors="replace").splitlines():
-        number, *fields = line.split("|")
-        if len(fields) == 2:
+        member, *fields = line.split("|")
+        # 7_3 and 7_[4-9] are members of the array 7
+        number = member.partition("_")[0]
+        if len(fields) == 2 and queued.get(number, ("", ""))[0] != "RUNNING":
             queued[number] = (fields[0], "" if fields[1] == "None" else fields[1])
-        elif len(fields) == 3:
+        if len(fields) == 3:
             state, code, seconds = fields
             status, _, signal = code.partition(":")
             reason = f"exit status {status}" if status != "0" else f"signal {signal}" if signal != "0" else ""
             # the state also says who has cancelled it
-            ended.setdefault(number, []).append(_Ended(state.split()[0], reason, int(seconds)))
+            ended.setdefault(number, []).append(_Ended(member, state.split()[0], reason, int(seconds)))
     return queued, ended
+
+
+def _end(starts: Sequence[_Ended]) -> tuple[str, str] | None:
+    """Return the state and reason of a job's last start, or of the members of an array that did not succeed."""
+    last = {start.id: start for start in starts}
+    if len(last) > 1:
+        bad = [start for start in last.values() if start.state != "COMPLETED"]
+        return (bad[0].state, f"{len(bad)} of {len(last)} shards") if bad else ("COMPLETED", "")
+    return next(((start.state, start.reason) for start in last.values()), None)
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    """Return what the starts of a job, or of an array's members, have recorded, each in its order."""
+    return [event for path in sorted(folder.rglob("events.jsonl")) for event in _lines(path)]
 
 
 def _last_event(events: Sequence[dict[str, Any]]) -> str:
@@ -168,9 +181,8 @@ def _error(seen: Path, task: str) -> str:
 
 def _last_words(shell: Shell, run_folder: PurePosixPath, failed: Sequence[JobStatus]) -> dict[str, str]:
     """Return job id -> the last sentence that the command wrote for its user, where it wrote one."""
-    folder = shlex.quote(str(run_folder / RECORDS / "experiments"))
     script = "".join(
-        f"echo '{int(job.id)}|'$(find {folder} -name 'log-*_{int(job.id)}_*.out' -exec grep -h '^granite41: ' {{}} + "
+        f"echo '{int(job.id)}|'$({_find_logs(run_folder, job.task)} -exec grep -h '^granite41: ' {{}} + "
         f"| tail -n 1 | tr '\n' ' ')\n"
         for job in failed
     )

@@ -20,6 +20,8 @@ class Task:
     computes: bool = False
     # the folder of the stage that it trains, whose manifest says how that ended
     stage_folder: Path | None = None
+    # jobs of an array on a cluster, each with one shard of the work
+    array: int = 1
 
     def __str__(self) -> str:
         processes = f"torchrun --nproc-per-node {self.processes} -m recipes.cli" if self.processes > 1 else "granite41"

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from cli import report
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from eval_models import write_model
 
 from evaluation.ruler.generation import generate, read_metadata, samples_file

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import warm
 import yaml
+from eval_models import write_model
 from local_cluster import LocalCluster
 
+from evaluation.results import read_evaluation
 from recipes.spec.task import Task
 
 # steps of a model so small that most of a step is what torch does around it
@@ -335,3 +337,50 @@ def test_a_full_shared_folder(site, data) -> None:
         assert "folder: 0.001049 GB free, expected 0.0" in site.granite41(*site.run_phase1(data), status=2)
     finally:
         subprocess.run(["umount", full], check=True)
+
+
+def test_shards_are_tokenized_by_an_array(site, data, tmp_path) -> None:
+    texts = [tmp_path / f"{number}.jsonl" for number in range(3)]
+    for number, path in enumerate(texts):
+        path.write_text("".join(json.dumps({"text": f"line {number} {line}"}) + "\n" for line in range(50)))
+    words = ["--input", *texts, "--tokenizer", data / "tokenizer", "--shards", "3"]
+    alone = site.folder / "alone"
+    site.granite41("data", "tokenize", *words, "--output", alone, "--workers", "1")
+    output = site.folder / "tokens"
+    where = ["--output", output, "--on", site.file, "--run-dir", site.run_folder]
+    assert "3 jobs for as many shards" in site.granite41("data", "tokenize", *words, *where)
+    site.wait(lambda: site.status()["tokenize"]["state"] == "COMPLETED")
+    written = {path.name: path.read_bytes() for path in output.iterdir() if path.suffix in (".bin", ".idx")}
+    assert len(written) == 6
+    assert written == {path.name: path.read_bytes() for path in alone.iterdir() if path.suffix in (".bin", ".idx")}
+    assert (output / "manifest.json").exists()
+    # what fails is counted, with its sentence
+    texts[1].write_text("no JSON")
+    site.granite41("data", "tokenize", *words, *where[:1], site.folder / "other", *where[2:])
+    site.wait(lambda: site.status()["tokenize"]["state"] == "FAILED")
+    assert f"{texts[1]}" in site.status()["tokenize"]["reason"]
+    assert "no chain of stages" in site.granite41("resume", *site.where, status=2)
+
+
+def test_an_evaluation_has_a_job_for_each_length(site, forked, tmp_path) -> None:
+    forked(write_model, tmp_path / "model", 512)
+    words = ["eval", "long-context", "--model", tmp_path / "model", "--size", "tiny", "--output", tmp_path / "out"]
+    words += ["--tasks", "niah_single_1", "vt", "--lengths", "256", "384", "--samples", "1"]
+    site.granite41(*words, "--on", site.file, "--run-dir", site.run_folder)
+    ids = site.ids()
+    assert list(ids) == ["eval-long-context-256", "eval-long-context-384", "eval-long-context"]
+    site.wait_for(ids["eval-long-context"], "COMPLETED")
+    evaluation = read_evaluation(tmp_path / "out")
+    assert {unit.name for unit in evaluation.units} == {*("niah_single_1@256", "vt@256", "niah_single_1@384", "vt@384")}
+    assert "4 of 4 units have their results already" in site.granite41("logs", "eval-long-context", *site.where)
+
+
+def test_without_accounting_nothing_is_submitted(site, data, tmp_path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("sacct", "sacctmgr"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\necho Slurm accounting storage is disabled >&2\nexit 1\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    site.shell["PATH"] = f"{tmp_path}/bin:{site.shell['PATH']}"
+    refused = site.granite41(*site.run_phase1(data), status=2)
+    assert "accounting: Slurm accounting storage is disabled, expected sacct answers" in refused
+    assert site.cluster.run("squeue", "--noheader") == ""
