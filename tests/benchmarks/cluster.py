@@ -101,19 +101,19 @@ def restart(cluster: local_cluster.LocalCluster, file: Path, folder: Path, envir
     cluster.run("scancel", "--user=root")
 
 
-def load(cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str]) -> None:
+def load(cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str], jobs: int) -> None:
     program = f"""
 import sys
 from pathlib import PurePosixPath
 from recipes.spec.task import Task
 from slurm.cluster import load_cluster
 from slurm.submit import submit
-chain = [Task(f"job{{n}}", ("list",)) for n in range(100)]
+chain = [Task(f"job{{n}}", ("list",)) for n in range({jobs})]
 submit(chain, load_cluster({str(file)!r}), PurePosixPath({str(folder / "runs/load")!r}), {{}})
 """
     for node in cluster.nodes:
         cluster.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=benchmark")
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     status = [*GRANITE41, "status", "--run-dir", folder / "runs/load", "--json"]
     peer = f"""
 import nemo_run as run
@@ -131,7 +131,7 @@ with run.Experiment.from_title("load") as experiment:
         subprocess.run(command, env=counted, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
         asked = calls.read_text().split()
         kinds = ", ".join(f"{asked.count(kind)} {kind}" for kind in sorted(set(asked)))
-        print(f"{name} of 100 jobs: {kinds}; {time.perf_counter() - start:.1f} s")
+        print(f"{name} of {jobs} jobs: {kinds}; {time.perf_counter() - start:.1f} s")
     cluster.run("scancel", "--user=root")
 
 
@@ -149,6 +149,7 @@ def _counting(folder: Path, calls: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of the dry run (3)")
+    parser.add_argument("--jobs", type=int, default=100, help="whose status is asked (100)")
     parser.add_argument("--only", nargs="+", default=["dryrun", "submission", "restart", "load"], help="(all)")
     options = parser.parse_args()
     if reason := local_cluster.why_not():
@@ -164,10 +165,13 @@ def main() -> None:
         compute = {"partition": "batch", "time_limit": "01:00:00", "gpu_type": "cpu", "gpus_per_node": 1}
         content = {"account": "granite", "folder": shared, "python": sys.executable, "compute": compute}
         file.write_text(yaml.safe_dump(content))
-        environment = os.environ | cluster.environment
-        for name, measure in (("submission", submission), ("restart", restart), ("load", load)):
-            if name in options.only:
-                measure(cluster, file, Path(shared), environment)
+        given = (cluster, file, Path(shared), os.environ | cluster.environment)
+        if "submission" in options.only:
+            submission(*given)
+        if "restart" in options.only:
+            restart(*given)
+        if "load" in options.only:
+            load(*given, options.jobs)
 
 
 if __name__ == "__main__":

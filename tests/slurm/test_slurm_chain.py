@@ -190,6 +190,17 @@ def test_starts_without_a_new_checkpoint_are_counted_and_end(site, data, tmp_pat
     assert told["phase1"]["starts"] == 2
 
 
+def test_the_fault_tolerant_launcher_restarts_a_lost_process_in_the_job(site, data) -> None:
+    site.write({"launcher": "fault_tolerant"})
+    ids = site.submit(data)
+    site.wait_for_step(60)
+    subprocess.run(["pkill", "-KILL", "-f", f"python -u -m recipes.cli train .*{site.run_folder}"], check=True)
+    site.wait_for(ids["phase1"], "COMPLETED")
+    assert site.steps() == list(range(1, STEPS + 1))
+    assert json.loads((site.run_folder / "phase1/manifest.json").read_text())["starts"] == 2
+    assert site.events("phase1") == ["started", "finished"]
+
+
 def test_cancel_and_resume(site, data) -> None:
     ids = site.submit(data)
     refused = site.granite41(*site.run_phase1(data), status=2)
