@@ -1,5 +1,6 @@
 """The chain on a Slurm cluster: as jobs that wait for each other, or printed."""
 
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -104,9 +105,8 @@ def tokenize_on_cluster(
     words = ("data", "tokenize", "--input", *inputs, "--output", str(output.resolve()))
     words += ("--tokenizer", str(tokenizer.resolve()), f"--shards={count}", *options)
     folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir")
-    _refuse_active(cluster, folder)
     chain = [Task("tokenize", words, array=count)]
-    ids = submit(chain, cluster, folder, {}, say=say)
+    ids = submit(chain, cluster, folder, _former_request(cluster, folder), say=say)
     say(f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status --run-dir {folder}`")
 
 
@@ -148,8 +148,8 @@ def evaluate_on_cluster(
     if len(lengths) > 1:
         parts = [Task(f"{name}-{length}", (*words, "--lengths", str(length)), computes=True) for length in lengths]
         chain = [*parts, Task(name, (*words, *given), after=tuple(part.name for part in parts))]
-    _refuse_active(cluster, folder)
-    ids = submit(chain, cluster, folder, {}, say=say)
+    # a chain of this folder can be resumed after it
+    ids = submit(chain, cluster, folder, _former_request(cluster, folder), say=say)
     for task in chain:
         say(f"{ids[task.name]}  {task.name}")
     say(f"see `granite41 status --run-dir {folder}`, and the scores with `granite41 eval report`")
@@ -174,7 +174,7 @@ def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) ->
 
 
 def _submit(cluster: Cluster, folder: PurePosixPath, request: Request, say: Callable[[str], None]) -> None:
-    _refuse_active(cluster, folder)
+    _former_request(cluster, folder)
     with seen_from_here(Shell(cluster), folder) as seen:
         chain = _chain(request, folder, seen)
     for name in request.stages:
@@ -190,17 +190,23 @@ def _submit(cluster: Cluster, folder: PurePosixPath, request: Request, say: Call
     say(f"{len(ids)} jobs are in the queue; see `granite41 status --run-dir {shlex.quote(str(folder))}`")
 
 
-def _refuse_active(cluster: Cluster, folder: PurePosixPath) -> None:
-    """Raise where jobs of an earlier submission into this folder wait or run."""
+def _former_request(cluster: Cluster, folder: PurePosixPath) -> dict[str, Any]:
+    """Return the request of the chain that was submitted into this folder, empty where none was.
+
+    Raises:
+        UserError: its jobs wait or run.
+    """
     with seen_from_here(Shell(cluster), folder) as seen:
         if not (seen / RECORDS / SUBMITTED).exists():
-            return
-        waiting = active(status_of(cluster, seen, folder, read_submitted(seen, folder)))
+            return {}
+        record = read_submitted(seen, folder)
+        waiting = active(status_of(cluster, seen, folder, record))
     if waiting:
         raise UserError(
             f"{folder}: {len(waiting)} jobs of this run wait or run already; "
             f"`granite41 cancel --run-dir {shlex.quote(str(folder))}` first, or name another --run-dir"
         )
+    return record["request"]
 
 
 def _chain(request: Request, folder: PurePosixPath, state: Path) -> Sequence[Task]:
@@ -224,8 +230,11 @@ def _there(cluster: Cluster, path: Path | PurePosixPath, option: str) -> PurePos
         raise UserError(f"{option} {path}: a relative path means nothing on {cluster.login.host}; give an absolute one")
     absolute = PurePosixPath(Path(path).resolve()) if not cluster.login else PurePosixPath(path)
     # nemo-run replaces /nemo_run wherever a batch script has it
-    if "/nemo_run" in str(absolute) or not str(absolute).isprintable() or " " in str(absolute):
-        raise UserError(f"{option} {absolute}: nemo-run cannot handle spaces or /nemo_run in a path; name another")
+    if "/nemo_run" in str(absolute) or not re.fullmatch(r"/[\w./@+=-]*", str(absolute)):
+        raise UserError(
+            f"{option} {str(absolute)!r}: nemo-run writes paths into scripts as they are, and replaces /nemo_run; name one of "
+            f"letters, digits and ./@+=-_ without it"
+        )
     return absolute
 
 

@@ -2,7 +2,9 @@
 granite41_records=$granite41_records${SLURM_ARRAY_TASK_ID:+/$SLURM_ARRAY_TASK_ID}
 mkdir -p "$granite41_records"
 granite41_cancelled=
-granite41_end_time=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)" +%s)
+# far away where Slurm does not say
+granite41_end_time=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
+granite41_end_time=$(date -d "${granite41_end_time:-unknown}" +%s 2> /dev/null || date -d '10 years' +%s)
 
 granite41_record() {
     printf '{"time": %s, "event": "%s", "job": %s, "start": %s, "nodes": "%s"}\n' \

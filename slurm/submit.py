@@ -85,7 +85,12 @@ def submit(
         "request": request,
         "jobs": {job.task.name: {"id": ids[job.task.name], "after": list(job.task.after)} for job in jobs},
     }
-    _write(shell, run_folder / RECORDS / SUBMITTED, json.dumps(record, indent=2))
+    try:
+        _write(shell, run_folder / RECORDS / SUBMITTED, json.dumps(record, indent=2))
+    except BaseException:
+        # what nobody could ask about is not to run
+        shell.run(["scancel", *ids.values()])
+        raise
     return ids
 
 
@@ -147,10 +152,12 @@ def _submit(jobs: Sequence[Job], cluster: Cluster, run_folder: PurePosixPath, co
             experiment.add(script, executor=asked, name=job.task.name, dependencies=list(job.task.after))
         try:
             experiment.run(detach=True)
-        except UnexpectedExit as error:
+        except BaseException as error:
             submitted = [_id(job.handle) for job in experiment.jobs if job.handle]
             if submitted:
                 Shell(cluster).run(["scancel", *submitted])
+            if not isinstance(error, UnexpectedExit):
+                raise
             reason = (error.result.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"sbatch refused a job, the {len(submitted)} before it were cancelled: {reason}") from error
         return {job.id: _id(job.handle) for job in experiment.jobs}

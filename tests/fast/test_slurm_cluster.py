@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.cluster import Request, run_on_cluster
 from recipes.spec import UserError
 from slurm.cluster import CLUSTERS, Cluster, cluster_of, load_cluster, seconds_of
 
@@ -94,3 +95,11 @@ def test_an_unknown_cluster_names_the_nearest(tmp_path) -> None:
         load_cluster("h10")
     with pytest.raises(UserError, match=r"none.yaml: no such cluster file"):
         load_cluster(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("path", ["/a b", "/nemo_run/x", "/a;reboot", "/$(reboot)", "/a\nb"])
+def test_paths_that_nemo_run_cannot_write_are_refused(path, monkeypatch) -> None:
+    monkeypatch.setenv("USER", "somebody")
+    request = Request(["phase1"], "8b", [], "/data", None, None, False)
+    with pytest.raises(UserError, match=r"--run-dir .*nemo-run writes paths into scripts as they are"):
+        run_on_cluster("h100", Path(path), request, dryrun=True)

@@ -37,13 +37,16 @@ granite41_records=/r/8b/slurm/phase1
 granite41_stage=/r/8b/phase1
 granite41_retries=3
 # What a job does around its command: it counts its starts, knows its end, and queues itself again when more is to do.
+granite41_records=$granite41_records${SLURM_ARRAY_TASK_ID:+/$SLURM_ARRAY_TASK_ID}
 mkdir -p "$granite41_records"
 granite41_cancelled=
-granite41_end_time=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)" +%s)
+# far away where Slurm does not say
+granite41_end_time=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
+granite41_end_time=$(date -d "${granite41_end_time:-unknown}" +%s 2> /dev/null || date -d '10 years' +%s)
 
 granite41_record() {
     printf '{"time": %s, "event": "%s", "job": %s, "start": %s, "nodes": "%s"}\n' \
-        "$(date +%s)" "$1" "$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" \
+        "$(date +%s)" "$1" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}" "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" \
         >> "$granite41_records/events.jsonl"
 }
 
