@@ -232,8 +232,8 @@ def _there(cluster: Cluster, path: Path | PurePosixPath, option: str) -> PurePos
     # nemo-run replaces /nemo_run wherever a batch script has it
     if "/nemo_run" in str(absolute) or not re.fullmatch(r"/[\w./@+=-]*", str(absolute)):
         raise UserError(
-            f"{option} {str(absolute)!r}: nemo-run writes paths into scripts as they are, and replaces /nemo_run; name one of "
-            f"letters, digits and ./@+=-_ without it"
+            f"{option} {str(absolute)!r}: nemo-run writes paths into scripts as they are, and replaces /nemo_run; "
+            f"name one of letters, digits and ./@+=-_ without it"
         )
     return absolute
 
