@@ -35,4 +35,4 @@ def data(tmp_path_factory: pytest.TempPathFactory, forked) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # the longest files first: then no process is left alone with one of them at the end
-    items.sort(key=lambda item: item.path.parent.name != "training")
+    items.sort(key=lambda item: item.path.parent.name not in ("training", "slurm"))

@@ -252,6 +252,33 @@ def test_a_failed_job_ends_those_that_wait_for_it_with_its_reason(site, forked) 
     assert '"stage": "phase1"' in site.granite41("logs", "one", *site.where)
 
 
+def test_a_stage_with_its_merge_evaluations_and_gate(site, data, forked) -> None:
+    ids = site.submit(data, FEW)
+    site.wait_for(ids["phase1-export"], "COMPLETED")
+    site.granite41("cancel", *site.where)
+    words = ["run", "lce_32k", "--size", "tiny", "--on", site.file, "--run-dir", site.run_folder, "--data", data]
+    words += ["--init", site.run_folder / "phase1", "model.vocab_size=512", "model.num_layers=1"]
+    short = ["sequence_length=512", "global_batch_size=2", "parallelism.micro_batch_size=1", "split=900,100,0"]
+    site.granite41(*words, *short, "tokens=4096", "validation_batches=1")
+    ids = site.ids()
+    site.wait_for(ids["report"], "COMPLETED")
+    told = site.status()
+    assert {job["state"] for task, job in told.items() if task != "generate"} == {"COMPLETED"}
+    folder = site.run_folder / "lce_32k"
+    assert {path.name for path in (folder / "eval").iterdir()} == {
+        *("long-context", "long-context-unmerged", "smoke", "smoke-unmerged")
+    }
+    assert {unit.length for unit in read_evaluation(folder / "eval/long-context").units} == {256, 512}
+    assert (folder / "merged").is_dir()
+    assert (site.run_folder / "evaluation.html").exists()
+    # a gate that fails stops what comes after it, and says why: texts of the project's own are refused
+    gate = Task("gate", ("eval", "gate", "--folders", str(folder / "eval/long-context"), "--reference", "none"))
+    ids = forked(_submit, [gate, Task("next", LIST, ("gate",))], site.file, site.run_folder)
+    site.wait_for(ids["next"], "CANCELLED")
+    assert site.status()["gate"]["state"] == "FAILED"
+    assert "fallback" in site.status()["gate"]["reason"]
+
+
 def test_what_sbatch_refuses_leaves_nothing_in_the_queue(site, forked) -> None:
     limit = ["sacctmgr", "-i", "modify", "user", "root", "where", "account=granite", "set"]
     site.cluster.run(*limit, "maxsubmitjobs=2")
