@@ -95,6 +95,8 @@ def setup(job: Job, cluster: Cluster, run_folder: PurePosixPath, commit: str) ->
         lines.append(f"export TMPDIR={cluster.scratch}")
     if stage:
         lines.append(f"export GRANITE41_STOP_AT=$((granite41_end_time - {cluster.stop_before_limit}))")
+        # torchrun gives its processes 30 s after a signal, less than a step and a save of a large model may take
+        lines.append(f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={cluster.stop_before_limit}")
     return "\n".join(lines)
 
 

@@ -166,7 +166,7 @@ def test_a_calibrated_reference(model, tmp_path, forked) -> None:
         (None, ("--backend", "vllm"), "vLLM is not installed"),
         (None, ("--backend", "local-completions"), "--url belongs to --backend local-completions"),
         (None, ("--backend-args", "trust_remote_code=true"), "code from a model's folder is not run"),
-        (None, ("--on", "moon"), "--on moon: no such place"),
+        (None, ("--on", "moon"), "--on moon: no cluster of this name"),
     ],
 )
 def test_refused_before_any_work(model, tmp_path, forked, remove, words, sentence) -> None:

@@ -92,6 +92,7 @@ export NCCL_DEBUG='it'"'"'s fine'
 export PATH=/opt/granite41/bin:$PATH
 export TMPDIR=/tmp/scratch
 export GRANITE41_STOP_AT=$((granite41_end_time - 600))
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600
 
 
 # Command 1

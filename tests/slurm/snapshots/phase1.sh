@@ -93,6 +93,7 @@ export NCCL_DEBUG=WARN
 export TORCH_NCCL_AVOID_RECORD_STREAMS=1
 export TMPDIR=/raid/scratch
 export GRANITE41_STOP_AT=$((granite41_end_time - 600))
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600
 
 
 # Command 1
