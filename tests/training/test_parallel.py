@@ -14,6 +14,7 @@ SETTINGS = [
     "tokens=2048",
     "schedule.warmup_tokens=512",
     "checkpoint_every_tokens=1024",
+    "validation_batches=1",
     "parallelism.micro_batch_size=2",
 ]
 
