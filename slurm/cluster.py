@@ -15,7 +15,14 @@ LAUNCHERS = ("torchrun", "fault_tolerant")
 MISSING = "???"
 
 _NAME = re.compile(r"[\w.@:,+\[\]-]+")
+# also combines features: a100&ib, [rack1|rack2]
 _CONSTRAINT = re.compile(r"[\w.@:,+\[\]&|*()-]+")
+# nemo-run writes paths and images into the batch script without quotes
+_PATH = r"/[\w./@+-]*"
+_MOUNT = re.compile(rf"{_PATH}:{_PATH}(:[\w+,]+)?")
+_IMAGE = re.compile(r"[\w./@:+#-]+")
+# an option of ssh begins with a dash
+_HOST = re.compile(r"\w[\w.:%-]*")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL", re.IGNORECASE)
 # of the forms that Slurm reads, those that nobody takes for another: its HH:MM is MM:SS
@@ -185,10 +192,8 @@ def _misfits(cluster: Cluster) -> Iterator[str]:
             continue
         names = {name: getattr(partition, name) for name in ("partition", "gres", "memory", "qos", "constraint")}
         for name, value in names.items():
-            # a constraint may also combine features: a100&ib, [rack1|rack2]
-            if value is not None and not _NAME.fullmatch(
-                re.sub(r"[&|*()]", "", value) if name == "constraint" else value
-            ):
+            form = _CONSTRAINT if name == "constraint" else _NAME
+            if value is not None and not form.fullmatch(value):
                 yield f"{key}.{name} is {value!r}, expected a name as Slurm has it, without spaces"
         if not _TIME.fullmatch(partition.time_limit):
             yield (
@@ -215,8 +220,7 @@ def _misfits(cluster: Cluster) -> Iterator[str]:
     if cluster.launcher not in LAUNCHERS:
         yield f"launcher is {cluster.launcher!r}, expected one of {', '.join(LAUNCHERS)}"
     for name, folder in (("folder", cluster.folder), ("scratch", cluster.scratch)):
-        # nemo-run writes them into the batch script without quotes
-        if folder is not None and not re.fullmatch(r"/[\w./@+-]*", folder):
+        if folder is not None and not re.fullmatch(_PATH, folder):
             yield f"{name} is {folder!r}, expected an absolute path without spaces"
     for name in cluster.environment:
         if not _VARIABLE.fullmatch(name):
@@ -236,6 +240,12 @@ def _misfits(cluster: Cluster) -> Iterator[str]:
             f"longer; raise the one or lower the other"
         )
     if cluster.container:
+        if not _IMAGE.fullmatch(cluster.container.image):
+            yield f"container.image is {cluster.container.image!r}, expected a path or REGISTRY#IMAGE:TAG"
         for mount in cluster.container.mounts:
-            if not re.fullmatch(r"[^\s:,]+:[^\s:,]+(:[\w+,]+)?", mount):
-                yield f"container.mounts: {mount!r} is no mount, expected HOST:CONTAINER, without spaces"
+            if not _MOUNT.fullmatch(mount):
+                yield f"container.mounts: {mount!r} is no mount, expected HOST:CONTAINER, absolute paths"
+    if cluster.login:
+        for name, value in (("host", cluster.login.host), ("user", cluster.login.user)):
+            if value is not None and not _HOST.fullmatch(value):
+                yield f"login.{name} is {value!r}, expected a name as ssh takes it"
