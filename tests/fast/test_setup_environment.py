@@ -138,13 +138,16 @@ def test_main_installs_once(setup, monkeypatch, capsys) -> None:
     commands = commands_end(monkeypatch, setup)
     assert setup.main() == 0
     assert setup.is_ready()
-    assert [next(word for word in ("venv", "-r", "compileall", "--editable") if word in c) for c in commands] == [
+    assert [
+        next(word for word in ("venv", setup.PIP, "-r", "compileall", "--editable") if word in c) for c in commands
+    ] == [
         "venv",
+        setup.PIP,
         "-r",
         "compileall",
         "--editable",
     ]
-    assert "requirements.lock" in commands[1]
+    assert "requirements.lock" in commands[2]
     commands.clear()
     free_space(monkeypatch, 0)
     capsys.readouterr()
@@ -161,7 +164,7 @@ def test_changed_inputs_are_installed_again(setup, monkeypatch, name: str) -> No
     assert not setup.is_ready()
     commands.clear()
     assert setup.main() == 0
-    assert len(commands) == 4
+    assert len(commands) == 5
     assert setup.is_ready()
 
 
