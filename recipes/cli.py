@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from evaluation.cli import eval_app
 from recipes import warm
 from recipes.many_values import ManyValues
 from recipes.spec import STAGES, UserError, flatten, resolve, sizes_of
+from recipes.spec.errors import MISTAKE, BusyError
 from recipes.tables import human, print_table
 from slurm import cli as slurm_cli
 
@@ -52,6 +54,9 @@ def main() -> None:
         app(prog_name="granite41")
     except UserError as error:
         print(f"granite41: {error}", file=sys.stderr)
+        if MISTAKE in os.environ and not isinstance(error, BusyError):
+            with suppress(OSError):
+                Path(os.environ[MISTAKE]).touch()
         sys.exit(2)
 
 
@@ -201,6 +206,7 @@ def run_stages(
         typer.echo(str(task))
     if dryrun:
         return
+    pipeline.require_inputs(chain, data, init)
     from recipes.local import run_local
 
     try:

@@ -1,7 +1,6 @@
 """The chain on a Slurm cluster: as jobs that wait for each other, or printed."""
 
 import re
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,14 +10,14 @@ from typing import Any
 
 from evaluation.suites import LONG_CONTEXT
 from evaluation.suites import lengths as ruler_lengths
-from recipes.pipeline import tasks
+from recipes.pipeline import require_inputs, tasks
 from recipes.spec import STAGES, UserError, resolve_pretraining
 from recipes.spec.task import Task
 from recipes.training.stage_folder import CHECKPOINTS_KEPT
 from slurm.cluster import Cluster, cluster_of, load_cluster
 from slurm.jobs import jobs_of
 from slurm.shell import Shell
-from slurm.status import active, read_submitted, seen_from_here, status_of
+from slurm.status import active, options_of, read_submitted, seen_from_here, status_of
 from slurm.submit import RECORDS, SUBMITTED, scripts, submit
 
 # that a trained stage leaves for each parameter: checkpoints of bf16 weights, fp32 ones and two moments, one more while
@@ -70,7 +69,7 @@ def run_on_cluster(
             say(f"==== {job.task.name}: {job.nodes} x {job.processes_per_node} on {job.partition.partition}{after}")
             say(written[job.task.name])
         return
-    _submit(cluster, folder, wanted, say)
+    _submit(cluster, on, folder, wanted, say)
 
 
 def tokenize_on_cluster(
@@ -106,8 +105,8 @@ def tokenize_on_cluster(
     words += ("--tokenizer", str(tokenizer.resolve()), f"--shards={count}", *options)
     folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir")
     chain = [Task("tokenize", words, array=count)]
-    ids = submit(chain, cluster, folder, _former_request(cluster, folder), say=say)
-    say(f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status --run-dir {folder}`")
+    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
+    say(f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status {options_of(cluster, on, folder)}`")
 
 
 def evaluate_on_cluster(
@@ -149,10 +148,10 @@ def evaluate_on_cluster(
         parts = [Task(f"{name}-{length}", (*words, "--lengths", str(length)), computes=True) for length in lengths]
         chain = [*parts, Task(name, (*words, *given), after=tuple(part.name for part in parts))]
     # a chain of this folder can be resumed after it
-    ids = submit(chain, cluster, folder, _former_request(cluster, folder), say=say)
+    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
     for task in chain:
         say(f"{ids[task.name]}  {task.name}")
-    say(f"see `granite41 status --run-dir {folder}`, and the scores with `granite41 eval report`")
+    say(f"see `granite41 status {options_of(cluster, on, folder)}`, and the scores with `granite41 eval report`")
 
 
 def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) -> None:
@@ -170,13 +169,17 @@ def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) ->
         record = read_submitted(Path(folder), folder)
     if not record["request"]:
         raise UserError(f"{folder}: holds no chain of stages; give its command again, what is done is not done again")
-    _submit(cluster or cluster_of(record["cluster"]), folder, Request(**record["request"]), say)
+    _submit(cluster or cluster_of(record["cluster"]), on, folder, Request(**record["request"]), say)
 
 
-def _submit(cluster: Cluster, folder: PurePosixPath, request: Request, say: Callable[[str], None]) -> None:
-    _former_request(cluster, folder)
+def _submit(
+    cluster: Cluster, on: str | None, folder: PurePosixPath, request: Request, say: Callable[[str], None]
+) -> None:
+    _former_request(cluster, on, folder)
     with seen_from_here(Shell(cluster), folder) as seen:
         chain = _chain(request, folder, seen)
+    if not cluster.login:
+        require_inputs(chain, Path(request.data) if request.data else None, request.init)
     for name in request.stages:
         if name not in [task.name for task in chain]:
             say(f"{name}: finished already")
@@ -187,10 +190,10 @@ def _submit(cluster: Cluster, folder: PurePosixPath, request: Request, say: Call
         after = f", after {', '.join(job.task.after)}" if job.task.after else ""
         size = f"{job.nodes} x {job.processes_per_node}"
         say(f"{ids[job.task.name]}  {job.task.name}: {size} on {job.partition.partition}{after}")
-    say(f"{len(ids)} jobs are in the queue; see `granite41 status --run-dir {shlex.quote(str(folder))}`")
+    say(f"{len(ids)} jobs are in the queue; see `granite41 status {options_of(cluster, on, folder)}`")
 
 
-def _former_request(cluster: Cluster, folder: PurePosixPath) -> dict[str, Any]:
+def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> dict[str, Any]:
     """Return the request of the chain that was submitted into this folder, empty where none was.
 
     Raises:
@@ -204,7 +207,7 @@ def _former_request(cluster: Cluster, folder: PurePosixPath) -> dict[str, Any]:
     if waiting:
         raise UserError(
             f"{folder}: {len(waiting)} jobs of this run wait or run already; "
-            f"`granite41 cancel --run-dir {shlex.quote(str(folder))}` first, or name another --run-dir"
+            f"`granite41 cancel {options_of(cluster, on, folder)}` first, or name another --run-dir"
         )
     return record["request"]
 

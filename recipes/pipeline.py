@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_prep.blend import MANIFEST as DATA_MANIFEST
 from evaluation import suites
 from evaluation.gates import GATE
 from evaluation.results import EVALUATION, evaluation_name
@@ -152,6 +153,24 @@ def tasks(
     report = add("report", "report", "--run-dir", str(run_folder), after=ends or [ready])
     add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,), computes=True)
     return chain
+
+
+def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -> None:
+    """Check, before anything is started, that what a chain is to train with is there.
+
+    Raises:
+        UserError: no prepared data, or nothing that a stage can begin with.
+    """
+    trains = [task.arguments for task in chain if task.stage_folder]
+    if trains and data and not (data / DATA_MANIFEST).exists():
+        raise UserError(f"--data {data}: holds no {DATA_MANIFEST}, as prepared data does; `granite41 data` prepares it")
+    given = Path(init) if init and not init.startswith("hf:") else None
+    begins = given and any("--init" in arguments for arguments in trains)
+    if given and begins and not (given / "weights").is_dir() and not read_manifest(given):
+        raise UserError(
+            f"--init {init}: neither a NeMo checkpoint nor a finished stage is there; name one, or a Hugging Face "
+            f"folder as hf:FOLDER"
+        )
 
 
 class _Add(Protocol):

@@ -200,7 +200,8 @@ def _check_folder(cluster: Cluster, told: dict[str, _Told], wanted: int) -> Iter
         yield Answer("folder", False, f"{cluster.folder} is not writable", "writable on the login node")
         return
     free = int(answer.text.splitlines()[-1].split()[3]) * 1024
-    yield Answer("folder", free >= wanted, f"{free / 1e9:,.4g} GB free", f"{wanted / 1e9:,.4g} GB in {cluster.folder}")
+    needed = f"{wanted / 1e9:,.4g} GB in {cluster.folder}" if wanted else f"{cluster.folder} is writable"
+    yield Answer("folder", free >= wanted, f"{free / 1e9:,.4g} GB free", needed)
 
 
 def _last_line(text: str) -> str:

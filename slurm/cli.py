@@ -70,14 +70,16 @@ def logs(
     """Print a job's log, of its latest start."""
     from recipes.spec.resolve import require_known
     from slurm.shell import Shell
-    from slurm.status import log_files
+    from slurm.status import log_files, options_of
 
     cluster, folder, record = _submitted(run_dir, on)
     require_known("job", task, record["jobs"])
     shell = Shell(cluster)
     files = log_files(shell, folder, task)
     if not files:
-        raise UserError(f"{task}: has no log yet; `granite41 status --run-dir {run_dir}` says how it stands")
+        raise UserError(
+            f"{task}: has no log yet; `granite41 status {options_of(cluster, on, folder)}` says how it stands"
+        )
     typer.echo(f"{files[-1]}:", err=True)
     words = [*shell.prefix_of(["tail", "-n", "+1", *(["-f"] if follow else []), files[-1]])]
     sys.stdout.flush()
@@ -87,7 +89,7 @@ def logs(
 def cancel(run_dir: RunDirOption, on: OnOption = None) -> None:
     """Cancel all jobs of a submitted chain that wait or run; what they have written stays."""
     from slurm.shell import Shell
-    from slurm.status import active, seen_from_here, status_of
+    from slurm.status import active, options_of, seen_from_here, status_of
 
     cluster, folder, record = _submitted(run_dir, on)
     shell = Shell(cluster)
@@ -96,7 +98,8 @@ def cancel(run_dir: RunDirOption, on: OnOption = None) -> None:
     if ids:
         # those that wait first, as the end of one starts the next
         shell.text(["scancel", *reversed(ids)])
-    typer.echo(f"cancelled {len(ids)} jobs; `granite41 resume --run-dir {run_dir}` goes on from what they have written")
+    again = f"`granite41 resume {options_of(cluster, on, folder)}`"
+    typer.echo(f"cancelled {len(ids)} jobs; {again} goes on from what they have written")
 
 
 def _submitted(run_dir: Path, on: str | None) -> tuple[Any, PurePosixPath, dict[str, Any]]:

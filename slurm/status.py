@@ -71,6 +71,12 @@ def read_submitted(seen: Path, run_folder: PurePosixPath) -> dict[str, Any]:
         ) from error
 
 
+def options_of(cluster: Cluster, on: str | None, run_folder: PurePosixPath) -> str:
+    """Return the options with which ``granite41 status``, ``cancel`` and ``resume`` find a run again from here."""
+    where = f" --on {shlex.quote(on)}" if on and cluster.login else ""
+    return f"--run-dir {shlex.quote(str(run_folder))}{where}"
+
+
 def status_of(cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: dict[str, Any]) -> list[JobStatus]:
     """Return how each job of ``record`` stands.
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,7 +80,8 @@ def submit(
     code = _put_code(cluster, shell, say)
     ids = _submit(jobs, cluster, run_folder, code)
     record = {
-        "cluster": asdict(cluster),
+        # how it is reached is a matter of who asks, and from where
+        "cluster": asdict(replace(cluster, login=None)),
         "commit": code.name,
         "request": request,
         "jobs": {job.task.name: {"id": ids[job.task.name], "after": list(job.task.after)} for job in jobs},

@@ -3,9 +3,16 @@
 import difflib
 from collections.abc import Iterable
 
+# names the file that a user's mistake leaves for what started the command, where launchers change its exit status
+MISTAKE = "GRANITE41_MISTAKE"
+
 
 class UserError(Exception):
     """A mistake of the user or of the machine (a full disk): one sentence saying what, where, expected and remedy."""
+
+
+class BusyError(UserError):
+    """What another process prevents as long as it runs: the same command may succeed later."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

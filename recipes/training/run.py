@@ -19,6 +19,7 @@ from data_prep.entropy import blend_entropy
 from data_prep.tokenizer import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
 from recipes.spec import PretrainRecipe, UserError, resolve_pretraining
 from recipes.spec.checks import require_processes
+from recipes.spec.errors import BusyError
 from recipes.training.handoff import Start, start_of
 from recipes.training.stage_folder import (
     latest_checkpoint,
@@ -51,9 +52,8 @@ def train(
 
     A stage that continues does so from its last whole checkpoint, with the losses that it would have had anyway. The
     manifest's ``status`` is ``running``, also after a kill, ``stopped`` after a signal (see
-    :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an ``error`` and whether it was the user's
-    ``mistake``, or ``finished``; ``seconds`` is summed over all ``starts``. The run's report is written anew at the
-    end of each.
+    :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an ``error``, or ``finished``; ``seconds`` is
+    summed over all ``starts``. The run's report is written anew at the end of each.
 
     The stage begins with the weights of the stage before it, its own learning rate, and no sample consumed; the
     manifest's ``start`` says from where, and whether the optimizer's moments came too.
@@ -131,7 +131,7 @@ def train(
         return
     with locked(folder):
         if read_manifest(folder) != manifest:
-            raise UserError(f"{folder}: another process trained in this folder until just now; run again to continue")
+            raise BusyError(f"{folder}: another process trained in this folder until just now; run again to continue")
         write_recipe(folder, recipe)
         with _recorded(run_folder, folder, begun) as result:
             read, repeats = _fit(*words)
@@ -171,9 +171,8 @@ def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator
     except Exception as error:
         # a full disk may not hold the manifest either
         with suppress(OSError, UserError):
-            mistake = isinstance(error, UserError)
-            reason = str(error) if mistake else f"{type(error).__name__}: {error}"
-            end(status="failed", mistake=mistake, error=" ".join(reason.split())[:500])
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            end(status="failed", error=" ".join(reason.split())[:500])
         raise
     except (SystemExit, KeyboardInterrupt):
         with suppress(OSError, UserError):

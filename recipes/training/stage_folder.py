@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from recipes.spec import Recipe, UserError, flatten
+from recipes.spec.errors import BusyError
 from recipes.spec.files import out_of_space, write_text
 from recipes.spec.versions import commit, versions
 
@@ -111,7 +112,7 @@ def locked(folder: Path) -> Iterator[None]:
     processes that this one forks do not hold it.
 
     Raises:
-        UserError: another process trains in the folder.
+        BusyError: another process trains in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+b", buffering=0) as file:
@@ -121,7 +122,7 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 file.seek(0)
                 holder = file.read().decode() or "another process"
-                raise UserError(
+                raise BusyError(
                     f"{folder}: {holder} trains in this folder; wait until it has ended, or stop it, or name another "
                     f"--run-dir"
                 ) from error

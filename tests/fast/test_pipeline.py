@@ -225,6 +225,17 @@ def test_a_size_without_data_of_its_own(tmp_path, monkeypatch, capsys) -> None:
     assert "size 8b needs prepared data: name its folder with --data" in error
 
 
+def test_what_a_chain_trains_with_is_asked_for_first(tmp_path, monkeypatch, capsys) -> None:
+    words = ["phase2", "--size", "8b", "--run-dir", str(tmp_path / "run"), "--data", str(tmp_path)]
+    assert f"--data {tmp_path}: holds no manifest.json" in _granite41(monkeypatch, capsys, *words)[2]
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "hf").mkdir()
+    code, _, error = _granite41(monkeypatch, capsys, *words, "--init", str(tmp_path / "hf"))
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"--init {tmp_path}/hf: neither a NeMo checkpoint nor a finished stage is there" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_dryrun_prints_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -> None:
     run_folder = tmp_path / "run"
     words = ["phase1..phase2", "--size", "tiny", "--run-dir", str(run_folder), "--no-eval", "--dryrun"]

@@ -190,6 +190,14 @@ def test_starts_without_a_new_checkpoint_are_counted_and_end(site, data, tmp_pat
     assert told["phase1"]["starts"] == 2
 
 
+def test_a_users_mistake_is_not_tried_again(site, data, tmp_path) -> None:
+    (tmp_path / "weights").mkdir()
+    ids = site.submit(data, "--init", str(tmp_path))
+    site.wait_for(ids["generate"], "CANCELLED")
+    assert site.events("phase1") == ["started", "failed"]
+    assert f"{tmp_path}/weights/metadata.json: not found" in site.status()["phase1"]["reason"]
+
+
 def test_the_fault_tolerant_launcher_restarts_a_lost_process_in_the_job(site, data) -> None:
     site.write({"launcher": "fault_tolerant"})
     ids = site.submit(data)
@@ -351,9 +359,13 @@ def test_from_elsewhere_through_a_login_node(site, ssh, data, tmp_path) -> None:
     # there is no Slurm where the user is
     site.shell["SLURM_CONF"] = "/nowhere"
     assert "controller" in site.granite41("cluster", "check", site.file)
-    ids = site.submit(data, FEW)
+    said = site.granite41(*site.run_phase1(data, FEW))
+    assert f"see `granite41 status --run-dir {site.run_folder} --on {site.file}`" in said
+    ids = site.ids()
     site.wait_for(ids["report"], "COMPLETED")
     assert {job["state"] for task, job in site.status().items() if task != "generate"} == {"COMPLETED"}
+    # whoever asks on the login node has other ways to it
+    assert json.loads((site.run_folder / "slurm/submitted.json").read_text())["cluster"]["login"] is None
     assert "step 40/40" in site.granite41("logs", "phase1", *site.where)
     assert "phase1: finished already" in site.granite41(*site.run_phase1(data, FEW))
     assert "relative path means nothing" in site.granite41(*site.run_phase1(Path("data")), status=2)
