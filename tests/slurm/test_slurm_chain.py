@@ -265,7 +265,7 @@ def test_a_stage_with_its_merge_evaluations_and_gate(site, data, forked) -> None
     site.wait_for(ids["phase1-export"], "COMPLETED")
     site.granite41("cancel", *site.where)
     words = ["run", "lce_32k", "--size", "tiny", "--on", site.file, "--run-dir", site.run_folder, "--data", data]
-    words += ["--init", site.run_folder / "phase1", "model.vocab_size=512", "model.num_layers=1"]
+    words += ["--init", f"hf:{site.run_folder}/phase1/hf", "model.vocab_size=512", "model.num_layers=1"]
     short = ["sequence_length=512", "global_batch_size=2", "parallelism.micro_batch_size=1", "split=900,100,0"]
     site.granite41(*words, *short, "tokens=4096", "validation_batches=1")
     ids = site.ids()

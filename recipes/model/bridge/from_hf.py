@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
-from nemo.lightning import io, teardown
+from nemo.lightning import MegatronStrategy, io, teardown
 from nemo.lightning.pytorch.trainer import Trainer
 from safetensors import safe_open
 
@@ -61,7 +62,14 @@ class HFGraniteImporter(io.ModelConnector):
                 ),
                 tokenizer=AutoTokenizer(str(tokenizer)),
             )
-            trainer: Trainer = self.nemo_setup(model, ckpt_async_save=False)
+            trainer = Trainer(
+                devices=1,
+                accelerator="cpu",
+                strategy=MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True, ckpt_async_save=False),
+                # one process, also where Slurm's variables are those of a job
+                plugins=LightningEnvironment(),
+            )
+            self.nemo_setup(model, trainer)
             _fill(model, planned, files)
             self.nemo_save(output_path, trainer)
             teardown(trainer, model)
