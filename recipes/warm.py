@@ -156,12 +156,21 @@ def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
 
 
 def _command() -> None:
+    import multiprocessing
+
     from recipes.cli import main
 
     if "OMP_NUM_THREADS" in os.environ and "torch" in sys.modules:
         # torch reads the variable when it is imported, and torchrun sets it for each rank
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    main()
+    inherited = multiprocessing.active_children()
+    try:
+        main()
+    finally:
+        # Python would end them where it ends: a manager's process holds on to the command's output
+        for child in multiprocessing.active_children():
+            if child not in inherited:
+                child.terminate()
 
 
 def _end(function: Callable[[], object]) -> NoReturn:

@@ -28,6 +28,14 @@ def sleep():
     time.sleep(60)
 warm._command = sleep
 """
+MANAGER = """
+import recipes.cli
+def keep_a_manager():
+    import multiprocessing
+    recipes.cli.kept = multiprocessing.Manager()
+    print(recipes.cli.kept._process.pid, flush=True)
+recipes.cli.main = keep_a_manager
+"""
 
 
 class Server:
@@ -120,3 +128,9 @@ def test_nothing_outlives_its_client_or_the_server(server) -> None:
     assert second.wait(timeout=10) == 137
     assert _gone(pids[1])
     assert warm.process.wait(timeout=10) == 0
+
+
+def test_what_a_command_started_ends_with_it(server) -> None:
+    # whoever reads its output would wait for the manager otherwise, as Slurm does
+    pid = server(MANAGER).start().communicate(timeout=20)[0]
+    assert _gone(int(pid))
