@@ -66,7 +66,7 @@ def run(*command, check=True):
 
 def install():
     """Make .venv, install the pinned requirements and the package itself."""
-    print("setup: installing the pinned requirements into .venv (about 6 minutes and 3.2 GB, once)", flush=True)
+    print("setup: installing the pinned requirements into .venv (about 4 minutes and 3.2 GB, once)", flush=True)
     started = time.time()
     run(sys.executable, "-m", "venv", "--clear", str(VENV))
     python = str(VENV / "bin" / "python")
