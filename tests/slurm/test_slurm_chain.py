@@ -113,6 +113,10 @@ class Site:
     def wait_for(self, job: str, state: str) -> None:
         self.wait(lambda: self.cluster.state(job).startswith(state))
 
+    def wait_for_empty_queue(self) -> None:
+        """Wait until what was cancelled has ended."""
+        self.wait(lambda: not self.cluster.run("squeue", "--noheader"))
+
     def wait_for_start(self, number: int) -> None:
         """Wait until the training has gone on in this start."""
         self.wait(lambda: self.events("phase1").count("started") == number)
@@ -130,8 +134,7 @@ def site(cluster: LocalCluster, warm_environment, tmp_path) -> Iterator[Site]:
     for node in cluster.nodes:
         if cluster.node_state(node).startswith(("down", "drain")):
             cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
-    # the next test begins with an empty queue
-    site.wait(lambda: not cluster.run("squeue", "--noheader"))
+    site.wait_for_empty_queue()
 
 
 def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, data) -> None:
@@ -271,6 +274,7 @@ def test_a_stage_with_its_merge_evaluations_and_gate(site, data, forked) -> None
     ids = site.submit(data, FEW)
     site.wait_for(ids["phase1-export"], "COMPLETED")
     site.granite41("cancel", *site.where)
+    site.wait_for_empty_queue()
     words = ["run", "lce_32k", "--size", "tiny", "--on", site.file, "--run-dir", site.run_folder, "--data", data]
     words += ["--init", f"hf:{site.run_folder}/phase1/hf", "model.vocab_size=512", "model.num_layers=1"]
     short = ["sequence_length=512", "global_batch_size=2", "parallelism.micro_batch_size=1", "split=900,100,0"]
