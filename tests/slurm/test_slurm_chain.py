@@ -226,6 +226,7 @@ def test_cancel_and_resume(site, data) -> None:
     site.wait_for_step(60)
     assert "cancelled 4 jobs" in site.granite41("cancel", *site.where)
     site.wait_for(ids["phase1"], "CANCELLED")
+    site.wait_for_empty_queue()
     time.sleep(8)
     # nothing came back by itself
     assert site.cluster.run("squeue", "--noheader") == ""
