@@ -63,12 +63,15 @@ def ask(address: str, arguments: Sequence[str]) -> int:
     request = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": environment}
     content = json.dumps(request).encode()
     status = b""
+    # a signal waits until the server has the request and can have it
+    signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [len(content).to_bytes(_LENGTH_BYTES, "big")], [0, 1, 2])
         connection.sendall(content)
         for signum in _RELAYED:
             signal.signal(signum, lambda signum, frame: connection.send(bytes([signum])))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
         with suppress(ConnectionError):
             status = connection.recv(1)
     # without an answer the server itself was killed

@@ -75,7 +75,7 @@ def logs(
     cluster, folder, record = _submitted(run_dir, on)
     require_known("job", task, record["jobs"])
     shell = Shell(cluster)
-    files = log_files(shell, folder, task)
+    files = log_files(shell, folder, record, task)
     if not files:
         raise UserError(
             f"{task}: has no log yet; `granite41 status {options_of(cluster, on, folder)}` says how it stands"

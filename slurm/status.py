@@ -100,7 +100,7 @@ def status_of(cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: d
         goodput = _step_seconds(seen / task / "metrics" / "steps.jsonl") / seconds if seconds else None
         found.append(JobStatus(task, number, state, reason, starts, goodput or None))
     failed = [job for job in found if job.state not in ("COMPLETED", "CANCELLED", *_ACTIVE)]
-    told = _last_words(shell, run_folder, failed)
+    told = _last_words(shell, run_folder, record, failed)
     return [replace(job, reason=_error(seen, job.task) or told.get(job.id) or job.reason) for job in found]
 
 
@@ -109,15 +109,16 @@ def active(jobs: Sequence[JobStatus]) -> list[str]:
     return [job.id for job in jobs if job.state in _ACTIVE]
 
 
-def log_files(shell: Shell, run_folder: PurePosixPath, task: str) -> list[str]:
+def log_files(shell: Shell, run_folder: PurePosixPath, record: dict[str, Any], task: str) -> list[str]:
     """Return the paths on the cluster of a job's logs since the last submission, the latest last."""
-    done = shell.script(f"{_find_logs(run_folder, task)} -printf '%T@ %p\\n' | sort -n")
+    done = shell.script(f"{_find_logs(run_folder, record, task)} -printf '%T@ %p\\n' | sort -n")
     return [line.partition(" ")[2] for line in done.stdout.decode(errors="replace").splitlines()]
 
 
-def _find_logs(run_folder: PurePosixPath, task: str) -> str:
-    folder, submitted = (shlex.quote(str(run_folder / RECORDS / name)) for name in ("experiments", SUBMITTED))
-    return f"find {folder} -path {shlex.quote(f'*/{task}/log-*.out')} -newer {submitted}"
+def _find_logs(run_folder: PurePosixPath, record: dict[str, Any], task: str) -> str:
+    folder = shlex.quote(str(run_folder / RECORDS / "experiments"))
+    logs = f"*/{record['experiment']}/{task}/log-*.out"
+    return f"find {folder} -path {shlex.quote(logs)}"
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,12 @@ def _error(seen: Path, task: str) -> str:
     return json.loads(manifest.read_text(encoding="utf-8")).get("error", "") if manifest.exists() else ""
 
 
-def _last_words(shell: Shell, run_folder: PurePosixPath, failed: Sequence[JobStatus]) -> dict[str, str]:
+def _last_words(
+    shell: Shell, run_folder: PurePosixPath, record: dict[str, Any], failed: Sequence[JobStatus]
+) -> dict[str, str]:
     """Return job id -> the last sentence that the command wrote for its user, where it wrote one."""
     script = "".join(
-        f"echo '{int(job.id)}|'$({_find_logs(run_folder, job.task)} -exec grep -h '^granite41: ' {{}} + "
+        f"echo '{int(job.id)}|'$({_find_logs(run_folder, record, job.task)} -exec grep -h '^granite41: ' {{}} + "
         f"| tail -n 1 | tr '\n' ' ')\n"
         for job in failed
     )

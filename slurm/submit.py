@@ -78,11 +78,12 @@ def submit(
         raise UserError(f"the cluster does not fit, nothing was submitted: {told}")
     shell = Shell(cluster)
     code = _put_code(cluster, shell, say)
-    ids = _submit(jobs, cluster, run_folder, code)
+    experiment, ids = _submit(jobs, cluster, run_folder, code)
     record = {
         # how it is reached is a matter of who asks, and from where
         "cluster": asdict(replace(cluster, login=None)),
         "commit": code.name,
+        "experiment": experiment,
         "request": request,
         "jobs": {job.task.name: {"id": ids[job.task.name], "after": list(job.task.after)} for job in jobs},
     }
@@ -117,8 +118,10 @@ def _put_code(cluster: Cluster, shell: Shell, say: Callable[[str], None]) -> Pur
     return folder
 
 
-def _submit(jobs: Sequence[Job], cluster: Cluster, run_folder: PurePosixPath, code: PurePosixPath) -> dict[str, str]:
-    """Submit through one nemo-run experiment; cancel what is in the queue when one job is refused."""
+def _submit(
+    jobs: Sequence[Job], cluster: Cluster, run_folder: PurePosixPath, code: PurePosixPath
+) -> tuple[str, dict[str, str]]:
+    """Submit through one nemo-run experiment, whose id and jobs' ids are returned; cancel all when one is refused."""
     login, experiments = cluster.login, run_folder / RECORDS / "experiments"
     # nemo-run's own records, which `nemorun experiment` reads, are where the run is, or here
     home = os.environ.get("NEMORUN_HOME", str(Path.home() / ".nemo_run")) if login else str(experiments.parent)
@@ -161,7 +164,7 @@ def _submit(jobs: Sequence[Job], cluster: Cluster, run_folder: PurePosixPath, co
                 raise
             reason = (error.result.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"sbatch refused a job, the {len(submitted)} before it were cancelled: {reason}") from error
-        return {job.id: _id(job.handle) for job in experiment.jobs}
+        return experiment._id, {job.id: _id(job.handle) for job in experiment.jobs}
 
 
 def _id(handle: str) -> str:
