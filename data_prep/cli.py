@@ -67,9 +67,13 @@ def data_tokenize(
     if on != "local":
         from recipes.cluster import tokenize_on_cluster
 
+        if shard is not None:
+            raise UserError(f"--shard {shard}: --on {on} does every shard, each in its job; leave one of the two out")
         options = [f"--text-field={text_field}", *([f"--licence={licence}"] if licence else [])]
         options += ["--skip-bad-records"] if skip_bad_records else []
-        tokenize_on_cluster(on, run_dir, inputs or [], output, tokenizer, shards, options, say=typer.echo)
+        tokenize_on_cluster(
+            on, run_dir, inputs or [], output, tokenizer, shards, workers, options, dryrun, say=typer.echo
+        )
         return
     tokenize(
         inputs or [],

@@ -63,11 +63,7 @@ def run_on_cluster(
         seen = _nothing() if cluster.login else seen_from_here(Shell(cluster), folder)
         with seen as state:
             chain = _chain(wanted, folder, Path(state))
-        written = scripts(chain, cluster, folder)
-        for job in jobs_of(chain, cluster):
-            after = f" after {', '.join(job.task.after)}" if job.task.after else ""
-            say(f"==== {job.task.name}: {job.nodes} x {job.processes_per_node} on {job.partition.partition}{after}")
-            say(written[job.task.name])
+        _print(chain, cluster, folder, say)
         return
     _submit(cluster, on, folder, wanted, say)
 
@@ -79,14 +75,18 @@ def tokenize_on_cluster(
     output: Path,
     tokenizer: Path,
     shards: int | None,
+    workers: int | None,
     options: Sequence[str],
+    dryrun: bool,
     say: Callable[[str], None] = print,
 ) -> None:
     """Submit ``granite41 data tokenize`` as an array with a job for each shard; the last one writes the manifest.
 
     Args:
         run_dir: folder of the jobs' records; in the cluster's own by the name of the output when None.
+        workers: processes of a job; those that the cluster's file gives it when None.
         options: more of the command's own.
+        dryrun: print the jobs, submit nothing.
 
     Raises:
         UserError: the cluster is not this machine's, whose files say how many shards there are; and as
@@ -99,12 +99,17 @@ def tokenize_on_cluster(
 
     inputs = [name if name.startswith("hf:") else str(Path(name).resolve()) for name in inputs]
     count = len(plan(inputs, shards))
-    if cluster.light and cluster.light.cpus_per_task:
-        options = (*options, f"--workers={cluster.light.cpus_per_task}")
+    if workers is None and cluster.light:
+        workers = cluster.light.cpus_per_task
+    if workers:
+        options = (*options, f"--workers={workers}")
     words = ("data", "tokenize", "--input", *inputs, "--output", str(output.resolve()))
     words += ("--tokenizer", str(tokenizer.resolve()), f"--shards={count}", *options)
     folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir")
     chain = [Task("tokenize", words, array=count)]
+    if dryrun:
+        _print(chain, cluster, folder, say)
+        return
     ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
     say(f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status {options_of(cluster, on, folder)}`")
 
@@ -117,6 +122,7 @@ def evaluate_on_cluster(
     size: str,
     lengths: Sequence[int],
     options: Mapping[str, Any],
+    dryrun: bool,
     say: Callable[[str], None] = print,
 ) -> None:
     """Submit ``granite41 eval SUITE``: RULER with a job for each length and one that gathers them, others as one job.
@@ -126,6 +132,7 @@ def evaluate_on_cluster(
         model: a stage of the run, a folder, or ``hf:NAME``.
         lengths: RULER's, in tokens; for a stage those of its recipe when empty.
         options: more of the command's own: a value, a list, or True for a flag; a path is the cluster's.
+        dryrun: print the jobs, submit nothing.
 
     Raises:
         UserError: as :func:`run_on_cluster`.
@@ -147,6 +154,9 @@ def evaluate_on_cluster(
     if len(lengths) > 1:
         parts = [Task(f"{name}-{length}", (*words, "--lengths", str(length)), computes=True) for length in lengths]
         chain = [*parts, Task(name, (*words, *given), after=tuple(part.name for part in parts))]
+    if dryrun:
+        _print(chain, cluster, folder, say)
+        return
     # a chain of this folder can be resumed after it
     ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
     for task in chain:
@@ -170,6 +180,15 @@ def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) ->
     if not record["request"]:
         raise UserError(f"{folder}: holds no chain of stages; give its command again, what is done is not done again")
     _submit(cluster or cluster_of(record["cluster"]), on, folder, Request(**record["request"]), say)
+
+
+def _print(chain: Sequence[Task], cluster: Cluster, folder: PurePosixPath, say: Callable[[str], None]) -> None:
+    """Print each job with its batch script."""
+    written = scripts(chain, cluster, folder)
+    for job in jobs_of(chain, cluster):
+        after = f" after {', '.join(job.task.after)}" if job.task.after else ""
+        say(f"==== {job.task.name}: {job.nodes} x {job.processes_per_node} on {job.partition.partition}{after}")
+        say(written[job.task.name])
 
 
 def _submit(

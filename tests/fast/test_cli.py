@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from recipes import cli
-from recipes.spec import STAGES, flatten, resolve
+from recipes.spec import STAGES, UserError, flatten, resolve
+from recipes.spec.errors import MISTAKE, BusyError
 from recipes.tables import human
 
 
@@ -80,6 +81,17 @@ def test_a_mistake_is_one_sentence_and_status_2(run, words: tuple[str, ...]) -> 
     assert (status, out) == (2, "")
     assert err.startswith("granite41: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [UserError, BusyError])
+def test_what_may_pass_by_itself_is_no_mistake_to_a_launcher(run, monkeypatch, tmp_path, error) -> None:
+    def refuse(**options: str) -> None:
+        raise error("not now")
+
+    monkeypatch.setenv(MISTAKE, str(tmp_path / "mistake"))
+    monkeypatch.setattr(cli, "app", refuse)
+    assert run("list") == (2, "", "granite41: not now\n")
+    assert (tmp_path / "mistake").exists() is (error is UserError)
 
 
 @pytest.mark.parametrize("words", [("lst",), ("list", "--jsn"), ("show", "phase1"), ("show",)])

@@ -14,7 +14,7 @@ FIXED = {"GRANITE41_COMMIT": "0123456789abcdef", "USER": "somebody"}
 
 def _dryrun(*words: str) -> dict[str, str]:
     """Return the text of each job that a dry run prints, by its headline."""
-    command = [sys.executable, "-m", "recipes.cli", "run", *words, "--dryrun"]
+    command = [sys.executable, "-m", "recipes.cli", *words, "--dryrun"]
     done = subprocess.run(command, env=os.environ | FIXED, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     headline, *rest = re.split(r"^==== (.*)\n", done.stdout, flags=re.MULTILINE)
@@ -24,7 +24,9 @@ def _dryrun(*words: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def chain() -> dict[str, str]:
-    return _dryrun("phase1..lce_512k", "--size", "8b", "--on", "h100", "--data", "/lustre/data", "--run-dir", "/r/8b")
+    return _dryrun(
+        "run", "phase1..lce_512k", "--size", "8b", "--on", "h100", "--data", "/lustre/data", "--run-dir", "/r/8b"
+    )
 
 
 def test_every_job_of_the_chain_with_its_nodes(chain) -> None:
@@ -57,10 +59,36 @@ compute: {partition: p, time_limit: "1-00:00:00", gpu_type: gb200, gpus_per_node
 """
     )
     written = _dryrun(
-        "phase4", "--size", "3b", "--on", str(file), "--data", "/d", "--no-eval", "--init", "/c", "seed=7"
+        "run", "phase4", "--size", "3b", "--on", str(file), "--data", "/d", "--no-eval", "--init", "/c", "seed=7"
     )
     assert [headline for headline in written if headline.startswith("phase4:")] == ["phase4: 128 x 4 on p"]
     _compare("bare", written["phase4: 128 x 4 on p"])
+
+
+def test_dry_runs_of_tokenization_and_of_an_evaluation(tmp_path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("text")
+    words = ["--input", *map(str, tmp_path.iterdir()), "--output", str(tmp_path / "out"), "--tokenizer", str(tmp_path)]
+    words = [
+        "data",
+        "tokenize",
+        *words,
+        "--on",
+        "cpu",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--workers",
+        "3",
+        "--shards",
+        "2",
+    ]
+    (script,) = _dryrun(*words).values()
+    assert "#SBATCH --array=0-1\n" in script
+    assert "--workers=3 --shard=$SLURM_ARRAY_TASK_ID" in script
+    words = ["eval", "long-context", "--model", str(tmp_path), "--size", "tiny", "--lengths", "256", "384"]
+    found = _dryrun(*words, "--on", "cpu", "--run-dir", str(tmp_path / "run"))
+    assert list(found)[-1] == "eval-long-context: 1 x 1 on batch after eval-long-context-256, eval-long-context-384"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_loads_neither_nemo_nor_torch() -> None:
