@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 and nothing else: the first run makes .venv, the next ones find it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 BIN := .venv/bin
-TIDY := recipes data_prep evaluation slurm tests setup_environment.py
+TIDY := recipes data_prep evaluation slurm tests benchmarks setup_environment.py
 
 .PHONY: demo test setup
 
@@ -14,9 +14,9 @@ test: setup
 	@$(BIN)/ruff format --check $(TIDY)
 	@$(BIN)/mypy
 	@echo "== fast tests: the plain layer and the maths"
-	@$(BIN)/pytest tests/fast
+	@$(BIN)/pytest -m fast
 	@echo "== tests that train, export, evaluate and generate"
-	@$(BIN)/pytest tests --ignore=tests/fast -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -m 'not fast' -n 2 --dist loadfile --no-loadscope-reorder
 
 setup:
 	$(if $(PYTHON),,$(error no Python found: install Python 3.11, or name it with PYTHON=/path/to/python3.11))

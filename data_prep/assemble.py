@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.blend import MANIFEST, TOKENIZER
 from data_prep.indexed import token_type
-from data_prep.tokenizer import fingerprint, vocab_size
-from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder
+from recipes.common.errors import UserError
+from recipes.common.files import whole_folder
+from recipes.common.tokenizer_files import fingerprint, vocab_size
+from recipes.runs.data_folder import MANIFEST, TOKENIZER
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _ADDED_UP = ("documents", "tokens", "bytes")

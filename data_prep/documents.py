@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 HUB = "hf:"
 JSON_LINES = (".jsonl", ".json", ".ndjson")

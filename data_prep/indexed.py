@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from data_prep.tokenizer import END_OF_TEXT
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1

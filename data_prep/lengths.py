@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import indexed
-from data_prep.blend import MANIFEST
-from recipes.spec import resolve_pretraining
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
+from recipes.common.tables import print_table
+from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.data_folder import MANIFEST
 from recipes.spec.origin import assumed
-from recipes.tables import print_table
 
 LONG = assumed(Fraction(1, 8), "of the sequence length: shorter documents come more than eight to a sequence")
 LEAST_SHARE = assumed(0.5, "of a component's tokens in long documents, below which most of a sequence is unrelated")

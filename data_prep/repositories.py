@@ -28,11 +28,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep import documents, shards, tokenizer
+from data_prep import documents, shards
 from data_prep.documents import BadRecord, Part
-from recipes.encoder import Differs, Encoder
-from recipes.spec.errors import UserError
-from recipes.spec.files import write_text
+from recipes.common import tokenizer_files
+from recipes.common.encoder import Differs, Encoder
+from recipes.common.errors import UserError
+from recipes.common.files import write_text
 
 MANIFEST = "manifest.json"
 MINIMUM_TOKENS = 16  # any one character and end-of-text fit
@@ -117,7 +118,7 @@ def prepare(
         "text_field": text_field,
         "files_field": files_field,
     }
-    settings = {"max_tokens": max_tokens, "tokenizer": tokenizer.fingerprint(tokenizer_folder)}
+    settings = {"max_tokens": max_tokens, "tokenizer": tokenizer_files.fingerprint(tokenizer_folder)}
     described = settings | ({} if folder else fields) | {"inputs": [str(folder)] if folder else inputs}
     described["inputs_sha256"] = hashlib.sha256(repr(parts).encode()).hexdigest()
     partition = output / _PARTITION

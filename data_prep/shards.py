@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.documents import Part, parts_of, size_of
-from recipes.spec.errors import UserError
-from recipes.spec.files import out_of_space, write_text
+from recipes.common.errors import UserError
+from recipes.common.files import out_of_space, write_text
 
 PLAN = "plan.json"
 SHARD_BYTES = 32 * 2**20

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_prep import indexed, sources, tokenizer
-from data_prep.blend import MANIFEST, TOKENIZER, UNIGRAM_COUNTS
-from data_prep.entropy import blend_entropy
-from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder
+from data_prep import indexed, machine_text, tokenizer
+from recipes.common import tokenizer_files
+from recipes.common.errors import UserError
+from recipes.common.files import whole_folder
+from recipes.runs.data_folder import MANIFEST, TOKENIZER, UNIGRAM_COUNTS
+from recipes.runs.unigram_entropy import blend_entropy
 
 LICENCES = "LICENCES.md"
 
@@ -44,17 +45,17 @@ def prepare(
     tokenizer.check_vocab_size(vocab_size)
     inputs: dict[str, Any] = {"vocab_size": vocab_size}
     if text is None:
-        inputs |= {"packages_sha256": sources.machine_fingerprint(), "byte_caps": sources.BYTE_CAPS}
+        inputs |= {"packages_sha256": machine_text.machine_fingerprint(), "byte_caps": machine_text.BYTE_CAPS}
     else:
         if output.resolve().is_relative_to(text.resolve()):
             raise UserError(f"{output}: lies in the text folder {text} and would become its text; name one outside it")
-        own_text = _collect(say, lambda: sources.collect_folder(text))
+        own_text = _collect(say, lambda: machine_text.collect_folder(text))
         inputs["text_sha256"] = _text_sha256(own_text)
     manifest = _complete(output, inputs)
     if manifest:
         return manifest
     with whole_folder(output) as folder:
-        collection = _collect(say, sources.collect_machine) if text is None else own_text
+        collection = _collect(say, machine_text.collect_machine) if text is None else own_text
         texts = {name: [document.text for document in documents] for name, documents in collection.components.items()}
         with _timed(say, "train the tokenizer") as found:
             trained = tokenizer.train(
@@ -85,8 +86,8 @@ def prepare(
             "components": components,
             "tokenizer": {
                 "folder": TOKENIZER,
-                "vocab_size": tokenizer.vocab_size(folder / TOKENIZER),
-                "fingerprint": tokenizer.fingerprint(folder / TOKENIZER),
+                "vocab_size": tokenizer_files.vocab_size(folder / TOKENIZER),
+                "fingerprint": tokenizer_files.fingerprint(folder / TOKENIZER),
             },
         }
         (folder / UNIGRAM_COUNTS).write_text(json.dumps(counts, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -112,14 +113,14 @@ def _complete(output: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     return manifest if shards and all((output / name).is_file() for name in names) else None
 
 
-def _collect(say: Callable[[str], None], collect: Callable[[], sources.Collection]) -> sources.Collection:
+def _collect(say: Callable[[str], None], collect: Callable[[], machine_text.Collection]) -> machine_text.Collection:
     with _timed(say, "collect") as found:
         collection = collect()
         found += [f"{len(documents)} documents of {name}" for name, documents in collection.components.items()]
     return collection
 
 
-def _licences(collection: sources.Collection) -> str:
+def _licences(collection: machine_text.Collection) -> str:
     """A Markdown table of every package whose text was used."""
     used = Counter(
         (document.package, document.licence, component)
@@ -150,7 +151,7 @@ def _timed(say: Callable[[str], None], step: str) -> Iterator[list[str]]:
     say(f"{step}: {', '.join(found)} ({time.perf_counter() - start:.1f} s)")
 
 
-def _text_sha256(collection: sources.Collection) -> str:
+def _text_sha256(collection: machine_text.Collection) -> str:
     lines = [
         f"{hashlib.sha256(document.text.encode()).hexdigest()} {document.name}"
         for documents in collection.components.values()

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import documents, indexed, shards, tokenizer
+from data_prep import documents, indexed, shards
 from data_prep.documents import BadRecord, Part
-from recipes.encoder import Differs, Encoder
-from recipes.spec.files import write_text
+from recipes.common import tokenizer_files
+from recipes.common.encoder import Differs, Encoder
+from recipes.common.files import write_text
 
 MANIFEST = "manifest.json"
 LONG_BYTES = 64 * 2**20  # a document this long is worth a word: it may be a file that was not split into records
@@ -60,9 +61,9 @@ def tokenize(
     """
     settings = {
         "tokenizer": {
-            "fingerprint": tokenizer.fingerprint(tokenizer_folder),
-            "vocab_size": tokenizer.vocab_size(tokenizer_folder),
-            "end_of_text": tokenizer.end_of_text(tokenizer_folder),
+            "fingerprint": tokenizer_files.fingerprint(tokenizer_folder),
+            "vocab_size": tokenizer_files.vocab_size(tokenizer_folder),
+            "end_of_text": tokenizer_files.end_of_text(tokenizer_folder),
         },
         "text_field": text_field,
         "licence": licence or "not stated",

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from evaluation.model import Model
-from recipes.spec.errors import UserError, nearest
+from evaluation.model_folder import Model
+from recipes.common.errors import UserError, nearest
 
 BACKENDS = ("hf", "vllm", "local-completions")
 _COMPLETIONS = "/completions"

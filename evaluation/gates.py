@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from evaluation.results import Evaluation, Unit, unit_name
 from evaluation.suites import LONG_CONTEXT, reference, ruler_references, suite_of
-from recipes.spec.errors import UserError
-from recipes.spec.files import write_text
+from recipes.common.errors import UserError
+from recipes.common.files import write_text
 from recipes.spec.origin import assumed
 
 GATE = "gate.json"

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.spec.errors import UserError
-from recipes.spec.files import write_text
+from recipes.common.errors import UserError
+from recipes.common.files import write_text
 
 EVALUATION = "evaluation.json"
 UNIT = "unit.json"

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.backends import Backend
-from evaluation.model import Model
+from evaluation.lm_eval_process import Job, serve
+from evaluation.model_folder import Model
 from evaluation.results import UNIT, Evaluation, Unit, read_unit, unit_name, write_evaluation
 from evaluation.ruler.generation import Metadata, generate, samples_file
-from evaluation.ruler_task import write_task_file
+from evaluation.ruler.lm_eval_task import write_task_file
 from evaluation.suites import Suite, Task, score_of, task_folders, units
-from evaluation.worker import Job, serve
-from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder, write_text
-from recipes.spec.versions import commit, versions
+from recipes.common.errors import UserError
+from recipes.common.files import whole_folder, write_text
+from recipes.common.versions import commit, versions
 
 LOG, UNITS = "lm_eval.log", "units"
 _LIBRARIES = ("lm-eval", "transformers", "torch", "datasets", "vllm")

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 PASSED = "passed"

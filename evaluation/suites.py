@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from recipes.spec import SIZES, STAGES
-from recipes.spec.errors import UserError, nearest
-from recipes.spec.resolve import require_known
+from recipes.common.errors import UserError, nearest
+from recipes.registry.resolve import STAGES, require_known
+from recipes.spec.sizes import SIZES
 
 OWN_TASKS = Path(__file__).parent / "tasks"
 LONG_CONTEXT = "long-context"
 MEAN = " + "
-_FACTS = Path(__file__).parents[1] / "recipes/spec/facts.yaml"
+_FACTS = Path(__file__).parents[1] / "recipes/facts.yaml"
 _NOT_SUITES = ("tiny", "after")
 _PUBLISHED_SIZES = ("3b", "8b", "30b")
 

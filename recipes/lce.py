@@ -1,7 +1,7 @@
 """Long-context extension to 32K, 128K and 512K (8b and 30b): a longer sequence and a larger theta in each stage.
 
 The learning rate decays exponentially from 1e-4 to 0 in each, the moments begin at zero, and the tokens of a batch stay
-the same. The numbers stand in ``recipes/spec/stages.py``; ``granite41 show lce_32k --size 8b`` prints them with their
+the same. The numbers stand in ``recipes/spec/pretraining.py``; ``granite41 show lce_32k --size 8b`` prints them with their
 origins.
 """
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from recipes.spec import UserError
-from recipes.spec.common import GpuType
-from recipes.spec.errors import nearest
+from recipes.common.errors import UserError, nearest
+from recipes.spec.recipe import GpuType
 
 CLUSTERS = Path(__file__).parent / "clusters"
 LAUNCHERS = ("torchrun", "fault_tolerant")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from recipes.spec import UserError
-from recipes.spec.task import Task
-from recipes.spec.versions import COMMIT
+from recipes.common.errors import UserError
+from recipes.common.versions import COMMIT
+from recipes.runs.task import Task
 from slurm.cluster import Cluster, Compute, Partition
 
 if TYPE_CHECKING:

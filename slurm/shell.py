@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from recipes.spec import UserError
+from recipes.common.errors import UserError
 from slurm.cluster import Cluster
 
 # ssh's own exit status for what is wrong with the connection

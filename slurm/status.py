@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from recipes.spec import UserError
+from recipes.common.errors import UserError
 from slurm.cluster import Cluster
 from slurm.shell import Shell
 from slurm.submit import RECORDS, SUBMITTED

@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from recipes.spec import UserError
-from recipes.spec.task import Task
-from recipes.spec.versions import commit
-from slurm.check import check_cluster
+from recipes.common.errors import UserError
+from recipes.common.versions import commit
+from recipes.runs.task import Task
 from slurm.cluster import Cluster
 from slurm.jobs import Job, command, executor, jobs_of, setup
+from slurm.preflight import check_cluster
 from slurm.shell import Shell
 
 # in the run's folder: what was submitted, each job's own records, and nemo-run's experiments
@@ -26,7 +26,7 @@ _ROOT = Path(__file__).parents[1]
 
 def scripts(chain: Sequence[Task], cluster: Cluster, run_folder: PurePosixPath) -> dict[str, str]:
     """Return each job's batch script by the task's name, as nemo-run writes it but for the ids of what it waits for."""
-    from slurm.lean import load_slurm_only
+    from recipes.compat.slurm_executor import load_slurm_only
 
     load_slurm_only()
     from nemo_run.core.execution.slurm import SlurmBatchRequest

@@ -1,13 +1,16 @@
 """Shared fixtures, and the cores that each of several test processes may use."""
 
 import os
+import re
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import warm
+
+from tests.helpers import preloaded
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     # threads of two processes on the same cores spend most of their time waiting for each other
@@ -16,8 +19,8 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
 
 @pytest.fixture(scope="session")
 def forked() -> Callable[..., Any]:
-    """``forked(function, *args, world_size=1)``: run it in processes that have NeMo loaded (see ``warm.run``)."""
-    return warm.run
+    """``forked(function, *args, world_size=1)``: run it in processes that have NeMo loaded (see ``preloaded.run``)."""
+    return preloaded.run
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,21 @@ def data(tmp_path_factory: pytest.TempPathFactory, forked) -> Path:
     return folder
 
 
+LAYERS = ("slow", "slurm", "gpu")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, unread, what loads NeMo or Slurm where only the fast tests are asked for."""
+    if config.option.markexpr != "fast" or not collection_path.name.startswith("test_"):
+        return None
+    source = collection_path.read_text(encoding="utf-8")
+    marked = rf"^pytestmark = .*pytest\.mark\.({'|'.join(LAYERS)})\b"
+    return bool(re.search(marked, source, re.MULTILINE)) or None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # the longest files first: then no process is left alone with one of them at the end
-    items.sort(key=lambda item: item.path.parent.name not in ("training", "slurm"))
+    """Mark as fast what is in no other layer, and sort the longest files first, so that they start early."""
+    for item in items:
+        if not any(item.get_closest_marker(layer) for layer in LAYERS):
+            item.add_marker("fast")
+    items.sort(key=lambda item: item.path.parent.name not in ("training", "launch", "slurm"))

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from data_prep.catalog import Source, load_catalog
-from data_prep.mixtures import MAXIMUM_EPOCHS, Mixture, Plan, PlannedSource
+from data_prep.catalog.catalog import Source, load_catalog
+from data_prep.mixtures.mixture import MAXIMUM_EPOCHS, Mixture, Plan, PlannedSource
+from recipes.common.tables import human, print_table
 from recipes.spec.origin import Sourced
-from recipes.tables import human, print_table
 
 _LANGUAGES_SHOWN = 3
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from data_prep import documents, shards
 from data_prep.quality import ngrams
-from recipes.spec.errors import UserError, nearest
-from recipes.spec.files import whole_file
+from recipes.common.errors import UserError, nearest
+from recipes.common.files import whole_file
 
 NGRAM_WORDS = 13
 SHORTEST = 8  # words; a shorter evaluation text is anybody's phrase and is not looked for

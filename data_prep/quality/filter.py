@@ -21,8 +21,8 @@ import zstandard
 from data_prep import documents, shards
 from data_prep.documents import Document, Part
 from data_prep.quality import contamination, duplicates, steps
-from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder, write_text
+from recipes.common.errors import UserError
+from recipes.common.files import whole_folder, write_text
 
 MANIFEST = "manifest.json"
 _PASSES = ".passes"  # in the output, until it is complete

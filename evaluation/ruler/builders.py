@@ -26,7 +26,7 @@ from evaluation.ruler.settings import (
     Settings,
     ladder,
 )
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 S = TypeVar("S", bound=Settings)
 

@@ -25,8 +25,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder
+from recipes.common.errors import UserError
+from recipes.common.files import whole_folder
 
 Kind = Literal["published", "fallback"]
 MANIFEST = "manifest.json"
@@ -324,9 +324,11 @@ class Corpora:
         """Return the questions of ``qa_1`` (SQuAD) or ``qa_2`` (HotpotQA), or the project's own of that kind."""
         if task not in self._questions:
             if self._folder is None:
-                from evaluation.ruler import fallback
+                from evaluation.ruler.fallback import made_up_questions
 
-                self._questions[task] = _squad(fallback.single()) if task == "qa_1" else _hotpot(fallback.double())
+                self._questions[task] = (
+                    _squad(made_up_questions.single()) if task == "qa_1" else _hotpot(made_up_questions.double())
+                )
             else:
                 name, read = ("squad.json", _squad) if task == "qa_1" else ("hotpotqa.json", _hotpot)
                 self._questions[task] = read(json.loads((self._folder / name).read_text(encoding="utf-8")))

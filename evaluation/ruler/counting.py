@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.encoder import Differs, Encoder, load
+from recipes.common.encoder import Differs, Encoder, load
 
 _BATCH = 1 << 22  # characters that are encoded at once
 # the same words come again and again

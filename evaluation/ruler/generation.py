@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.ruler.settings import TASKS
-from recipes.spec.errors import UserError, nearest
-from recipes.spec.files import out_of_space, whole_file, write_text
+from recipes.common.errors import UserError, nearest
+from recipes.common.files import out_of_space, whole_file, write_text
 
 GENERATOR = 1  # changes with what is generated
 SEED = 42

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recipes.spec import UserError
+from recipes.common.errors import UserError
 
 
 def without_gpus() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from recipes.common.errors import UserError, nearest
+from recipes.common.files import check_space, whole_folder
 from recipes.merging.parents import MAY_DIFFER, Parent, check_alike, describe, open_parent
 from recipes.merging.weighted_sum import METHODS, Merge
-from recipes.spec.errors import UserError, nearest
-from recipes.spec.files import check_space, whole_folder
 
 MANIFEST = "merge_manifest.json"
 _TOLERANCE = 1e-6

@@ -19,12 +19,12 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from recipes.common.errors import UserError
 from recipes.merging.weighted_sum import Merge, chunk_rows
 from recipes.model.bridge.mapping import Weight, weights
 from recipes.model.bridge.tensor_bytes import read_at, sha256
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
-from recipes.spec.errors import UserError
 
 # a tensor is written in pieces of so many chunks of rows, as parallel ranks would write it
 PIECE_CHUNKS = 32

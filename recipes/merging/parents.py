@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from recipes.common.errors import UserError
 from recipes.merging.hf import HFParent
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS
-from recipes.spec.errors import UserError
-from recipes.training.stage_folder import MANIFEST, MERGED, final_checkpoint, read_manifest
+from recipes.runs.stage_folder import MANIFEST, MERGED, final_checkpoint, read_manifest
 
 if TYPE_CHECKING:
     from recipes.merging.nemo import NemoParent

@@ -13,12 +13,12 @@ from torch.nn import functional
 from transformers import AutoTokenizer, GraniteForCausalLM
 
 from data_prep import documents
+from recipes.common.errors import UserError
+from recipes.common.files import whole_folder
 from recipes.merging.merge import check_weights, write_merge
 from recipes.merging.parents import open_parent
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.to_hf import export_hf
-from recipes.spec.errors import UserError
-from recipes.spec.files import whole_folder
 
 SWEEP = "sweep.json"
 # assumed: a merge may lose this part of the better parent's short-context loss

@@ -17,8 +17,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import Weight
-from recipes.spec.errors import UserError
 
 METHODS = ("linear", "slerp", "task")
 # numbers of a parent that a thread has in memory at a time; fewer cost calls, more leave the processor's cache

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from recipes.spec import STAGES, UserError
-from recipes.spec.errors import nearest
-from recipes.training.stage_folder import final_checkpoint, finished_manifest
+from recipes.common.errors import UserError, nearest
+from recipes.registry.resolve import STAGES
+from recipes.runs.stage_folder import final_checkpoint, finished_manifest
 
 
 def hf_folder_of(model: str, run_folder: Path, output: Path, *, unmerged: bool = False) -> tuple[Path, Path | None]:

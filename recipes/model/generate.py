@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recipes.spec import UserError
+from recipes.common.errors import UserError
 
 
 def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:

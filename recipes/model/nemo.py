@@ -15,7 +15,7 @@ from nemo.collections import llm
 from recipes.model.granite import build_granite
 
 if TYPE_CHECKING:
-    from recipes.spec import Size
+    from recipes.spec.sizes import Size
 
 
 def granite_forward_step(model: "GraniteModel", batch: dict[str, torch.Tensor]) -> torch.Tensor:

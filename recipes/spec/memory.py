@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.sizes import Size, parameter_count
-from recipes.spec.stages import PretrainRecipe
 
 
 @dataclass(frozen=True)

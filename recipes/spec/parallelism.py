@@ -12,9 +12,9 @@ Three limits decide every entry:
 from dataclasses import replace
 from typing import Any
 
-from recipes.spec.common import GpuType, Parallelism, Recompute
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 from recipes.spec.origin import Sourced, assumed, derived
+from recipes.spec.recipe import GpuType, Parallelism, Recompute
 from recipes.spec.tree import PENDING, Rule
 
 # 10^9 bytes of one GPU

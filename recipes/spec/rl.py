@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.spec.common import PRECISION, SEED, CommonRecipe, Kind, Optimizer, OptimizerState, Status
 from recipes.spec.origin import Sourced, assumed, derived, published
 from recipes.spec.parallelism import parallelism
+from recipes.spec.pretraining import ROPE_THETA_RELEASED, SIZES_OF_EVERY_STAGE
+from recipes.spec.recipe import PRECISION, SEED, CommonRecipe, Kind, Optimizer, OptimizerState, Status
 from recipes.spec.schedules import ConstantSchedule
 from recipes.spec.sft import HIDDEN_LR_DIVISOR
 from recipes.spec.sizes import Size
-from recipes.spec.stages import ROPE_THETA_RELEASED, SIZES_OF_EVERY_STAGE
 from recipes.spec.tree import PENDING, Rule
 
 

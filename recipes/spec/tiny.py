@@ -6,12 +6,12 @@ These factors are all that sets a tiny stage apart from a full-size one, besides
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from recipes.spec.common import CommonRecipe, Precision
 from recipes.spec.origin import Sourced, assumed, derived
+from recipes.spec.pretraining import TOKENS_PER_BATCH, PretrainRecipe
+from recipes.spec.recipe import CommonRecipe, Precision
 from recipes.spec.rl import RlRecipe
 from recipes.spec.schedules import PowerSchedule, Schedule
 from recipes.spec.sft import SftRecipe
-from recipes.spec.stages import TOKENS_PER_BATCH, PretrainRecipe
 from recipes.spec.tree import PENDING, Rule
 
 AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)

@@ -19,7 +19,7 @@ from nemo.lightning.io.mixin import IOMixin
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils.get_rank import is_global_rank_zero
 
-from recipes.spec.files import write_text
+from recipes.common.files import write_text
 
 # what ends a stage after its step, and what the same signal does the second time
 STOPPING: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}

@@ -17,8 +17,8 @@ from megatron.core.datasets.utils import Split, normalize
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.utils.get_rank import is_global_rank_zero
 
-from data_prep.windows import Window, epochs_with_repeats, window
-from recipes.spec.files import whole_file
+from recipes.common.files import whole_file
+from recipes.training.windows import Window, epochs_with_repeats, window
 
 EPOCH_DECIMALS = 9  # tells one document of 1e8 apart, and not the rounding of a sum
 

@@ -4,9 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.spec import PretrainRecipe, Size, UserError, resolve_pretraining
-from recipes.spec.common import OptimizerState
-from recipes.training.stage_folder import MERGED, final_checkpoint, finished_manifest
+from recipes.common.errors import UserError
+from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.stage_folder import MERGED, final_checkpoint, finished_manifest
+from recipes.spec.pretraining import PretrainRecipe
+from recipes.spec.recipe import OptimizerState
+from recipes.spec.sizes import Size
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTo
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from recipes.model.nemo import GraniteConfig, GraniteModel
-from recipes.spec import resolve_pretraining
+from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.training.callbacks import StageCheckpoint, StageProgress
 from recipes.training.data import GraniteDataModule
 from recipes.training.schedule import StageScheduler, is_hidden_matrix
-from recipes.training.stage_folder import CHECKPOINTS_KEPT
 
 # every layer keeps its input alone and runs forward again in the backward pass
 FULL_RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}

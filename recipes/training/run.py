@@ -14,20 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from data_prep.blend import MANIFEST, UNIGRAM_COUNTS, blend, check_packing, component_weights
-from data_prep.entropy import blend_entropy
-from data_prep.tokenizer import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
-from recipes.spec import PretrainRecipe, UserError, resolve_pretraining
-from recipes.spec.checks import require_processes
-from recipes.spec.errors import BusyError
+from recipes.common.errors import BusyError, UserError
+from recipes.common.tokenizer_files import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
+from recipes.registry.checks import require_processes
+from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.data_folder import MANIFEST, UNIGRAM_COUNTS, blend, check_packing, component_weights
+from recipes.runs.stage_folder import latest_checkpoint, locked, read_manifest, write_manifest, write_recipe
+from recipes.runs.unigram_entropy import blend_entropy
+from recipes.spec.pretraining import PretrainRecipe
 from recipes.training.handoff import Start, start_of
-from recipes.training.stage_folder import (
-    latest_checkpoint,
-    locked,
-    read_manifest,
-    write_manifest,
-    write_recipe,
-)
 
 STAGE_MODULES = {
     "phase1": "recipes.phase1_general",
@@ -179,7 +174,7 @@ def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator
             end(status="stopped")
         raise
     finally:
-        from recipes.report import write_report
+        from recipes.reports.run_report import write_report
 
         try:
             write_report(run_folder)

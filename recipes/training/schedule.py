@@ -7,7 +7,7 @@ from nemo.lightning.pytorch.optim import LRSchedulerModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from recipes.spec import resolve_pretraining
+from recipes.registry.resolve import resolve_pretraining
 from recipes.spec.schedules import Schedule
 
 

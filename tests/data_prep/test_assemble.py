@@ -8,14 +8,17 @@ import pytest
 
 from data_prep import indexed, tokenizer
 from data_prep.assemble import Source, assemble, parse_components
-from data_prep.blend import blend
-from recipes import cli
-from recipes.spec.errors import UserError
+from recipes.cli import main as cli
+from recipes.common import tokenizer_files
+from recipes.common.errors import UserError
+from recipes.runs.data_folder import blend
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def tokenizer_folder(tmp_path: Path) -> Path:
-    tokenizer.train([tokenizer.FINGERPRINT_TEXT], 258, tmp_path / "tokenizer")
+    tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 258, tmp_path / "tokenizer")
     return tmp_path / "tokenizer"
 
 
@@ -25,7 +28,7 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
     shards = []
     for number, documents in enumerate(texts):
         prefix = folder / f"shard-{number:05d}"
-        counts = indexed.write(prefix, documents, tokenizer.load(tokenizer_folder))
+        counts = indexed.write(prefix, documents, tokenizer_files.load(tokenizer_folder))
         shard = {"prefix": prefix.name, "documents": len(documents), "tokens": int(counts.sum())}
         shard["bytes"] = sum(len(text.encode()) for text in documents)
         for kind in ("bin", "idx"):
@@ -38,7 +41,7 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
             "sources": {"somewhere": 3},
             "licences": {"CC0-1.0": 3},
             "tokenizer": {
-                "fingerprint": tokenizer.fingerprint(tokenizer_folder),
+                "fingerprint": tokenizer_files.fingerprint(tokenizer_folder),
                 "vocab_size": 258,
                 "end_of_text": 0,
             },
@@ -87,9 +90,9 @@ def test_a_data_folder_of_two_components(
         "licences": {"CC0-1.0": 3},
         "sources": {"somewhere": 3},
     }
-    fingerprint = tokenizer.fingerprint(tokenizer_folder)
+    fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
     assert made["tokenizer"] == {"folder": "tokenizer", "vocab_size": 258, "fingerprint": fingerprint}
-    assert tokenizer.fingerprint(data / "tokenizer") == fingerprint
+    assert tokenizer_files.fingerprint(data / "tokenizer") == fingerprint
     assert sorted(file.name for file in (data / "tokenizer").iterdir()) == [
         "special_tokens_map.json",
         "tokenizer.json",
@@ -181,9 +184,9 @@ def test_a_damaged_component_is_refused(tmp_path: Path, tokenizer_folder: Path, 
 
 
 def test_a_component_of_another_tokenizer_is_refused(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
-    tokenizer.train([tokenizer.FINGERPRINT_TEXT * 5], 300, tmp_path / "other")
+    tokenizer.train([tokenizer_files.FINGERPRINT_TEXT * 5], 300, tmp_path / "other")
     web = component(tmp_path / "web", tmp_path / "other", [["text"]])
-    one, other = (tokenizer.fingerprint(folder)[:12] for folder in (tokenizer_folder, tmp_path / "other"))
+    one, other = (tokenizer_files.fingerprint(folder)[:12] for folder in (tokenizer_folder, tmp_path / "other"))
     with pytest.raises(UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"):
         assemble(tmp_path / "data", tokenizer_folder, {"code": [Source(code)], "web": [Source(web)]})
     assert not (tmp_path / "data").exists()

@@ -11,7 +11,9 @@ import zstandard
 
 from data_prep import documents
 from data_prep.documents import BadRecord, parts_of, read, where
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
+
+pytestmark = pytest.mark.slow
 
 TEXTS = [f"document {n}: größer, 日本語 🙂\r\nline two\t" + "x" * (n * 37 % 101) for n in range(40)]
 LINES = b"".join(json.dumps({"id": n, "text": text}).encode() + b"\n" for n, text in enumerate(TEXTS))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.cli import data_app
 from data_prep.lengths import measure, prefixes, report
-from recipes.spec.errors import UserError
+from recipes.cli.data import data_app
+from recipes.common.errors import UserError
+
+pytestmark = pytest.mark.slow
 
 
 def _index(prefix: Path, lengths: list[int], marks: list[int] | None = None) -> Path:

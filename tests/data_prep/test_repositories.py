@@ -13,12 +13,15 @@ from conftest import PARAGRAPH
 from typer.testing import CliRunner
 
 from data_prep import repositories, shards, tokenizer
-from data_prep.cli import data_app
 from data_prep.documents import Part
 from data_prep.repositories import order, pack, prepare
 from data_prep.tokenization import tokenize
-from recipes.encoder import Differs, Encoder
-from recipes.spec.errors import UserError
+from recipes.cli.data import data_app
+from recipes.common import tokenizer_files
+from recipes.common.encoder import Differs, Encoder
+from recipes.common.errors import UserError
+
+pytestmark = pytest.mark.slow
 
 MAX_TOKENS = 400
 
@@ -126,7 +129,7 @@ def test_nothing_is_lost_and_no_document_is_too_long(
     assert {repo: "".join(document["text"] for document in documents) for repo, documents in found.items()} == {
         repo: _whole(files) for repo, files in expected.items()
     }
-    reference = tokenizer.load(folder_of_tokenizer)
+    reference = tokenizer_files.load(folder_of_tokenizer)
     documents = [document for documents in found.values() for document in documents]
     tokens = [len(reference.encode(document["text"], add_special_tokens=False).ids) + 1 for document in documents]
     assert tokens == [document["tokens"] for document in documents]

@@ -14,7 +14,9 @@ import pytest
 
 from data_prep import shards
 from data_prep.documents import Part
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
+
+pytestmark = pytest.mark.slow
 
 PLAN = [[Part(f"input {n}", 0, 1, 10)] for n in range(5)]
 

@@ -10,14 +10,17 @@ import unicodedata
 from pathlib import Path
 
 import gigatoken
-import megatron_reference as reference
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_prep import indexed, tokenization, tokenizer
-from recipes import cli, encoder
-from recipes.spec.errors import UserError
+from recipes.cli import main as cli
+from recipes.common import encoder, tokenizer_files
+from recipes.common.errors import UserError
+from tests.helpers import megatron_reference as reference
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
     shard = json.loads((tmp_path / "out/shard-00000.json").read_text())
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     tokens = np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)
-    identity = {"fingerprint": tokenizer.fingerprint(small), "vocab_size": 300, "end_of_text": 0}
+    identity = {"fingerprint": tokenizer_files.fingerprint(small), "vocab_size": 300, "end_of_text": 0}
     assert shard["documents"] == len(reference.DOCUMENTS)
     assert shard["tokens"] == len(tokens)
     assert shard["bytes"] == sum(len(text.encode()) for text in reference.DOCUMENTS)
@@ -147,7 +150,7 @@ def test_what_the_inputs_were_packed_for_is_kept(
 
 def test_lengths_are_the_documents(small: Path, source: Path, tmp_path: Path) -> None:
     tokenize(source, tmp_path / "out", small)
-    loaded = tokenizer.load(small)
+    loaded = tokenizer_files.load(small)
     expected = [len(loaded.encode(text, add_special_tokens=False).ids) + 1 for text in reference.DOCUMENTS]
     assert indexed.lengths(tmp_path / "out/shard-00000").tolist() == expected
 
@@ -280,7 +283,7 @@ def test_a_document_of_100_megabytes_is_kept_whole_and_named(small: Path, tmp_pa
     (note,) = tokenize(source, tmp_path / "out", small, shards_wanted=1)
     assert note == f"{source}, record 2: is one document of {len(text.encode()) / 1e6:,.0f} MB, kept whole"
     lengths = indexed.lengths(tmp_path / "out/shard-00000")
-    ids = tokenizer.load(small).encode(text[:3400], add_special_tokens=False).ids
+    ids = tokenizer_files.load(small).encode(text[:3400], add_special_tokens=False).ids
     assert len(lengths) == 3
     assert lengths[1] > 10**7
     start = lengths[0]
@@ -396,6 +399,6 @@ def test_the_command_takes_files_or_a_source_of_the_catalog(small: Path, tmp_pat
 
 
 def test_the_command_loads_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, data_prep.tokenization, data_prep.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, data_prep.tokenization, recipes.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert cli.app

@@ -3,7 +3,7 @@
 import pytest
 
 from evaluation.sandbox import run_python
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import pytest
 
 from evaluation.sandbox import Outcome, run_many, run_python
 
+
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("namespaces")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("namespaces")]
 
 
 def run(program: str, seconds: float = 20.0, memory_bytes: int = 2**30) -> Outcome:

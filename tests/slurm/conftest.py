@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import local_cluster
 import pytest
-import ssh_server
+
+from tests.helpers import local_cluster, ssh_server
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """The cluster of ``local_cluster`` is a real one: what the other tests here rely on."""
 
-from local_cluster import LocalCluster
-from ssh_server import SshServer
+import pytest
+
+from tests.helpers.local_cluster import LocalCluster
+from tests.helpers.ssh_server import SshServer
+
+pytestmark = pytest.mark.slurm
 
 
 def test_both_nodes_answer(cluster: LocalCluster) -> None:

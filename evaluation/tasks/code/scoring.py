@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evaluation import sandbox
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 ALLOW = "GRANITE41_ALLOW_CODE"
 SECONDS = 10.0  # more than the 3 s of lm-eval's metric: many run at once, and importing NumPy is part of it

@@ -12,10 +12,10 @@ from nemo.lightning import MegatronStrategy, io, teardown
 from nemo.lightning.pytorch.trainer import Trainer
 from safetensors import safe_open
 
+from recipes.common.files import check_space, whole_folder
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
 from recipes.model.nemo import GraniteConfig, GraniteModel
-from recipes.spec.files import check_space, whole_folder
 
 
 def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from transformers import GraniteConfig
 
+from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight
-from recipes.spec.errors import UserError
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from io import FileIO
 import torch
 from torch import Tensor
 
-from recipes.spec.errors import UserError
+from recipes.common.errors import UserError
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

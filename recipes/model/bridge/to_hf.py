@@ -10,12 +10,12 @@ import torch
 import yaml
 from transformers import GenerationConfig, GraniteConfig
 
+from recipes.common.errors import UserError
+from recipes.common.files import check_space, whole_folder
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight, weights
 from recipes.model.bridge.tensor_bytes import bytes_of
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
-from recipes.spec.errors import UserError
-from recipes.spec.files import check_space, whole_folder
 
 # as save_pretrained of transformers
 MAX_SHARD_BYTES = 5 * 10**9

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.utils import _create_file_view
 
+from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import Weight
 from recipes.model.bridge.tensor_bytes import read_at
-from recipes.spec.errors import UserError
 
 # NeMo saves the Lightning module, which holds the Megatron model under this name
 _PREFIX = "module."

@@ -1,0 +1,294 @@
+"""Mixtures: which catalog sources make up a component of a stage, with which weights, and what that asks of them."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from data_prep.catalog.catalog import Source, load_catalog
+from recipes.common.errors import UserError, nearest
+from recipes.spec.origin import Sourced
+from recipes.spec.pretraining import PRETRAIN_STAGES
+
+PHASES = {
+    "1": ("phase1",),
+    "2": ("phase2",),
+    "3": ("phase3",),
+    "4": ("phase4",),
+    "5": ("lce_32k", "lce_128k", "lce_512k"),
+}
+# up to here repeated text is worth nearly as much as new text (Muennighoff et al., arXiv 2305.16264)
+MAXIMUM_EPOCHS = 4.0
+# IBM's own percentages of phase 3 add up to 100.01
+PERCENT_TOLERANCE = 0.1
+
+_STAGES = {stage.name: stage for stage in PRETRAIN_STAGES}
+_COMPONENT_KEYS = ("percent", "why", "sources", "stand_in")
+_SEE = "see data_prep/mixtures/phase1.yaml"
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component of a mixture.
+
+    Attributes:
+        percent: of the stage's tokens.
+        weights: of the sources within the component, adding up to 1; those of weight zero are left out.
+        stand_in: the sources among them that replace what is not public.
+        why: the reason for the weights.
+    """
+
+    name: str
+    percent: float
+    weights: Mapping[str, float]
+    stand_in: frozenset[str]
+    why: str
+
+    @property
+    def has_public_source(self) -> bool:
+        """Whether any source of IBM's own for this component is public; otherwise stand-ins make it up."""
+        return any(source not in self.stand_in for source in self.weights)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A stage's components in the recipe's order; ``warnings`` are one sentence each."""
+
+    stage: str
+    components: tuple[Component, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """What a stage asks of one source within one component.
+
+    Attributes:
+        share: percent of the stage's tokens.
+        tokens: wanted.
+        epochs: how often the whole stage reads the source, over all its components; None where its size is unknown.
+    """
+
+    component: str
+    source: Source
+    stand_in: bool
+    share: float
+    tokens: float
+    epochs: float | None
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the stage reads the source more often than :data:`MAXIMUM_EPOCHS`."""
+        return self.epochs is not None and self.epochs > MAXIMUM_EPOCHS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A mixture at a number of tokens."""
+
+    mixture: Mixture
+    tokens: Sourced[int]
+    rows: tuple[PlannedSource, ...]
+
+
+def stages_of(phase: str) -> tuple[str, ...]:
+    """Return the stages that ``phase`` means: ``1`` to ``5``, or a stage's name.
+
+    Raises:
+        UserError: no such phase or stage of pre-training.
+    """
+    if phase in PHASES:
+        return PHASES[phase]
+    if phase in _STAGES:
+        return (phase,)
+    known = [*PHASES, *_STAGES]
+    raise UserError(f"--phase {phase}: no such phase{nearest(phase, known)}; known are {', '.join(known)}")
+
+
+def parse_tokens(text: str) -> int:
+    """Return the number of tokens in ``text``, such as ``2T``, ``500B``, ``1e12`` or ``4096``.
+
+    Raises:
+        UserError: anything else, and numbers below one.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([KMBT]?)", text.strip(), flags=re.IGNORECASE)
+    tokens = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if tokens < 1:
+        raise UserError(f"--tokens {text}: expected a number of tokens above zero, such as 2T, 500B or 1e12")
+    return tokens
+
+
+def load_mixture(stage: str, file: Path | None = None) -> Mixture:
+    """Return the mixture of ``stage``, of this package or from a user's ``file`` of the same form.
+
+    The components must be the recipe's. Percentages that differ from the recipe's are an error in this package's files
+    and a warning in a user's.
+
+    Raises:
+        UserError: ``file`` cannot be read, or something in it is not as the comment of ``phase1.yaml`` says.
+    """
+    path = file or _shipped(stage)
+    document = _read(path)
+    name = path.name if file is None else str(file)
+    if stage not in document:
+        raise UserError(
+            f"{name}: no mixture for stage {stage}, found {', '.join(map(str, document)) or 'nothing'}; "
+            f"put its components under the key {stage}"
+        )
+    content = document[stage]
+    if isinstance(content, dict) and set(content) == {"same_as"}:
+        other = str(content["same_as"])
+        if other in document:
+            content = document[other]
+        elif other in _STAGES:
+            shipped = _shipped(other)
+            name, content = shipped.name, _read(shipped)[other]
+        else:
+            raise UserError(
+                f"{name}: stage {stage}: same_as names {other!r}{nearest(other, _STAGES)}, expected a stage of "
+                f"pre-training ({', '.join(_STAGES)}); correct it or write the components out"
+            )
+    return _mixture(stage, content, name, is_own=file is not None)
+
+
+def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
+    """Return what ``mixture`` asks of each source for ``tokens``, by default those of the recipe's stage.
+
+    Percentages are scaled to add up to exactly 100.
+    """
+    budget = _STAGES[mixture.stage].tokens if tokens is None else Sourced(tokens, "override", "set with --tokens")
+    catalog = load_catalog()
+    percent = math.fsum(component.percent for component in mixture.components)
+    wanted = [
+        (component, catalog[name], budget.value * component.percent / percent * weight)
+        for component in mixture.components
+        for name, weight in component.weights.items()
+    ]
+    by_source: defaultdict[str, float] = defaultdict(float)
+    for _, source, amount in wanted:
+        by_source[source.id] += amount
+    rows = tuple(
+        PlannedSource(
+            component=component.name,
+            source=source,
+            stand_in=source.id in component.stand_in,
+            share=100 * amount / budget.value,
+            tokens=amount,
+            epochs=by_source[source.id] / source.tokens.value if source.tokens else None,
+        )
+        for component, source, amount in wanted
+    )
+    return Plan(mixture, budget, rows)
+
+
+def _shipped(stage: str) -> Traversable:
+    phase = next(phase for phase, stages in PHASES.items() if stage in stages)
+    return resources.files(__package__) / f"phase{phase}.yaml"
+
+
+def _read(path: Traversable) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; name an existing mixture file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable YAML file ({detail}); correct it") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: found {_kind(document)}, expected stages with their components; {_SEE}")
+    return document
+
+
+def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
+    recipe = _STAGES[stage].mixture
+    where = f"{name}: stage {stage}"
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: found {_kind(content)}, expected components; {_SEE}")
+    for component in content:
+        if component not in recipe:
+            raise UserError(
+                f"{where}: unknown component {component!r}{nearest(str(component), recipe)}, the recipe has "
+                f"{', '.join(recipe)}; rename or remove it"
+            )
+    components, warnings = [], []
+    for component, percent in recipe.items():
+        if component not in content:
+            raise UserError(f"{where}: component {component} is missing, the recipe has it; add it (0 percent will do)")
+        parsed = _component(component, content[component], f"{where}: component {component}")
+        components.append(parsed)
+        if parsed.percent != percent.value:
+            differs = f"{where}: component {component}: {parsed.percent:g} percent, the recipe has {percent.value:g}"
+            if not is_own:
+                raise UserError(f"{differs}; make them equal")
+            warnings.append(differs)
+    total = math.fsum(component.percent for component in components)
+    if abs(total - 100) > PERCENT_TOLERANCE:
+        raise UserError(f"{where}: the percentages add up to {total:g}, expected 100; correct them")
+    return Mixture(stage, tuple(components), tuple(warnings))
+
+
+def _component(name: str, content: Any, where: str) -> Component:
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: found {_kind(content)}, expected percent, why, sources and stand_in; {_SEE}")
+    for key in content:
+        if key not in _COMPONENT_KEYS:
+            raise UserError(
+                f"{where}: unknown key {key!r}{nearest(str(key), _COMPONENT_KEYS)}, expected "
+                f"{', '.join(_COMPONENT_KEYS)}; rename or remove it"
+            )
+    if "percent" not in content:
+        raise UserError(f"{where}: no percent, expected a number from 0 to 100; add it")
+    percent = _number(content["percent"], f"{where}: percent")
+    weights: dict[str, float] = {}
+    for group in ("sources", "stand_in"):
+        listed = content.get(group) or {}
+        if not isinstance(listed, dict):
+            raise UserError(f"{where}: {group}: found {_kind(listed)}, expected `id: weight` pairs; correct it")
+        for source, weight in listed.items():
+            _check_source(source, f"{where}: {group}")
+            if source in weights:
+                raise UserError(f"{where}: {source} is in sources and in stand_in, expected once; remove one")
+            weights[source] = _number(weight, f"{where}: {group}: {source}: weight")
+    total = math.fsum(weights.values())
+    if not total:
+        found = "only weights of zero" if weights else "no sources"
+        raise UserError(f"{where}: found {found}, expected a weight above zero; add a source or a stand_in")
+    return Component(
+        name=name,
+        percent=percent,
+        weights={source: weight / total for source, weight in weights.items() if weight},
+        stand_in=frozenset(content.get("stand_in") or {}),
+        why=str(content.get("why", "")),
+    )
+
+
+def _check_source(name: Any, where: str) -> None:
+    catalog = load_catalog()
+    if name not in catalog:
+        raise UserError(
+            f"{where}: unknown source {name!r}{nearest(str(name), catalog)}, expected an id of the catalog; "
+            "`granite41 data sources` lists them"
+        )
+    if not catalog[name].public:
+        raise UserError(
+            f"{where}: {name} is not public ({catalog[name].reason}), expected a public source; name another"
+        )
+
+
+def _number(value: Any, where: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:
+        raise UserError(f"{where} is {value!r}, expected a number of zero or more; correct it")
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else "a list" if isinstance(value, list) else repr(value)

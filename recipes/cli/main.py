@@ -1,0 +1,370 @@
+"""The command line ``granite41``: one function per command, each importing what it needs when it runs."""
+
+import json
+import os
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recipes.cli import cluster as slurm_cli
+from recipes.cli.data import data_app
+from recipes.cli.evaluate import eval_app
+from recipes.common.errors import MISTAKE, BusyError, UserError
+from recipes.common.multi_value import ManyValues
+from recipes.common.tables import human, print_table
+from recipes.launch import preloaded
+from recipes.registry.resolve import STAGES, resolve, sizes_of
+from recipes.spec.tree import flatten
+
+app = typer.Typer(
+    help="Recipes that reproduce IBM's Granite 4.1 language models.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # plain help and usage errors: readable in a pipe, and Rich is not imported for them
+    rich_markup_mode=None,
+    # click suggests the nearest command by itself
+    suggest_commands=False,
+)
+
+StageArgument = Annotated[str, typer.Argument(metavar="STAGE", help="A stage that `granite41 list` names.")]
+SizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by the dot paths that `granite41 show` prints."),
+]
+DataOption = Annotated[
+    Path | None, typer.Option(help="A folder of prepared data  [default for tiny: prepared in the run's folder]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends it with one sentence on stderr and exit status 2."""
+    if preloaded.ADDRESS in os.environ:
+        sys.exit(preloaded.ask(os.environ[preloaded.ADDRESS], sys.argv[1:]))
+    # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    # what stands in for them on a CPU is this project's
+    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed", category=UserWarning)
+    try:
+        app(prog_name="granite41")
+    except UserError as error:
+        print(f"granite41: {error}", file=sys.stderr)
+        if MISTAKE in os.environ and not isinstance(error, BusyError):
+            with suppress(OSError):
+                Path(os.environ[MISTAKE]).touch()
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(version("granite41-recipes"))
+        except PackageNotFoundError as error:
+            raise UserError(
+                "granite41-recipes is not installed, so it has no version; run `pip install -e .`"
+            ) from error
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_stages(as_json: JsonOption = False) -> None:
+    """List the stages: tokens, sequence length, learning-rate schedule, sizes and status."""
+    rows = []
+    for name in STAGES:
+        # every stage exists at 8b, and the columns below are the same at every size but tiny
+        recipe = resolve(name, "8b")
+        tokens = flatten(recipe).get("tokens")
+        rows.append(
+            {
+                "stage": name,
+                "title": recipe.title,
+                "tokens": tokens.value if tokens else None,
+                "tokens_origin": tokens.origin if tokens else None,
+                "sequence_length": recipe.sequence_length.value,
+                "lr_schedule": str(recipe.schedule),
+                "sizes": list(sizes_of(name)),
+                "status": recipe.status,
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    print_table(
+        ["stage", "title", "tokens", "tokens are", "sequence length", "LR schedule", "sizes", "status"],
+        [[" ".join(cell) if isinstance(cell, list) else human(cell) for cell in row.values()] for row in rows],
+    )
+
+
+@app.command()
+def show(
+    stage: StageArgument,
+    size: SizeOption,
+    overrides: OverridesArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a stage's resolved recipe: every value with its origin and the reason for it."""
+    recipe = resolve(stage, size, overrides or [])
+    leaves = flatten(recipe)
+    if as_json:
+        values = {path: {"value": leaf.value, "origin": leaf.origin, "why": leaf.why} for path, leaf in leaves.items()}
+        typer.echo(json.dumps({"stage": stage, "size": size, "values": values}, indent=2))
+        return
+    parent = f"starts from {recipe.parent}" if recipe.parent else "starts from random weights"
+    typer.echo(f"{stage} for {size}: {recipe.title}; {parent}; {recipe.status}")
+    print_table(
+        ["path", "value", "origin", "why"],
+        [[path, human(leaf.value), leaf.origin, leaf.why] for path, leaf in leaves.items()],
+    )
+
+
+@app.command("check")
+def check_recipes(
+    size: SizeOption,
+    stage: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="One stage  [default: all of pre-training and long context]")
+    ] = None,
+    overrides: OverridesArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove a recipe without GPUs: its arithmetic, its memory (an estimate), and the real model's shards."""
+    from recipes.model.shards import check_stages
+
+    checks = [(name, check) for name, found in check_stages(size, stage, overrides or []).items() for check in found]
+    if as_json:
+        typer.echo(json.dumps([{"size": size, "stage": name, **vars(check)} for name, check in checks], indent=2))
+    else:
+        print_table(
+            ["stage", "check", "result", "found", "expected"],
+            [[name, check.name, "ok" if check.ok else "FAILED", check.found, check.expected] for name, check in checks],
+        )
+    failed = [(name, check) for name, check in checks if not check.ok]
+    for name, check in failed:
+        print(f"granite41: {name}, {check.name} FAILED: {check.found}; expected {check.expected}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("run")
+def run_stages(
+    stages: Annotated[str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")],
+    size: SizeOption,
+    overrides: OverridesArgument = None,
+    on: Annotated[
+        str, typer.Option("--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name.")
+    ] = "local",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]")
+    ] = None,
+    data: DataOption = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]"),
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER.")
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
+    ] = True,
+    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
+) -> None:
+    """Run stages and what belongs to them: data (size tiny), training, merge, export, evaluation, report."""
+    from recipes.launch import chain as chain_builder
+
+    names = chain_builder.stages_of(stages, size, first)
+    if on != "local":
+        from recipes.launch.on_slurm import Request, run_on_cluster
+
+        request = Request(names, size, overrides or [], str(data) if data else None, devices, init, evaluate)
+        run_on_cluster(on, run_dir, request, dryrun, say=typer.echo)
+        return
+    run_folder = run_dir or Path("runs") / size
+    chain = chain_builder.tasks(names, size, run_folder, data, devices, overrides or [], init, evaluate)
+    for name in names:
+        if name not in [task.name for task in chain]:
+            typer.echo(f"{name}: finished already")
+    for task in chain:
+        typer.echo(str(task))
+    if dryrun:
+        return
+    chain_builder.require_inputs(chain, data, init)
+    from recipes.launch.locally import run_local
+
+    try:
+        run_local(chain, run_folder)
+    except KeyboardInterrupt:
+        print("granite41: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+app.command()(slurm_cli.status)
+app.command()(slurm_cli.logs)
+app.command()(slurm_cli.cancel)
+
+
+@app.command()
+def resume(run_dir: slurm_cli.RunDirOption, on: slurm_cli.OnOption = None) -> None:
+    """Submit again what is left of a chain that was cancelled or has failed on a cluster."""
+    from recipes.launch.on_slurm import resume as resume_chain
+
+    resume_chain(run_dir, on, say=typer.echo)
+
+
+@app.command()
+def train(
+    stage: StageArgument,
+    size: SizeOption,
+    run_dir: Annotated[Path, typer.Option(help="The run's folder.")],
+    data: Annotated[Path, typer.Option(help="A folder of prepared data.")],
+    overrides: OverridesArgument = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Begin with this checkpoint or finished stage's folder  [default: the parent's]")
+    ] = None,
+) -> None:
+    """Train one stage in this process, or in each process of torchrun; continue it if it was interrupted."""
+    from recipes.training.run import train as train_stage
+
+    train_stage(stage, size, run_dir, data, overrides or [], init)
+
+
+@app.command("export")
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Option(help="A NeMo checkpoint, or a finished stage's folder.")],
+    output: Annotated[Path, typer.Option(help="The Hugging Face folder to write.")],
+) -> None:
+    """Export a NeMo checkpoint to a Hugging Face folder."""
+    from recipes.runs.stage_folder import final_checkpoint
+
+    source = final_checkpoint(checkpoint) or checkpoint
+    from recipes.model.bridge.to_hf import export_hf
+
+    export_hf(source, output, say=typer.echo)
+
+
+@app.command("import")
+def import_folder(
+    hf: Annotated[str, typer.Option("--hf", help="A folder of a GraniteForCausalLM, or its name on the Hub.")],
+    output: Annotated[Path, typer.Option(help="The NeMo checkpoint to write.")],
+) -> None:
+    """Import a Hugging Face model as a NeMo checkpoint."""
+    from recipes.model.bridge.hf_folder import local_folder
+
+    source = local_folder(hf)
+    from recipes.model.bridge.from_hf import import_hf
+
+    import_hf(source, output)
+
+
+@app.command("merge", cls=ManyValues)
+def merge_checkpoints(
+    method: Annotated[str, typer.Option(help="linear, slerp or task.")],
+    parents: Annotated[
+        list[Path], typer.Option(help="Hugging Face folders, or NeMo checkpoints and finished stages' folders.")
+    ],
+    output: Annotated[Path, typer.Option(help="The checkpoint to write, of the parents' kind.")],
+    weights: Annotated[list[float] | None, typer.Option(help="One for each parent; for slerp 1-t t.")] = None,
+    base: Annotated[Path | None, typer.Option(help="For task: what the parents were trained from.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST..LAST[:STEP]", help="In place of --weights: the second's; the best is kept."),
+    ] = None,
+    short: Annotated[Path | None, typer.Option(help="For --sweep: short texts, JSON lines or a text file.")] = None,
+    long: Annotated[Path | None, typer.Option(help="For --sweep: long texts.")] = None,
+) -> None:
+    """Merge checkpoints into one: a weighted sum, SLERP, or task vectors added to a base."""
+    if (weights is None) == (sweep is None):
+        raise UserError("a merge needs either --weights or --sweep; give one of the two")
+    if (sweep is None) != (short is None) or (sweep is None) != (long is None):
+        raise UserError("--sweep, --short and --long belong together; give all three or none")
+    if weights is not None:
+        from recipes.merging.merge import merge
+
+        merge(method, parents, weights, output, base=base, say=typer.echo)
+    if sweep and short and long:
+        from recipes.merging.sweep import parse_sweep, text_evaluation
+        from recipes.merging.sweep import sweep as sweep_weights
+
+        candidates = parse_sweep(sweep)
+        sweep_weights(method, parents, candidates, output, text_evaluation(short, long), base=base, say=typer.echo)
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A Hugging Face model folder.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "def __init__(self, ",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 48,
+) -> None:
+    """Continue a prompt with an exported model, through transformers."""
+    from recipes.model.generate import generate as generate_text
+
+    typer.echo(generate_text(folder, prompt, tokens))
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> None:
+    """Write the run's report.md and report.html, print the former, and write evaluation.html beside them."""
+    from recipes.reports.evaluation_report import write_report as write_evaluation_report
+    from recipes.reports.run_report import write_report
+
+    evaluations = next(run_dir.glob("*/eval/*/evaluation.json"), None) and write_evaluation_report(run_dir)
+    path = write_report(run_dir)
+    typer.echo(path.read_text(encoding="utf-8") + f"\n{path}\n{path.with_suffix('.html')}")
+    if evaluations:
+        typer.echo(str(evaluations))
+
+
+plot_app = typer.Typer(
+    help="Draw the recipes as pictures.", no_args_is_help=True, rich_markup_mode=None, suggest_commands=False
+)
+PictureOption = Annotated[Path | None, typer.Option(help="A .png or .svg file  [default: plots/COMMAND.png]")]
+PlotSizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
+
+
+@plot_app.command("lr")
+def plot_lr(size: PlotSizeOption = "8b", output: PictureOption = None) -> None:
+    """Draw the learning rate over pre-training and long-context extension."""
+    from recipes.reports import plots
+
+    output = output or Path("plots/lr.png")
+    plots.plot_lr(size, output)
+    typer.echo(str(output))
+
+
+@plot_app.command("mixture")
+def plot_mixture(size: PlotSizeOption = "8b", output: PictureOption = None) -> None:
+    """Draw the data mixture of each stage of pre-training and long-context extension."""
+    from recipes.reports import plots
+
+    output = output or Path("plots/mixture.png")
+    plots.plot_mixture(size, output)
+    typer.echo(str(output))
+
+
+app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
+app.add_typer(plot_app, name="plot")
+app.add_typer(slurm_cli.cluster_app, name="cluster")
+
+
+if __name__ == "__main__":
+    main()

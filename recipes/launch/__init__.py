@@ -1,0 +1,1 @@
+"""A chain of tasks, on this machine or on a cluster."""

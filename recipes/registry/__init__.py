@@ -1,0 +1,1 @@
+"""All stages in their order, and a stage, a size and overrides as one recipe."""

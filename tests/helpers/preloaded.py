@@ -1,0 +1,73 @@
+"""Processes that have NeMo loaded: one fork server imports it once (20 s), every call is a fork of it."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"])
+
+
+def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
+    """Run ``function(*args)`` in ``world_size`` fresh processes that have torchrun's environment variables set.
+
+    The function must be importable, its arguments and result picklable. Returns rank 0's result; raises what any rank
+    raised.
+    """
+    port = _free_port()
+    with ProcessPoolExecutor(world_size, mp_context=WARM, max_tasks_per_child=1) as pool:
+        ranks = [pool.submit(_as_rank, rank, world_size, port, function, args) for rank in range(world_size)]
+        results = [rank.result() for rank in ranks]
+    return results[0]
+
+
+def start(function: Callable, *args: Any, world_size: int = 1) -> list[Any]:
+    """Start what :func:`run` runs and return the processes, which may be killed."""
+    port = _free_port()
+    ranks = [WARM.Process(target=_as_rank, args=(rank, world_size, port, function, args)) for rank in range(world_size)]
+    for rank in ranks:
+        rank.start()
+    return ranks
+
+
+@contextmanager
+def server() -> Iterator[dict[str, str]]:
+    """Yield the environment with which ``granite41`` runs in a fork that has NeMo loaded."""
+    ours, theirs = WARM.Pipe()
+    process = WARM.Process(target=_serve, args=(theirs,), daemon=False)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(connection: Any) -> None:
+    from recipes.launch import preloaded
+
+    with preloaded.server([]) as environment:
+        connection.send(environment)
+        with suppress(EOFError):
+            connection.recv()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _as_rank(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> Any:
+    import torch
+
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    torch.set_num_threads(max(1, threads // world_size))
+    return function(*args)

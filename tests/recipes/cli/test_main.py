@@ -1,0 +1,154 @@
+"""``granite41 list`` and ``show``: output, exit statuses, and what they must not import."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from recipes.cli import main as cli
+from recipes.common.errors import MISTAKE, BusyError, UserError
+from recipes.common.tables import human
+from recipes.registry.resolve import STAGES, resolve
+from recipes.spec.tree import flatten
+
+
+def granite41(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["granite41", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(caught.value.code or 0), out, err
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    return lambda *words: granite41(capsys, monkeypatch, *words)
+
+
+def test_list_prints_a_line_per_stage(run) -> None:
+    status, out, err = run("list")
+    lines = [line.strip() for line in out.splitlines() if line.split()[:1] and line.split()[0] in STAGES]
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in lines] == list(STAGES)
+    assert lines[0].split() == [
+        *("phase1", "general", "pre-training", "10T", "published", "4,096", "power", "with", "warm-up"),
+        *("3b", "8b", "30b", "tiny", "ready"),
+    ]
+    assert "…" not in out
+
+
+def test_list_json(run) -> None:
+    rows = json.loads(run("list", "--json")[1])
+    assert [row["stage"] for row in rows] == list(STAGES)
+    assert set(rows[0]) == {
+        *("stage", "title", "tokens", "tokens_origin", "sequence_length", "lr_schedule", "sizes", "status")
+    }
+    assert rows[0]["tokens"] == 10**13
+    assert rows[6]["sizes"] == ["8b", "30b", "tiny"]
+    assert rows[8]["tokens"] is None
+
+
+def test_show_prints_every_value_in_full(run) -> None:
+    status, out, _ = run("show", "phase3", "--size", "8b", "seed=7")
+    rows = {line.split()[0]: line for line in out.splitlines()[1:] if line.split()}
+    assert status == 0
+    assert out.startswith("phase3 for 8b: high-quality annealing; starts from phase2;")
+    for path, leaf in flatten(resolve("phase3", "8b", ["seed=7"])).items():
+        assert leaf.origin in rows[path]
+        assert leaf.why in rows[path]
+    assert rows["tokens"].split()[1] == "2T"
+
+
+def test_show_json(run) -> None:
+    shown = json.loads(run("show", "phase1", "--size", "tiny", "--json", "tokens=500000")[1])
+    assert (shown["stage"], shown["size"]) == ("phase1", "tiny")
+    assert shown["values"]["steps"]["value"] == 61
+    assert shown["values"]["tokens"]["origin"] == "override"
+    assert shown["values"]["optimizer.betas"]["value"] == [0.9, 0.95]
+    assert all(set(entry) == {"value", "origin", "why"} for entry in shown["values"].values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "phas1", "--size", "8b"),
+        ("show", "lce_512k", "--size", "3b"),
+        ("show", "phase1", "--size", "8b", "tokns=1"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(run, words: tuple[str, ...]) -> None:
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.startswith("granite41: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [UserError, BusyError])
+def test_what_may_pass_by_itself_is_no_mistake_to_a_launcher(run, monkeypatch, tmp_path, error) -> None:
+    def refuse(**options: str) -> None:
+        raise error("not now")
+
+    monkeypatch.setenv(MISTAKE, str(tmp_path / "mistake"))
+    monkeypatch.setattr(cli, "app", refuse)
+    assert run("list") == (2, "", "granite41: not now\n")
+    assert (tmp_path / "mistake").exists() is (error is UserError)
+
+
+@pytest.mark.parametrize("words", [("lst",), ("list", "--jsn"), ("show", "phase1"), ("show",)])
+def test_wrong_usage_is_status_2(run, words: tuple[str, ...]) -> None:
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert "Error: " in err
+    assert "Traceback" not in err
+
+
+def test_help_names_the_commands(run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    assert "list" in out
+    assert "show" in out
+
+
+@pytest.mark.parametrize("words", ["list", "show phase1 --size 8b", "show phase1 --size 8b --json seed=3"])
+def test_heavy_libraries_stay_out(words: str) -> None:
+    script = (
+        "import sys\n"
+        "from recipes.cli import main as cli\n"
+        f"sys.argv = ['granite41', *{words.split()!r}]\n"
+        "try:\n    cli.main()\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'nemo', 'nemo_run', 'numpy', 'megatron', 'lightning', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_plain_layer_imports_no_library() -> None:
+    script = (
+        "import sys\n"
+        "import recipes.spec\n"
+        "found = {'torch', 'nemo', 'omegaconf', 'yaml', 'typer', 'rich', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {found}' if found else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "true"),
+        (10**13, "10T"),
+        (4_100_000, "4.1M"),
+        (8380551168, "8,380,551,168"),
+        (4096, "4,096"),
+        (8.749384e-4, "0.000874938"),
+        ((0.9, 0.95), "0.9, 0.95"),
+        ("carry", "carry"),
+    ],
+)
+def test_human(value: object, text: str) -> None:
+    assert human(value) == text

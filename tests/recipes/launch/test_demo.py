@@ -1,0 +1,283 @@
+"""The demo from the command line: the whole chain at tiny, with an interruption, through nemo-run and real Megatron."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evaluation.results import read_evaluation
+from recipes.launch.chain import stages_of, tasks
+from recipes.registry.resolve import resolve_pretraining
+
+pytestmark = pytest.mark.slow
+
+GRANITE41 = [sys.executable, "-m", "recipes.cli"]
+CHAIN = stages_of("phase1..lce_512k", "tiny")
+MERGED = [stage for stage in CHAIN if stage.startswith("lce")]
+
+
+def _interrupt_after(step: int, command: list[str], metrics: Path) -> str:
+    """Run ``command`` until its metrics hold ``step``, then press Ctrl-C; return what it printed."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    while process.poll() is None:
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            os.killpg(process.pid, signal.SIGINT)
+            break
+        time.sleep(0.2)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, printed
+    assert "granite41: interrupted; the same command continues" in printed
+    return printed
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    return [
+        *GRANITE41,
+        "run",
+        "phase1..lce_512k",
+        "--size",
+        "tiny",
+        "--on",
+        "local",
+        "--no-eval",
+        "--run-dir",
+        str(folder),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run_folder(command) -> Path:
+    folder = Path(command[-1])
+    interrupted = _interrupt_after(18, command, folder / "phase1" / "metrics" / "steps.jsonl")
+    assert "phase1: starts, 153 steps of 8,192 tokens" in interrupted
+    assert _manifest(folder, "phase1")["status"] == "stopped"
+    refused = subprocess.run(
+        [*GRANITE41, "export", "--checkpoint", str(folder / "phase1"), "--output", str(folder / "early")],
+        capture_output=True,
+        text=True,
+    )
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "not finished" in refused.stderr
+    assert not (folder / "early").exists()
+    done = subprocess.run(command, capture_output=True, text=True)
+    (folder / "output.txt").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _manifest(folder: Path, stage: str) -> dict:
+    return json.loads((folder / stage / "manifest.json").read_text())
+
+
+def _lines(folder: Path, stage: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / stage / "metrics" / "steps.jsonl").read_text().splitlines()]
+
+
+def test_it_continues_where_it_was_interrupted(run_folder) -> None:
+    after = int(re.search(r"phase1: continues after step (\d+)", (run_folder / "output.txt").read_text())[1])
+    assert 18 <= after <= 20
+    assert [line["step"] for line in _lines(run_folder, "phase1") if "loss" in line] == list(range(1, 154))
+    assert _manifest(run_folder, "phase1")["starts"] == 2
+
+
+def _dependencies(experiment: Path) -> dict[str, tuple[str, ...]]:
+    """Read what nemo-run has recorded: each task, and those that it waits for."""
+    from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+    recorded = json.loads((experiment / "_TASKS").read_text())
+    jobs = [ZlibJSONSerializer().deserialize(job) for job, *_ in recorded]
+    return {job.id: tuple(job.dependencies) for job in jobs}
+
+
+def test_every_task_is_of_one_experiment_with_dependencies(run_folder, forked) -> None:
+    # the one that was interrupted, and the one that went on
+    experiments = sorted((run_folder / "nemo_run" / "experiments" / run_folder.name).iterdir())
+    chain = tasks(CHAIN, "tiny", run_folder.parent / "another", None, None, [], evaluate=False)
+    expected = {task.name: task.after for task in chain}
+    assert [forked(_dependencies, experiment) for experiment in experiments] == [expected, expected]
+
+
+def test_the_loss_ends_a_quarter_below_the_unigram_entropy(run_folder) -> None:
+    manifest = _manifest(run_folder, "phase1")
+    lines = _lines(run_folder, "phase1")
+    assert manifest["validation_loss"] == [line["val_loss"] for line in lines if "val_loss" in line][-1]
+    assert manifest["validation_loss"] <= 0.75 * manifest["unigram_entropy"]
+    assert lines[-1].keys() == {"step", "val_loss"}
+    assert lines[-1]["step"] == 153
+    # the tokens of a vocabulary of 2,048 cannot be more even than ln 2048, nor much less in real text
+    assert 6 < manifest["unigram_entropy"] < 7.63
+    report = (run_folder / "report.md").read_text()
+    assert f"| {manifest['validation_loss']:.3f} | {manifest['unigram_entropy']:.3f} |" in report
+
+
+def test_no_stage_forgets_what_the_one_before_has_learned(run_folder) -> None:
+    losses = [_manifest(run_folder, stage)["validation_loss"] for stage in CHAIN]
+    phases, extension = losses[:4], losses[3:]
+    # the text is another mixture of the same sources in each stage
+    assert all(after < before + 0.05 for before, after in itertools.pairwise(phases)), losses
+    assert phases[3] < phases[0]
+    # another theta, and four, two and one step to learn it
+    assert all(after < before + 0.4 for before, after in itertools.pairwise(extension)), losses
+
+
+@pytest.mark.parametrize("stage", CHAIN)
+def test_the_optimizer_applied_the_recipes_learning_rate(run_folder, stage) -> None:
+    recipe = resolve_pretraining(stage, "tiny")
+    steps = [line for line in _lines(run_folder, stage) if "loss" in line]
+    assert len(steps) == recipe.steps.value
+    tokens = recipe.global_batch_size.value * recipe.sequence_length.value
+    for number, line in enumerate(steps):
+        expected = recipe.schedule.lr(number * tokens)
+        assert line["lr"] == pytest.approx(expected, rel=1e-12)
+        # tiny is a quarter of muP's base width
+        assert line["lr_hidden"] == pytest.approx(expected * 4, rel=1e-12)
+
+
+def test_the_tokens_of_the_run_add_up(run_folder) -> None:
+    before = 0
+    for stage in CHAIN:
+        manifest = _manifest(run_folder, stage)
+        assert (manifest["status"], manifest["tokens_before"]) == ("finished", before)
+        before += manifest["tokens"]
+
+
+@pytest.mark.parametrize("stage", MERGED)
+def test_each_long_context_stage_ends_with_a_merge_and_the_next_one_begins_there(run_folder, stage) -> None:
+    before = CHAIN[CHAIN.index(stage) - 1]
+    merge = json.loads((run_folder / stage / "merged" / "merge_manifest.json").read_text())
+    assert (merge["method"], merge["weights"]) == ("linear", [0.7, 0.3])
+    assert [parent["stage"] for parent in merge["parents"]] == [stage, before]
+    own, earlier = (_manifest(run_folder, name)["checkpoint"].rpartition("/")[2] for name in (stage, before))
+    left = "merged" if before in MERGED else earlier
+    assert [parent["checkpoint"] for parent in merge["parents"]] == [own, left]
+    begun = _manifest(run_folder, stage)["start"]
+    assert begun["optimizer_state"] == "fresh"
+    expected = run_folder / before / ("merged" if before in MERGED else _manifest(run_folder, before)["checkpoint"])
+    assert begun["checkpoint"] == str(expected)
+
+
+def test_a_merge_has_the_stages_theta_and_length_and_the_weighted_mean(run_folder, tmp_path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    trained = run_folder / "lce_32k" / _manifest(run_folder, "lce_32k")["checkpoint"]
+    words = ["export", "--checkpoint", str(trained), "--output", str(tmp_path / "hf")]
+    subprocess.run([*GRANITE41, *words], check=True, capture_output=True)
+    own, before, merged = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "hf", run_folder / "phase4/hf", run_folder / "lce_32k/hf")
+    )
+    for name, tensor in merged.items():
+        assert torch.allclose(tensor, 0.7 * own[name] + 0.3 * before[name], rtol=1e-5, atol=1e-7), name
+    assert any(not torch.equal(tensor, own[name]) for name, tensor in merged.items())
+    for stage in CHAIN:
+        config = json.loads((run_folder / stage / "hf" / "config.json").read_text())
+        recipe = resolve_pretraining(stage, "tiny")
+        assert config["rope_theta"] == recipe.rope_theta.value
+        assert config["max_position_embeddings"] == recipe.sequence_length.value
+
+
+def test_recipe_and_logs_are_kept(run_folder) -> None:
+    recorded = yaml.safe_load((run_folder / "phase1" / "recipe.yaml").read_text())
+    assert recorded["values"]["tokens"]["value"] == 1_250_000
+    assert recorded["values"]["schedule.a"]["origin"] == "published"
+    assert recorded["libraries"]["megatron-core"] == "0.13.1"
+    assert list((run_folder / "phase1" / "metrics" / "tensorboard").glob("events.out.tfevents.*"))
+    checkpoints = {path.name for path in (run_folder / "phase1" / "checkpoints").iterdir()}
+    assert len(checkpoints) == 3
+    assert Path(_manifest(run_folder, "phase1")["checkpoint"]).name == max(checkpoints)
+
+
+def test_the_report_tells_of_every_stage(run_folder) -> None:
+    page = (run_folder / "report.html").read_text()
+    for stage in CHAIN:
+        assert f'id="{stage}"' in page
+    for stage in MERGED:
+        assert f"Merge {stage}/merged/merge_manifest.json" in page
+        assert f'href="{stage}/merged"' in page
+
+
+def test_the_export_is_the_trained_model(run_folder) -> None:
+    """Transformers, on its own, scores the training text as well as Megatron did."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run_folder / "phase1" / "hf"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.logits_scaling == 0.25
+    text = Path(json.__file__).read_text()
+    ids = tokenizer(text, return_tensors="pt").input_ids[:, :256]
+    with torch.no_grad():
+        loss = model(ids, labels=ids).loss.item()
+    last = [line["loss"] for line in _lines(run_folder, "phase1") if "loss" in line][-1]
+    assert loss == pytest.approx(last, abs=1)
+    assert "generate/0 def __init__(self, " in (run_folder / "output.txt").read_text()
+
+
+def test_what_is_finished_is_not_done_again(command, run_folder) -> None:
+    before = {stage: (run_folder / stage / "manifest.json").read_text() for stage in CHAIN}
+    planned = subprocess.run([*command, "--dryrun"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert planned[: len(CHAIN)] == [f"{stage}: finished already" for stage in CHAIN]
+    assert [line.split()[0] for line in planned[len(CHAIN) :]] == ["report:", "generate"]
+    train = [*GRANITE41, "train", "phase1", "--size", "tiny", "--run-dir", str(run_folder)]
+    train += ["--data", str(run_folder / "data")]
+    again = subprocess.run(train, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+    for words in (train, command):
+        other = subprocess.run([*words, "seed=1"], capture_output=True, text=True)
+        assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+        assert "seed was 1234 when this run began and is 1 now" in other.stderr
+    assert before == {stage: (run_folder / stage / "manifest.json").read_text() for stage in CHAIN}
+
+
+@pytest.fixture(scope="module")
+def evaluated(run_folder) -> list[str]:
+    """The command that evaluates two of the stages, after it was run."""
+    command = [*GRANITE41, "run", "phase4..lce_32k", "--size", "tiny", "--run-dir", str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return command
+
+
+def test_stages_are_evaluated_before_and_after_the_merge(run_folder, evaluated) -> None:
+    folders = [run_folder / "phase4/eval/smoke"]
+    names = ("long-context-unmerged", "smoke-unmerged", "long-context", "smoke")
+    folders += [run_folder / "lce_32k/eval" / name for name in names]
+    found = {str(folder.relative_to(run_folder)): read_evaluation(folder) for folder in folders}
+    for name, evaluation in found.items():
+        assert [unit.name for unit in evaluation.units] == evaluation.expected, name
+        assert (evaluation.failures, evaluation.size, evaluation.stage) == ({}, "tiny", name.split("/")[0])
+    assert found["lce_32k/eval/long-context"].expected[0] == "niah_single_1@256"
+    assert found["lce_32k/eval/long-context"].expected[-1] == "qa_2@2048"
+    # three models: the parent, the stage's own end, and their merge
+    assert len({evaluation.fingerprint for evaluation in found.values()}) == 3
+    bits = {name: unit.score for name, found in found.items() for unit in found.units if unit.task == "smoke_text"}
+    # its words were learned: with none of them it has 4 bits a byte and more
+    assert len(bits) == 3
+    assert all(1 < score < 3.5 for score in bits.values()), bits
+
+
+def test_the_gates_let_the_chain_go_on(run_folder, evaluated) -> None:
+    for folder in ("phase4/eval/smoke", "lce_32k/eval/long-context", "lce_32k/eval/smoke"):
+        gate = json.loads((run_folder / folder / "gate.json").read_text())
+        assert (gate["passed"], gate["allow_fallback"]) == (True, True)
+    assert gate["baseline"]["model"] == str(run_folder / "phase4/hf")
+    assert any(check["name"].startswith("baseline") for check in gate["checks"])
+    page = (run_folder / "evaluation.html").read_text()
+    assert "unmerged" in page
+    assert 'href="evaluation.html"' in (run_folder / "report.html").read_text()
+    again = subprocess.run([*evaluated, "--dryrun"], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in again.splitlines()[2:]] == ["report:", "generate"]

@@ -1,0 +1,209 @@
+"""The bridge through NeMo itself: import, load, train, save with parallel ranks, export."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.model.bridge.to_hf import export_hf
+from recipes.spec.sizes import SIZES
+from tests.helpers.bridge_folders import VOCAB_SIZE, assert_same_tensors, load_tensors, write_granite, write_tokenizer
+
+pytestmark = pytest.mark.slow
+
+ROPE_THETA = {"3b": 1e7, "8b": 1e7, "30b": 5e7}
+
+
+def import_in_fork(source: Path, output: Path, dtype: str | None = None) -> None:
+    from recipes.model.bridge.from_hf import import_hf
+
+    import_hf(source, output, dtype=dtype)
+
+
+def import_through_nemo(source: Path, output: Path) -> None:
+    from nemo.collections import llm
+
+    from recipes.model.nemo import GraniteConfig, GraniteModel
+
+    llm.import_ckpt(
+        GraniteModel(GraniteConfig(num_layers=1, hidden_size=256, num_attention_heads=4)), f"hf://{source}", output
+    )
+
+
+def logits_of_checkpoint(checkpoint: Path, ids: np.ndarray) -> np.ndarray:
+    from nemo.lightning.io import ModelConnector
+
+    model, _ = ModelConnector(str(checkpoint)).nemo_load(checkpoint)
+    tokens = torch.from_numpy(ids)
+    with torch.no_grad():
+        logits = model.eval()(tokens, torch.arange(tokens.shape[1]).expand_as(tokens), None)
+    return logits.float().numpy()
+
+
+def save_in_parallel(checkpoint: Path, output: Path, tensor: int, pipeline: int) -> None:
+    from nemo.lightning import MegatronStrategy, Trainer
+    from nemo.lightning.io import ModelConnector
+
+    os.environ["TORCHELASTIC_RUN_ID"] = "parallel"  # the ranks are here already: Lightning must not start them
+    strategy = MegatronStrategy(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        pipeline_dtype=torch.float32,
+        ddp="pytorch",
+        setup_optimizers=False,
+        ckpt_save_optimizer=False,
+        ckpt_async_save=False,
+    )
+    trainer = Trainer(devices=tensor * pipeline, accelerator="cpu", strategy=strategy)
+    connector = ModelConnector(str(checkpoint))
+    _, trainer = connector.nemo_load(checkpoint, trainer=trainer)
+    connector.nemo_save(output, trainer)
+
+
+def train_one_step(checkpoint: Path, runs: Path) -> str:
+    """Train one step with learning rate 0 from ``checkpoint`` and return where the result was saved."""
+    from megatron.core.optimizer import OptimizerConfig
+    from nemo import lightning as nl
+    from nemo.collections import llm
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer as NemoTokenizer
+
+    from recipes.model.nemo import GraniteModel
+
+    config = nl.io.load_context(checkpoint, subpath="model.config")
+    words = NemoTokenizer(str(checkpoint / "context" / "nemo_tokenizer"))
+    llm.pretrain(
+        model=GraniteModel(config, tokenizer=words),
+        data=llm.MockDataModule(seq_length=32, micro_batch_size=1, global_batch_size=2, tokenizer=words, num_workers=0),
+        trainer=nl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=1,
+            limit_val_batches=0,
+            strategy=nl.MegatronStrategy(ckpt_async_save=False, process_group_backend="gloo"),
+        ),
+        log=nl.NeMoLogger(
+            log_dir=str(runs),
+            use_datetime_version=False,
+            ckpt=nl.ModelCheckpoint(
+                every_n_train_steps=1, save_top_k=1, monitor="reduced_train_loss", save_optim_on_train_end=True
+            ),
+        ),
+        optim=nl.MegatronOptimizerModule(
+            OptimizerConfig(optimizer="adam", lr=0.0, min_lr=0.0, use_distributed_optimizer=False, bf16=False)
+        ),
+        resume=nl.AutoResume(restore_config=nl.RestoreConfig(path=str(checkpoint))),
+    )
+    return str(next(path.parent for path in sorted(runs.rglob("weights"))))
+
+
+@pytest.fixture(scope="module")
+def folders(forked: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a Hugging Face folder and the NeMo checkpoint imported from it."""
+    base = tmp_path_factory.mktemp("small")
+    write_granite(base / "hf")
+    forked(import_in_fork, base / "hf", base / "nemo")
+    return base / "hf", base / "nemo"
+
+
+@pytest.mark.parametrize("name", ["3b", "8b", "30b"])
+def test_megatron_and_transformers_give_the_same_logits(name: str, forked: Callable, tmp_path: Path) -> None:
+    size = SIZES[name]
+    groups = 2
+    heads = groups * size.num_attention_heads.value // size.num_query_groups.value
+    model = write_granite(
+        tmp_path / "hf",
+        hidden_size=heads * size.head_dim.value,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        rope_theta=ROPE_THETA[name],
+        embedding_multiplier=size.embedding_multiplier.value,
+        attention_multiplier=size.attention_multiplier.value,
+        residual_multiplier=size.residual_multiplier.value,
+        logits_scaling=size.logits_scaling.value,
+    )
+    forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
+    ids = torch.randint(VOCAB_SIZE, (2, 48))
+    with torch.no_grad():
+        expected = model(ids).logits.numpy()
+    found = forked(logits_of_checkpoint, tmp_path / "nemo", ids.numpy())
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip_is_exact(dtype: torch.dtype, forked: Callable, tmp_path: Path) -> None:
+    write_granite(tmp_path / "hf", dtype, head_dim=16)
+    forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    assert_same_tensors(tmp_path / "back", tmp_path / "hf")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
+        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((tmp_path / "hf" / name).read_text())
+
+
+def test_import_converts_to_a_given_type(folders: tuple[Path, Path], forked: Callable, tmp_path: Path) -> None:
+    forked(import_in_fork, folders[0], tmp_path / "nemo", "bfloat16")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    write_granite(tmp_path / "expected", torch.bfloat16)
+    assert_same_tensors(tmp_path / "back", tmp_path / "expected")
+
+
+def test_nemo_imports_by_url(folders: tuple[Path, Path], forked: Callable, tmp_path: Path) -> None:
+    forked(import_through_nemo, folders[0], tmp_path / "nemo")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    assert_same_tensors(tmp_path / "back", folders[0])
+
+
+@pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (1, 2)])
+def test_parallel_ranks_give_the_same_export(
+    tensor: int, pipeline: int, folders: tuple[Path, Path], forked: Callable, tmp_path: Path
+) -> None:
+    forked(save_in_parallel, folders[1], tmp_path / "nemo", tensor, pipeline, world_size=2)
+    assert {file.name[:4] for file in (tmp_path / "nemo" / "weights").glob("*.distcp")} == {"__0_", "__1_"}
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    assert_same_tensors(tmp_path / "back", folders[0])
+
+
+def test_training_starts_from_an_import_and_its_checkpoint_is_exported(
+    folders: tuple[Path, Path], forked: Callable, tmp_path: Path
+) -> None:
+    trained = Path(forked(train_one_step, folders[1], tmp_path / "runs"))
+    assert b"optimizer.state" in (trained / "weights" / ".metadata").read_bytes()
+    export_hf(trained, tmp_path / "back")
+    assert_same_tensors(tmp_path / "back", folders[0])
+
+
+def test_transformers_loads_an_export_without_a_warning(
+    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_hf(folders[1], tmp_path / "back", max_shard_bytes=100_000)
+    assert len(list(tmp_path.glob("back/model-*-of-*.safetensors"))) > 1
+    transformers.utils.logging.enable_propagation()
+    with warnings.catch_warnings(), caplog.at_level("WARNING"):
+        warnings.simplefilter("error")
+        model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "back", output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "back")
+    transformers.utils.logging.disable_propagation()
+    assert not caplog.records
+    assert not any(report.values()), report
+    generated = model.generate(**tokenizer("w5 w6 w7", return_tensors="pt"), max_new_tokens=5, min_new_tokens=5)
+    assert generated.shape == (1, 8)
+
+
+def test_padded_vocabulary_rows_are_dropped(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[1], tmp_path / "nemo")
+    model_yaml = tmp_path / "nemo" / "context" / "model.yaml"
+    model_yaml.write_text(model_yaml.read_text().replace(f"vocab_size: {VOCAB_SIZE}", "vocab_size: 310"))
+    write_tokenizer(tmp_path / "nemo" / "context" / "nemo_tokenizer", tokens=310)
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    embedding = load_tensors(tmp_path / "back")["model.embed_tokens.weight"]
+    assert torch.equal(embedding, load_tensors(folders[0])["model.embed_tokens.weight"][:310])

@@ -1,0 +1,168 @@
+"""Overrides: what they change, what follows them and every way in which they can be wrong."""
+
+import re
+
+import pytest
+
+from recipes.common.errors import UserError
+from recipes.registry.resolve import resolve
+from recipes.spec.tree import flatten
+
+
+def test_an_override_is_marked() -> None:
+    leaf = flatten(resolve("phase1", "8b", ["schedule.lr_max=0.01"]))["schedule.lr_max"]
+    assert (leaf.value, leaf.origin) == (0.01, "override")
+    assert "schedule.lr_max=0.01" in leaf.why
+
+
+def test_without_overrides_nothing_is_marked() -> None:
+    assert all(leaf.origin != "override" for leaf in flatten(resolve("phase1", "8b")).values())
+
+
+def test_steps_follow_tokens_and_batch() -> None:
+    assert resolve("phase1", "tiny", ["tokens=500000"]).steps.value == 61
+    recipe = resolve("phase1", "8b", ["global_batch_size=512"])
+    assert (recipe.tokens_per_batch.value, recipe.steps.value) == (512 * 4096, 4768372)
+    assert recipe.schedule.batch.value == 512
+
+
+@pytest.mark.parametrize("split", ["abc", "0,0,0", "1000,0,0", "900,100", "900,-50,50"])
+def test_a_split_that_is_none(split) -> None:
+    with pytest.raises(UserError, match="expected three whole numbers such as 950,50,0"):
+        resolve("phase1", "tiny", [f"split='{split}'"])
+
+
+def test_phase3_starts_where_phase2_ends_with_the_same_batch() -> None:
+    override = ["global_batch_size=512"]
+    phase2, phase3 = resolve("phase2", "8b", override), resolve("phase3", "8b", override)
+    assert phase3.schedule.lr(0) == phase2.schedule.lr(phase2.tokens.value)
+    assert phase3.schedule.lr(0) < resolve("phase3", "8b").schedule.lr(0)
+    assert resolve("phase3", "tiny", override).schedule.lr(0) == resolve("phase3", "8b").schedule.lr(0)
+
+
+def test_batch_follows_sequence_length() -> None:
+    recipe = resolve("lce_32k", "8b", ["sequence_length=16384"])
+    assert (recipe.global_batch_size.value, recipe.tokens_per_batch.value) == (256, 4194304)
+
+
+def test_decay_follows_tokens() -> None:
+    recipe = resolve("phase4", "8b", ["tokens=1000000000"])
+    assert recipe.schedule.tokens.value == 10**9
+    assert recipe.schedule.lr(10**9) == 0
+
+
+def test_an_overridden_derived_value_stays() -> None:
+    recipe = resolve("phase4", "8b", ["steps=7", "schedule.tokens=12"])
+    assert (recipe.steps.value, recipe.schedule.tokens.value) == (7, 12)
+
+
+def test_tiny_intervals_and_warmup_follow_tokens() -> None:
+    recipe = resolve("phase1", "tiny", ["tokens=1000000"])
+    assert recipe.checkpoint_every_tokens.value == recipe.schedule.warmup_tokens.value == 100_000
+    assert resolve("phase2", "tiny", ["tokens=1000000"]).schedule.warmup_tokens.value == 0
+
+
+def test_tiny_keeps_the_full_size_curve_whatever_its_batch() -> None:
+    assert resolve("phase1", "tiny", ["global_batch_size=64"]).schedule.batch.value == 1024
+
+
+def test_a_published_value_follows_an_overridden_dimension() -> None:
+    recipe = resolve("phase1", "8b", ["model.num_layers=8", "model.hidden_size=1024"])
+    assert recipe.model.parameter_count.origin == "derived"
+    assert recipe.model.parameter_count.value < 8380551168 / 10
+    assert (recipe.model.logits_scaling.value, recipe.hidden_lr_divisor.value) == (4, 4)
+
+
+def test_sft_and_rl_follow() -> None:
+    sft = resolve("sft", "8b", ["steps=100", "warmup_fraction=0.1"])
+    assert sft.schedule.tokens.value == 100 * 256 * 16384
+    assert sft.schedule.warmup_tokens.value == 10 * 256 * 16384
+    rl = resolve("rl_identity", "8b", ["prompts=640"])
+    assert (rl.steps.value, rl.steps.origin) == (10, "derived")
+
+
+def test_sequence_parallel_follows_tensor_parallelism() -> None:
+    assert not resolve("phase1", "8b", ["parallelism.tensor_model_parallel_size=1"]).parallelism.sequence_parallel.value
+    assert resolve("phase1", "3b", ["parallelism.tensor_model_parallel_size=2"]).parallelism.sequence_parallel.value
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "expected"),
+    [
+        ("optimizer.betas=[0.9,0.99]", "optimizer.betas", (0.9, 0.99)),
+        ("optimizer.gradient_clip=2", "optimizer.gradient_clip", 2.0),
+        ("tokens=2e12", "tokens", 2 * 10**12),
+        ("precision=32", "precision", "32"),
+        ("optimizer_state=carry", "optimizer_state", "carry"),
+        ("document_masking=none", "document_masking", "none"),
+        ("parallelism.sequence_parallel=false", "parallelism.sequence_parallel", False),
+        ("split=980,10,10", "split", "980,10,10"),
+        ("seed=0", "seed", 0),
+        ("schedule.b=-0.5", "schedule.b", -0.5),
+    ],
+)
+def test_types(override: str, path: str, expected: object) -> None:
+    value = flatten(resolve("phase1", "8b", [override]))[path].value
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_a_mixture_can_be_changed_as_a_whole() -> None:
+    recipe = resolve("phase1", "8b", ["mixture.code=25", "mixture.common_crawl=54"])
+    assert recipe.mixture["code"].value == 25.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "overrides", "message"),
+    [
+        ("phas1", "8b", [], "unknown stage 'phas1' (did you mean 'phase1'?); known are phase1, .*rl_math"),
+        ("phase1", "7b", [], "unknown size '7b'.*; known are 3b, 8b, 30b, tiny"),
+        ("lce_512k", "3b", [], "stage lce_512k does not exist for size '3b'; it has 8b, 30b, tiny"),
+        ("phase1", "8b", ["seed"], "override 'seed' has no '='"),
+        ("phase1", "8b", ["=3"], "unknown key ''"),
+        ("phase1", "8b", ["tokns=3"], "unknown key 'tokns' .*did you mean 'tokens'.*granite41 show phase1 --size 8b"),
+        ("phase1", "8b", ["schedule=3"], "unknown key 'schedule'"),
+        ("phase1", "8b", ["optimizer.beta=[0.9,0.99]"], "did you mean 'optimizer.betas'"),
+        ("phase1", "8b", ["seed=[1,"], "cannot be read as YAML"),
+        ("phase1", "8b", ["seed=${x"], "cannot be read as YAML"),
+        ("phase1", "8b", ["seed=1.5"], "seed is 1.5, expected an integer"),
+        ("phase1", "8b", ["seed=true"], "seed is True, expected an integer"),
+        ("phase1", "8b", ["seed="], "seed is None, expected an integer"),
+        ("phase1", "8b", ["seed=${x}"], "seed is .*, expected an integer"),
+        ("phase1", "8b", ["schedule.lr_max=high"], "schedule.lr_max is 'high', expected a number"),
+        ("phase1", "8b", ["schedule.lr_max=.nan"], "schedule.lr_max is nan, expected a positive number"),
+        ("phase1", "8b", ["split=3"], "split is 3, expected text"),
+        ("phase1", "8b", ["parallelism.sequence_parallel=1"], "is 1, expected true or false"),
+        ("phase1", "8b", ["precision=fp8"], "precision is 'fp8', expected one of bf16-mixed, 32"),
+        ("phase1", "8b", ["optimizer_state=warm"], "expected one of fresh, carry"),
+        ("lce_512k", "8b", ["document_masking=full"], "document_masking is 'full', expected one of none"),
+        ("phase1", "8b", ["optimizer.betas=0.9"], "expected a list of 2 values"),
+        ("phase1", "8b", ["optimizer.betas=[0.9]"], "expected a list of 2 values"),
+        ("phase1", "8b", ["optimizer.betas=[0.9,x]"], "expected a number"),
+        ("phase1", "8b", ["optimizer.betas=[0.9,1.0]"], "expected two numbers below 1"),
+        ("rl_math", "8b", ["domains=[]"], "expected a list of one or more values"),
+        ("phase1", "8b", ["tokens=0"], "tokens is 0, expected a positive number"),
+        ("phase1", "8b", ["steps=-3"], "steps is -3, expected a positive number"),
+        ("phase1", "8b", ["global_batch_size=0"], "global_batch_size is 0, expected a positive number"),
+        ("phase1", "8b", ["seed=-1"], "seed is -1, expected zero or a positive number"),
+        ("phase1", "8b", ["parallelism.tensor_model_parallel_size=0"], "expected a positive number"),
+        ("phase1", "8b", ["parallelism.tensor_model_parallel_size=3"], "does not divide model.num_attention_heads 32"),
+        ("phase1", "8b", ["parallelism.tensor_model_parallel_size=16"], "does not divide model.num_query_groups 8"),
+        ("phase1", "8b", ["model.vocab_size=100353"], "does not divide model.vocab_size 100353"),
+        ("phase1", "8b", ["parallelism.pipeline_model_parallel_size=3"], "does not divide model.num_layers 40"),
+        ("phase1", "8b", ["parallelism.context_parallel_size=3"], "cannot cut sequence_length 4096"),
+        ("phase1", "8b", ["parallelism.micro_batch_size=3"], "does not divide global_batch_size 1024"),
+        ("phase1", "3b", ["parallelism.sequence_parallel=true"], "tensor_model_parallel_size is 1"),
+        ("phase1", "8b", ["tokens_per_batch=8", "global_batch_size=4"], "set only one of the two"),
+        ("phase1", "8b", ["mixture.code=25"], "mixture sums to 105 percent, expected 100"),
+        ("phase1", "8b", ["mixture.cod=25"], "did you mean 'mixture.code'"),
+        ("sft", "8b", ["warmup_fraction=1"], "expected fewer than schedule.tokens"),
+        ("rl_math", "8b", ["samples_per_prompt=15"], "samples_per_prompt 15 does not divide train_batch_size 1024"),
+    ],
+)
+def test_errors(stage: str, size: str, overrides: list[str], message: str) -> None:
+    pattern = message.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?")
+    with pytest.raises(UserError) as caught:
+        resolve(stage, size, overrides)
+    assert re.search(pattern, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,338 @@
+"""Reports on evaluations, from folders written by hand: whole, in part, failed and damaged."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation import gates
+from evaluation.results import Evaluation, Unit, evaluation_name, write_evaluation
+from evaluation.suites import units
+from recipes.common.errors import UserError
+from recipes.reports.evaluation_data import FALLBACK, length_name, z_score
+from recipes.reports.evaluation_report import compare, write_report
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """What a test asks of an HTML document: its tags, the rows of its tables, its words."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words, self._in_cell = "", False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+    def cells(self, *first: str) -> dict[str, str]:
+        """Return the row that begins with ``first``, by the header before it."""
+        at = next(at for at, row in enumerate(self.rows) if tuple(row[: len(first)]) == first)
+        header = next(row for row in reversed(self.rows[:at]) if len(row) == len(self.rows[at]) and row[0] in HEADERS)
+        return dict(zip(header, self.rows[at], strict=True))
+
+
+HEADERS = ("stage", "benchmark", "length", "task", "unit", "model", "")
+
+
+def unit(task: str, score: float, stderr: float | None = 0.5, length: int | None = None, **more: Any) -> Unit:
+    settings = {"num_fewshot": 5, **more.pop("settings", {})}
+    return Unit(task, length, "acc,none", score, stderr, 100, 100, settings=settings, **more)
+
+
+def write(run: Path, stage: str, suite: str, found: list[Unit], label: str = "", **more: Any) -> Path:
+    values: dict[str, Any] = {
+        "size": "8b",
+        "model": f"run/{stage}/hf",
+        "fingerprint": "00",
+        "backend": {"name": "hf"},
+        "limit": None,
+        "expected": [unit.name for unit in found],
+        "failures": {},
+        "versions": {},
+        "finished": "2026-05-01T00:00:00+00:00",
+    }
+    evaluation = Evaluation(suite=suite, stage=stage, label=label, units=found, **{**values, **more})
+    folder = run / stage / "eval" / evaluation_name(suite, label)
+    write_evaluation(folder, evaluation)
+    return folder
+
+
+def ruler(score: float, lengths: tuple[int, ...], **more: Any) -> list[Unit]:
+    more = {"corpus": "published", "fill_min": 0.96, "fill_mean": 0.98, **more}
+    return [unit(task.name, score, 2.0, length, **more) for task, length in units("long-context", "8b", lengths)]
+
+
+def report(run: Path) -> Page:
+    path = write_report(run)
+    assert path == run / "evaluation.html"
+    return Page(path.read_text())
+
+
+def test_scores_stand_beside_ibms_in_the_order_of_the_stages(tmp_path: Path) -> None:
+    write(tmp_path, "phase2", "base", [unit("mmlu", 60.0), unit("bbh", 50.0, None)])
+    write(tmp_path, "phase1", "base", [unit("mmlu", 55.25)])
+    page = report(tmp_path)
+    assert page.cells("mmlu") == {
+        "benchmark": "mmlu",
+        "IBM's setting": "5-shot",
+        "IBM 8b": "73.60",
+        "phase1": "55.25 ± 0.50",
+        "phase2": "60.00 ± 0.50",
+    }
+    assert page.cells("bbh")["phase2"] == "50.00"
+    assert page.cells("bbh")["phase1"] == "-"
+    assert page.cells("drop")["IBM 8b"] == "72.36"
+    assert page.cells("phase1")["units"] == "1 of 1"
+    markdown = (tmp_path / "evaluation.md").read_text()
+    assert "| mmlu | 5-shot | 73.60 | 55.25 ± 0.50 | 60.00 ± 0.50 |" in markdown
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [row["stage"] for row in content["evaluations"]] == ["phase1", "phase2"]
+    assert content["evaluations"][1]["units"][0]["score"] == 60.0
+
+
+def test_what_fell_beyond_two_standard_errors_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, "phase1", "base", [unit("mmlu", 60.0), unit("bbh", 60.0)])
+    # the difference's standard error is sqrt(0.5)
+    fall = 2 * math.sqrt(0.5)
+    write(tmp_path, "phase2", "base", [unit("mmlu", 60.0 - fall - 0.01), unit("bbh", 60.0 - fall + 0.01)])
+    page = report(tmp_path)
+    assert page.cells("mmlu")["phase2"].endswith("▼")
+    assert not page.cells("bbh")["phase2"].endswith("▼")
+    assert page.cells("phase2", "mmlu")["standard errors"] == "-2.0"
+
+
+def test_a_former_stages_final_model_counts_and_not_its_variants(tmp_path: Path) -> None:
+    write(tmp_path, "lce_32k", "base", [unit("mmlu", 90.0)], label="unmerged")
+    write(tmp_path, "lce_32k", "base", [unit("mmlu", 60.0)])
+    write(tmp_path, "lce_128k", "base", [unit("mmlu", 60.0)])
+    page = report(tmp_path)
+    row = page.cells("mmlu")
+    assert list(row)[-3:] == ["lce_32k unmerged", "lce_32k", "lce_128k"]
+    assert not row["lce_128k"].endswith("▼")
+
+
+def test_lower_is_better_for_bits_per_byte() -> None:
+    text = {"higher_is_better": False, "percent": False}
+    before, after = unit("smoke_text", 1.0, 0.01, **text), unit("smoke_text", 1.1, 0.01, **text)
+    assert z_score(before, after) == pytest.approx(-0.1 / math.hypot(0.01, 0.01))
+    assert z_score(unit("smoke_text", 1.0, None, **text), unit("smoke_text", 1.1, None, **text)) is None
+
+
+def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
+    write(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096, 32768)), label="unmerged")
+    write(tmp_path, "lce_32k", "long-context", ruler(90.0, (4096, 32768)))
+    page = report(tmp_path)
+    # sqrt(13 x 4) / 13
+    assert page.cells("32K", "83.60")["lce_32k"] == "90.00 ± 0.55"
+    assert page.cells("128K")["IBM 8b"] == "73.00"
+    assert page.cells("niah_single_1") == {"task": "niah_single_1", "4K": "85.00 ± 2.00", "32K": "85.00 ± 2.00"}
+    heat = [attrs["class"] for tag, attrs in page.tags if tag == "td" and "heat" in (attrs.get("class") or "")]
+    assert len(heat) == 2 * (13 * 2 + 2)
+    curves = [attrs for tag, attrs in page.tags if tag == "polyline" and attrs["points"] != "0,4 26,4"]
+    assert [len(str(curve["points"]).split()) for curve in curves] == [3, 2, 2]
+    assert [curve["class"] for curve in curves] == ["ibm", "c0 d0", "c1 d0"]
+    row = page.cells("4K", "1,300")
+    assert (row["least fill"], row["mean fill"], row["truncated"], row["corpus"]) == (
+        "96.0%",
+        "98.0%",
+        "0",
+        "published",
+    )
+    assert "| IBM 8b | 128K | 73.0 |" in (tmp_path / "evaluation.md").read_text()
+
+
+def test_the_fallback_corpus_is_said_before_any_number(tmp_path: Path) -> None:
+    write(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096,), corpus="fallback"))
+    page = report(tmp_path)
+    assert page.words.index(FALLBACK) < page.words.index("lce_32k")  # its first mention is in the warning
+    assert ("p", {"class": "warning", "role": "note"}) in page.tags
+    assert FALLBACK in (tmp_path / "evaluation.md").read_text()
+
+
+def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "phase1",
+        "base",
+        [unit("mmlu", 60.0)],
+        expected=["mmlu", "drop", "bbh"],
+        failures={"drop": "took more than 5 s"},
+        left_out={"humaneval": "runs code"},
+    )
+    page = report(tmp_path)
+    assert page.cells("phase1", "drop")["reason"] == "took more than 5 s"
+    assert page.cells("phase1", "bbh")["reason"] == "has not been run"
+    assert page.cells("drop")["phase1"] == "failed"
+    assert page.cells("phase1")["units"] == "1 of 3"
+    assert page.cells("humaneval", "not run")["what to know"] == "runs code"
+    assert "antlr" in page.cells("minerva_math", "not run")["what to know"]
+    assert "Granite 4.0" in page.cells("mgsm", "note")["what to know"]
+
+
+def test_other_settings_are_listed(tmp_path: Path) -> None:
+    found = [unit("vt", 80.0, 1.0, 4096, settings={"rung": "compact"})]
+    write(tmp_path, "lce_32k", "long-context", [*found, unit("cwe", 80.0, 1.0, 4096, settings={"rung": "published"})])
+    write(tmp_path, "phase1", "base", [unit("mmlu", 60.0, settings={"num_fewshot": 0})], limit=8)
+    page = report(tmp_path)
+    assert page.cells("lce_32k", "RULER's settings are compact, not the published ones")["units"] == "vt@4096"
+    assert page.cells("phase1", "0 examples in the prompt, not 5")["units"] == "mmlu"
+    assert page.cells("phase1", "8 samples of each task")["units"] == "all"
+
+
+def test_gates_are_shown_with_what_failed(tmp_path: Path) -> None:
+    against = gates.published("base", "8b")
+    for stage, score in (("phase1", 60.0), ("phase2", 73.0)):
+        found = [unit("mmlu", score)]
+        folder = write(tmp_path, stage, "base", found)
+        checks = gates.gate(replace(EMPTY, units=found, expected=["mmlu"]), against)
+        gates.write_gate(folder, checks, against=against)
+    write(tmp_path, "phase3", "base", [unit("mmlu", 73.0)])
+    page = report(tmp_path)
+    assert [page.cells(stage)["gate"] for stage in ("phase1", "phase2", "phase3")] == ["failed", "passed", "-"]
+    assert page.cells("phase1", "failed", "mmlu")["expected"] == "70.6"
+    assert page.cells("phase2", "passed", "mmlu")["found"] == "73"
+    assert "Gate: 1 of 2 checks failed" in page.words
+
+
+EMPTY = Evaluation("base", "8b", "phase1", "", "hf", "00", {}, None, [], [], {}, {}, "")
+
+
+def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        "phase1",
+        "base",
+        [unit("mmlu", 60.0), unit(SCRIPT, 1.0)],
+        label=SCRIPT.replace("/", ""),
+        model=SCRIPT,
+        failures={SCRIPT: SCRIPT},
+        left_out={SCRIPT: SCRIPT},
+        finished="a | b",
+    )
+    (folder / "gate.json").write_text(json.dumps({"checks": [{"name": SCRIPT, "found": SCRIPT, "reason": SCRIPT}]}))
+    write(tmp_path, "lce_32k", "long-context", ruler(80.0, (4096,)), label=SCRIPT.replace("/", ""))
+    page = report(tmp_path)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "<script" not in (tmp_path / "evaluation.html").read_text().lower()
+    assert page.words.count(SCRIPT) > 3
+    markdown = (tmp_path / "evaluation.md").read_text()
+    assert "<script" not in markdown
+    assert "a \\| b" in markdown
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_said(tmp_path: Path, score: float) -> None:
+    write(tmp_path, "phase1", "base", [unit("mmlu", score, math.nan)])
+    write(tmp_path, "lce_32k", "long-context", ruler(score, (4096,)))
+    page = report(tmp_path)
+    assert page.cells("mmlu")["phase1"] == "no number"
+    assert page.cells("4K", "-")["lce_32k"] == "-"
+    assert json.loads((tmp_path / "evaluation.json").read_text())["evaluations"][0]["units"][0]["score"] is None
+
+
+def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "phase2", "base", [unit("mmlu", 60.0)])
+    good = asdict(replace(EMPTY, units=[unit("mmlu", 60.0)]))
+    damages = {
+        "phase1": "{",
+        "phase3": json.dumps({**good, "size": ["8b"]}),
+        "phase4": json.dumps({**good, "suite": "other"}),
+        "lce_32k": json.dumps({**good, "units": [{**good["units"][0], "score": "60"}]}),
+        "lce_128k": json.dumps({**good, "units": [{**good["units"][0], "length": -4}]}),
+        "lce_512k": json.dumps({**good, "units": [{**good["units"][0], "samples": 10**400}]}),
+        "sft": json.dumps({**good, "expected": [None]}),
+        "rlvr": json.dumps({**good, "failures": []}),
+    }
+    for stage, damage in damages.items():
+        path = tmp_path / stage / "eval/base/evaluation.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(damage)
+    (tmp_path / "phase2/eval/base/gate.json").write_text("[]")
+    page = report(tmp_path)
+    assert page.cells("mmlu")["phase2"] == "60.00 ± 0.50"
+    for stage in damages:
+        assert f"{stage}/eval/base/evaluation.json: is no evaluation" in page.words
+
+
+def test_a_run_without_evaluations_says_so(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    assert "There are no evaluations yet." in page.words
+    assert "There are no evaluations yet." in (tmp_path / "evaluation.md").read_text()
+    with pytest.raises(UserError, match="no such folder"):
+        write_report(tmp_path / "none")
+
+
+def test_two_runs_are_compared_by_stage_suite_and_label(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for run, score in ((a, 60.0), (b, 62.0)):
+        write(run, "phase1", "base", [unit("mmlu", score, 0.3), unit("bbh", 50.0, 0.4)])
+        write(run, "lce_32k", "long-context", ruler(score + 20, (32768,)))
+    write(a, "phase2", "base", [unit("mmlu", 1.0)])
+    path = compare(a, b, tmp_path / "out" / "a-b.html")
+    page = Page(path.read_text())
+    assert path == tmp_path / "out" / "a-b.html"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a-b.html", "a-b.json", "a-b.md"]
+    row = page.cells("mmlu")
+    # 2 / sqrt(0.3^2 + 0.3^2)
+    assert row == {
+        "unit": "mmlu",
+        "IBM 8b": "73.60",
+        "a": "60.00 ± 0.30",
+        "b": "62.00 ± 0.30",
+        "b - a": "+2.00",
+        "z": "+4.7 ▲",
+    }
+    assert page.cells("bbh")["z"] == "+0.0"
+    mean = page.cells("mean@32768")
+    assert (mean["IBM 8b"], mean["b - a"], mean["z"]) == ("83.60", "+2.00", "+2.5 ▲")
+    assert "phase2" not in page.words
+    assert len(json.loads(path.with_suffix(".json").read_text())["pairs"]) == 2
+
+
+def test_two_evaluations_are_compared_whatever_their_stages(tmp_path: Path) -> None:
+    a = write(tmp_path / "x", "phase1", "base", [unit("mmlu", 60.0), unit("drop", 5.0)])
+    b = write(tmp_path / "y", "phase2", "base", [unit("mmlu", 50.0)])
+    path = compare(a, b, tmp_path / "v1.2")
+    assert path.name == "v1.2.html"
+    page = Page(path.read_text())
+    assert page.cells("mmlu")["z"] == "-14.1 ▼"
+    assert (page.cells("drop")["a"], page.cells("drop")["b"], page.cells("drop")["z"]) == ("5.00 ± 0.50", "-", "-")
+    other = write(tmp_path / "z", "phase2", "smoke", [unit("smoke_cloze", 50.0)])
+    with pytest.raises(UserError, match=r"is of suite base and .* of smoke"):
+        compare(a, other, tmp_path / "c")
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    a = write(tmp_path / "x", "phase1", "base", [unit("mmlu", 60.0)])
+    write(tmp_path / "y", "phase2", "base", [unit("mmlu", 60.0)])
+    for left, right in ((tmp_path / "x", a), (tmp_path / "none", tmp_path / "x")):
+        with pytest.raises(UserError, match="holds no evaluations"):
+            compare(left, right, tmp_path / "c")
+    with pytest.raises(UserError, match="no evaluation of the same stage"):
+        compare(tmp_path / "x", tmp_path / "y", tmp_path / "c")
+    assert not list(tmp_path.glob("c.*"))
+
+
+def test_lengths_are_written_as_the_field_does() -> None:
+    assert [length_name(length) for length in (256, 4096, 131072, 5000)] == ["256", "4K", "128K", "5,000"]

@@ -1,0 +1,299 @@
+"""The run's report, from run folders written by hand: finished, running, failed and damaged."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from recipes.common.errors import UserError
+from recipes.registry.resolve import resolve, resolve_pretraining
+from recipes.reports.run_data import MOST_POINTS, Curve, read_run
+from recipes.reports.run_report import write_report
+from recipes.runs.stage_folder import write_recipe
+
+BATCH = 8192
+
+
+class Page(HTMLParser):
+    """What a test asks of an HTML document: its tags and attributes, the cells of its tables, its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words = ""
+        self.in_cell = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag) -> None:
+        if tag in ("td", "th"):
+            self.in_cell = False
+
+    def handle_data(self, data) -> None:
+        self.words += data
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+    def row(self, first: str) -> dict[str, str]:
+        header = next(row for row in self.rows if row[0] == "stage")
+        return dict(zip(header, next(row for row in self.rows if row[0] == first), strict=True))
+
+    def points(self, kind: str) -> list[int]:
+        """Return the numbers of points of the polylines of ``kind``, those of the keys left out."""
+        found = [attrs["points"].split() for tag, attrs in self.tags if tag == "polyline" and attrs["class"] == kind]
+        return [len(points) for points in found if points != ["0,4", "26,4"]]
+
+
+def write_stage(run: Path, name: str, steps: int, status: str = "finished", **more: object) -> dict[str, object]:
+    recipe = resolve_pretraining(name, "tiny")
+    (run / name / "metrics").mkdir(parents=True)
+    write_recipe(run / name, recipe)
+    lines = []
+    for step in range(1, steps + 1):
+        rate = recipe.schedule.lr((step - 1) * BATCH)
+        values = {"step": step, "tokens": step * BATCH, "loss": 8 - step / 100, "lr": rate, "tokens_per_second": 1000.0}
+        lines.append(json.dumps(values))
+        if step % 10 == 0:
+            lines.append(json.dumps({"step": step, "val_loss": 8.125 - step / 100}))
+    (run / name / "metrics/steps.jsonl").write_text("\n".join(lines) + "\n")
+    manifest = {"stage": name, "size": "tiny", "status": status, "parent": recipe.parent, "seconds": 75.0, "starts": 2}
+    manifest |= {"tokens": recipe.steps.value * BATCH, "tokenizer_fingerprint": "f" * 64, **more}
+    (run / name / "manifest.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def report(run: Path) -> tuple[str, Page]:
+    return write_report(run).read_text(), Page((run / "report.html").read_text())
+
+
+def assert_self_contained(page: Page, run: Path) -> None:
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    for _, attrs in page.tags:
+        assert not {"src", "srcset", "data", "xlink:href", "style"} & attrs.keys()
+        assert not any(name.startswith("on") for name in attrs)
+        href = attrs.get("href")
+        if href and href.startswith("#"):
+            assert href[1:] in anchors
+        elif href:
+            assert re.fullmatch(r"[a-z0-9_]+/[\w./%-]*", href)
+            assert (run / unquote(href)).exists()
+    assert "url(" not in page.words
+    assert "@import" not in page.words
+
+
+def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
+    data = {"code": {"weight": 0.2, "bin_sha256": "aa"}, "text": {"weight": 0.8, "bin_sha256": "bb"}}
+    ledger = {"aa": {"prefix": "code", "next_document": 120, "epochs": 0.31}}
+    first = write_stage(
+        *(tmp_path, "phase1", 153),
+        **{"checkpoint": "checkpoints/step=00000153", "validation_loss": 6.5, "unigram_entropy": 7.0},
+        **{"data": data, "ledger": ledger, "read_again": {"code": 1.5}},
+    )
+    (tmp_path / "phase1/checkpoints/step=00000153").mkdir(parents=True)
+    error = "<script>alert(1)</script> | a `b` [c](http://d)\n\x1b[31mCUDA out of memory"
+    second = write_stage(tmp_path, "phase2", 12, "failed", error=error)
+    markdown, page = report(tmp_path)
+
+    assert_self_contained(page, tmp_path)
+    assert [attrs["href"] for _, attrs in page.tags if attrs.get("href", "").startswith("#")] == ["#phase1", "#phase2"]
+    row = page.row("phase1")
+    assert row["tokens"] == row["tokens done"] == row["tokens of the run"] == f"{first['tokens']:,}"
+    assert (row["status"], row["steps"], row["wall time"], row["tokens/s"]) == (
+        "finished",
+        "153",
+        "1 min 15 s",
+        "1,000",
+    )
+    assert (row["validation loss"], row["unigram entropy"], row["below entropy"]) == ("6.500", "7.000", "7.1%")
+    row = page.row("phase2")
+    assert (row["status"], row["tokens"], row["tokens done"]) == ("failed", f"{second['tokens']:,}", f"{12 * BATCH:,}")
+    assert row["tokens of the run"] == f"{first['tokens'] + 12 * BATCH:,}"
+    assert row["validation loss"] == "-"
+
+    # the run's charts first, then each stage's
+    assert page.points("train") == [153, 12, 153, 12]
+    assert page.points("validation") == [15, 1, 15, 1]
+    assert page.points("applied")[2:] == [153, 12]
+    assert len(page.points("recipe")) == 4
+    assert min(page.points("recipe")) > 100
+    assert page.points("entropy") == [2]
+    assert ["code", "1", "20.00 %", "20.00 %"] in page.rows
+    assert ["code", "0.2", "120", "0.31"] in page.rows
+    assert ["text", "0.8", "-", "-"] in page.rows
+    assert "code (1.5 epochs)" in page.words
+
+    assert "<script>alert(1)</script> | a `b` [c](http://d)\n\N{REPLACEMENT CHARACTER}[31mCUDA" in page.words
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| a \\`b\\` \\[c\\](http://d)" in markdown
+    assert "\x1b" not in markdown
+    assert f"| phase2 | failed | {second['tokens']:,} | - | - | - | 75 | - | - | 12 |" in markdown
+    assert "could not be read" not in markdown
+
+
+def test_the_rate_applied_lies_on_the_recipes_curve(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 100, "running")
+    stage = read_run(tmp_path).stages[0]
+    assert len(stage.metrics.lr.points()) == 100
+    for tokens, rate, low, high in stage.metrics.lr.points():
+        assert rate == low == high == pytest.approx(stage.schedule.lr(tokens), rel=1e-12)
+
+
+def test_an_overridden_rate_is_the_one_drawn(tmp_path: Path) -> None:
+    (tmp_path / "phase1").mkdir()
+    recipe = resolve("phase1", "tiny", ["schedule.a=2.0"])
+    write_recipe(tmp_path / "phase1", recipe)
+    schedule = read_run(tmp_path).stages[0].schedule
+    assert schedule.lr(10**6) == recipe.schedule.lr(10**6) != resolve("phase1", "tiny").schedule.lr(10**6)
+
+
+def test_a_merge_names_its_parents(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase3", 3)
+    write_stage(tmp_path, "phase4", 3)
+    (tmp_path / "phase4/merge_manifest.json").write_text(
+        json.dumps(
+            {
+                "method": "task",
+                "weights": [0.25, 0.75],
+                "parents": ["phase3/a", {"path": "phase3/<b>", "stage": "phase3", "checkpoint": "b", "tokens": 2000}],
+                "base": {"path": "phase2"},
+            }
+        )
+    )
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged/merge_manifest.json").write_text(json.dumps({"parents": "x", "weights": None}))
+    markdown, page = report(tmp_path)
+    assert "Merge phase4/merge_manifest.json, method task" in page.words
+    assert ["phase3/a", "-", "-", "-", "0.25"] in page.rows
+    assert ["phase3/<b>", "phase3", "b", "2,000", "0.75"] in page.rows
+    assert ["phase2", "-", "-", "-", "base"] in page.rows
+    assert ["x", "-", "-", "-", "-"] in page.rows
+    assert "| phase3/&lt;b&gt; | phase3 | b | 2,000 | 0.75 |" in markdown
+    assert_self_contained(page, tmp_path)
+
+
+@pytest.mark.parametrize("by_prefix", [False, True])
+def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None:
+    shards = [{"prefix": f"web/{i}", "component": "common_crawl", "weight": 0.01, "epochs": 0.5} for i in range(60)]
+    shards += [{"prefix": "maths", "component": "math", "weight": 0.4, "next_document": 7}]
+    write_stage(tmp_path, "phase1", 3, data={shard.pop("prefix"): shard for shard in shards} if by_prefix else shards)
+    page = report(tmp_path)[1]
+    assert ["common_crawl", "60", "60.00 %", "59.00 %"] in page.rows
+    assert ["math", "1", "40.00 %", "7.00 %"] in page.rows
+    assert ["code", "-", "-", "20.00 %"] in page.rows
+    assert ["web/0", "0.01", "-", "0.5"] in page.rows
+    assert ["and 11 more", "-", "-", "-"] in page.rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "\udcff", '{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}', "[" * 10**5],
+)
+def test_a_damaged_manifest_does_not_end_the_report(tmp_path: Path, content: str) -> None:
+    write_stage(tmp_path, "phase1", 20, "running")
+    (tmp_path / "phase1/manifest.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    markdown, page = report(tmp_path)
+    assert page.row("phase1")["tokens"] == "-"
+    assert page.row("phase1")["tokens done"] == f"{20 * BATCH:,}"
+    assert page.points("train") == [20, 20]
+    assert ("phase1/manifest.json: damaged" in page.words) == ("status" not in content)
+    assert ("- phase1/manifest.json: damaged" in markdown) == ("status" not in content)
+    assert_self_contained(page, tmp_path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "phase1").mkdir()
+    page = report(tmp_path)[1]
+    for name in ("manifest.json", "recipe.yaml", "metrics/steps.jsonl"):
+        assert f"phase1/{name}: No such file or directory" in page.words
+    assert set(page.row("phase1").values()) == {"phase1", "-"}
+    assert page.words.count("nothing to draw yet") == 4
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "values: 3",
+        "{",
+        "size: 9b\nvalues: {}",
+        "size: tiny\nvalues: {schedule.a: {value: 4}}",
+        "size: tiny\nvalues: {" + ", ".join(f"schedule.{name}: {{value: [1]}}" for name in ("a", "b")) + "}",
+    ],
+)
+def test_a_damaged_recipe_leaves_its_curve_out(tmp_path: Path, recipe: str) -> None:
+    write_stage(tmp_path, "phase1", 5)
+    (tmp_path / "phase1/recipe.yaml").write_text(recipe)
+    page = report(tmp_path)[1]
+    assert "phase1/recipe.yaml: damaged" in page.words
+    assert page.points("recipe") == []
+    assert page.points("applied")[-1] == 5
+
+
+def test_a_recipe_with_a_number_out_of_all_bounds_is_damaged(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 5)
+    path = tmp_path / "phase1/recipe.yaml"
+    path.write_text(path.read_text().replace("value: -0.51", f"value: {2**63}"))
+    assert "phase1/recipe.yaml: damaged, OverflowError" in report(tmp_path)[1].words
+
+
+def test_damaged_lines_are_counted_and_a_cut_one_is_not(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 5)
+    with (tmp_path / "phase1/metrics/steps.jsonl").open("a") as file:
+        file.write('no json\n[1]\n{"step": 6, "tokens": 49152, "loss": NaN, "lr": 1e999}\n{"step": 7, "tok')
+    page = report(tmp_path)[1]
+    assert "phase1/metrics/steps.jsonl: damaged lines left out: 2" in page.words
+    assert "phase1/metrics/steps.jsonl: losses left out, no finite numbers: 1" in page.words
+    assert page.row("phase1")["steps"] == "6"
+    assert page.points("train") == [5, 5]
+
+
+@pytest.mark.parametrize("checkpoint", ["../../secret", "/etc", "javascript:alert(1)", "a\x00b", "gone", "x" * 5000])
+def test_a_checkpoint_elsewhere_is_no_link(tmp_path: Path, checkpoint: str) -> None:
+    write_stage(tmp_path, "phase1", 3, checkpoint=checkpoint)
+    markdown, page = report(tmp_path)
+    assert_self_contained(page, tmp_path)
+    assert not any("checkpoint" in row for row in page.rows)
+    assert "is not there" in page.words
+    assert "is not there" in markdown
+
+
+def test_a_folder_that_is_no_run_is_refused_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        write_report(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+    markdown, page = report(tmp_path)
+    assert "No stage has begun." in markdown
+    assert "No stage has begun." in page.words
+
+
+def test_a_curve_keeps_the_bounds_and_the_mean_of_many_points() -> None:
+    curve, count = Curve(), 12_345
+    for x in range(count):
+        curve.add(x, math.sin(x) + (50 if x == 7_000 else 0))
+    points = curve.points()
+    assert MOST_POINTS / 2 <= len(points) <= MOST_POINTS
+    assert [x for x, *_ in points] == sorted(x for x, *_ in points)
+    assert min(low for _, _, low, _ in points) == min(math.sin(x) for x in range(count))
+    assert max(high for *_, high in points) == math.sin(7_000) + 50
+    assert all(low <= y <= high for _, y, low, high in points)
+    # buckets of 32 points, the last one shorter
+    assert points[0][:2] == (15.5, pytest.approx(sum(map(math.sin, range(32))) / 32))
+
+
+def test_a_thinned_curve_is_drawn_with_its_band(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 1_200)
+    page = report(tmp_path)[1]
+    assert page.points("train") == [300, 300]
+    bands = [attrs["d"] for tag, attrs in page.tags if tag == "path" and attrs["class"] == "train"]
+    assert [len(re.findall(r"[\d.]+,[\d.]+", band)) for band in bands] == [600, 600]
