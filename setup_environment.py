@@ -55,7 +55,9 @@ def is_ready():
 
 def run(*command, check=True):
     """Run a command quietly; raise SetupError with its last line of error if it fails, unless it may."""
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     if done.returncode == 0 or not check:
         return
     if "No space left on device" in done.stderr:
@@ -66,7 +68,10 @@ def run(*command, check=True):
 
 def install():
     """Make .venv, install the pinned requirements and the package itself."""
-    print("setup: installing the pinned requirements into .venv (about 4 minutes and 3.2 GB, once)", flush=True)
+    print(
+        "setup: installing the pinned requirements into .venv (about 4 minutes and 3.2 GB, once)",
+        flush=True,
+    )
     started = time.time()
     run(sys.executable, "-m", "venv", "--clear", str(VENV))
     python = str(VENV / "bin" / "python")
@@ -75,7 +80,18 @@ def install():
     run(*pip, "-r", "requirements.txt", "-r", "requirements-test.txt", "-c", "requirements.lock")
     # pip compiles on one core, and the packages' own tests too; a file of another Python's syntax, which some packages
     # carry, is no failure
-    run(python, "-m", "compileall", "-qq", "-j", "0", "-x", "/tests/", str(VENV / "lib"), check=False)
+    run(
+        python,
+        "-m",
+        "compileall",
+        "-qq",
+        "-j",
+        "0",
+        "-x",
+        "/tests/",
+        str(VENV / "lib"),
+        check=False,
+    )
     # the package itself is built with the setuptools just installed, not with one fetched for it
     run(*pip, "--no-deps", "--no-build-isolation", "--editable", ".")
     (VENV / "ready").write_text(fingerprint())
@@ -95,7 +111,10 @@ def main():
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print("setup: the disk that holds .venv is full: free some space and run again", file=sys.stderr)
+        print(
+            "setup: the disk that holds .venv is full: free some space and run again",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

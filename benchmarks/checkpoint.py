@@ -127,7 +127,9 @@ class Timers:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             others, start = sum(self.seconds.values()), time.perf_counter()
             result = function(*args, **kwargs)
-            self.seconds[part] += time.perf_counter() - start - (sum(self.seconds.values()) - others)
+            self.seconds[part] += (
+                time.perf_counter() - start - (sum(self.seconds.values()) - others)
+            )
             return result
 
         return wrapper
@@ -181,7 +183,11 @@ def train(folder: Path, overrides: list[str]) -> dict[str, Any]:
     ):
         setattr(owner, name, timers.timed(part, getattr(owner, name)))
     for name in ("set_checkpoint_unfinished_marker", "remove_checkpoint_unfinished_marker"):
-        setattr(StageCheckpoint, name, staticmethod(timers.timed(MARKERS, getattr(StageCheckpoint, name))))
+        setattr(
+            StageCheckpoint,
+            name,
+            staticmethod(timers.timed(MARKERS, getattr(StageCheckpoint, name))),
+        )
     save = StageCheckpoint._save_checkpoint
 
     def save_checkpoint(self: StageCheckpoint, trainer: pl.Trainer, filepath: str) -> None:
@@ -200,7 +206,9 @@ def train(folder: Path, overrides: list[str]) -> dict[str, Any]:
             seconds = time.perf_counter() - self.started
             saved = WRITING in timers.seconds
             if trainer.global_step > KEPT * STEPS_A_SAVE:
-                steps.append({"step": seconds, **{part: timers.seconds[part] for part in PARTS if saved}})
+                steps.append(
+                    {"step": seconds, **{part: timers.seconds[part] for part in PARTS if saved}}
+                )
                 if saved:
                     copies.append(copy(newest(folder), folder / "copy"))
             os.sync()
@@ -265,7 +273,9 @@ class Restored(Exception):
 
 def load(folder: Path, overrides: list[str], checkpoint: Path) -> float:
     """Return the seconds that a resume from ``checkpoint`` takes; no step is trained."""
-    from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector as Connector
+    from lightning.pytorch.trainer.connectors.checkpoint_connector import (
+        _CheckpointConnector as Connector,
+    )
 
     stage = built(folder, overrides, checkpoint)
     moments = []
@@ -291,10 +301,16 @@ def load(folder: Path, overrides: list[str], checkpoint: Path) -> float:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params", type=float, default=2e8, help="parameters, about (2e8)")
-    parser.add_argument("--saves", type=int, default=5, help="measured ones, and loads of each kind (5)")
-    parser.add_argument("--scratch", type=Path, help="folder on the file system to measure (the temporary one)")
+    parser.add_argument(
+        "--saves", type=int, default=5, help="measured ones, and loads of each kind (5)"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="folder on the file system to measure (the temporary one)"
+    )
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     overrides = overrides_of(options.params, options.saves)
@@ -302,7 +318,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         folder = Path(scratch)
         write_shards(folder, 1, documents=100)
-        tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], tokenizer.MINIMUM_VOCAB_SIZE, folder / TOKENIZER)
+        tokenizer.train(
+            [tokenizer_files.FINGERPRINT_TEXT], tokenizer.MINIMUM_VOCAB_SIZE, folder / TOKENIZER
+        )
         trained = elsewhere(train, folder, overrides)
         checkpoint = newest(folder)
         size = sum(path.stat().st_size for path in files_of(checkpoint))
@@ -326,24 +344,41 @@ def main() -> None:
         return [name, *figures, f"{size / 1e6 / median:,.1f}", times]
 
     rows = [
-        row("save", [sum(step[part] for part in PARTS if part != REMOVAL) for step in saves], trained["copies"]),
+        row(
+            "save",
+            [sum(step[part] for part in PARTS if part != REMOVAL) for step in saves],
+            trained["copies"],
+        ),
         row("stall of training", stalls, trained["copies"]),
         row("copy with fsync", trained["copies"]),
     ]
     for state in (COLD, WARM):
-        rows += [row(f"load, {state}", loads[state], reads[state]), row(f"plain read, {state}", reads[state])]
+        rows += [
+            row(f"load, {state}", loads[state], reads[state]),
+            row(f"plain read, {state}", reads[state]),
+        ]
     columns = [f"{size / 1e6:,.1f} MB", "median s", "lowest", "highest", "MB/s", "time / limit"]
     report(columns, rows, f"{parameters / 1e6:,.1f}M parameters", f"{len(saves)} saves")
     parts = {part: [step[part] for step in saves] for part in PARTS}
-    parts["other"] = [stall - sum(step[part] for part in PARTS) for stall, step in zip(stalls, saves, strict=True)]
+    parts["other"] = [
+        stall - sum(step[part] for part in PARTS) for stall, step in zip(stalls, saves, strict=True)
+    ]
     parts |= {"the stall": stalls, "step without a save": plain}
     rows = [
-        [name, *(f"{1000 * value:,.2f}" for value in (statistics.median(seconds), min(seconds), max(seconds)))]
+        [
+            name,
+            *(
+                f"{1000 * value:,.2f}"
+                for value in (statistics.median(seconds), min(seconds), max(seconds))
+            ),
+        ]
         for name, seconds in parts.items()
     ]
     print_table(["of the stall", "median ms", "lowest", "highest"], rows)
     before, peak = trained["memory"]["before"], trained["memory"]["peak"]
-    print(f"peak memory of a save: {(peak - before) / 1e6:,.1f} MB above the {before / 1e6:,.1f} MB before it")
+    print(
+        f"peak memory of a save: {(peak - before) / 1e6:,.1f} MB above the {before / 1e6:,.1f} MB before it"
+    )
 
 
 if __name__ == "__main__":

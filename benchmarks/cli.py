@@ -26,7 +26,11 @@ BASELINE = "python -c pass"
 
 def report(columns: list[str], rows: list[list[str]], *details: str) -> None:
     """Print a table of figures, the machine they are of and the command that repeats them."""
-    names = [line.split(": ", 1)[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.split(": ", 1)[1]
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     processor = names[0] if names else platform.machine()
     print_table(columns, rows)
     print("machine:", ", ".join((f"{len(os.sched_getaffinity(0))} cores", processor, *details)))
@@ -42,12 +46,16 @@ def wall_time(command: list[str]) -> float:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=20, help="of each command (20)")
     options = parser.parse_args()
     script = Path(sys.executable).with_name("granite41")
     if not script.exists():
-        parser.error(f"no {script}: install the package with `pip install -e .` and run this with its interpreter")
+        parser.error(
+            f"no {script}: install the package with `pip install -e .` and run this with its interpreter"
+        )
     commands = {BASELINE: [sys.executable, "-c", "pass"]} | {
         f"granite41 {words}": [sys.executable, str(script), *words.split()] for words in COMMANDS
     }
@@ -59,11 +67,19 @@ def main() -> None:
                 seconds[name].append(taken)
     baseline = statistics.median(seconds[BASELINE])
     rows = [
-        [name, *(f"{1000 * value:.1f}" for value in (median, min(taken), max(taken))), f"{median / baseline:.2f}"]
+        [
+            name,
+            *(f"{1000 * value:.1f}" for value in (median, min(taken), max(taken))),
+            f"{median / baseline:.2f}",
+        ]
         for name, taken in seconds.items()
         for median in [statistics.median(taken)]
     ]
-    report(["command", "median ms", "min ms", "max ms", f"x {BASELINE}"], rows, f"Python {platform.python_version()}")
+    report(
+        ["command", "median ms", "min ms", "max ms", f"x {BASELINE}"],
+        rows,
+        f"Python {platform.python_version()}",
+    )
 
 
 if __name__ == "__main__":

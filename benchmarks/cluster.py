@@ -43,13 +43,27 @@ def seconds(command: Sequence[str | Path], environment: dict[str, str], rounds: 
 
 
 def dry_run(environment: dict[str, str], rounds: int) -> None:
-    chain = ["run", "phase1..lce_512k", "--size", "8b", "--on", "h100", "--data", "/data", "--dryrun"]
+    chain = [
+        "run",
+        "phase1..lce_512k",
+        "--size",
+        "8b",
+        "--on",
+        "h100",
+        "--data",
+        "/data",
+        "--dryrun",
+    ]
     ours = seconds([*GRANITE41, *chain], environment | {"USER": "somebody"}, rounds)
     theirs = seconds([sys.executable, "-c", "import nemo_run"], environment, rounds)
-    print(f"dry run of the whole chain: {ours:.2f} s; import nemo_run: {theirs:.2f} s, {theirs / ours:.1f} times that")
+    print(
+        f"dry run of the whole chain: {ours:.2f} s; import nemo_run: {theirs:.2f} s, {theirs / ours:.1f} times that"
+    )
 
 
-def submission(cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str]) -> None:
+def submission(
+    cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str]
+) -> None:
     for node in cluster.nodes:
         cluster.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=benchmark")
     for name, stages in (("one stage", "phase1"), ("whole chain", "phase1..lce_512k")):
@@ -61,18 +75,27 @@ def submission(cluster: local_cluster.LocalCluster, file: Path, folder: Path, en
         for script in scripts:
             cluster.run("sbatch", "--parsable", script)
         theirs = time.perf_counter() - start
-        print(f"submission, {name}, {len(scripts)} jobs: {ours:.2f} s; sbatch of the same scripts alone {theirs:.2f} s")
+        print(
+            f"submission, {name}, {len(scripts)} jobs: {ours:.2f} s; sbatch of the same scripts alone {theirs:.2f} s"
+        )
     cluster.run("scancel", "--user=root")
     for node in cluster.nodes:
         cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
 
 
-def restart(cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str]) -> None:
+def restart(
+    cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str]
+) -> None:
     run_folder = folder / "runs" / "restart"
     words = ["run", "phase1", "--size", "tiny", "--on", file, "--run-dir", run_folder, "--no-eval"]
-    subprocess.run([*GRANITE41, *words], env=environment, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    subprocess.run(
+        [*GRANITE41, *words], env=environment, check=True, stdout=subprocess.DEVNULL, cwd=ROOT
+    )
     job = json.loads((run_folder / "slurm/submitted.json").read_text())["jobs"]["phase1"]["id"]
-    metrics, events = run_folder / "phase1/metrics/steps.jsonl", run_folder / "slurm/phase1/events.jsonl"
+    metrics, events = (
+        run_folder / "phase1/metrics/steps.jsonl",
+        run_folder / "slurm/phase1/events.jsonl",
+    )
 
     def steps() -> int:
         return metrics.read_text().count('"loss"') if metrics.exists() else 0
@@ -87,8 +110,12 @@ def restart(cluster: local_cluster.LocalCluster, file: Path, folder: Path, envir
     cluster.run("scontrol", "requeue", job)
     started = wait(lambda: events.read_text().count("started") == 2)
     logs = f"slurm/experiments/*/*/phase1/log-*_{job}_1.out"
-    goes_on = wait(lambda: any("continues after step" in log.read_text() for log in run_folder.glob(logs)))
-    kept = int(re.findall(r"continues after step (\d+)", next(run_folder.glob(logs)).read_text())[0])
+    goes_on = wait(
+        lambda: any("continues after step" in log.read_text() for log in run_folder.glob(logs))
+    )
+    kept = int(
+        re.findall(r"continues after step (\d+)", next(run_folder.glob(logs)).read_text())[0]
+    )
     stepped = wait(lambda: steps() > kept)
     parts = {
         "until Slurm has started the job again": started - begin,
@@ -96,11 +123,19 @@ def restart(cluster: local_cluster.LocalCluster, file: Path, folder: Path, envir
         "first new step": stepped - goes_on,
     }
     told = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
-    print(f"restart: {stepped - begin:.1f} s from requeue to the first new step, after step {kept}: {told}")
+    print(
+        f"restart: {stepped - begin:.1f} s from requeue to the first new step, after step {kept}: {told}"
+    )
     cluster.run("scancel", "--user=root")
 
 
-def load(cluster: local_cluster.LocalCluster, file: Path, folder: Path, environment: dict[str, str], jobs: int) -> None:
+def load(
+    cluster: local_cluster.LocalCluster,
+    file: Path,
+    folder: Path,
+    environment: dict[str, str],
+    jobs: int,
+) -> None:
     program = f"""
 import sys
 from pathlib import PurePosixPath
@@ -112,7 +147,13 @@ submit(chain, load_cluster({str(file)!r}), PurePosixPath({str(folder / "runs/loa
 """
     for node in cluster.nodes:
         cluster.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=benchmark")
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
     status = [*GRANITE41, "status", "--run-dir", folder / "runs/load", "--json"]
     peer = f"""
 import nemo_run as run
@@ -122,7 +163,10 @@ slurm.SLURM_JOB_DIRS = {str(folder / "runs/load/slurm/.slurm_jobs")!r}
 with run.Experiment.from_title("load") as experiment:
     experiment.status(return_dict=True)
 """
-    for name, command in (("granite41 status", status), ("nemo-run's status", [sys.executable, "-c", peer])):
+    for name, command in (
+        ("granite41 status", status),
+        ("nemo-run's status", [sys.executable, "-c", peer]),
+    ):
         calls = folder / "calls"
         calls.write_text("")
         counted = environment | {"PATH": f"{_counting(folder, calls)}:{environment['PATH']}"}
@@ -146,10 +190,14 @@ def _counting(folder: Path, calls: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of the dry run (3)")
     parser.add_argument("--jobs", type=int, default=100, help="whose status is asked (100)")
-    parser.add_argument("--only", nargs="+", default=["dryrun", "submission", "restart", "load"], help="(all)")
+    parser.add_argument(
+        "--only", nargs="+", default=["dryrun", "submission", "restart", "load"], help="(all)"
+    )
     options = parser.parse_args()
     if reason := local_cluster.why_not():
         sys.exit(reason)
@@ -161,8 +209,18 @@ def main() -> None:
         local_cluster.running(Path(home)) as cluster,
     ):
         file = Path(shared) / "cluster.yaml"
-        compute = {"partition": "batch", "time_limit": "01:00:00", "gpu_type": "cpu", "gpus_per_node": 1}
-        content = {"account": "granite", "folder": shared, "python": sys.executable, "compute": compute}
+        compute = {
+            "partition": "batch",
+            "time_limit": "01:00:00",
+            "gpu_type": "cpu",
+            "gpus_per_node": 1,
+        }
+        content = {
+            "account": "granite",
+            "folder": shared,
+            "python": sys.executable,
+            "compute": compute,
+        }
         file.write_text(yaml.safe_dump(content))
         given = (cluster, file, Path(shared), os.environ | cluster.environment)
         if "submission" in options.only:

@@ -40,7 +40,9 @@ def write_shards(folder: Path, shards: int, documents: int) -> list[Path]:
     return prefixes
 
 
-def seconds_to_set_up(side: str, prefixes: list[Path], documents: int, tokenizer: Any, cache: Path) -> float:
+def seconds_to_set_up(
+    side: str, prefixes: list[Path], documents: int, tokenizer: Any, cache: Path
+) -> float:
     """Return the seconds that ``build`` of a new data module takes."""
     from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 
@@ -50,7 +52,11 @@ def seconds_to_set_up(side: str, prefixes: list[Path], documents: int, tokenizer
     names = ["a"] * half + ["b"] * (len(prefixes) - half)
     weights = [0.6 / half if name == "a" else 0.4 / (len(prefixes) - half) for name in names]
     settings: dict[str, Any] = {
-        "paths": [part for weight, prefix in zip(weights, prefixes, strict=True) for part in (weight, str(prefix))],
+        "paths": [
+            part
+            for weight, prefix in zip(weights, prefixes, strict=True)
+            for part in (weight, str(prefix))
+        ],
         "seq_length": SEQUENCE_LENGTH,
         "global_batch_size": BATCH,
         "micro_batch_size": BATCH,
@@ -59,7 +65,9 @@ def seconds_to_set_up(side: str, prefixes: list[Path], documents: int, tokenizer
         "index_mapping_dir": str(cache),
     }
     if side == OURS:
-        shards = {str(prefix): {"component": name} for prefix, name in zip(prefixes, names, strict=True)}
+        shards = {
+            str(prefix): {"component": name} for prefix, name in zip(prefixes, names, strict=True)
+        }
         module = GraniteDataModule(**settings, shards=shards)
     else:
         module = PreTrainingDataModule(**settings)
@@ -73,8 +81,12 @@ def seconds_to_set_up(side: str, prefixes: list[Path], documents: int, tokenizer
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000], help="how many (10 100 1000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shards", type=int, nargs="+", default=[10, 100, 1000], help="how many (10 100 1000)"
+    )
     parser.add_argument("--documents", type=int, default=20, help="of each shard (20)")
     parser.add_argument("--rounds", type=int, default=3, help="of each side (3)")
     options = parser.parse_args()
@@ -90,8 +102,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # Megatron asks for the rank where it caches indices
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=0, world_size=1)
-        tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], tokenizer.MINIMUM_VOCAB_SIZE, folder / "tokenizer")
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/group", rank=0, world_size=1
+        )
+        tokenizer.train(
+            [tokenizer_files.FINGERPRINT_TEXT], tokenizer.MINIMUM_VOCAB_SIZE, folder / "tokenizer"
+        )
         loaded = AutoTokenizer(str(folder / "tokenizer"))
         for turn, shards in enumerate((2, *options.shards)):
             data = folder / str(turn)
@@ -108,7 +124,10 @@ def main() -> None:
                 continue
             for state in ("cold", "warm"):
                 ours, peer = (statistics.median(seconds[side, state]) for side in (OURS, PEER))
-                figures = (f"{value:.3f}" for value in (ours, 1000 * ours / shards, peer, 1000 * peer / shards))
+                figures = (
+                    f"{value:.3f}"
+                    for value in (ours, 1000 * ours / shards, peer, 1000 * peer / shards)
+                )
                 rows.append([f"{shards:,} shards, {state}", *figures, f"{ours / peer:.2f}"])
     columns = ["set-up", f"{OURS} s", "ms a shard", f"{PEER} s", "ms a shard", "ratio"]
     report(columns, rows, f"{options.documents} documents a shard")

@@ -34,10 +34,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evaluation.ruler.generation import generate, read_metadata, samples_file
 from evaluation.ruler.lm_eval_task import write_task_file
 from evaluation.ruler.settings import TASKS
-from evaluation.suites import suite_of
+from evaluation.suites import get_suite
 from tests.helpers.eval_models import write_model
 
-HAND, COMMAND, START = "lm-eval by hand", "granite41 eval", "granite41 eval, until the first request"
+HAND, COMMAND, START = (
+    "lm-eval by hand",
+    "granite41 eval",
+    "granite41 eval, until the first request",
+)
 BY_HAND = """
 import logging, sys
 from lm_eval import simple_evaluate
@@ -59,7 +63,7 @@ assert len(samples) == len(files)
 """
 
 
-def seconds_of(command: list[str], log: Path) -> float:
+def parse_time_limit(command: list[str], log: Path) -> float:
     """Run ``command`` and return its seconds; it must succeed."""
     with log.open("w") as file:
         start = time.perf_counter()
@@ -107,7 +111,9 @@ def seconds_until_asked(command: list[str], positions: int, log: Path) -> float:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of each side (3)")
     parser.add_argument("--length", type=int, default=2048, help="tokens (2048)")
     parser.add_argument("--samples", type=int, default=8, help="of each task (8)")
@@ -119,25 +125,53 @@ def main() -> None:
         folder = Path(scratch)
         model, ruler = folder / "hf", folder / "ruler"
         write_model(model, options.length, hidden_size=64, layers=4)
-        generate(model, [options.length], options.samples, ruler, tasks=options.tasks, say=lambda line: None)
+        generate(
+            model,
+            [options.length],
+            options.samples,
+            ruler,
+            tasks=options.tasks,
+            say=lambda line: None,
+        )
         files = []
         for task in options.tasks:
             budget = read_metadata(ruler, task, options.length).settings["budget"]
-            metric = suite_of("long-context", "tiny").tasks[task].metric.partition(",")[0]
+            metric = get_suite("long-context", "tiny").tasks[task].metric.partition(",")[0]
             files.append(folder / f"{task}.yaml")
-            write_task_file(files[-1], f"{task}_task", samples_file(ruler, task, options.length), metric, budget)
+            write_task_file(
+                files[-1], f"{task}_task", samples_file(ruler, task, options.length), metric, budget
+            )
         script = str(Path(sys.executable).with_name("granite41"))
-        words = [script, "eval", "long-context", "--model", str(model), "--size", "tiny", "--ruler-samples", str(ruler)]
-        words += ["--samples", str(options.samples), "--lengths", str(options.length), "--output", str(folder / "out")]
+        words = [
+            script,
+            "eval",
+            "long-context",
+            "--model",
+            str(model),
+            "--size",
+            "tiny",
+            "--ruler-samples",
+            str(ruler),
+        ]
+        words += [
+            "--samples",
+            str(options.samples),
+            "--lengths",
+            str(options.length),
+            "--output",
+            str(folder / "out"),
+        ]
         words += ["--tasks", *options.tasks]
 
         def by_hand() -> None:
             (folder / "out").mkdir()
             arguments = [str(model), str(options.length), str(folder / "out"), *map(str, files)]
-            seconds[HAND].append(seconds_of([sys.executable, "-c", BY_HAND, *arguments], folder / "log"))
+            seconds[HAND].append(
+                parse_time_limit([sys.executable, "-c", BY_HAND, *arguments], folder / "log")
+            )
 
         def command() -> None:
-            seconds[COMMAND].append(seconds_of(words, folder / "log"))
+            seconds[COMMAND].append(parse_time_limit(words, folder / "log"))
 
         def start() -> None:
             seconds[START].append(seconds_until_asked(words, options.length, folder / "log"))
@@ -150,12 +184,21 @@ def main() -> None:
             sides.reverse()
     hand = statistics.median(seconds[HAND])
     rows = [
-        [name, *(f"{value:.2f}" for value in (median, min(taken), max(taken))), f"{median / hand:.3f}"]
+        [
+            name,
+            *(f"{value:.2f}" for value in (median, min(taken), max(taken))),
+            f"{median / hand:.3f}",
+        ]
         for name, taken in seconds.items()
         for median in [statistics.median(taken)]
     ]
     columns = ["RULER, tiny", "median s", "lowest", "highest", f"x {HAND}"]
-    report(columns, rows, f"{len(files)} tasks x {options.samples} at {options.length:,}", f"{options.rounds} rounds")
+    report(
+        columns,
+        rows,
+        f"{len(files)} tasks x {options.samples} at {options.length:,}",
+        f"{options.rounds} rounds",
+    )
     print(f"overhead of the runner: {100 * (statistics.median(seconds[COMMAND]) / hand - 1):.1f} %")
 
 

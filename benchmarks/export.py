@@ -54,9 +54,15 @@ def make_checkpoint(params: float, folder: Path) -> None:
     from recipes.model.bridge.from_hf import import_hf
 
     def count(layers: int) -> int:
-        return sum(weight.elements for weight in weights({**CONFIG, "head_dim": 64, "num_hidden_layers": layers}))
+        return sum(
+            weight.elements
+            for weight in weights({**CONFIG, "head_dim": 64, "num_hidden_layers": layers})
+        )
 
-    config = {**CONFIG, "num_hidden_layers": max(1, round((params - count(0)) / (count(1) - count(0))))}
+    config = {
+        **CONFIG,
+        "num_hidden_layers": max(1, round((params - count(0)) / (count(1) - count(0)))),
+    }
     torch.manual_seed(0)
     source = folder / "hf"
     source.mkdir()
@@ -69,7 +75,9 @@ def make_checkpoint(params: float, folder: Path) -> None:
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     del tensors
     tokenizer = Tokenizer(models.WordLevel({"<end>": 0, "<pad>": 1}, unk_token="<end>"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>").save_pretrained(source)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>"
+    ).save_pretrained(source)
     import_hf(source, folder / "nemo")
     shutil.rmtree(source)
 
@@ -91,21 +99,29 @@ def speed(action: Callable[[Path], object], reads: list[Path], target: Path, siz
 def memory(field: str) -> int:
     """Return a line of /proc/self/status, in bytes."""
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(field)))
+    return 1024 * int(
+        next(line.split()[1] for line in status.splitlines() if line.startswith(field))
+    )
 
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params", type=float, default=1e9)
     parser.add_argument("--max-shard-bytes", type=int, default=MAX_SHARD_BYTES)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--scratch", type=Path, help="folder on the file system to measure (the temporary one)")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder on the file system to measure (the temporary one)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         folder = Path(scratch)
         # in a process of its own, as it leaves NeMo and the model in memory
-        builder = multiprocessing.get_context("spawn").Process(target=make_checkpoint, args=(options.params, folder))
+        builder = multiprocessing.get_context("spawn").Process(
+            target=make_checkpoint, args=(options.params, folder)
+        )
         builder.start()
         builder.join()
         if builder.exitcode:
@@ -113,7 +129,12 @@ def main() -> None:
         checkpoint = sorted((folder / "nemo" / "weights").iterdir())
 
         def export(target: Path) -> None:
-            export_hf(folder / "nemo", target, max_shard_bytes=options.max_shard_bytes, say=lambda line: None)
+            export_hf(
+                folder / "nemo",
+                target,
+                max_shard_bytes=options.max_shard_bytes,
+                say=lambda line: None,
+            )
 
         def copy(target: Path) -> None:
             target.mkdir()
@@ -139,8 +160,12 @@ def main() -> None:
     print(f"{sum(sizes) / 1e9:.2f} GB of safetensors, {len(sizes)} files, {options.rounds} rounds")
     for name, found in speeds.items():
         print(f"{name}: {statistics.median(found):.0f} MB/s ({min(found):.0f} to {max(found):.0f})")
-    print(f"export / copy: {statistics.median(speeds['export']) / statistics.median(speeds['copy']):.2f}")
-    print(f"peak memory of the export: {peak / 1e6:.0f} MB above the {resident / 1e6:.0f} MB before it")
+    print(
+        f"export / copy: {statistics.median(speeds['export']) / statistics.median(speeds['copy']):.2f}"
+    )
+    print(
+        f"peak memory of the export: {peak / 1e6:.0f} MB above the {resident / 1e6:.0f} MB before it"
+    )
     print(f"largest shard: {max(sizes) / 1e6:.0f} MB; largest tensor: {tensor / 1e6:.0f} MB")
 
 

@@ -18,7 +18,7 @@ child's mark begins with its parent's memory). The difference is the largest bet
 Compared once on one small model and kept here: mergekit's linear rounds to bf16 after each operation, which differs
 from this project's by up to 7.8e-3 at numbers up to 1.6 (a step of bf16 there), in 35 % of the numbers; told to compute
 in fp32 (``dtype: float32, out_dtype: bfloat16``) in 0.16 %, by one step where the sum lies between two. Its slerp
-computes in fp32: 0.007 % differ by one step. On fp32 models both, and task_arithmetic, agree to 2.4e-7.
+needs_gpu in fp32: 0.007 % differ by one step. On fp32 models both, and task_arithmetic, agree to 2.4e-7.
 """
 
 import argparse
@@ -122,7 +122,9 @@ def make(folder: Path, params: float) -> None:
             size = 0
         shards[-1] |= weight.parts
         size += 2 * weight.elements
-    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    files = [
+        f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)
+    ]
     tokenizer = Tokenizer(models.WordLevel({"<end>": 0, "<pad>": 1}, unk_token="<end>"))
     for seed, name in enumerate("ab"):
         torch.manual_seed(seed)
@@ -130,14 +132,19 @@ def make(folder: Path, params: float) -> None:
         target.mkdir()
         (target / "config.json").write_text(json.dumps(config))
         index = {part: file for file, shard in zip(files, shards, strict=True) for part in shard}
-        (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        (target / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": index})
+        )
         for file, shard in zip(files, shards, strict=True):
-            tensors = {part: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.1) for part, shape in shard.items()}
+            tensors = {
+                part: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.1)
+                for part, shape in shard.items()
+            }
             save_file(tensors, target / file, metadata={"format": "pt"})
             del tensors
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>").save_pretrained(
-            target
-        )
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>"
+        ).save_pretrained(target)
 
 
 def compare(ours: Path, theirs: Path, result: Path) -> None:
@@ -155,7 +162,10 @@ def compare(ours: Path, theirs: Path, result: Path) -> None:
     largest, differing, numbers = 0.0, 0, 0
     for name, path in places_of(ours).items():
         # opened for each tensor: what was mapped before is released
-        with safe_open(path, framework="pt") as left, safe_open(places[name], framework="pt") as right:
+        with (
+            safe_open(path, framework="pt") as left,
+            safe_open(places[name], framework="pt") as right,
+        ):
             a, b = left.get_tensor(name), right.get_tensor(name)
             largest = max(largest, (a.float() - b.float()).abs().max().item())
             differing += int((a != b).sum())
@@ -174,11 +184,17 @@ def elsewhere(function: Callable, *args: object) -> None:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params", type=float, default=3e9)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mergekit", type=Path, help="a Python interpreter that has mergekit 0.1.4")
-    parser.add_argument("--scratch", type=Path, help="folder on the file system to measure (the temporary one)")
+    parser.add_argument(
+        "--mergekit", type=Path, help="a Python interpreter that has mergekit 0.1.4"
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="folder on the file system to measure (the temporary one)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         folder = Path(scratch)
@@ -189,22 +205,39 @@ def main() -> None:
         weights = {"first": round(1 - T, 9), "second": T}
         for method, text in MERGEKIT.items():
             script = Path(sys.executable).with_name("granite41")
-            words = ["merge", "--method", method, "--parents", a, b, "--weights", *weights.values(), "--output"]
+            words = [
+                "merge",
+                "--method",
+                method,
+                "--parents",
+                a,
+                b,
+                "--weights",
+                *weights.values(),
+                "--output",
+            ]
             commands[f"granite41 merge, {method}"] = [script, *words]
             if options.mergekit:
                 recipe = folder / f"{method}.yaml"
                 recipe.write_text(text.format(a=a, b=b, **weights))
-                commands[f"mergekit, {method}"] = [options.mergekit.with_name("mergekit-yaml"), recipe]
+                commands[f"mergekit, {method}"] = [
+                    options.mergekit.with_name("mergekit-yaml"),
+                    recipe,
+                ]
         figures: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         differences: dict[str, list[float]] = {}
         for number in range(options.rounds):
             for name, command in commands.items():
                 target = folder / name.replace(", ", "_").replace(" ", "_")
                 os.sync()
-                figures[name].append(run([*map(str, command), str(target)], {"HF_HUB_OFFLINE": "1"}))
+                figures[name].append(
+                    run([*map(str, command), str(target)], {"HF_HUB_OFFLINE": "1"})
+                )
                 method = name.rpartition(" ")[2]
                 if number == 0 and name.startswith("mergekit"):
-                    elsewhere(compare, folder / f"granite41_merge_{method}", target, folder / "difference")
+                    elsewhere(
+                        compare, folder / f"granite41_merge_{method}", target, folder / "difference"
+                    )
                     differences[method] = json.loads((folder / "difference").read_text())
                     shutil.rmtree(folder / f"granite41_merge_{method}")
                 if number or not options.mergekit or not name.startswith("granite41"):
@@ -215,13 +248,19 @@ def main() -> None:
             seconds = statistics.median(value for value, _ in found)
             memory = max(value for _, value in found)
             speed = 3 * model_bytes / 1e6 / seconds
-            rows.append([name, f"{seconds:.2f}", f"{speed:,.1f}", f"{seconds / copy:.2f}", f"{memory:.0f}"])
+            rows.append(
+                [name, f"{seconds:.2f}", f"{speed:,.1f}", f"{seconds / copy:.2f}", f"{memory:.0f}"]
+            )
         notes = [
             f"{method}: mergekit's differ by at most {largest:.2g}, {100 * part:.3f} % of the numbers differ"
             for method, (largest, part) in differences.items()
         ]
         size = f"2 models of {model_bytes / 1e9:.2f} GB"
-        report([size, "seconds", "MB/s read and written", "time / copy", "largest process, MB"], rows, *notes)
+        report(
+            [size, "seconds", "MB/s read and written", "time / copy", "largest process, MB"],
+            rows,
+            *notes,
+        )
 
 
 if __name__ == "__main__":

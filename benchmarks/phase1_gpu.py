@@ -65,14 +65,20 @@ def main() -> None:
     from megatron.core.transformer.module import Float16Module
 
     cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="3b" if cuda else "tiny", help="3b on a GPU, tiny on a CPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", default="3b" if cuda else "tiny", help="3b on a GPU, tiny on a CPU"
+    )
     parser.add_argument("--layers", type=int, default=4 if cuda else 2)
     parser.add_argument("--sequence-length", type=int, default=4096 if cuda else 64)
     parser.add_argument("--micro-batch-size", type=int, default=2, help="in sequences (2)")
     parser.add_argument("--micro-batches", type=int, default=4, help="of a step (4)")
     parser.add_argument("--steps", type=int, default=10, help="that are measured (10)")
-    parser.add_argument("--matmul", type=int, default=8192 if cuda else 512, help="rows of the square matrices")
+    parser.add_argument(
+        "--matmul", type=int, default=8192 if cuda else 512, help="rows of the square matrices"
+    )
     options = parser.parse_args()
 
     recipe = pretraining_recipe(
@@ -88,7 +94,10 @@ def main() -> None:
     # there is nothing to overlap with on one card
     buffers.overlap_grad_reduce = buffers.overlap_param_gather = False
     dtype = torch.bfloat16 if cuda else torch.float32
-    config.bf16, config.params_dtype = optimizer_config.bf16, optimizer_config.params_dtype = cuda, dtype
+    config.bf16, config.params_dtype = optimizer_config.bf16, optimizer_config.params_dtype = (
+        cuda,
+        dtype,
+    )
 
     torch.distributed.init_process_group(
         "nccl" if cuda else "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
@@ -96,19 +105,26 @@ def main() -> None:
     parallel_state.initialize_model_parallel(create_gloo_process_groups=False)
     tensor_parallel.model_parallel_cuda_manual_seed(1234)
     model = config.configure_model().cuda()
-    model = DistributedDataParallel(config, buffers, Float16Module(config, model) if cuda else model)
+    model = DistributedDataParallel(
+        config, buffers, Float16Module(config, model) if cuda else model
+    )
     optimizer = get_megatron_optimizer(optimizer_config, [model], use_gloo_process_groups=False)
 
     shape = (options.micro_batch_size, options.sequence_length + 1)
     tokens = torch.randint(config.vocab_size, shape, device="cuda")
-    positions = torch.arange(options.sequence_length, device="cuda").expand(options.micro_batch_size, -1)
+    positions = torch.arange(options.sequence_length, device="cuda").expand(
+        options.micro_batch_size, -1
+    )
     losses = []
 
     def step() -> None:
         model.zero_grad_buffer()
         optimizer.zero_grad()
         for _ in range(options.micro_batches):
-            loss = model(tokens[:, :-1], positions, None, labels=tokens[:, 1:]).mean() / options.micro_batches
+            loss = (
+                model(tokens[:, :-1], positions, None, labels=tokens[:, 1:]).mean()
+                / options.micro_batches
+            )
             loss.backward()
         finalize_model_grads([model])
         optimizer.step()
@@ -119,7 +135,12 @@ def main() -> None:
     speeds += matmul_speeds(options.matmul, dtype)
 
     matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
-    attention = config.num_layers * options.sequence_length * config.num_attention_heads * config.kv_channels
+    attention = (
+        config.num_layers
+        * options.sequence_length
+        * config.num_attention_heads
+        * config.kv_channels
+    )
     flops_per_token = 6 * matrices + 6 * attention
     tokens_per_step = options.micro_batches * options.micro_batch_size * options.sequence_length
     tokens_per_second = tokens_per_step / statistics.median(seconds)

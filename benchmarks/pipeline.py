@@ -29,7 +29,11 @@ from data_prep import tiny
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import MANIFEST, TOKENIZER, blend
 
-HAND, TRAINED, WHOLE = "llm.pretrain by hand", "granite41 run, until trained", "granite41 run, whole"
+HAND, TRAINED, WHOLE = (
+    "llm.pretrain by hand",
+    "granite41 run, until trained",
+    "granite41 run, whole",
+)
 BY_HAND = """
 import json, sys
 import fiddle
@@ -64,7 +68,9 @@ def arguments_of(data: Path, overrides: list[str], folder: Path) -> dict[str, An
     }
 
 
-def seconds_of(command: list[str], log: Path, manifest: Path | None = None) -> tuple[float, float]:
+def parse_time_limit(
+    command: list[str], log: Path, manifest: Path | None = None
+) -> tuple[float, float]:
     """Run ``command``; return the seconds until ``manifest`` says that the stage is finished, and until its end."""
     trained = None
     with log.open("w") as file:
@@ -78,16 +84,22 @@ def seconds_of(command: list[str], log: Path, manifest: Path | None = None) -> t
         process.wait()
         whole = time.perf_counter() - start
     if process.returncode or (manifest and trained is None):
-        raise SystemExit(f"{command[:3]} ended with {process.returncode}:\n{log.read_text()[-4000:]}")
+        raise SystemExit(
+            f"{command[:3]} ended with {process.returncode}:\n{log.read_text()[-4000:]}"
+        )
     return trained or whole, whole
 
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of each side (3)")
     parser.add_argument("--tokens", type=int, help="of the stage (tiny's own)")
-    parser.add_argument("--data", type=Path, help="a folder of prepared data (prepared in a temporary folder)")
+    parser.add_argument(
+        "--data", type=Path, help="a folder of prepared data (prepared in a temporary folder)"
+    )
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     overrides = [f"tokens={options.tokens}"] if options.tokens else []
@@ -101,14 +113,26 @@ def main() -> None:
 
         def by_hand() -> None:
             arguments = json.dumps(arguments_of(data, overrides, folder / "hand" / "phase1"))
-            _, whole = seconds_of([sys.executable, "-c", BY_HAND, arguments], folder / "log")
+            _, whole = parse_time_limit([sys.executable, "-c", BY_HAND, arguments], folder / "log")
             seconds[HAND].append(whole)
 
         def command() -> None:
             script = str(Path(sys.executable).with_name("granite41"))
-            words = ["run", "phase1", "--size", "tiny", "--on", "local", "--run-dir", str(folder / "run"), "--no-eval"]
+            words = [
+                "run",
+                "phase1",
+                "--size",
+                "tiny",
+                "--on",
+                "local",
+                "--run-dir",
+                str(folder / "run"),
+                "--no-eval",
+            ]
             manifest = folder / "run" / "phase1" / "manifest.json"
-            trained, whole = seconds_of([script, *words, "--data", str(data), *overrides], folder / "log", manifest)
+            trained, whole = parse_time_limit(
+                [script, *words, "--data", str(data), *overrides], folder / "log", manifest
+            )
             seconds[TRAINED].append(trained)
             seconds[WHOLE].append(whole)
 
@@ -121,13 +145,19 @@ def main() -> None:
             sides.reverse()
     hand = statistics.median(seconds[HAND])
     rows = [
-        [name, *(f"{value:.2f}" for value in (median, min(taken), max(taken))), f"{median / hand:.3f}"]
+        [
+            name,
+            *(f"{value:.2f}" for value in (median, min(taken), max(taken))),
+            f"{median / hand:.3f}",
+        ]
         for name, taken in seconds.items()
         for median in [statistics.median(taken)]
     ]
     columns = ["phase 1, tiny", "median s", "lowest", "highest", f"x {HAND}"]
     report(columns, rows, f"{recipe.steps.value} steps", f"{options.rounds} rounds")
-    print(f"overhead until the stage is trained: {100 * (statistics.median(seconds[TRAINED]) / hand - 1):.1f} %")
+    print(
+        f"overhead until the stage is trained: {100 * (statistics.median(seconds[TRAINED]) / hand - 1):.1f} %"
+    )
 
 
 if __name__ == "__main__":

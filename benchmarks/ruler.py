@@ -49,11 +49,20 @@ NEEDLES = {
     "niah_single_1": ("repeat", {"type_needle_k": "words", "type_needle_v": "numbers"}),
     "niah_single_2": ("essay", {"type_needle_k": "words", "type_needle_v": "numbers"}),
     "niah_single_3": ("essay", {"type_needle_k": "words", "type_needle_v": "uuids"}),
-    "niah_multikey_1": ("essay", {"type_needle_k": "words", "type_needle_v": "numbers", "num_needle_k": 4}),
+    "niah_multikey_1": (
+        "essay",
+        {"type_needle_k": "words", "type_needle_v": "numbers", "num_needle_k": 4},
+    ),
     "niah_multikey_2": ("needle", {"type_needle_k": "words", "type_needle_v": "numbers"}),
     "niah_multikey_3": ("needle", {"type_needle_k": "uuids", "type_needle_v": "uuids"}),
-    "niah_multivalue": ("essay", {"type_needle_k": "words", "type_needle_v": "numbers", "num_needle_v": 4}),
-    "niah_multiquery": ("essay", {"type_needle_k": "words", "type_needle_v": "numbers", "num_needle_q": 4}),
+    "niah_multivalue": (
+        "essay",
+        {"type_needle_k": "words", "type_needle_v": "numbers", "num_needle_v": 4},
+    ),
+    "niah_multiquery": (
+        "essay",
+        {"type_needle_k": "words", "type_needle_v": "numbers", "num_needle_q": 4},
+    ),
 }
 
 
@@ -69,7 +78,9 @@ def long_texts(length: int) -> corpora.Corpora:
     return texts
 
 
-def lm_eval_generator(task: str, texts: corpora.Corpora) -> tuple[Any, Callable[[Any, int, int], Any]]:
+def lm_eval_generator(
+    task: str, texts: corpora.Corpora
+) -> tuple[Any, Callable[[Any, int, int], Any]]:
     """Return lm-eval's module for ``task`` and a call of its generator: tokenizer, length, samples."""
     if task in NEEDLE_TASKS:
         import nltk
@@ -80,7 +91,11 @@ def lm_eval_generator(task: str, texts: corpora.Corpora) -> tuple[Any, Callable[
 
         prepare_niah.sent_tokenize = PunktSentenceTokenizer().tokenize
         kind, numbers = NEEDLES[task]
-        haystack = texts.essays.split(" ") if kind == "essay" else prepare_niah.get_haystack(type_haystack=kind)
+        haystack = (
+            texts.essays.split(" ")
+            if kind == "essay"
+            else prepare_niah.get_haystack(type_haystack=kind)
+        )
         return prepare_niah, lambda tokenizer, length, samples: prepare_niah.generate_samples(
             haystack,
             max_seq_length=length,
@@ -128,11 +143,17 @@ def lm_eval_generator(task: str, texts: corpora.Corpora) -> tuple[Any, Callable[
         for question in known.items
     ]
     return qa_utils, lambda tokenizer, length, samples: qa_utils.generate_samples(
-        tokenizer=tokenizer, docs=list(known.documents), qas=questions, num_samples=samples, max_seq_length=length
+        tokenizer=tokenizer,
+        docs=list(known.documents),
+        qas=questions,
+        num_samples=samples,
+        max_seq_length=length,
     )
 
 
-def time_lm_eval(connection: Any, task: str, texts: corpora.Corpora, folder: Path, length: int, samples: int) -> None:
+def time_lm_eval(
+    connection: Any, task: str, texts: corpora.Corpora, folder: Path, length: int, samples: int
+) -> None:
     """Send the seconds of set-up, the seconds of a sample and the peak memory in MB."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -161,7 +182,9 @@ def lm_eval(
     """Return what ``time_lm_eval`` sends, or None where it takes longer than ``timeout`` seconds or fails."""
     context = multiprocessing.get_context("fork")  # the import is there already
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=time_lm_eval, args=(theirs, task, texts, folder, length, samples))
+    process = context.Process(
+        target=time_lm_eval, args=(theirs, task, texts, folder, length, samples)
+    )
     process.start()
     theirs.close()
     try:
@@ -184,35 +207,73 @@ def time_ours(task: str, tables: Tables, length: int, samples: int) -> tuple[flo
     return ready - start, (time.process_time() - ready) / samples
 
 
-def time_whole(folder: Path, length: int, samples: int, tasks: list[str], workers: int) -> tuple[float, float, float]:
+def time_whole(
+    folder: Path, length: int, samples: int, tasks: list[str], workers: int
+) -> tuple[float, float, float]:
     """Return wall-clock seconds, processor seconds and megabytes of ``generate`` and its processes."""
     with tempfile.TemporaryDirectory() as output:
-        words = ["--generate", output, "--tokenizer", folder, "--lengths", length, "--samples", samples]
+        words = [
+            "--generate",
+            output,
+            "--tokenizer",
+            folder,
+            "--lengths",
+            length,
+            "--samples",
+            samples,
+        ]
         start, before = time.perf_counter(), os.times()
-        command = [sys.executable, __file__, *map(str, words), "--workers", str(workers), "--tasks", *tasks]
+        command = [
+            sys.executable,
+            __file__,
+            *map(str, words),
+            "--workers",
+            str(workers),
+            "--tasks",
+            *tasks,
+        ]
         process = psutil.Popen(command, stdout=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
             with contextlib.suppress(psutil.Error):  # one ended meanwhile
-                peak = max(peak, sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]))
+                peak = max(
+                    peak,
+                    sum(
+                        one.memory_info().rss
+                        for one in [process, *process.children(recursive=True)]
+                    ),
+                )
             time.sleep(0.1)
         if process.returncode:
             raise SystemExit(process.returncode)
         seconds, after = time.perf_counter() - start, os.times()
-        used = after.children_user + after.children_system - before.children_user - before.children_system
+        used = (
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
         return seconds, used, peak / 1e6
 
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096], help="tokens (4096)")
     parser.add_argument("--samples", type=int, default=20, help="of ours, of each task (20)")
-    parser.add_argument("--theirs", type=int, default=2, help="of lm-eval's, of each task; 0 leaves it out (2)")
+    parser.add_argument(
+        "--theirs", type=int, default=2, help="of lm-eval's, of each task; 0 leaves it out (2)"
+    )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="(all thirteen)")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds for one of lm-eval's tasks (60)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (one per processor)")
+    parser.add_argument(
+        "--timeout", type=float, default=60, help="seconds for one of lm-eval's tasks (60)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (one per processor)"
+    )
     parser.add_argument("--generate", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.generate:
@@ -233,7 +294,9 @@ def main() -> None:
             lm_eval_generator(task, texts)
         for length in options.lengths:
             for task in options.tasks:
-                peers[task, length] = lm_eval(task, texts, options.tokenizer, length, options.theirs, options.timeout)
+                peers[task, length] = lm_eval(
+                    task, texts, options.tokenizer, length, options.theirs, options.timeout
+                )
     tables = Tables(Counter(options.tokenizer), texts, max(options.lengths))
     rows, whole = [], []
     for length in options.lengths:
@@ -243,8 +306,15 @@ def main() -> None:
             theirs = peers.get((task, length))
             cells = ["-"] * 4
             if theirs:
-                cells = [f"{theirs[0]:.3f}", f"{theirs[1]:.5f}", f"{theirs[1] / each:.1f}", f"{theirs[2]:.0f}"]
-                sums = [total + one for total, one in zip(sums, (setup, each, *theirs[:2]), strict=True)]
+                cells = [
+                    f"{theirs[0]:.3f}",
+                    f"{theirs[1]:.5f}",
+                    f"{theirs[1] / each:.1f}",
+                    f"{theirs[2]:.0f}",
+                ]
+                sums = [
+                    total + one for total, one in zip(sums, (setup, each, *theirs[:2]), strict=True)
+                ]
             rows.append([f"{task} at {length}", f"{setup:.4f}", f"{each:.5f}", *cells])
         if sums[1]:
             setup, each, their_setup, theirs_each = sums
@@ -252,16 +322,37 @@ def main() -> None:
             rows[-1] += [f"{theirs_each:.5f}", f"{theirs_each / each:.1f}", "-"]
             ratio = (their_setup + SAMPLES * theirs_each) / (setup + SAMPLES * each)
             whole.append(f"ratio with set-up, {SAMPLES} samples at {length}: {ratio:.1f}")
-    columns = ["task", "set-up s", "s/sample", "lm-eval set-up s", "lm-eval s/sample", "ratio", "lm-eval MB"]
+    columns = [
+        "task",
+        "set-up s",
+        "s/sample",
+        "lm-eval set-up s",
+        "lm-eval s/sample",
+        "ratio",
+        "lm-eval MB",
+    ]
     report(columns, rows, f"lm-eval {version('lm-eval')}")
     rows = []
     for length in options.lengths:
-        wall, used, memory = time_whole(options.tokenizer, length, options.samples, options.tasks, options.workers)
+        wall, used, memory = time_whole(
+            options.tokenizer, length, options.samples, options.tasks, options.workers
+        )
         tokens = length * options.samples * len(options.tasks)
         rows.append([f"generate at {length}", f"{wall:.2f}", f"{used:.2f}", f"{tokens / wall:.0f}"])
         rows[-1] += [f"{1e6 * used / tokens:.4f}", f"{memory:.0f}"]
-    columns = ["all tasks", "seconds", "processor s", "tokens/s", "processor s per M tokens", "MB, all processes"]
-    report(columns, rows, f"{options.workers} workers, {options.samples} samples of {len(options.tasks)} tasks")
+    columns = [
+        "all tasks",
+        "seconds",
+        "processor s",
+        "tokens/s",
+        "processor s per M tokens",
+        "MB, all processes",
+    ]
+    report(
+        columns,
+        rows,
+        f"{options.workers} workers, {options.samples} samples of {len(options.tasks)} tasks",
+    )
     print(*whole, sep="\n")
 
 

@@ -98,7 +98,10 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> tuple[
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, **(environment or {})}
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
@@ -120,7 +123,16 @@ class Contest:
         """``granite41 data tokenize``; its output stays until the next run."""
         shutil.rmtree(self.output, ignore_errors=True)
         script = str(Path(sys.executable).with_name("granite41"))
-        words = ["--tokenizer", self.tokenizer, "--input", self.source, "--output", self.output, "--workers", WORKERS]
+        words = [
+            "--tokenizer",
+            self.tokenizer,
+            "--input",
+            self.source,
+            "--output",
+            self.output,
+            "--workers",
+            WORKERS,
+        ]
         return run([script, "data", "tokenize", *map(str, words)])
 
     def copy(self) -> tuple[float, float]:
@@ -134,14 +146,23 @@ class Contest:
     def megatron(self, checkout: Path) -> tuple[float, float, bool]:
         """Megatron-LM's tool, and whether its files hold what ours do."""
         prefix = self.folder / "megatron"
-        words = ["--input", self.source, "--output-prefix", prefix, "--append-eod", "--workers", WORKERS]
+        words = [
+            "--input",
+            self.source,
+            "--output-prefix",
+            prefix,
+            "--append-eod",
+            "--workers",
+            WORKERS,
+        ]
         words += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer]
         script = str(checkout / "tools/preprocess_data.py")
         result = run([sys.executable, script, *map(str, words)], {"PYTHONPATH": str(checkout)})
         theirs = Path(f"{prefix}_text_document.bin")
         with theirs.open("rb") as stream:
             same = all(
-                file.read_bytes() == stream.read(file.stat().st_size) for file in sorted(self.output.glob("*.bin"))
+                file.read_bytes() == stream.read(file.stat().st_size)
+                for file in sorted(self.output.glob("*.bin"))
             )
             same = same and not stream.read(1)
         theirs.unlink()
@@ -168,14 +189,22 @@ class Contest:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=float, default=200)
-    parser.add_argument("--large", type=float, default=2000, help="for the memory alone; 0 leaves it out")
+    parser.add_argument(
+        "--large", type=float, default=2000, help="for the memory alone; 0 leaves it out"
+    )
     parser.add_argument("--vocab-size", type=int, default=100352)
-    parser.add_argument("--training-megabytes", type=float, default=60, help="of text, to train the tokenizer on")
+    parser.add_argument(
+        "--training-megabytes", type=float, default=60, help="of text, to train the tokenizer on"
+    )
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--megatron-lm", type=Path, help="a checkout of Megatron-LM core_v0.13.1")
-    parser.add_argument("--datatrove", type=Path, help="a Python interpreter that has datatrove 0.10.1")
+    parser.add_argument(
+        "--datatrove", type=Path, help="a Python interpreter that has datatrove 0.10.1"
+    )
     parser.add_argument("--scratch", type=Path, help="folder for the files (the temporary one)")
     options = parser.parse_args()
     if importlib.util.find_spec("gigatoken") is None:
@@ -205,7 +234,9 @@ def main() -> None:
         if options.megatron_lm:
             *figures, same = contest.megatron(options.megatron_lm)
             slow["Megatron-LM preprocess_data.py"] = (figures[0], figures[1])
-            notes.append(f"tokens on disk {'identical to' if same else 'DIFFERENT from'} Megatron-LM's")
+            notes.append(
+                f"tokens on disk {'identical to' if same else 'DIFFERENT from'} Megatron-LM's"
+            )
         if options.datatrove:
             slow["datatrove MegatronDocumentTokenizer"] = contest.datatrove(options.datatrove)
         rounds()
@@ -216,18 +247,38 @@ def main() -> None:
             "file copy": (statistics.median(seconds for seconds, _ in copies), copies[0][1]),
         }
         for name, (seconds, memory) in contestants.items():
-            rows.append([name, f"{seconds:.2f}", f"{size / seconds:.2f}", f"{seconds / fastest:.3f}", f"{memory:.0f}"])
+            rows.append(
+                [
+                    name,
+                    f"{seconds:.2f}",
+                    f"{size / seconds:.2f}",
+                    f"{seconds / fastest:.3f}",
+                    f"{memory:.0f}",
+                ]
+            )
         if options.large:
             source.unlink()
             contest.source = folder / "large.jsonl"
             seconds, memory = contest.ours()
             megabytes = contest.source.stat().st_size / 1e6
             rows.append(
-                [f"granite41 data tokenize, {megabytes:.0f} MB", f"{seconds:.2f}", f"{megabytes / seconds:.2f}"]
+                [
+                    f"granite41 data tokenize, {megabytes:.0f} MB",
+                    f"{seconds:.2f}",
+                    f"{megabytes / seconds:.2f}",
+                ]
             )
             rows[-1] += ["-", f"{memory:.0f}"]
-            notes.append(f"memory {memory / contestants['granite41 data tokenize'][1]:.2f} times that of {size:.0f} MB")
-        columns = [f"{size:.0f} MB of JSON lines", "seconds", "MB/s", "time / ours", "largest process, MB"]
+            notes.append(
+                f"memory {memory / contestants['granite41 data tokenize'][1]:.2f} times that of {size:.0f} MB"
+            )
+        columns = [
+            f"{size:.0f} MB of JSON lines",
+            "seconds",
+            "MB/s",
+            "time / ours",
+            "largest process, MB",
+        ]
         report(columns, rows, f"{options.vocab_size:,} entries, {WORKERS} workers", *notes)
 
 

@@ -86,7 +86,12 @@ class Turns:
 
 
 def start(
-    side: Callable, options: argparse.Namespace, overrides: list[str], folder: Path, pipe: Connection, log: Path
+    side: Callable,
+    options: argparse.Namespace,
+    overrides: list[str],
+    folder: Path,
+    pipe: Connection,
+    log: Path,
 ) -> None:
     """Run a side in this fresh process, with its output in ``log``."""
     with log.open("w") as file:
@@ -174,7 +179,9 @@ def core_alone(losses: Callable, repetitions: int) -> dict[str, Any]:
     class Count(TorchFunctionMode):
         calls = 0
 
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             self.calls += 1
             return func(*args, **(kwargs or {}))
 
@@ -190,7 +197,9 @@ def core_alone(losses: Callable, repetitions: int) -> dict[str, Any]:
     def medians(function: Callable, turns: int) -> list[float]:
         seconds: list[list[float]] = [[], []]
         for _ in range(turns):
-            for mode, taken in zip((nullcontext, torch._C.DisableTorchFunction), seconds, strict=True):
+            for mode, taken in zip(
+                (nullcontext, torch._C.DisableTorchFunction), seconds, strict=True
+            ):
                 with mode():
                     start = time.perf_counter()
                     function()
@@ -225,7 +234,10 @@ def peer_side(
     from transformers import GraniteConfig, GraniteForCausalLM
 
     size, settings = recipe.model, recipe.optimizer
-    sequence_length, global_batch_size = recipe.sequence_length.value, recipe.global_batch_size.value
+    sequence_length, global_batch_size = (
+        recipe.sequence_length.value,
+        recipe.global_batch_size.value,
+    )
     micro_batch_size = recipe.parallelism.micro_batch_size.value
     random = np.random.default_rng(recipe.seed.value)
     torch.manual_seed(recipe.seed.value)
@@ -265,7 +277,10 @@ def peer_side(
         weight_decay=settings.weight_decay.value,
     )
     # two bytes a token is Megatron's choice for a vocabulary this small
-    files = [np.memmap(options.data / f"{prefix}.bin", dtype=np.uint16, mode="r") for _, prefix in blended]
+    files = [
+        np.memmap(options.data / f"{prefix}.bin", dtype=np.uint16, mode="r")
+        for _, prefix in blended
+    ]
     weights = [weight for weight, _ in blended]
 
     def micro_batch() -> torch.Tensor:
@@ -280,13 +295,18 @@ def peer_side(
 
     def update(step: int) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = recipe.schedule.lr(step * recipe.tokens_per_batch.value) * group["lr_mult"]
+            group["lr"] = (
+                recipe.schedule.lr(step * recipe.tokens_per_batch.value) * group["lr_mult"]
+            )
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_clip.value)
         optimizer.step()
         optimizer.zero_grad()
 
     next_batch, forward = turns.timed("data", micro_batch), turns.timed("forward", loss_of)
-    backward, update = turns.timed("backward", torch.Tensor.backward), turns.timed("optimizer", update)
+    backward, update = (
+        turns.timed("backward", torch.Tensor.backward),
+        turns.timed("optimizer", update),
+    )
     micro_batches = global_batch_size // micro_batch_size
     for block in range(options.blocks):
         turns.begin()
@@ -312,11 +332,19 @@ def take_turn(pipe: Connection, log: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the comparison and print its figures."""
     cores = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=20, help="of a block (20)")
-    parser.add_argument("--blocks", type=int, default=7, help="of each side, the first of them left out (7)")
-    parser.add_argument("--data", type=Path, help="a folder of prepared data (prepared in a temporary folder)")
-    parser.add_argument("--threads", type=int, default=cores, help=f"of torch, on each side ({cores})")
+    parser.add_argument(
+        "--blocks", type=int, default=7, help="of each side, the first of them left out (7)"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="a folder of prepared data (prepared in a temporary folder)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=cores, help=f"of torch, on each side ({cores})"
+    )
     options = parser.parse_args()
     if options.blocks < 2:
         parser.error("--blocks: at least 2, as the first is left out")
@@ -345,25 +373,39 @@ def main() -> None:
                 turn = take_turn(pipes[name], logs[name])
                 losses[name] = turn.get("loss", math.nan)
                 if block:
-                    blocks[name].append({part: s / options.steps for part, s in turn["seconds"].items()})
+                    blocks[name].append(
+                        {part: s / options.steps for part, s in turn["seconds"].items()}
+                    )
             order.reverse()
         core = take_turn(pipes[NEMO], logs[NEMO])
         for process in processes:
             process.join()
 
     def row(label: str, digits: int, figures: dict[str, list[float]]) -> list[str]:
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(figures[NEMO], figures[PEER], strict=True))
+        ratio = statistics.median(
+            ours / theirs for ours, theirs in zip(figures[NEMO], figures[PEER], strict=True)
+        )
         medians = [f"{statistics.median(figures[name]):,.{digits}f}" for name in (NEMO, PEER)]
         return [label, *medians, f"{ratio:.2f}"]
 
     rows = [
-        row(f"{part}, ms", 3, {name: [1000 * block[part] for block in blocks[name]] for name in blocks})
+        row(
+            f"{part}, ms",
+            3,
+            {name: [1000 * block[part] for block in blocks[name]] for name in blocks},
+        )
         for part in (*PARTS, "rest", "step")
     ]
     speeds = {name: [tokens_per_step / block["step"] for block in blocks[name]] for name in blocks}
     rows.append(row("tokens/s", 0, speeds))
     for label, extreme in (("lowest", min), ("highest", max)):
-        rows.append([f"tokens/s, {label} block", *(f"{extreme(found):,.0f}" for found in speeds.values()), "-"])
+        rows.append(
+            [
+                f"tokens/s, {label} block",
+                *(f"{extreme(found):,.0f}" for found in speeds.values()),
+                "-",
+            ]
+        )
     rows.append(["loss of the last step", f"{losses[NEMO]:.3f}", f"{losses[PEER]:.3f}", "-"])
     size = f"{options.blocks - 1} blocks of {options.steps} steps of {tokens_per_step:,} tokens"
     report(["a step", NEMO, PEER, "ratio"], rows, f"{options.threads} torch threads", size)
@@ -372,7 +414,9 @@ def main() -> None:
         ("forward and backward, ms", core["step"], 1e3),
         ("small call, us", core["call"], 1e6),
     ):
-        rows.append([label, *(f"{unit * value:.3f}" for value in seconds), f"{seconds[0] / seconds[1]:.3f}"])
+        rows.append(
+            [label, *(f"{unit * value:.3f}" for value in seconds), f"{seconds[0] / seconds[1]:.3f}"]
+        )
     rows.append(["calls in forward and backward", f"{core['calls']:,}", f"{core['calls']:,}", "-"])
     print_table(["Megatron-Core alone", "with the CPU backend", "without", "ratio"], rows)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.indexed import token_type
 from recipes.common.errors import UserError
-from recipes.common.files import whole_folder
+from recipes.common.files import atomic_directory
 from recipes.common.tokenizer_files import fingerprint, vocab_size
 from recipes.runs.data_folder import MANIFEST, TOKENIZER
 
@@ -42,7 +42,9 @@ def parse_components(words: Sequence[str]) -> dict[str, list[Source]]:
     for word in words:
         name, equals, rest = word.partition("=")
         if not (name and equals and rest):
-            raise UserError(f"{word}: expected NAME=DIR or NAME=DIR:WEIGHT, such as code=prepared/code; name both")
+            raise UserError(
+                f"{word}: expected NAME=DIR or NAME=DIR:WEIGHT, such as code=prepared/code; name both"
+            )
         folder, colon, weight = rest.rpartition(":")
         try:
             source = Source(Path(folder), float(weight)) if colon else Source(Path(rest))
@@ -55,14 +57,18 @@ def parse_components(words: Sequence[str]) -> dict[str, list[Source]]:
             raise UserError(
                 f"{name}: {len(weights)} of {len(sources)} sources have a weight; give all of them one, or none"
             )
-        if any(not math.isfinite(weight) or weight < 0 for weight in weights) or (weights and not sum(weights)):
+        if any(not math.isfinite(weight) or weight < 0 for weight in weights) or (
+            weights and not sum(weights)
+        ):
             raise UserError(
                 f"{name}: its sources have weights {weights}, expected none below 0 and one above; correct them"
             )
     return components
 
 
-def assemble(output: Path, tokenizer: Path, components: Mapping[str, Sequence[Source]]) -> dict[str, Any]:
+def assemble(
+    output: Path, tokenizer: Path, components: Mapping[str, Sequence[Source]]
+) -> dict[str, Any]:
     """Write the data folder ``output``, which appears whole or not at all; the components' files stay where they are.
 
     Args:
@@ -109,7 +115,11 @@ def assemble(output: Path, tokenizer: Path, components: Mapping[str, Sequence[So
                         f"leave one of them out"
                     )
                 seen[shard["bin_sha256"]] = prefix
-                share = {} if weight is None else {"share": weight / whole * shard["tokens"] / component["tokens"]}
+                share = (
+                    {}
+                    if weight is None
+                    else {"share": weight / whole * shard["tokens"] / component["tokens"]}
+                )
                 relative = os.path.relpath(prefix.resolve(), output.resolve())
                 part["shards"].append({**shard, "prefix": relative, **share})
             for key in _ADDED_UP:
@@ -117,18 +127,22 @@ def assemble(output: Path, tokenizer: Path, components: Mapping[str, Sequence[So
             part["sources"].update(component["sources"])
             part["licences"].update(component["licences"])
             if component["packed_tokens"]:
-                part["packed_tokens"] = max(part.get("packed_tokens", 0), component["packed_tokens"])
+                part["packed_tokens"] = max(
+                    part.get("packed_tokens", 0), component["packed_tokens"]
+                )
         parts[name] = part
     manifest = {
         "components": parts,
         "tokenizer": {"folder": TOKENIZER, "vocab_size": entries, "fingerprint": expected},
     }
-    with whole_folder(output) as partial:
+    with atomic_directory(output) as partial:
         (partial / TOKENIZER).mkdir()
         for file in TOKENIZER_FILES:
             if (tokenizer / file).exists():
                 shutil.copyfile(tokenizer / file, partial / TOKENIZER / file)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_text(
+            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return manifest
 
 
@@ -148,10 +162,20 @@ def _read(folder: Path) -> dict[str, Any]:
             f"finish it with `granite41 data tokenize --output {folder}`"
         ) from error
     if sums != stated:
-        raise UserError(f"{path}: states {stated} but its shards add up to {sums}; tokenize the component again")
+        raise UserError(
+            f"{path}: states {stated} but its shards add up to {sums}; tokenize the component again"
+        )
     if not manifest["documents"]:
-        raise UserError(f"{path}: the component holds no document, expected text; leave it out or tokenize some")
-    return {"fingerprint": found, "shards": manifest["shards"], "packed_tokens": packed, **stated, **told}
+        raise UserError(
+            f"{path}: the component holds no document, expected text; leave it out or tokenize some"
+        )
+    return {
+        "fingerprint": found,
+        "shards": manifest["shards"],
+        "packed_tokens": packed,
+        **stated,
+        **told,
+    }
 
 
 def _check_files(prefix: Path, shard: Mapping[str, Any], dtype: np.dtype) -> None:
@@ -163,7 +187,9 @@ def _check_files(prefix: Path, shard: Mapping[str, Any], dtype: np.dtype) -> Non
     for kind, size in expected.items():
         file = Path(f"{prefix}.{kind}")
         if not file.is_file():
-            raise UserError(f"{file}: no such file, but the manifest beside it names it; tokenize the component again")
+            raise UserError(
+                f"{file}: no such file, but the manifest beside it names it; tokenize the component again"
+            )
         if file.stat().st_size != size:
             raise UserError(
                 f"{file}: has {file.stat().st_size:,} bytes but the manifest's {shard['documents']:,} documents of "

@@ -75,7 +75,7 @@ def size_of(inputs: Iterable[str]) -> int:
     return sum(file.stat().st_size for name in names for file in _files(Path(name)))
 
 
-def parts_of(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
+def split_inputs(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
     """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder stands for its files, sorted.
 
     A folder's hidden files, and the records that ``granite41 data`` writes beside documents, are left out.
@@ -104,7 +104,7 @@ def read(
     """Yield a part's documents in order; memory is bounded by the longest of them.
 
     Args:
-        part: of :func:`parts_of`.
+        part: of :func:`split_inputs`.
         field: the records' field that holds the text. ``a+b`` joins fields by an empty line, ``a[].b`` the field b of
             each item of a list, ``a[]`` the turns of a conversation (``content`` or ``value``, without roles). A plain
             text file is one document and has no fields.
@@ -127,7 +127,7 @@ def read(
     for record, row in enumerate(rows, 1):
         if row is None:
             continue
-        text = _text_of(row, field)
+        text = _get_text(row, field)
         if isinstance(text, _Damaged):
             on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
         else:
@@ -165,18 +165,26 @@ class _Damaged:
     reason: str
 
 
-def _text_of(row: Any, field: str) -> str | _Damaged:
+def _get_text(row: Any, field: str) -> str | _Damaged:
     """The text of a row by ``field``, as :func:`read` explains it."""
     if isinstance(row, _Damaged):
         return row
     if not isinstance(row, dict):
-        return _Damaged(f"holds {type(row).__name__}, expected an object with the field {field!r}; repair it")
+        return _Damaged(
+            f"holds {type(row).__name__}, expected an object with the field {field!r}; repair it"
+        )
     values = []
     for term in _terms(field, row):
         name, items, inner = term.partition("[]")
         if name not in row:
-            return _Damaged(f"no field {name!r} among {', '.join(sorted(row)[:8])}; name the field that holds the text")
-        values += [_of_item(item, inner.removeprefix(".")) for item in row[name] or ()] if items else [row[name]]
+            return _Damaged(
+                f"no field {name!r} among {', '.join(sorted(row)[:8])}; name the field that holds the text"
+            )
+        values += (
+            [_of_item(item, inner.removeprefix(".")) for item in row[name] or ()]
+            if items
+            else [row[name]]
+        )
     for value in values:
         if not isinstance(value, str) and not (value is None and len(values) > 1):
             return _Damaged(
@@ -234,7 +242,9 @@ def _files(path: Path) -> list[Path]:
                 continue
             files.append(file)
         if not files:
-            raise UserError(f"{path}: holds no file that can be read, expected JSON lines, parquet or text; check it")
+            raise UserError(
+                f"{path}: holds no file that can be read, expected JSON lines, parquet or text; check it"
+            )
         return files
     return [path]
 
@@ -250,7 +260,9 @@ def _file_parts(file: Path, piece_bytes: int) -> list[Part]:
             metadata = pq.ParquetFile(file).metadata
         rows = max(1, metadata.num_rows)
         # the file's bytes, shared out by rows: footers state other sizes
-        groups = [metadata.row_group(i).num_rows * size // rows for i in range(metadata.num_row_groups)]
+        groups = [
+            metadata.row_group(i).num_rows * size // rows for i in range(metadata.num_row_groups)
+        ]
         return [Part(str(file), i, i + 1, weight) for i, weight in enumerate(groups)]
     if kind in TEXT or _is_compressed(file.name):
         return [Part(str(file), 0, 1, size)]
@@ -301,7 +313,9 @@ def _lines(part: Part) -> Iterator[bytes]:
             yield line
 
 
-_counted: dict[tuple[str, int, int], tuple[int, int]] = {}  # a file, its size and time: line feeds before an offset
+_counted: dict[
+    tuple[str, int, int], tuple[int, int]
+] = {}  # a file, its size and time: line feeds before an offset
 
 
 def _lines_before(file: Path, offset: int) -> int:
@@ -338,8 +352,14 @@ def _parquet_rows(part: Part, field: str, others: tuple[str, ...] | None) -> Ite
         file = pq.ParquetFile(part.input)
         names = file.schema_arrow.names
         needed = {term.partition("[]")[0] for term in _terms(field, names)}
-        columns = names if others is None else [name for name in names if name in needed or name in others]
-        for batch in file.iter_batches(_ROWS, row_groups=range(part.start, part.stop), columns=columns):
+        columns = (
+            names
+            if others is None
+            else [name for name in names if name in needed or name in others]
+        )
+        for batch in file.iter_batches(
+            _ROWS, row_groups=range(part.start, part.stop), columns=columns
+        ):
             if not needed <= set(names):
                 # without the text nothing else is read; say which fields there are
                 yield from [dict.fromkeys(names)] * batch.num_rows
@@ -363,14 +383,18 @@ def _damage(name: str) -> Iterator[None]:
     try:
         yield
     except EOFError as error:
-        raise UserError(f"{name}: is truncated, expected a complete file; fetch it again") from error
+        raise UserError(
+            f"{name}: is truncated, expected a complete file; fetch it again"
+        ) from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{name}: is damaged ({error}), expected gzip; fetch it again") from error
     except UserError:
         raise
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise UserError(f"{name}: cannot be read ({os.strerror(error.errno)}); check it") from error
+            raise UserError(
+                f"{name}: cannot be read ({os.strerror(error.errno)}); check it"
+            ) from error
         raise UserError(
             f"{name}: is truncated or damaged ({str(error).splitlines()[0][:100]}); fetch it again"
         ) from error
@@ -452,7 +476,9 @@ def _hub_name(name: str) -> _HubName:
         short, _, glob = rest.partition("/")
         repository = f"{owner}/{short}" if short else owner
     if not repository or ":" in split:
-        raise UserError(f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train")
+        raise UserError(
+            f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train"
+        )
     return _HubName(repository, glob, revision, configuration, split or "train")
 
 
@@ -464,7 +490,10 @@ def _hub_parts(name: str) -> list[Part]:
 
         with _reach(name):
             wanted = replace(wanted, revision=HfApi().dataset_info(wanted.repository).sha or "")
-    return [Part(str(wanted), shard, shard + 1, 0) for shard in range(_hub_stream(str(wanted)).num_shards)]
+    return [
+        Part(str(wanted), shard, shard + 1, 0)
+        for shard in range(_hub_stream(str(wanted)).num_shards)
+    ]
 
 
 def _hub_rows(part: Part) -> Iterator[Any]:
@@ -485,7 +514,10 @@ def _hub_stream(name: str) -> Any:
             kind = "parquet" if wanted.glob.endswith(PARQUET) else "json"
             return datasets.load_dataset(kind, data_files={wanted.split: files}, **options)
         return datasets.load_dataset(
-            wanted.repository, wanted.configuration or None, revision=wanted.revision or None, **options
+            wanted.repository,
+            wanted.configuration or None,
+            revision=wanted.revision or None,
+            **options,
         )
 
 

@@ -18,7 +18,9 @@ from recipes.common.errors import UserError
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
 _CODES = {np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
-_HEADER = struct.Struct("<9sQBQQ")  # magic, version, code of the token type, sequences, documents + 1
+_HEADER = struct.Struct(
+    "<9sQBQQ"
+)  # magic, version, code of the token type, sequences, documents + 1
 _BATCH = 256  # documents encoded at a time, by all cores; bounds the memory
 
 
@@ -61,7 +63,12 @@ class Writer:
         pointers = (ends - lengths) * self.dtype.itemsize
         sha256 = hashlib.sha256()
         with Path(f"{self.prefix}.idx").open("wb") as stream:
-            for piece in (header, lengths.data, pointers.data, np.arange(len(lengths) + 1, dtype=np.int64).data):
+            for piece in (
+                header,
+                lengths.data,
+                pointers.data,
+                np.arange(len(lengths) + 1, dtype=np.int64).data,
+            ):
                 stream.write(piece)
                 sha256.update(piece)
         return {"bin_sha256": self._sha256.hexdigest(), "idx_sha256": sha256.hexdigest()}
@@ -75,7 +82,9 @@ def lengths(prefix: Path) -> np.ndarray:
     """
     file = Path(f"{prefix}.idx")
     if not file.is_file():
-        raise UserError(f"{file}: no such file, expected Megatron's index; check the path or write it again")
+        raise UserError(
+            f"{file}: no such file, expected Megatron's index; check the path or write it again"
+        )
     with file.open("rb") as stream:
         header = stream.read(_HEADER.size)
         magic, version, _, sequences, marks = (
@@ -84,12 +93,21 @@ def lengths(prefix: Path) -> np.ndarray:
         if magic != _MAGIC or version != _VERSION:
             raise UserError(f"{file}: is not Megatron's index (version {_VERSION}); write it again")
         if file.stat().st_size < _HEADER.size + 12 * sequences + 8 * marks:
-            raise UserError(f"{file}: is truncated, expected {sequences:,} documents; write it again")
+            raise UserError(
+                f"{file}: is truncated, expected {sequences:,} documents; write it again"
+            )
         lengths = np.fromfile(stream, np.int32, sequences)
         stream.seek(8 * sequences, 1)
         documents = np.fromfile(stream, np.int64, marks)
-    if not marks or documents[0] != 0 or documents[-1] != sequences or np.any(np.diff(documents) < 0):
-        raise UserError(f"{file}: is damaged, its documents do not follow each other; write it again")
+    if (
+        not marks
+        or documents[0] != 0
+        or documents[-1] != sequences
+        or np.any(np.diff(documents) < 0)
+    ):
+        raise UserError(
+            f"{file}: is damaged, its documents do not follow each other; write it again"
+        )
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return np.diff(ends[documents])
 
@@ -108,7 +126,9 @@ def write(prefix: Path, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarra
     tokenizer.encode_special_tokens = True
     with Writer(prefix, vocab_size) as writer:
         for start in range(0, len(texts), _BATCH):
-            batch = tokenizer.encode_batch_fast(list(texts[start : start + _BATCH]), add_special_tokens=False)
+            batch = tokenizer.encode_batch_fast(
+                list(texts[start : start + _BATCH]), add_special_tokens=False
+            )
             documents = [[*encoding.ids, end_of_text] for encoding in batch]
             tokens = np.concatenate(documents)
             writer.add(tokens, np.array([len(document) for document in documents]))

@@ -16,8 +16,12 @@ from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import MANIFEST
 from recipes.spec.origin import assumed
 
-LONG = assumed(Fraction(1, 8), "of the sequence length: shorter documents come more than eight to a sequence")
-LEAST_SHARE = assumed(0.5, "of a component's tokens in long documents, below which most of a sequence is unrelated")
+LONG = assumed(
+    Fraction(1, 8), "of the sequence length: shorter documents come more than eight to a sequence"
+)
+LEAST_SHARE = assumed(
+    0.5, "of a component's tokens in long documents, below which most of a sequence is unrelated"
+)
 PERCENTILES = (10, 50, 90, 99)
 AT_LEAST = (Fraction(1), Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
 BELOW = Fraction(1, 32)
@@ -65,7 +69,9 @@ def report(
         UserError: an unknown stage, no data, damaged data, or a component without tokens.
     """
     sequence_length = resolve_pretraining(stage, size).sequence_length.value
-    components = {name: measure(name, found, sequence_length) for name, found in prefixes(data).items()}
+    components = {
+        name: measure(name, found, sequence_length) for name, found in prefixes(data).items()
+    }
     if as_json:
         head = {"stage": stage, "size": size, "sequence_length": sequence_length}
         found = {name: asdict(lengths) for name, lengths in components.items()}
@@ -84,7 +90,9 @@ def report(
                 f"mostly see sequences of many unrelated documents; pack or choose longer ones"
             )
         elif not as_json:
-            print(f"{name}: {share:.0%} of tokens are in documents of at least {shortest:,}; long enough for the stage")
+            print(
+                f"{name}: {share:.0%} of tokens are in documents of at least {shortest:,}; long enough for the stage"
+            )
 
 
 def prefixes(data: Path) -> dict[str, list[Path]]:
@@ -98,13 +106,20 @@ def prefixes(data: Path) -> dict[str, list[Path]]:
         return {prefix.name: [prefix]}
     file = data / MANIFEST
     if not file.is_file():
-        raise UserError(f"{data}: has no {MANIFEST} and is no prefix of an .idx file, expected prepared data; check it")
+        raise UserError(
+            f"{data}: has no {MANIFEST} and is no prefix of an .idx file, expected prepared data; check it"
+        )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         components = manifest.get("components", {data.resolve().name: manifest})
-        return {name: [data / shard["prefix"] for shard in part["shards"]] for name, part in components.items()}
+        return {
+            name: [data / shard["prefix"] for shard in part["shards"]]
+            for name, part in components.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: names no shards of .bin and .idx files, expected those of prepared data") from error
+        raise UserError(
+            f"{file}: names no shards of .bin and .idx files, expected those of prepared data"
+        ) from error
 
 
 def measure(name: str, shards: list[Path], sequence_length: int) -> Lengths:
@@ -131,7 +146,10 @@ def measure(name: str, shards: list[Path], sequence_length: int) -> Lengths:
         percentiles=dict(zip([*map(str, PERCENTILES), "max"], found, strict=True)),
         at_least=at_least,
         below={str(BELOW): share(lengths < math.ceil(BELOW * sequence_length))},
-        histogram={2**power: share(powers == power) for power in range(int(powers.min()), int(powers.max()) + 1)},
+        histogram={
+            2**power: share(powers == power)
+            for power in range(int(powers.min()), int(powers.max()) + 1)
+        },
         long_enough=at_least[str(LONG.value)] >= LEAST_SHARE.value,
     )
 
@@ -141,8 +159,25 @@ def _tables(components: dict[str, Lengths]) -> None:
     for name, lengths in components.items():
         found = (lengths.documents, lengths.tokens, *lengths.percentiles.values())
         sizes.append([name, *(f"{value:,}" for value in found)])
-        shares.append([name, *(f"{value:.1%}" for value in (*lengths.at_least.values(), *lengths.below.values()))])
-    print_table(["component", "documents", "tokens", *(f"{p}th percentile" for p in PERCENTILES), "longest"], sizes)
+        shares.append(
+            [
+                name,
+                *(
+                    f"{value:.1%}"
+                    for value in (*lengths.at_least.values(), *lengths.below.values())
+                ),
+            ]
+        )
+    print_table(
+        [
+            "component",
+            "documents",
+            "tokens",
+            *(f"{p}th percentile" for p in PERCENTILES),
+            "longest",
+        ],
+        sizes,
+    )
     columns = [f"at least {part}" for part in AT_LEAST] + [f"below {BELOW}"]
     print_table(["share of tokens in documents of", *columns], shares)
 
@@ -150,5 +185,7 @@ def _tables(components: dict[str, Lengths]) -> None:
 def _bars(name: str, lengths: Lengths) -> None:
     print(f"{name}: share of tokens by the length of their document")
     for start, share in lengths.histogram.items():
-        print(f"  {start:>11,} to {2 * start - 1:>11,}  {share:6.1%}  {'#' * round(share * _BAR)}".rstrip())
+        print(
+            f"  {start:>11,} to {2 * start - 1:>11,}  {share:6.1%}  {'#' * round(share * _BAR)}".rstrip()
+        )
     print()

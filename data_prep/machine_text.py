@@ -21,7 +21,9 @@ from recipes.common.errors import UserError
 # trained on and encoded in well under a minute on two cores.
 BYTE_CAPS = {"code": 4_000_000, "documentation": 8_000_000}
 MINIMUM_CHARACTERS = 200  # shorter ones are stubs ("See the home page")
-MAXIMUM_CHARACTERS = 200_000  # longer ones are change logs and tables that would crowd out other packages
+MAXIMUM_CHARACTERS = (
+    200_000  # longer ones are change logs and tables that would crowd out other packages
+)
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py"}
 TEXT_LICENCE = "the user's own text"
@@ -31,7 +33,15 @@ PYTHON_LICENCE = "PSF-2.0"
 OWN_DISTRIBUTION = "granite41-recipes"  # its text changes without its version; whether it is installed must not matter
 _TEST_FOLDERS = {"test", "tests", "testing", "idle_test", "testdata", "test_data"}
 # Not code to learn from: other people's packages, generated character tables, sample programs, documentation as data.
-_LIBRARY_LEFT_OUT = {"site-packages", "encodings", "idlelib", "turtledemo", "lib2to3", "pydoc_data", "__pycache__"}
+_LIBRARY_LEFT_OUT = {
+    "site-packages",
+    "encodings",
+    "idlelib",
+    "turtledemo",
+    "lib2to3",
+    "pydoc_data",
+    "__pycache__",
+}
 _LICENCE_WORDS = ("licen", "copying", "notice", "copyright")
 _PROSE_NAMES = ("readme", "change", "history", "news", "faq", "guide", "tutorial", "intro")
 
@@ -91,14 +101,27 @@ def collect_machine() -> Collection:
         description = partial(str, _field(distribution.metadata, "Description"))
         prose.append(_Candidate(package, licence, "long description", description))
         for file in distribution.files or []:
-            if file.suffix == ".py" and ".." not in file.parts and not _TEST_FOLDERS & set(file.parts):
-                docstrings.append(_Candidate(package, licence, f"{file} docstrings", partial(_docstrings, file)))
+            if (
+                file.suffix == ".py"
+                and ".." not in file.parts
+                and not _TEST_FOLDERS & set(file.parts)
+            ):
+                docstrings.append(
+                    _Candidate(package, licence, f"{file} docstrings", partial(_docstrings, file))
+                )
             elif _is_document(file):
                 prose.append(_Candidate(package, licence, str(file), partial(_read, file)))
     collection, seen = Collection(), set[bytes]()
     _select(collection, "code", _spread(_library()), seen, MAXIMUM_CHARACTERS, BYTE_CAPS["code"])
     documentation = [*_spread(prose), *_spread(docstrings)]
-    _select(collection, "documentation", documentation, seen, MAXIMUM_CHARACTERS, BYTE_CAPS["documentation"])
+    _select(
+        collection,
+        "documentation",
+        documentation,
+        seen,
+        MAXIMUM_CHARACTERS,
+        BYTE_CAPS["documentation"],
+    )
     for component, documents in collection.components.items():
         if not documents:
             raise UserError(
@@ -117,9 +140,13 @@ def collect_folder(folder: Path) -> Collection:
     collection = Collection()
     try:
         if not folder.exists():
-            raise UserError(f"{folder}: no such folder, expected one with text files; check the path")
+            raise UserError(
+                f"{folder}: no such folder, expected one with text files; check the path"
+            )
         if not folder.is_dir():
-            raise UserError(f"{folder}: is not a folder, expected one with text files; name the folder that holds it")
+            raise UserError(
+                f"{folder}: is not a folder, expected one with text files; name the folder that holds it"
+            )
         package = folder.resolve().name
         candidates = [
             _Candidate(package, TEXT_LICENCE, str(file.relative_to(folder)), partial(_read, file))
@@ -167,7 +194,9 @@ def _distributions() -> list[tuple[str, str, importlib.metadata.Distribution]]:
         name = distribution.metadata["Name"]
         if name and name != OWN_DISTRIBUTION:
             found[f"{name} {distribution.version}"] = distribution
-    return [(package, licence_of(found[package].metadata), found[package]) for package in sorted(found)]
+    return [
+        (package, licence_of(found[package].metadata), found[package]) for package in sorted(found)
+    ]
 
 
 def _library() -> Iterator[_Candidate]:
@@ -176,7 +205,9 @@ def _library() -> Iterator[_Candidate]:
     for file in _walk(root, _LIBRARY_LEFT_OUT | _TEST_FOLDERS):
         # _sysconfigdata holds the paths and flags of the machine that built Python
         if file.suffix == ".py" and not file.name.startswith("_sysconfigdata"):
-            yield _Candidate(package, PYTHON_LICENCE, str(file.relative_to(root)), partial(_read, file))
+            yield _Candidate(
+                package, PYTHON_LICENCE, str(file.relative_to(root)), partial(_read, file)
+            )
 
 
 def _help_topics() -> Iterator[_Candidate]:
@@ -184,7 +215,10 @@ def _help_topics() -> Iterator[_Candidate]:
 
     for topic, text in topics.items():
         yield _Candidate(
-            f"Python {platform.python_version()}", PYTHON_LICENCE, f"help topic {topic}", partial(str, text)
+            f"Python {platform.python_version()}",
+            PYTHON_LICENCE,
+            f"help topic {topic}",
+            partial(str, text),
         )
 
 
@@ -194,7 +228,11 @@ def _is_document(file: PurePath) -> bool:
     if suffix not in (".md", ".rst", ".txt"):
         return False
     parts, name = {part.lower() for part in file.parts[:-1]}, file.name.lower()
-    if ".." in parts or parts & _TEST_FOLDERS or any(part.endswith((".dist-info", ".egg-info")) for part in parts):
+    if (
+        ".." in parts
+        or parts & _TEST_FOLDERS
+        or any(part.endswith((".dist-info", ".egg-info")) for part in parts)
+    ):
         return False
     if any(word in name for word in (*_LICENCE_WORDS, "requirements")):
         return False
@@ -206,7 +244,9 @@ def _docstrings(file: importlib.metadata.PackagePath) -> str:
     with warnings.catch_warnings(action="ignore"):
         module = ast.parse(file.read_binary())
 
-    def docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    def docstrings(
+        node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+    ) -> Iterator[str]:
         yield ast.get_docstring(node) or ""
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for child in node.body:
@@ -239,7 +279,9 @@ def _spread(candidates: Iterable[_Candidate]) -> list[_Candidate]:
         return _sha256(candidate.package).hex(), _sha256(candidate.name).hex()
 
     turns = []
-    for package, group in groupby(sorted(candidates, key=key), key=lambda candidate: candidate.package):
+    for package, group in groupby(
+        sorted(candidates, key=key), key=lambda candidate: candidate.package
+    ):
         turns += [(turn, _sha256(package), candidate) for turn, candidate in enumerate(group)]
     return [candidate for *_, candidate in sorted(turns, key=lambda entry: entry[:2])]
 
@@ -283,7 +325,9 @@ def _select(
             seen.add(digest)
             taken += len(data)
             documents.append(Document(candidate.name, candidate.package, candidate.licence, text))
-    collection.components[component] = sorted(documents, key=lambda document: (document.package, document.name))
+    collection.components[component] = sorted(
+        documents, key=lambda document: (document.package, document.name)
+    )
     collection.left_out[component] = dict(sorted(left_out.items()))
 
 

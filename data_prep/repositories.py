@@ -86,7 +86,7 @@ def prepare(
     Args:
         output: a new, empty or begun folder.
         tokenizer_folder: counts the tokens.
-        inputs: files or data sets as :func:`documents.parts_of` takes them, of one record per file in any order, or
+        inputs: files or data sets as :func:`documents.split_inputs` takes them, of one record per file in any order, or
             with ``files_field`` of one per repository.
         folder: instead of ``inputs``, a folder whose direct sub-folders are checked-out repositories. Files of UTF-8
             text are taken; .git, links, binary and empty files are not.
@@ -109,7 +109,9 @@ def prepare(
     if (folder is None) == (not inputs):
         raise UserError("repositories: expected either --input or --folder; give one of them")
     if max_tokens < MINIMUM_TOKENS:
-        raise UserError(f"max-tokens: {max_tokens} is too small, expected at least {MINIMUM_TOKENS}; give more")
+        raise UserError(
+            f"max-tokens: {max_tokens} is too small, expected at least {MINIMUM_TOKENS}; give more"
+        )
     groups = shards.cut(_folder_parts(folder)) if folder else shards.plan(inputs or [])
     parts = [part for group in groups for part in group]
     fields = {
@@ -118,8 +120,13 @@ def prepare(
         "text_field": text_field,
         "files_field": files_field,
     }
-    settings = {"max_tokens": max_tokens, "tokenizer": tokenizer_files.fingerprint(tokenizer_folder)}
-    described = settings | ({} if folder else fields) | {"inputs": [str(folder)] if folder else inputs}
+    settings = {
+        "max_tokens": max_tokens,
+        "tokenizer": tokenizer_files.fingerprint(tokenizer_folder),
+    }
+    described = (
+        settings | ({} if folder else fields) | {"inputs": [str(folder)] if folder else inputs}
+    )
     described["inputs_sha256"] = hashlib.sha256(repr(parts).encode()).hexdigest()
     partition = output / _PARTITION
     finished = _finished(output, described)
@@ -134,7 +141,15 @@ def prepare(
         buckets = min(MOST_BUCKETS, max(len(groups), sum(part.bytes == 0 for part in parts)))
         say("distributing the records over buckets by repository")
         work = partial(distribute, fields=fields, buckets=buckets)
-        shards.run(partition, groups, fields | {"buckets": buckets}, work, workers=workers, say=say, warn=warn)
+        shards.run(
+            partition,
+            groups,
+            fields | {"buckets": buckets},
+            work,
+            workers=workers,
+            say=say,
+            warn=warn,
+        )
         distributed = shards.manifests(partition) or []
         for manifest in distributed:
             left_out.update(manifest["left_out"])
@@ -152,13 +167,15 @@ def prepare(
     for manifest in made:
         left_out.update(manifest["left_out"])
     if not any(manifest["documents"] for manifest in made):
-        raise UserError(f"{folder}: holds no file of UTF-8 text, expected repositories in its sub-folders; check it")
+        raise UserError(
+            f"{folder}: holds no file of UTF-8 text, expected repositories in its sub-folders; check it"
+        )
     result = {
         **{key: sum(manifest[key] for manifest in made) for key in _COUNTS},
         "left_out": dict(sorted(left_out.items())),
         "settings": described,
         "shards": [
-            {"file": f"{shards.name_of(manifest['index'])}.jsonl"}
+            {"file": f"{shards.shard_name(manifest['index'])}.jsonl"}
             | {key: manifest[key] for key in ("documents", "tokens")}
             for manifest in made
         ],
@@ -221,20 +238,30 @@ def _records(
     part: Part, fields: dict[str, str | None], bad: Callable[[BadRecord], None]
 ) -> Iterator[tuple[str | None, str | None, Any]]:
     """Repository, path and text of each file in ``part``, as far as its record has them."""
-    repository, path, text, files = (fields[f"{name}_field"] or "" for name in ("repository", "path", "text", "files"))
+    repository, path, text, files = (
+        fields[f"{name}_field"] or "" for name in ("repository", "path", "text", "files")
+    )
     if files:
         # here the repository's name is the one text of a record
         for document in documents.read(part, repository, (files,), bad):
             found = document.fields[files]
             if not isinstance(found, list) or not all(isinstance(file, dict) for file in found):
                 where = documents.where(part, document.record)
-                bad(BadRecord(f"{where}: field {files!r} holds no list of objects; name the one that lists the files"))
+                bad(
+                    BadRecord(
+                        f"{where}: field {files!r} holds no list of objects; name the one that lists the files"
+                    )
+                )
                 continue
             for file in found:
                 yield document.text, _name(file.get(path)), file.get(text)
     else:
         for document in documents.read(part, text, (repository, path), bad):
-            yield _name(document.fields.get(repository)), _name(document.fields.get(path)), document.text
+            yield (
+                _name(document.fields.get(repository)),
+                _name(document.fields.get(path)),
+                document.text,
+            )
 
 
 def pack_shard(
@@ -248,14 +275,18 @@ def pack_shard(
 
     def write(encoder: Encoder) -> dict[str, Any]:
         left_out = Counter[str]()
-        repositories = _checked_out(parts, left_out) if Path(parts[0].input).is_dir() else _grouped(parts)
+        repositories = (
+            _checked_out(parts, left_out) if Path(parts[0].input).is_dir() else _grouped(parts)
+        )
         counts = _write(repositories, folder / f"{name}.jsonl", max_tokens, encoder)
         return {**counts, "left_out": dict(left_out)}
 
     try:
         return write(Encoder(tokenizer_folder))
     except Differs:
-        notes = [f"{name}: gigatoken gave other ids than tokenizers, which counted the tokens of this shard instead"]
+        notes = [
+            f"{name}: gigatoken gave other ids than tokenizers, which counted the tokens of this shard instead"
+        ]
         return {**write(Encoder(tokenizer_folder, reference_only=True)), "notes": notes}
 
 
@@ -349,7 +380,10 @@ def _count(text: str, encoder: Encoder) -> int:
 
 
 def _write(
-    repositories: Iterator[tuple[str, list[tuple[str, str]]]], target: Path, max_tokens: int, encoder: Encoder
+    repositories: Iterator[tuple[str, list[tuple[str, str]]]],
+    target: Path,
+    max_tokens: int,
+    encoder: Encoder,
 ) -> dict[str, int]:
     import orjson
 
@@ -386,7 +420,9 @@ def _grouped(parts: list[Part]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield repository, found.pop(repository)
 
 
-def _checked_out(parts: list[Part], left_out: Counter[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _checked_out(
+    parts: list[Part], left_out: Counter[str]
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """The repositories in folders, in the order of the parts, each with its files of text."""
     for part in parts:
         root, files = Path(part.input), []
@@ -420,14 +456,22 @@ def _checked_out(parts: list[Part], left_out: Counter[str]) -> Iterator[tuple[st
 def _folder_parts(folder: Path) -> list[Part]:
     """One part for each direct sub-folder, in order."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder, expected one of checked-out repositories; check --folder")
+        raise UserError(
+            f"{folder}: no such folder, expected one of checked-out repositories; check --folder"
+        )
     roots = sorted(item for item in folder.iterdir() if item.is_dir() and item.name != _GIT)
     if not roots:
-        raise UserError(f"{folder}: has no sub-folder, expected one for each repository; name the folder around them")
+        raise UserError(
+            f"{folder}: has no sub-folder, expected one for each repository; name the folder around them"
+        )
     for root in roots:
         if not root.name.isprintable():
-            raise UserError(f"{folder}: has a sub-folder {root.name!r}, expected a printable name; rename it")
-    return [Part(str(root), 0, 1, sum(file.lstat().st_size for file in _files(root))) for root in roots]
+            raise UserError(
+                f"{folder}: has a sub-folder {root.name!r}, expected a printable name; rename it"
+            )
+    return [
+        Part(str(root), 0, 1, sum(file.lstat().st_size for file in _files(root))) for root in roots
+    ]
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -443,7 +487,9 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _unreadable(error: OSError) -> UserError:
-    return UserError(f"{error.filename}: cannot be read ({error.strerror}); grant permission or take it away")
+    return UserError(
+        f"{error.filename}: cannot be read ({error.strerror}); grant permission or take it away"
+    )
 
 
 def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -455,19 +501,26 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if differs:
-        raise UserError(f"{output}: was made with other {', '.join(differs)} than now; name another --output")
+        raise UserError(
+            f"{output}: was made with other {', '.join(differs)} than now; name another --output"
+        )
     return manifest if all(file.is_file() for file in files) else None
 
 
 def _bucket(repository: str, buckets: int) -> int:
-    return int.from_bytes(hashlib.blake2b(repository.encode(), digest_size=8).digest(), "big") % buckets
+    return (
+        int.from_bytes(hashlib.blake2b(repository.encode(), digest_size=8).digest(), "big")
+        % buckets
+    )
 
 
-def _bucket_parts(partition: Path, manifests: list[dict[str, Any]], buckets: int) -> list[list[Part]]:
+def _bucket_parts(
+    partition: Path, manifests: list[dict[str, Any]], buckets: int
+) -> list[list[Part]]:
     """For each bucket that holds a record, where its records are in the files of the first pass."""
     found: list[list[Part]] = [[] for _ in range(buckets)]
     for manifest in manifests:
-        file = str(partition / f"{shards.name_of(manifest['index'])}.jsonl")
+        file = str(partition / f"{shards.shard_name(manifest['index'])}.jsonl")
         for bucket, (start, stop) in enumerate(pairwise(manifest["buckets"])):
             if start < stop:
                 found[bucket].append(Part(file, start, stop, stop - start))

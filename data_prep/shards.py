@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_prep.documents import Part, parts_of, size_of
+from data_prep.documents import Part, size_of, split_inputs
 from recipes.common.errors import UserError
-from recipes.common.files import out_of_space, write_text
+from recipes.common.files import disk_full_as_user_error, write_text
 
 PLAN = "plan.json"
 SHARD_BYTES = 32 * 2**20
@@ -36,10 +36,10 @@ def plan(inputs: Sequence[str], wanted: int | None = None) -> list[list[Part]]:
     """Cut inputs into shards, as :func:`cut`, with parts small enough for that.
 
     Raises:
-        UserError: as :func:`data_prep.documents.parts_of`.
+        UserError: as :func:`data_prep.documents.split_inputs`.
     """
     size = size_of(inputs)
-    return cut(parts_of(inputs, max(1, math.ceil(size / (wanted or _default(size))))), wanted)
+    return cut(split_inputs(inputs, max(1, math.ceil(size / (wanted or _default(size))))), wanted)
 
 
 def cut(parts: Sequence[Part], wanted: int | None = None) -> list[list[Part]]:
@@ -62,7 +62,7 @@ def _default(size: int) -> int:
     return max(1, min(MOST_SHARDS, math.ceil(size / SHARD_BYTES)))
 
 
-def name_of(index: int) -> str:
+def shard_name(index: int) -> str:
     """Return a shard's name, such as ``shard-00007``."""
     return f"shard-{index:05d}"
 
@@ -70,20 +70,28 @@ def name_of(index: int) -> str:
 def manifests(output: Path) -> list[dict[str, Any]] | None:
     """Return the manifests of all shards of ``output``'s plan, in order, or None while one is missing."""
     plan = _read(output / PLAN)
-    found = [_read(output / f"{name_of(index)}.json") for index in range(len(plan["shards"]))] if plan else [None]
+    found = (
+        [_read(output / f"{shard_name(index)}.json") for index in range(len(plan["shards"]))]
+        if plan
+        else [None]
+    )
     return None if None in found else found  # type: ignore[return-value]
 
 
 def check_output(output: Path) -> None:
     """Raise :class:`UserError` unless ``output`` is a folder that is new, empty or begun by :func:`run`."""
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file, expected a folder to write to; name another --output")
+        raise UserError(
+            f"{output}: is a file, expected a folder to write to; name another --output"
+        )
     if (
         output.exists()
         and not (output / PLAN).exists()
         and any(not item.name.startswith(".") for item in output.iterdir())
     ):
-        raise UserError(f"{output}: holds other files, expected a new, empty or begun folder; name another --output")
+        raise UserError(
+            f"{output}: holds other files, expected a new, empty or begun folder; name another --output"
+        )
 
 
 def begin(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> None:
@@ -91,7 +99,7 @@ def begin(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> N
 
     For work that has more to do before its shards. Raises what :func:`run` does about the folder.
     """
-    with out_of_space(output), _alone(output, None):
+    with disk_full_as_user_error(output), _alone(output, None):
         _keep_plan(output, shards, settings)
 
 
@@ -122,8 +130,10 @@ def run(
         UserError: of ``work``; another plan in ``output``; another process at work there; no space left; a worker died.
     """
     if only is not None and not 0 <= only < len(shards):
-        raise UserError(f"shard {only}: there are {len(shards)}, expected 0 to {len(shards) - 1}; choose one of them")
-    with out_of_space(output, "finished shards are kept"), _alone(output, only):
+        raise UserError(
+            f"shard {only}: there are {len(shards)}, expected 0 to {len(shards) - 1}; choose one of them"
+        )
+    with disk_full_as_user_error(output, "finished shards are kept"), _alone(output, only):
         _keep_plan(output, shards, settings)
         wanted = range(len(shards)) if only is None else [only]
         todo = [index for index in wanted if not _finished(output, index)]
@@ -135,7 +145,9 @@ def run(
         # fresh interpreters: a fork would copy the threads' locks of libraries that the caller has loaded
         pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
         try:
-            futures = {pool.submit(_do, output, index, shards[index], work): index for index in todo}
+            futures = {
+                pool.submit(_do, output, index, shards[index], work): index for index in todo
+            }
             for future in as_completed(futures):
                 told.finished(futures[future], future.result())
         except BrokenProcessPool as error:
@@ -149,14 +161,18 @@ def run(
 
 def _do(output: Path, index: int, parts: list[Part], work: Work) -> dict[str, Any]:
     """Do one shard in a folder of its own, move its files to ``output``, then write its manifest."""
-    name = name_of(index)
+    name = shard_name(index)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=output))
     try:
-        with out_of_space(output, "finished shards are kept"):
+        with disk_full_as_user_error(output, "finished shards are kept"):
             manifest = {"index": index, **work(parts, folder, name)}
-            manifest["file_bytes"] = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+            manifest["file_bytes"] = {
+                file.name: file.stat().st_size for file in sorted(folder.iterdir())
+            }
             last = folder / f"{name}.json"
-            last.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            last.write_text(
+                json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             for file in sorted(folder.iterdir(), key=lambda file: file == last):
                 file.replace(output / file.name)
     finally:
@@ -191,13 +207,17 @@ class _Progress:
         seconds = max(1e-9, time.monotonic() - self.start)
         rate = self.bytes_done / seconds
         left = f", {self.bytes_left / rate:.0f} s left" if rate and self.bytes_left else ""
-        counts = ", ".join(f"{manifest[key]:,} {key}" for key in ("documents", "tokens") if key in manifest)
-        self.say(f"{name_of(index)}, {self.done}/{self.total}: {counts} ({rate / 1e6:.1f} MB/s of input{left})")
+        counts = ", ".join(
+            f"{manifest[key]:,} {key}" for key in ("documents", "tokens") if key in manifest
+        )
+        self.say(
+            f"{shard_name(index)}, {self.done}/{self.total}: {counts} ({rate / 1e6:.1f} MB/s of input{left})"
+        )
 
 
 def _finished(output: Path, index: int) -> bool:
     """Whether the shard's manifest is there and so are its files, as long as it says."""
-    manifest = _read(output / f"{name_of(index)}.json")
+    manifest = _read(output / f"{shard_name(index)}.json")
     if manifest is None:
         return False
     files = [(output / name, size) for name, size in manifest.get("file_bytes", {}).items()]
@@ -207,13 +227,19 @@ def _finished(output: Path, index: int) -> bool:
 def _keep_plan(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> None:
     """Write the plan, or refuse to go on with another one than the folder's."""
     plan = json.loads(
-        json.dumps({"settings": settings, "shards": [[asdict(part) for part in parts] for parts in shards]})
+        json.dumps(
+            {"settings": settings, "shards": [[asdict(part) for part in parts] for parts in shards]}
+        )
     )
     kept = _read(output / PLAN)
     if kept is None:
         write_text(output / PLAN, json.dumps(plan, ensure_ascii=False) + "\n")
     elif kept != plan:
-        differs = [key for key, value in plan["settings"].items() if kept.get("settings", {}).get(key) != value]
+        differs = [
+            key
+            for key, value in plan["settings"].items()
+            if kept.get("settings", {}).get(key) != value
+        ]
         raise UserError(
             f"{output}: began with other {', '.join(differs) or 'inputs'} than now, and shards of both would be mixed; "
             f"name another --output, or give the same again"
@@ -239,7 +265,7 @@ def _alone(output: Path, only: int | None) -> Iterator[None]:
                 shutil.rmtree(left, ignore_errors=True)
             yield
         else:
-            with locked(output / f".{name_of(only)}.lock", output):
+            with locked(output / f".{shard_name(only)}.lock", output):
                 yield
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from data_prep import indexed, machine_text, tokenizer
 from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
-from recipes.common.files import whole_folder
+from recipes.common.files import atomic_directory
 from recipes.runs.data_folder import MANIFEST, TOKENIZER, UNIGRAM_COUNTS
 from recipes.runs.unigram_entropy import blend_entropy
 
@@ -20,7 +20,11 @@ LICENCES = "LICENCES.md"
 
 
 def prepare(
-    output: Path, *, vocab_size: int = 2048, text: Path | None = None, say: Callable[[str], None] = print
+    output: Path,
+    *,
+    vocab_size: int = 2048,
+    text: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Collect text, train a tokenizer, encode, and write it all to ``output``, which appears whole or not at all.
 
@@ -45,18 +49,26 @@ def prepare(
     tokenizer.check_vocab_size(vocab_size)
     inputs: dict[str, Any] = {"vocab_size": vocab_size}
     if text is None:
-        inputs |= {"packages_sha256": machine_text.machine_fingerprint(), "byte_caps": machine_text.BYTE_CAPS}
+        inputs |= {
+            "packages_sha256": machine_text.machine_fingerprint(),
+            "byte_caps": machine_text.BYTE_CAPS,
+        }
     else:
         if output.resolve().is_relative_to(text.resolve()):
-            raise UserError(f"{output}: lies in the text folder {text} and would become its text; name one outside it")
+            raise UserError(
+                f"{output}: lies in the text folder {text} and would become its text; name one outside it"
+            )
         own_text = _collect(say, lambda: machine_text.collect_folder(text))
         inputs["text_sha256"] = _text_sha256(own_text)
     manifest = _complete(output, inputs)
     if manifest:
         return manifest
-    with whole_folder(output) as folder:
+    with atomic_directory(output) as folder:
         collection = _collect(say, machine_text.collect_machine) if text is None else own_text
-        texts = {name: [document.text for document in documents] for name, documents in collection.components.items()}
+        texts = {
+            name: [document.text for document in documents]
+            for name, documents in collection.components.items()
+        }
         with _timed(say, "train the tokenizer") as found:
             trained = tokenizer.train(
                 (text for part in texts.values() for text in part), vocab_size, folder / TOKENIZER
@@ -73,11 +85,15 @@ def prepare(
                 "tokens": sum(counts[name]),
                 "bytes": sum(len(text.encode()) for text in texts[name]),
             }
-            hashes = {f"{kind}_sha256": _file_sha256(folder / f"{name}.{kind}") for kind in ("bin", "idx")}
+            hashes = {
+                f"{kind}_sha256": _file_sha256(folder / f"{name}.{kind}") for kind in ("bin", "idx")
+            }
             components[name] = {
                 "shards": [{"prefix": name, **size, **hashes}],
                 **size,
-                "licences": dict(sorted(Counter(document.licence for document in documents).items())),
+                "licences": dict(
+                    sorted(Counter(document.licence for document in documents).items())
+                ),
                 "left_out": collection.left_out[name],
                 "unigram_entropy": blend_entropy(counts, {name: 1.0}),
             }
@@ -90,9 +106,13 @@ def prepare(
                 "fingerprint": tokenizer_files.fingerprint(folder / TOKENIZER),
             },
         }
-        (folder / UNIGRAM_COUNTS).write_text(json.dumps(counts, separators=(",", ":")) + "\n", encoding="utf-8")
+        (folder / UNIGRAM_COUNTS).write_text(
+            json.dumps(counts, separators=(",", ":")) + "\n", encoding="utf-8"
+        )
         (folder / LICENCES).write_text(_licences(collection), encoding="utf-8")
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(
+            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return manifest
 
 
@@ -113,10 +133,15 @@ def _complete(output: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     return manifest if shards and all((output / name).is_file() for name in names) else None
 
 
-def _collect(say: Callable[[str], None], collect: Callable[[], machine_text.Collection]) -> machine_text.Collection:
+def _collect(
+    say: Callable[[str], None], collect: Callable[[], machine_text.Collection]
+) -> machine_text.Collection:
     with _timed(say, "collect") as found:
         collection = collect()
-        found += [f"{len(documents)} documents of {name}" for name, documents in collection.components.items()]
+        found += [
+            f"{len(documents)} documents of {name}"
+            for name, documents in collection.components.items()
+        ]
     return collection
 
 
@@ -127,7 +152,10 @@ def _licences(collection: machine_text.Collection) -> str:
         for component, documents in collection.components.items()
         for document in documents
     )
-    rows = [f"| {package} | {licence} | {name} | {count} |" for (package, licence, name), count in sorted(used.items())]
+    rows = [
+        f"| {package} | {licence} | {name} | {count} |"
+        for (package, licence, name), count in sorted(used.items())
+    ]
     return "\n".join(
         [
             "# Licences of the text in this folder",

@@ -16,7 +16,9 @@ from recipes.common.encoder import Differs, Encoder
 from recipes.common.files import write_text
 
 MANIFEST = "manifest.json"
-LONG_BYTES = 64 * 2**20  # a document this long is worth a word: it may be a file that was not split into records
+LONG_BYTES = (
+    64 * 2**20
+)  # a document this long is worth a word: it may be a file that was not split into records
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time; bounds the memory
 _NAMED = 3  # left-out records that are named one by one, per shard and reason
 
@@ -72,7 +74,9 @@ def tokenize(
     plan = shards.plan(inputs, shards_wanted)
     if dryrun:
         size = sum(part.bytes for parts in plan for part in parts)
-        say(f"{len(plan)} shards of {size / 1e6:,.1f} MB of input, numbered 0 to {len(plan) - 1}, would go to {output}")
+        say(
+            f"{len(plan)} shards of {size / 1e6:,.1f} MB of input, numbered 0 to {len(plan) - 1}, would go to {output}"
+        )
         return
     work = partial(encode_shard, tokenizer_folder=tokenizer_folder, settings=settings)
     shards.run(output, plan, settings, work, workers=workers, only=only, say=say, warn=warn)
@@ -104,7 +108,7 @@ def finish(output: Path) -> dict[str, Any] | None:
         "tokenizer": found[0]["tokenizer"],
         # a shard may lie within one long document and hold none; Megatron does not open an empty file
         "shards": [
-            {"prefix": shards.name_of(shard["index"]), **{key: shard[key] for key in kept}}
+            {"prefix": shards.shard_name(shard["index"]), **{key: shard[key] for key in kept}}
             for shard in found
             if shard["documents"]
         ],
@@ -143,7 +147,9 @@ def encode_shard(
     """
     encoder, notes, differing = Encoder(tokenizer_folder), [], 0
     if encoder.refused:
-        notes.append(f"{tokenizer_folder}: encoded by {encoder.name}, as gigatoken cannot read it ({encoder.refused})")
+        notes.append(
+            f"{tokenizer_folder}: encoded by {encoder.name}, as gigatoken cannot read it ({encoder.refused})"
+        )
     try:
         manifest = _encode(parts, folder / name, encoder, settings, notes)
     except Differs as found:
@@ -196,10 +202,19 @@ def _encode(
                 sizes = [len(document.text.encode()) for document in batch]
                 if max(sizes) >= LONG_BYTES:
                     where = documents.where(part, batch[int(np.argmax(sizes))].record)
-                    notes.append(f"{where}: is one document of {max(sizes) / 1e6:,.0f} MB, kept whole")
-                totals.update(documents=len(lengths), tokens=len(ids) + len(lengths), bytes=sum(sizes))
+                    notes.append(
+                        f"{where}: is one document of {max(sizes) / 1e6:,.0f} MB, kept whole"
+                    )
+                totals.update(
+                    documents=len(lengths), tokens=len(ids) + len(lengths), bytes=sum(sizes)
+                )
             sources.append(
-                {"input": part.input, "start": part.start, "stop": part.stop, "documents": totals["documents"] - before}
+                {
+                    "input": part.input,
+                    "start": part.start,
+                    "stop": part.stop,
+                    "documents": totals["documents"] - before,
+                }
             )
         hashes = writer.finish()
     spelled_out = totals.pop("spelled_out")

@@ -66,8 +66,12 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
         "model_input_names": ["input_ids", "attention_mask"],
         **special,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(special, indent=2) + "\n", encoding="utf-8"
+    )
     return tokenizer
 
 

@@ -33,7 +33,13 @@ class Backend:
 
 
 def backend_for(
-    name: str, model: Model, *, url: str | None, batch_size: str, arguments: Mapping[str, Any], longest: int | None
+    name: str,
+    model: Model,
+    *,
+    url: str | None,
+    batch_size: str,
+    arguments: Mapping[str, Any],
+    longest: int | None,
 ) -> Backend:
     """Return the backend ``name`` for ``model``.
 
@@ -54,7 +60,9 @@ def backend_for(
             f"--backend {name}: unknown{nearest(name, BACKENDS)}, expected one of {', '.join(BACKENDS)}; name one"
         )
     if (url is not None) != (name == "local-completions"):
-        raise UserError("--url belongs to --backend local-completions, which needs it; give both or neither")
+        raise UserError(
+            "--url belongs to --backend local-completions, which needs it; give both or neither"
+        )
     folder = str(model.folder)
     if url is not None:
         own = {
@@ -89,9 +97,13 @@ def parse_arguments(text: str) -> dict[str, Any]:
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key:
-            raise UserError(f"--backend-args {text}: {part!r} is not key=value; write them as a=1,b=2")
+            raise UserError(
+                f"--backend-args {text}: {part!r} is not key=value; write them as a=1,b=2"
+            )
         if key == "trust_remote_code":
-            raise UserError("--backend-args trust_remote_code: code from a model's folder is not run; leave it out")
+            raise UserError(
+                "--backend-args trust_remote_code: code from a model's folder is not run; leave it out"
+            )
         # what YAML reads beside words is numbers and truth values, as lm-eval's own command line does
         found[key] = yaml.safe_load(value) if re.fullmatch(r"[\w.]+", value) else value
     return found
@@ -103,7 +115,9 @@ def _served(url: str, longest: int | None) -> str:
     import requests
 
     if urlsplit(url).scheme not in ("http", "https") or not url.endswith(_COMPLETIONS):
-        raise UserError(f"--url {url}: expected the address of completions, as http://HOST:PORT/v1/completions")
+        raise UserError(
+            f"--url {url}: expected the address of completions, as http://HOST:PORT/v1/completions"
+        )
     address = url.removesuffix(_COMPLETIONS) + "/models"
     try:
         answer = requests.get(address, timeout=_ANSWER_SECONDS)

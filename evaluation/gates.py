@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaluation.results import Evaluation, Unit, unit_name
-from evaluation.suites import LONG_CONTEXT, reference, ruler_references, suite_of
+from evaluation.suites import LONG_CONTEXT, get_suite, reference, ruler_references
 from recipes.common.errors import UserError
 from recipes.common.files import write_text
 from recipes.spec.origin import assumed
@@ -19,11 +19,16 @@ Kind = Literal["published", "calibrated"]
 Z = assumed(2.0, "a score that is as good as the reference fails in about one of 40 checks")
 TOLERANCE = {
     "published": assumed(
-        2.0, "percentage points: IBM does not state its harness, and prompts alone move scores so much"
+        2.0,
+        "percentage points: IBM does not state its harness, and prompts alone move scores so much",
     ),
-    "calibrated": assumed(1.0, "percentage points: same pipeline and settings, so that only the model differs"),
+    "calibrated": assumed(
+        1.0, "percentage points: same pipeline and settings, so that only the model differs"
+    ),
 }
-MEAN_DROP = assumed(1.0, "percentage points of a suite's mean that a merge or a long-context stage may cost")
+MEAN_DROP = assumed(
+    1.0, "percentage points of a suite's mean that a merge or a long-context stage may cost"
+)
 RELATIVE = assumed(0.01, "share of a metric that is no percentage, in place of a percentage point")
 FILL_MIN = assumed(0.95, "a shorter prompt does not test its length")
 # settings that tell models or runs apart and not how the model was asked
@@ -74,13 +79,15 @@ def published(suite: str, size: str) -> Reference:
     if suite == LONG_CONTEXT:
         found = {mean_name(length): score for length, score in ruler_references(size).items()}
     else:
-        every = {task: reference(suite, task, size) for task in suite_of(suite, size).tasks}
+        every = {task: reference(suite, task, size) for task in get_suite(suite, size).tasks}
         found = {task: score for task, score in every.items() if score is not None}
     if not found:
         raise UserError(
             f"no numbers are published for suite {suite} at size {size}; use a calibrated reference or none at all"
         )
-    return Reference("published", "IBM, facts.yaml", {name: (score, None) for name, score in found.items()}, {})
+    return Reference(
+        "published", "IBM, facts.yaml", {name: (score, None) for name, score in found.items()}, {}
+    )
 
 
 def calibrate(evaluation: Evaluation, file: Path) -> Path:
@@ -89,7 +96,9 @@ def calibrate(evaluation: Evaluation, file: Path) -> Path:
     Raises:
         UserError: the evaluation fails its own checks, the fallback corpus apart: a gate compares the corpora.
     """
-    failed = [verdict for verdict in _correctness(evaluation, allow_fallback=True) if not verdict.ok]
+    failed = [
+        verdict for verdict in _correctness(evaluation, allow_fallback=True) if not verdict.ok
+    ]
     if failed:
         raise UserError(
             f"{evaluation.model}: its evaluation is no reference, {failed[0].name}: {failed[0].reason} "
@@ -113,12 +122,18 @@ def read_calibrated(file: Path, evaluation: Evaluation) -> Reference:
         units = {unit.name: unit for unit in found.units}
         scores = {unit.name: (float(unit.score), unit.stderr) for unit in found.units}
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; write one with `granite41 eval calibrate`") from error
+        raise UserError(
+            f"{file}: no such file; write one with `granite41 eval calibrate`"
+        ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file}: is no calibrated reference ({error}); calibrate again") from error
     require_comparable(evaluation, found, str(file))
     if found.suite == LONG_CONTEXT:
-        scores = {mean_name(length): mean(of) for length, of in _by_length(found).items() if _is_whole(found, of)}
+        scores = {
+            mean_name(length): mean(of)
+            for length, of in _by_length(found).items()
+            if _is_whole(found, of)
+        }
     source = f"{file}: {found.model}, {found.fingerprint}"
     return Reference("calibrated", source, scores, units)
 
@@ -207,16 +222,20 @@ def mean(units: Sequence[Unit]) -> tuple[float, float]:
     """Return the unweighted mean of the units' scores and its standard error, sqrt(sum of squares) / n."""
     return (
         sum(unit.score for unit in units) / len(units),
-        math.sqrt(sum(stderr_of(unit) ** 2 for unit in units)) / len(units),
+        math.sqrt(sum(standard_error(unit) ** 2 for unit in units)) / len(units),
     )
 
 
 def ruler_means(evaluation: Evaluation) -> dict[int, tuple[float, float]]:
     """Return RULER's mean and its standard error at every length that has all tasks and finite scores."""
-    return {length: mean(of) for length, of in _by_length(evaluation).items() if _is_whole(evaluation, of)}
+    return {
+        length: mean(of)
+        for length, of in _by_length(evaluation).items()
+        if _is_whole(evaluation, of)
+    }
 
 
-def stderr_of(unit: Unit) -> float:
+def standard_error(unit: Unit) -> float:
     """Return the unit's standard error; where it has none, the largest that its score allows.
 
     The variance of n numbers between 0 and 1 with mean p is at most p (1 - p), so that the standard error of the mean
@@ -240,7 +259,9 @@ def _correctness(evaluation: Evaluation, allow_fallback: bool) -> list[Verdict]:
             found = list(_problems(units[name], allow_fallback))
             verdicts += found or [Verdict(name, True, None, None, "whole")]
         elif name in evaluation.failures:
-            verdicts.append(Verdict(name, False, None, "a result", f"failed: {evaluation.failures[name]}"))
+            verdicts.append(
+                Verdict(name, False, None, "a result", f"failed: {evaluation.failures[name]}")
+            )
         else:
             verdicts.append(Verdict(name, False, None, "a result", "missing: it has not been run"))
     return verdicts
@@ -250,15 +271,33 @@ def _problems(unit: Unit, allow_fallback: bool) -> Iterator[Verdict]:
     """Yield what is wrong with a unit's result."""
     name = unit.name
     if not math.isfinite(unit.score):
-        yield Verdict(f"{name} score", False, str(unit.score), "a finite number", "the score is no finite number")
+        yield Verdict(
+            f"{name} score",
+            False,
+            str(unit.score),
+            "a finite number",
+            "the score is no finite number",
+        )
     if unit.samples != unit.expected:
-        yield Verdict(f"{name} samples", False, unit.samples, unit.expected, "the number of samples is another")
+        yield Verdict(
+            f"{name} samples",
+            False,
+            unit.samples,
+            unit.expected,
+            "the number of samples is another",
+        )
     if unit.truncated:
-        yield Verdict(f"{name} truncated", False, unit.truncated, 0, "prompts were cut to the model's context")
+        yield Verdict(
+            f"{name} truncated", False, unit.truncated, 0, "prompts were cut to the model's context"
+        )
     # `not >=` also catches NaN, which JSON could not hold
     if unit.fill_min is not None and not unit.fill_min >= FILL_MIN.value:
         yield Verdict(
-            f"{name} fill", False, f"{unit.fill_min:.3f}", FILL_MIN.value, "a prompt is too short for its length"
+            f"{name} fill",
+            False,
+            f"{unit.fill_min:.3f}",
+            FILL_MIN.value,
+            "a prompt is too short for its length",
         )
     if unit.corpus == "fallback":
         allowed = "allowed: " if allow_fallback else ""
@@ -272,20 +311,26 @@ def _scores(evaluation: Evaluation, against: Reference) -> Iterator[Verdict]:
         if name not in against.scores:
             yield Verdict(name, True, None, None, f"no {against.kind} reference")
         elif len(units) < expected:
-            yield Verdict(name, False, len(units), expected, "too few of its tasks have a finite score")
+            yield Verdict(
+                name, False, len(units), expected, "too few of its tasks have a finite score"
+            )
         else:
             score, stderr = mean(units)
             known, known_stderr = against.scores[name]
-            yield _bounded(name, units[0], score, known, tolerance, math.hypot(stderr, known_stderr or 0.0))
+            yield _bounded(
+                name, units[0], score, known, tolerance, math.hypot(stderr, known_stderr or 0.0)
+            )
 
 
 def _measured(evaluation: Evaluation) -> Iterator[tuple[str, list[Unit], int]]:
     """Yield (name, units with a finite score, number that it should have) of all that a reference can be for."""
     if evaluation.suite != LONG_CONTEXT:
-        yield from ((unit.name, [unit], 1) for unit in evaluation.units if math.isfinite(unit.score))
+        yield from (
+            (unit.name, [unit], 1) for unit in evaluation.units if math.isfinite(unit.score)
+        )
         return
     for length, units in _by_length(evaluation).items():
-        yield mean_name(length), units, len(suite_of(LONG_CONTEXT, evaluation.size).tasks)
+        yield mean_name(length), units, len(get_suite(LONG_CONTEXT, evaluation.size).tasks)
 
 
 def _short_context(evaluation: Evaluation, baseline: Evaluation) -> Iterator[Verdict]:
@@ -297,18 +342,26 @@ def _short_context(evaluation: Evaluation, baseline: Evaluation) -> Iterator[Ver
             theirs = [before[unit.name] for unit in ours]
             (score, stderr), (known, known_stderr) = mean(ours), mean(theirs)
             name = f"baseline, mean of {len(ours)}" + ("" if percent else f", {ours[0].metric}")
-            yield _bounded(name, ours[0], score, known, MEAN_DROP.value, math.hypot(stderr, known_stderr))
+            yield _bounded(
+                name, ours[0], score, known, MEAN_DROP.value, math.hypot(stderr, known_stderr)
+            )
 
 
-def _bounded(name: str, like: Unit, score: float, known: float, points: float, stderr: float) -> Verdict:
+def _bounded(
+    name: str, like: Unit, score: float, known: float, points: float, stderr: float
+) -> Verdict:
     """Return whether ``score`` is at most tolerance and Z standard errors worse than ``known``."""
     tolerance = points if like.percent else RELATIVE.value * points * abs(known)
     slack = tolerance + Z.value * stderr
     ok, bound = (
-        (score >= known - slack, known - slack) if like.higher_is_better else (score <= known + slack, known + slack)
+        (score >= known - slack, known - slack)
+        if like.higher_is_better
+        else (score <= known + slack, known + slack)
     )
     sign = "-" if like.higher_is_better else "+"
-    reason = f"bound {bound:.4g} = {known:.4g} {sign} {tolerance:.3g} {sign} {Z.value:g} x {stderr:.3g}"
+    reason = (
+        f"bound {bound:.4g} = {known:.4g} {sign} {tolerance:.3g} {sign} {Z.value:g} x {stderr:.3g}"
+    )
     return Verdict(name, ok, score, bound, reason if ok else f"worse than the {reason}")
 
 
@@ -316,7 +369,9 @@ def _differences(ours: Unit, theirs: Unit) -> list[str]:
     """Return in words how two results of a unit were got differently."""
 
     def facts(unit: Unit) -> dict[str, Any]:
-        settings = {name: value for name, value in unit.settings.items() if name not in _NOT_COMPARED}
+        settings = {
+            name: value for name, value in unit.settings.items() if name not in _NOT_COMPARED
+        }
         return settings | {"metric": unit.metric, "corpus": unit.corpus, "samples": unit.samples}
 
     mine, other = facts(ours), facts(theirs)
@@ -336,10 +391,12 @@ def _by_length(evaluation: Evaluation) -> dict[int, list[Unit]]:
     """Return RULER's units with a finite score at each length, in tokens and ascending."""
     lengths = sorted({unit.length for unit in evaluation.units if unit.length is not None})
     return {
-        length: [unit for unit in evaluation.units if unit.length == length and math.isfinite(unit.score)]
+        length: [
+            unit for unit in evaluation.units if unit.length == length and math.isfinite(unit.score)
+        ]
         for length in lengths
     }
 
 
 def _is_whole(evaluation: Evaluation, units: Iterable[Unit]) -> bool:
-    return {unit.task for unit in units} == set(suite_of(LONG_CONTEXT, evaluation.size).tasks)
+    return {unit.task for unit in units} == set(get_suite(LONG_CONTEXT, evaluation.size).tasks)

@@ -56,7 +56,9 @@ class Job:
     positions: int
 
 
-def serve(connection: Connection, parents: Connection, backend: Backend, tokenizer: Path, log: Path) -> None:
+def serve(
+    connection: Connection, parents: Connection, backend: Backend, tokenizer: Path, log: Path
+) -> None:
     """Load the model and score the jobs that arrive, until the other end closes or sends None.
 
     Sends ``("ready", None)`` once loaded, then for each job ``("done", result)``, or ``("failed", reason)``,
@@ -75,7 +77,7 @@ def serve(connection: Connection, parents: Connection, backend: Backend, tokeniz
         model = _load(backend)
     except Exception as error:
         traceback.print_exc()
-        connection.send(("failed", reason_of(error)))
+        connection.send(("failed", error_sentence(error)))
         return
     connection.send(("ready", None))
     while (job := connection.recv()) is not None:
@@ -83,10 +85,10 @@ def serve(connection: Connection, parents: Connection, backend: Backend, tokeniz
             connection.send(("done", _score(model, job, tokenizer)))
         except Exception as error:
             traceback.print_exc()
-            connection.send((_kind(error), reason_of(error)))
+            connection.send((_kind(error), error_sentence(error)))
 
 
-def reason_of(error: Exception) -> str:
+def error_sentence(error: Exception) -> str:
     """Return an exception as half a sentence."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
@@ -132,12 +134,18 @@ def _score(model: Any, job: Job, tokenizer: Path) -> dict[str, Any]:
     samples = results.pop("samples")
     # a group's row has its own name, a task file's the name inside it
     name = job.task if job.task in results["results"] else next(iter(results["results"]))
-    truncated = sum(_truncated(model, found, job.positions, tokenizer) for found in samples.values())
+    truncated = sum(
+        _truncated(model, found, job.positions, tokenizer) for found in samples.values()
+    )
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, found in samples.items():
         tracker.save_results_samples(task_name=task, samples=found)
     _check_saved(Path(job.output), len(samples))
-    row = {key: value for key, value in results["results"][name].items() if isinstance(value, float | int)}
+    row = {
+        key: value
+        for key, value in results["results"][name].items()
+        if isinstance(value, float | int)
+    }
     if _BITS in row:
         row[_BITS.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
     return {
@@ -157,15 +165,22 @@ def _stderr_of_bits(samples: list[Mapping[str, Any]]) -> float:
 
     The ratio's linear expansion (Cochran, Sampling Techniques, 3rd edition, section 2.11) over the documents.
     """
-    bits, sizes = np.array([sample["bits_per_byte"] for sample in samples]).T * [[-1 / math.log(2)], [1]]
+    bits, sizes = np.array([sample["bits_per_byte"] for sample in samples]).T * [
+        [-1 / math.log(2)],
+        [1],
+    ]
     rest = bits - bits.sum() / sizes.sum() * sizes
     return float(math.sqrt(len(bits) / max(len(bits) - 1, 1) * (rest**2).sum()) / sizes.sum())
 
 
-def _truncated(model: Any, samples: list[Mapping[str, Any]], positions: int, tokenizer: Path) -> int:
+def _truncated(
+    model: Any, samples: list[Mapping[str, Any]], positions: int, tokenizer: Path
+) -> int:
     """Return how many of the prompts are longer than the model's context, and so were cut."""
     if samples and "budget" in samples[0]["doc"]:
-        return sum(sample["doc"]["tokens"] + sample["doc"]["budget"] > positions for sample in samples)
+        return sum(
+            sample["doc"]["tokens"] + sample["doc"]["budget"] > positions for sample in samples
+        )
     limits: dict[str, int] = {}
     for sample in samples:
         for text, *rest in sample["arguments"]:
@@ -194,7 +209,9 @@ def _check_saved(folder: Path, tasks: int) -> None:
     if len(results) == 1 and len(samples) == tasks and all(map(_is_whole, samples)):
         return
     full = shutil.disk_usage(folder).free < _FULL_BYTES
-    raise OSError(errno.ENOSPC if full else errno.EIO, "lm-eval could not write its results", str(folder))
+    raise OSError(
+        errno.ENOSPC if full else errno.EIO, "lm-eval could not write its results", str(folder)
+    )
 
 
 def _is_whole(lines: Path) -> bool:
@@ -209,4 +226,8 @@ def _kind(error: Exception) -> str:
 
     if isinstance(error, requests.RequestException | aiohttp.ClientError | TimeoutError):
         return "server"
-    return "full" if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else "failed"
+    return (
+        "full"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "failed"
+    )

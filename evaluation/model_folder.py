@@ -35,9 +35,13 @@ def open_model(folder: Path) -> Model:
     try:
         positions = int(json.loads(path.read_text(encoding="utf-8"))["max_position_embeddings"])
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not found; name a Hugging Face folder of a model, a stage or a checkpoint") from error
+        raise UserError(
+            f"{path}: not found; name a Hugging Face folder of a model, a stage or a checkpoint"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: has no max_position_embeddings ({error!r}); download the folder again") from error
+        raise UserError(
+            f"{path}: has no max_position_embeddings ({error!r}); download the folder again"
+        ) from error
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise UserError(

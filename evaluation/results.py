@@ -130,9 +130,13 @@ def read_evaluation(folder: Path) -> Evaluation:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Evaluation(**{**found, "units": [Unit(**unit) for unit in found["units"]]})
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run `granite41 eval` into this folder first") from error
+        raise UserError(
+            f"{path}: no such file; run `granite41 eval` into this folder first"
+        ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is no evaluation ({error}); run `granite41 eval` into this folder again") from error
+        raise UserError(
+            f"{path}: is no evaluation ({error}); run `granite41 eval` into this folder again"
+        ) from error
 
 
 def read_unit(folder: Path) -> Unit | None:

@@ -19,9 +19,9 @@ from evaluation.model_folder import Model
 from evaluation.results import UNIT, Evaluation, Unit, read_unit, unit_name, write_evaluation
 from evaluation.ruler.generation import Metadata, generate, samples_file
 from evaluation.ruler.lm_eval_task import write_task_file
-from evaluation.suites import Suite, Task, score_of, task_folders, units
+from evaluation.suites import Suite, Task, read_score, task_folders, units
 from recipes.common.errors import UserError
-from recipes.common.files import whole_folder, write_text
+from recipes.common.files import atomic_directory, write_text
 from recipes.common.versions import commit, versions
 
 LOG, UNITS = "lm_eval.log", "units"
@@ -51,7 +51,9 @@ class Planned:
         return unit_name(self.task.name, self.length)
 
 
-def plan(suite: Suite, size: str, lengths: Sequence[int], samples: int | None, allow_code: bool) -> list[Planned]:
+def plan(
+    suite: Suite, size: str, lengths: Sequence[int], samples: int | None, allow_code: bool
+) -> list[Planned]:
     """Return the units of ``suite``; those that run what the model writes only with ``allow_code``."""
     return [
         Planned(task, length, samples or suite.samples, suite.seconds)
@@ -104,7 +106,15 @@ def evaluate(
     """
     if lengths := sorted({unit.length for unit in wanted if unit.length}):
         tasks = list(dict.fromkeys(unit.task.name for unit in wanted))
-        generate(model.folder, lengths, wanted[0].samples or 1, samples, tasks=tasks, corpora=corpora, say=say)
+        generate(
+            model.folder,
+            lengths,
+            wanted[0].samples or 1,
+            samples,
+            tasks=tasks,
+            corpora=corpora,
+            say=say,
+        )
     keys = {unit.name: _key(unit, model, backend, samples) for unit in planned}
     failures: dict[str, str] = {}
 
@@ -113,7 +123,11 @@ def evaluate(
         return replace(
             description,
             units=units,
-            failures={name: reason for name, reason in failures.items() if name not in {unit.name for unit in units}},
+            failures={
+                name: reason
+                for name, reason in failures.items()
+                if name not in {unit.name for unit in units}
+            },
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -127,7 +141,9 @@ def evaluate(
             for unit in open_units:
                 started = time.monotonic()
                 try:
-                    result = _score(unit, keys[unit.name], model, worker, output / UNITS, samples, allow_code)
+                    result = _score(
+                        unit, keys[unit.name], model, worker, output / UNITS, samples, allow_code
+                    )
                 except _Failed as failure:
                     failures[unit.name] = str(failure)
                     progress.failed(unit, str(failure))
@@ -153,7 +169,11 @@ def describe(
     left_out: Mapping[str, str],
 ) -> Evaluation:
     """Return an evaluation that has no units yet."""
-    settings = {"name": backend.name, "batch_size": backend.batch_size, "arguments": backend.arguments}
+    settings = {
+        "name": backend.name,
+        "batch_size": backend.batch_size,
+        "arguments": backend.arguments,
+    }
     return Evaluation(
         suite=suite,
         size=size,
@@ -201,7 +221,9 @@ class _Worker:
         if self._process is None:
             kind, value = self._start()
             if kind != "ready":
-                raise UserError(f"{backend.name} cannot load the model ({value}); {log} has all of it")
+                raise UserError(
+                    f"{backend.name} cannot load the model ({value}); {log} has all of it"
+                )
         self._connection.send(job)
         kind, value = self._answer(seconds)
         if kind == "done":
@@ -223,7 +245,9 @@ class _Worker:
         # a fork, so that a process that has lm-eval loaded needs no second import of it
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self._connection, *self._arguments))
+        self._process = context.Process(
+            target=serve, args=(theirs, self._connection, *self._arguments)
+        )
         self._process.start()
         theirs.close()
         return self._answer(_LOAD_SECONDS)
@@ -236,7 +260,11 @@ class _Worker:
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
-            reason = f"lm-eval's process was killed by signal {-code}" if code < 0 else f"lm-eval ended with {code}"
+            reason = (
+                f"lm-eval's process was killed by signal {-code}"
+                if code < 0
+                else f"lm-eval ended with {code}"
+            )
         self._end()
         return "failed", reason
 
@@ -259,7 +287,9 @@ class _Progress:
         self._spent, self._seconds = self._spent + self._costs[unit.name], self._seconds + seconds
         left = self._seconds / self._spent * (sum(self._costs.values()) - self._spent)
         error = f" ± {result.stderr:.2f}" if result.stderr is not None else ""
-        self._line(unit, f"{result.score:.2f}{error}, {seconds:.1f} s, about {left / 60:.0f} min left")
+        self._line(
+            unit, f"{result.score:.2f}{error}, {seconds:.1f} s, about {left / 60:.0f} min left"
+        )
 
     def failed(self, unit: Planned, reason: str) -> None:
         self._spent += self._costs[unit.name]
@@ -271,16 +301,25 @@ class _Progress:
 
 
 def _score(
-    unit: Planned, key: str, model: Model, worker: _Worker, units: Path, samples: Path, allow_code: bool
+    unit: Planned,
+    key: str,
+    model: Model,
+    worker: _Worker,
+    units: Path,
+    samples: Path,
+    allow_code: bool,
 ) -> Unit:
     folder, task = units / unit.name, unit.task
     shutil.rmtree(folder, ignore_errors=True)  # of another model, or with other settings
     started = time.monotonic()
-    with whole_folder(folder) as temporary:
+    with atomic_directory(folder) as temporary:
         name, metadata = str(task.lm_eval), _metadata(samples, unit)
         if unit.length and metadata:
             name = str(temporary / "task.yaml")
-            file, budget = samples_file(samples, task.name, unit.length), metadata.settings["budget"]
+            file, budget = (
+                samples_file(samples, task.name, unit.length),
+                metadata.settings["budget"],
+            )
             write_task_file(Path(name), unit.name, file, task.metric.partition(",")[0], budget)
         job = Job(
             name=unit.name,
@@ -294,19 +333,25 @@ def _score(
             allow_code=allow_code and task.unsafe_code,
             positions=model.positions,
         )
-        result = _unit(unit, worker.run(job, unit.seconds), metadata, time.monotonic() - started, key)
+        result = _unit(
+            unit, worker.run(job, unit.seconds), metadata, time.monotonic() - started, key
+        )
         write_text(temporary / UNIT, json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 
-def _unit(unit: Planned, result: Mapping[str, Any], metadata: Metadata | None, seconds: float, key: str) -> Unit:
+def _unit(
+    unit: Planned, result: Mapping[str, Any], metadata: Metadata | None, seconds: float, key: str
+) -> Unit:
     task, row = unit.task, result["row"]
     if not result["samples"]:
         raise _Failed("lm-eval returned no samples")
     try:
-        score, stderr = score_of(task.metric, row)
+        score, stderr = read_score(task.metric, row)
     except KeyError as error:
-        raise _Failed(f"lm-eval reported {', '.join(row) or 'nothing'}, but not {task.metric}") from error
+        raise _Failed(
+            f"lm-eval reported {', '.join(row) or 'nothing'}, but not {task.metric}"
+        ) from error
     settings = {
         "key": key,
         "num_fewshot": result["num_fewshot"],
@@ -351,7 +396,11 @@ def _key(unit: Planned, model: Model, backend: Backend, samples: Path) -> str:
     """Return a hash of all that a unit's score depends on."""
     metadata = _metadata(samples, unit)
     # an address is no setting, nor how many prompts go at once
-    arguments = {name: value for name, value in backend.arguments.items() if name not in ("base_url", "num_concurrent")}
+    arguments = {
+        name: value
+        for name, value in backend.arguments.items()
+        if name not in ("base_url", "num_concurrent")
+    }
     checksum = metadata and metadata.sha256
     content = [asdict(unit), model.fingerprint, backend.name, arguments, checksum, _libraries()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -69,7 +69,9 @@ def run_python(program: str, *, seconds: float, memory_bytes: int) -> Outcome:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={"PYTHONHASHSEED": "0"},  # a program that depends on the order of a set has the same outcome every time
+        env={
+            "PYTHONHASHSEED": "0"
+        },  # a program that depends on the order of a set has the same outcome every time
         start_new_session=True,
         cwd="/",
     )
@@ -83,7 +85,9 @@ def run_python(program: str, *, seconds: float, memory_bytes: int) -> Outcome:
         if launcher.returncode == 0:
             return Outcome(False, "killed: with its sandbox")
         why = errors.decode(errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"{LAUNCHER.name} ended with status {launcher.returncode}: {' '.join(why)}")
+        raise RuntimeError(
+            f"{LAUNCHER.name} ended with status {launcher.returncode}: {' '.join(why)}"
+        )
     answer = json.loads(output)
     if "refused" in answer:
         raise UserError(
@@ -95,10 +99,17 @@ def run_python(program: str, *, seconds: float, memory_bytes: int) -> Outcome:
     return Outcome(answer["outcome"] == PASSED, answer["outcome"])
 
 
-def run_many(programs: Iterable[str], workers: int, *, seconds: float, memory_bytes: int) -> list[Outcome]:
+def run_many(
+    programs: Iterable[str], workers: int, *, seconds: float, memory_bytes: int
+) -> list[Outcome]:
     """Run each program as :func:`run_python` does, up to ``workers`` at a time; outcomes are in the programs' order."""
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda program: run_python(program, seconds=seconds, memory_bytes=memory_bytes), programs))
+        return list(
+            pool.map(
+                lambda program: run_python(program, seconds=seconds, memory_bytes=memory_bytes),
+                programs,
+            )
+        )
 
 
 def _libraries() -> tuple[list[str], list[str]]:
@@ -108,5 +119,7 @@ def _libraries() -> tuple[list[str], list[str]]:
     if numpy is not None and numpy.origin is not None:
         folder = Path(numpy.origin).resolve().parent
         packages = [str(folder.parent)]
-        readable += [str(path) for path in (folder, folder.with_name("numpy.libs")) if path.exists()]
+        readable += [
+            str(path) for path in (folder, folder.with_name("numpy.libs")) if path.exists()
+        ]
     return readable, packages

@@ -26,8 +26,23 @@ MNT_DETACH, PR_SET_NO_NEW_PRIVS, CAPABILITY_VERSION_3 = 2, 38, 0x20080522
 
 # a folder that every machine has and that no library lies in: the new root is put together there
 NEW_ROOT = "/sys"
-SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/urandom")
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}  # noqa: S108
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/urandom",
+)
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 SCRATCH_BYTES = 64 * 2**20
 PROCESSES = 64
 OPEN_FILES = 256
@@ -59,14 +74,24 @@ def _enter(readable: list[str]) -> None:
     if not (_is_machine_root() and libc.unshare(flags) == 0):
         _call("unshare", flags | CLONE_NEWUSER)
         # not as 0: executing a file as 0 would give the namespace's capabilities back
-        for name, line in {"setgroups": "deny", "uid_map": f"1000 {uid} 1", "gid_map": f"1000 {gid} 1"}.items():
+        for name, line in {
+            "setgroups": "deny",
+            "uid_map": f"1000 {uid} 1",
+            "gid_map": f"1000 {gid} 1",
+        }.items():
             Path("/proc/self", name).write_text(line)
 
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV, f"size={2**20},mode=755")
     scratch = f"{NEW_ROOT}/tmp"  # noqa: S108
     Path(scratch).mkdir()
-    _mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV, f"size={SCRATCH_BYTES},nr_inodes=4096,mode=1777")
+    _mount(
+        "tmpfs",
+        scratch,
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        f"size={SCRATCH_BYTES},nr_inodes=4096,mode=1777",
+    )
     for source in (*SYSTEM, *readable):
         _show(Path(source))
     _set_attributes(NEW_ROOT, AT_RECURSIVE, on=MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
@@ -152,7 +177,9 @@ def _confine(request: dict[str, Any], report: int) -> None:
         _call("capset", (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for folder in request["readable"]:
-        next(Path(folder).iterdir(), None)  # a program must not fail because its user may not read what it imports
+        next(
+            Path(folder).iterdir(), None
+        )  # a program must not fail because its user may not read what it imports
 
 
 def _become_program(program: str, report: int) -> NoReturn:
@@ -181,17 +208,34 @@ def _describe(error: BaseException) -> str:
 
 def _is_machine_root() -> bool:
     """Root outside of any user namespace: may make the other namespaces without one, and then become nobody."""
-    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == [
+        "0",
+        "0",
+        "4294967295",
+    ]
 
 
-def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    arguments = [text.encode() if text is not None else None for text in (source, target, kind, data)]
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, data: str | None = None
+) -> None:
+    arguments = [
+        text.encode() if text is not None else None for text in (source, target, kind, data)
+    ]
     _call("mount", *arguments[:3], ctypes.c_ulong(flags), arguments[3], about=target)
 
 
 def _set_attributes(target: str, flags: int, on: int = 0, off: int = 0) -> None:
     attributes = (ctypes.c_uint64 * 4)(on, off, 0, 0)
-    _call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, target.encode(), flags, attributes, 32, about="mount_setattr")
+    _call(
+        "syscall",
+        SYS_MOUNT_SETATTR,
+        AT_FDCWD,
+        target.encode(),
+        flags,
+        attributes,
+        32,
+        about="mount_setattr",
+    )
 
 
 def _call(name: str, *arguments: Any, about: str = "") -> None:

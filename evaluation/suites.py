@@ -82,14 +82,16 @@ def suite_names() -> tuple[str, ...]:
     return tuple(name for name in _read() if name not in _NOT_SUITES)
 
 
-def suite_of(name: str, size: str) -> Suite:
+def get_suite(name: str, size: str) -> Suite:
     """Return the suite ``name`` with the settings for ``size``.
 
     Raises:
         UserError: an unknown suite or size.
     """
     row = _row(name, size)
-    tasks = {task: _task(task, values, row["chat_template"]) for task, values in row["tasks"].items()}
+    tasks = {
+        task: _task(task, values, row["chat_template"]) for task, values in row["tasks"].items()
+    }
     return Suite(
         name=name,
         title=row["title"],
@@ -100,7 +102,7 @@ def suite_of(name: str, size: str) -> Suite:
     )
 
 
-def suites_of(stage: str, size: str) -> tuple[str, ...]:
+def stage_suites(stage: str, size: str) -> tuple[str, ...]:
     """Return the names of the suites that follow ``stage``; for tiny those that need no network.
 
     Raises:
@@ -109,7 +111,9 @@ def suites_of(stage: str, size: str) -> tuple[str, ...]:
     require_known("stage", stage, STAGES)
     require_known("size", size, SIZES)
     instead = _read()["tiny"]["instead"] if size == "tiny" else {}
-    return tuple(dict.fromkeys(instead.get(name, name) for name in _read()["after"][STAGES[stage].kind]))
+    return tuple(
+        dict.fromkeys(instead.get(name, name) for name in _read()["after"][STAGES[stage].kind])
+    )
 
 
 def lengths(size: str, sequence_length: int) -> list[int]:
@@ -122,7 +126,9 @@ def lengths(size: str, sequence_length: int) -> list[int]:
     """
     row = _row(LONG_CONTEXT, size)
     if sequence_length < 1:
-        raise UserError(f"sequence length {sequence_length}: expected a positive number of tokens; correct it")
+        raise UserError(
+            f"sequence length {sequence_length}: expected a positive number of tokens; correct it"
+        )
     last = min(sequence_length, row.get("longest", sequence_length))
     found, length = {last}, row["first_length"]
     while length < last:
@@ -137,7 +143,7 @@ def samples(suite: str, size: str) -> int | None:
     Raises:
         UserError: an unknown suite or size.
     """
-    return suite_of(suite, size).samples
+    return get_suite(suite, size).samples
 
 
 def units(
@@ -155,22 +161,34 @@ def units(
         UserError: an unknown suite, size or task; a chosen task that is unavailable; lengths for a suite that has none,
             or none for one that does.
     """
-    known = suite_of(suite, size).tasks
+    known = get_suite(suite, size).tasks
     if bool(ruler_lengths) != (suite == LONG_CONTEXT):
-        raise UserError(f"suite {suite}: lengths belong to {LONG_CONTEXT} and only to it; give them there or leave out")
+        raise UserError(
+            f"suite {suite}: lengths belong to {LONG_CONTEXT} and only to it; give them there or leave out"
+        )
     chosen = list(tasks)
     for task in chosen:
         if task not in known:
-            raise UserError(f"suite {suite} has no task {task!r}{nearest(task, known)}; it has {', '.join(known)}")
+            raise UserError(
+                f"suite {suite} has no task {task!r}{nearest(task, known)}; it has {', '.join(known)}"
+            )
         if reason := known[task].unavailable:
             raise UserError(f"suite {suite}, task {task}: cannot be run, {reason}; leave it out")
-    wanted = [task for task in known.values() if not task.unavailable and (not chosen or task.name in chosen)]
+    wanted = [
+        task
+        for task in known.values()
+        if not task.unavailable and (not chosen or task.name in chosen)
+    ]
     return [(task, length) for length in (ruler_lengths or (None,)) for task in wanted]
 
 
 def unavailable(suite: str, size: str) -> dict[str, str]:
     """Return the benchmarks of a suite that cannot be run here -> the reason."""
-    return {task.name: task.unavailable for task in suite_of(suite, size).tasks.values() if task.unavailable}
+    return {
+        task.name: task.unavailable
+        for task in get_suite(suite, size).tasks.values()
+        if task.unavailable
+    }
 
 
 def task_folders(task: Task) -> tuple[str, ...]:
@@ -189,7 +207,7 @@ def task_folders(task: Task) -> tuple[str, ...]:
     )
 
 
-def score_of(metric: str, row: Mapping[str, Any]) -> tuple[float, float | None]:
+def read_score(metric: str, row: Mapping[str, Any]) -> tuple[float, float | None]:
     """Return score and standard error of a task's ``metric`` in lm-eval's row for it, both in the metric's unit.
 
     For a mean of several metrics over the same documents the standard error is the mean of theirs, which it cannot
@@ -199,7 +217,10 @@ def score_of(metric: str, row: Mapping[str, Any]) -> tuple[float, float | None]:
         KeyError: the row lacks the metric.
     """
     keys = metric.split(MEAN)
-    errors = [row.get(f"{name}_stderr,{filters}") for name, _, filters in (key.partition(",") for key in keys)]
+    errors = [
+        row.get(f"{name}_stderr,{filters}")
+        for name, _, filters in (key.partition(",") for key in keys)
+    ]
     finite = [error for error in errors if isinstance(error, int | float) and math.isfinite(error)]
     return (
         sum(row[key] for key in keys) / len(keys),
@@ -219,7 +240,7 @@ def reference(suite: str, benchmark: str, size: str) -> float | None:
     Raises:
         UserError: an unknown suite or size, or a benchmark that the suite does not have.
     """
-    known = suite_of(suite, size).tasks
+    known = get_suite(suite, size).tasks
     if benchmark not in known:
         raise UserError(
             f"suite {suite} has no task {benchmark!r}{nearest(benchmark, known)}; it has {', '.join(known)}"
@@ -232,7 +253,10 @@ def reference(suite: str, benchmark: str, size: str) -> float | None:
 
 def ruler_references(size: str) -> dict[int, float]:
     """Return IBM's RULER means over the thirteen tasks of its base models, length in tokens -> percent."""
-    return {int(length): float(score) for length, score in _published(LONG_CONTEXT).get(size, {}).items()}
+    return {
+        int(length): float(score)
+        for length, score in _published(LONG_CONTEXT).get(size, {}).items()
+    }
 
 
 def _published(suite: str) -> dict[str, Any]:
@@ -251,7 +275,11 @@ def _task(name: str, values: Mapping[str, Any], chat_template: bool) -> Task:
     values = dict(values)
     folder = values.pop("folder", ())
     task = Task(name, **{"chat_template": chat_template, **values})
-    return replace(task, folders=(folder,) if isinstance(folder, str) else tuple(folder), needs=tuple(task.needs))
+    return replace(
+        task,
+        folders=(folder,) if isinstance(folder, str) else tuple(folder),
+        needs=tuple(task.needs),
+    )
 
 
 @cache

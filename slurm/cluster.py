@@ -133,22 +133,31 @@ def load_cluster(name: str) -> Cluster:
         reason = str(error).splitlines()[0]
         if "Structured config of type" in reason:
             reason = f"{error.full_key} is missing"
-        raise UserError(f"{path}: {error.full_key}: {reason}; slurm/README.md describes each key") from error
+        raise UserError(
+            f"{path}: {error.full_key}: {reason}; slurm/README.md describes each key"
+        ) from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); correct it") from error
+        raise UserError(
+            f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); correct it"
+        ) from error
     misfit = next(_misfits(cluster), None)
     if misfit:
         raise UserError(f"{path}: {misfit}")
     return cluster
 
 
-def cluster_of(content: dict[str, Any]) -> Cluster:
+def cluster_from_dict(content: dict[str, Any]) -> Cluster:
     """Return the cluster whose ``asdict`` this is."""
     parts = {"compute": Compute, "light": Partition, "login": Login, "container": Container}
-    return Cluster(**{key: parts[key](**value) if key in parts and value else value for key, value in content.items()})
+    return Cluster(
+        **{
+            key: parts[key](**value) if key in parts and value else value
+            for key, value in content.items()
+        }
+    )
 
 
-def seconds_of(time_limit: str) -> int:
+def parse_time_limit(time_limit: str) -> int:
     """Return the seconds of D-HH:MM:SS or HH:MM:SS; ValueError for another form."""
     found = _TIME.fullmatch(time_limit)
     if not found:
@@ -176,7 +185,9 @@ def _require_mapping(path: Path, loaded: Any) -> None:
     from omegaconf import DictConfig
 
     if not isinstance(loaded, DictConfig) or not loaded:
-        raise UserError(f"{path}: holds no keys, expected those of a cluster; copy one of {CLUSTERS} and fill it in")
+        raise UserError(
+            f"{path}: holds no keys, expected those of a cluster; copy one of {CLUSTERS} and fill it in"
+        )
 
 
 def _keys(kind: Any) -> list[str]:
@@ -189,7 +200,10 @@ def _misfits(cluster: Cluster) -> Iterator[str]:
     for key, partition in (("compute", compute), ("light", light)):
         if partition is None:
             continue
-        names = {name: getattr(partition, name) for name in ("partition", "gres", "memory", "qos", "constraint")}
+        names = {
+            name: getattr(partition, name)
+            for name in ("partition", "gres", "memory", "qos", "constraint")
+        }
         for name, value in names.items():
             form = _CONSTRAINT if name == "constraint" else _NAME
             if value is not None and not form.fullmatch(value):
@@ -233,7 +247,10 @@ def _misfits(cluster: Cluster) -> Iterator[str]:
         if not re.fullmatch(r"[\w./+-]+", module):
             yield f"modules: {module!r} is no module's name, expected such as cuda/12.8"
     # a stop that takes longer than the allocation would never train
-    if _TIME.fullmatch(compute.time_limit) and seconds_of(compute.time_limit) <= cluster.stop_before_limit:
+    if (
+        _TIME.fullmatch(compute.time_limit)
+        and parse_time_limit(compute.time_limit) <= cluster.stop_before_limit
+    ):
         yield (
             f"stop_before_limit is {cluster.stop_before_limit} s, but compute.time_limit {compute.time_limit} is no "
             f"longer; raise the one or lower the other"

@@ -30,7 +30,7 @@ class Job:
     processes_per_node: int
 
 
-def jobs_of(chain: Sequence[Task], cluster: Cluster) -> list[Job]:
+def build_jobs(chain: Sequence[Task], cluster: Cluster) -> list[Job]:
     """Return a job for each task: training on as many nodes as its processes need, all else on one.
 
     Raises:
@@ -43,7 +43,7 @@ def jobs_of(chain: Sequence[Task], cluster: Cluster) -> list[Job]:
     )
     jobs = []
     for task in chain:
-        partition = compute if task.computes else light
+        partition = compute if task.needs_gpu else light
         per_node = min(task.processes, compute.gpus_per_node)
         if task.processes % per_node:
             raise UserError(
@@ -64,7 +64,11 @@ def command(job: Job, cluster: Cluster) -> list[str]:
         return [shlex.quote(cluster.python), *words]
     if cluster.launcher == "fault_tolerant":
         # restarts the processes within the job; without its file of settings it watches no heartbeats
-        launch = ["ft_launcher", "--ignore-missing-fault-tol-cfg", f"--max-restarts={cluster.retries}"]
+        launch = [
+            "ft_launcher",
+            "--ignore-missing-fault-tol-cfg",
+            f"--max-restarts={cluster.retries}",
+        ]
     else:
         launch = ["torchrun"]
     if job.nodes == 1:
@@ -94,13 +98,17 @@ def setup(job: Job, cluster: Cluster, run_folder: PurePosixPath, commit: str) ->
     if cluster.scratch:
         lines.append(f"export TMPDIR={cluster.scratch}")
     if stage:
-        lines.append(f"export GRANITE41_STOP_AT=$((granite41_end_time - {cluster.stop_before_limit}))")
+        lines.append(
+            f"export GRANITE41_STOP_AT=$((granite41_end_time - {cluster.stop_before_limit}))"
+        )
         # torchrun gives its processes 30 s after a signal, less than a step and a save of a large model may take
         lines.append(f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={cluster.stop_before_limit}")
     return "\n".join(lines)
 
 
-def executor(job: Job, cluster: Cluster, run_folder: PurePosixPath, setup_lines: str) -> "SlurmExecutor":
+def executor(
+    job: Job, cluster: Cluster, run_folder: PurePosixPath, setup_lines: str
+) -> "SlurmExecutor":
     """Return nemo-run's executor of the job, as yet without folders.
 
     Args:
@@ -113,7 +121,9 @@ def executor(job: Job, cluster: Cluster, run_folder: PurePosixPath, setup_lines:
     mounts = list(container.mounts) if container else []
     if container:
         for folder in filter(None, (cluster.folder, cluster.scratch, str(run_folder))):
-            if not any(PurePosixPath(folder).is_relative_to(mount.split(":")[1]) for mount in mounts):
+            if not any(
+                PurePosixPath(folder).is_relative_to(mount.split(":")[1]) for mount in mounts
+            ):
                 mounts.append(f"{folder}:{folder}")
     # a job whose parent has failed would wait for ever
     additional: dict[str, Any] = {"kill_on_invalid_dep": "yes"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recipes.common.errors import UserError
-from slurm.cluster import Cluster, Compute, Partition, seconds_of
+from slurm.cluster import Cluster, Compute, Partition, parse_time_limit
 from slurm.jobs import Job
 from slurm.shell import Shell
 
@@ -23,7 +23,9 @@ class Answer:
     expected: str
 
 
-def check_cluster(cluster: Cluster, jobs: Sequence[Job] = (), wanted_bytes: int = 0) -> list[Answer]:
+def check_cluster(
+    cluster: Cluster, jobs: Sequence[Job] = (), wanted_bytes: int = 0
+) -> list[Answer]:
     """Ask the cluster for all that its file names.
 
     Args:
@@ -37,7 +39,9 @@ def check_cluster(cluster: Cluster, jobs: Sequence[Job] = (), wanted_bytes: int 
     told = _ask(cluster)
     if told["ping"].status or "DOWN" in told["ping"].text:
         reason = (told["ping"].text.splitlines() or ["no answer"])[-1].strip()
-        raise UserError(f"Slurm's controller does not answer ({reason}); nothing was submitted, try again later")
+        raise UserError(
+            f"Slurm's controller does not answer ({reason}); nothing was submitted, try again later"
+        )
     answers = [Answer("controller", True, told["ping"].text.splitlines()[0].strip(), "answers")]
     partitions = _partitions(told["partitions"].text)
     for key, partition in (("compute", cluster.compute), ("light", cluster.light)):
@@ -90,7 +94,10 @@ def _ask(cluster: Cluster) -> dict[str, _Told]:
         'f=$(mktemp -p "$d") && rm "$f" && df -P -k "$d"',
         "python": f"{shlex.quote(cluster.python)} --version",
     }
-    script = "".join(f"({words}) 2>&1; s=$?; echo; echo '{_END} {name}' $s\n" for name, words in questions.items())
+    script = "".join(
+        f"({words}) 2>&1; s=$?; echo; echo '{_END} {name}' $s\n"
+        for name, words in questions.items()
+    )
     done = Shell(cluster).script(script)
     told: dict[str, _Told] = {}
     lines: list[str] = []
@@ -114,23 +121,32 @@ def _partitions(text: str) -> dict[str, _Nodes]:
         name, availability, limit, nodes, gres = fields
         before = found.get(name, _Nodes(True, None, 0, ()))
         seconds = None if limit == "infinite" else _slurm_seconds(limit)
-        found[name] = _Nodes(availability == "up", seconds, before.nodes + int(nodes), (*before.gres, gres))
+        found[name] = _Nodes(
+            availability == "up", seconds, before.nodes + int(nodes), (*before.gres, gres)
+        )
     return found
 
 
 def _slurm_seconds(text: str) -> int:
     """Return the seconds of a limit as sinfo prints it, which is also MM:SS."""
-    return seconds_of(f"00:{text}" if text.count(":") == 1 and "-" not in text else text)
+    return parse_time_limit(f"00:{text}" if text.count(":") == 1 and "-" not in text else text)
 
 
-def _check_partition(key: str, partition: Partition, known: dict[str, _Nodes], needed: int) -> Iterator[Answer]:
+def _check_partition(
+    key: str, partition: Partition, known: dict[str, _Nodes], needed: int
+) -> Iterator[Answer]:
     name = partition.partition
     if name not in known:
-        yield Answer(f"{key}.partition", False, f"no {name}", f"one of {', '.join(known) or 'none that you may see'}")
+        yield Answer(
+            f"{key}.partition",
+            False,
+            f"no {name}",
+            f"one of {', '.join(known) or 'none that you may see'}",
+        )
         return
     has = known[name]
     yield Answer(f"{key}.partition", has.up, f"{name} is {'up' if has.up else 'down'}", "up")
-    wanted = seconds_of(partition.time_limit)
+    wanted = parse_time_limit(partition.time_limit)
     yield Answer(
         f"{key}.time_limit",
         has.seconds is None or wanted <= has.seconds,
@@ -142,7 +158,9 @@ def _check_partition(key: str, partition: Partition, known: dict[str, _Nodes], n
         kinds = [_gpus(kind) for kind in has.gres]
         asked = _gpus(partition.gres)
         fits = any(count >= asked[1] and asked[0] in ("", kind) for kind, count in kinds)
-        yield Answer(f"{key}.gres", fits, ", ".join(sorted(set(has.gres))), f"a node with {partition.gres}")
+        yield Answer(
+            f"{key}.gres", fits, ", ".join(sorted(set(has.gres))), f"a node with {partition.gres}"
+        )
     if isinstance(partition, Compute) and partition.gpu_type != "cpu" and partition.gres:
         asked_count = _gpus(partition.gres)[1]
         yield Answer(
@@ -173,20 +191,36 @@ def _check_account(cluster: Cluster, told: _Told) -> Iterator[Answer]:
         cluster.account if cluster.account in accounts else f"not {cluster.account}",
         f"one of yours: {', '.join(accounts) or 'none'}",
     )
-    qos = {name for account, names in rows if account == cluster.account for name in names.split(",") if name}
+    qos = {
+        name
+        for account, names in rows
+        if account == cluster.account
+        for name in names.split(",")
+        if name
+    }
     for key, partition in (("compute", cluster.compute), ("light", cluster.light)):
         if partition and partition.qos:
-            yield Answer(f"{key}.qos", partition.qos in qos, partition.qos, f"one of yours: {', '.join(sorted(qos))}")
+            yield Answer(
+                f"{key}.qos",
+                partition.qos in qos,
+                partition.qos,
+                f"one of yours: {', '.join(sorted(qos))}",
+            )
 
 
 def _check_container(cluster: Cluster, told: dict[str, _Told]) -> Iterator[Answer]:
     if not cluster.container:
         yield Answer(
-            "python", told["python"].status == 0, _last_line(told["python"].text), f"{cluster.python} on the nodes"
+            "python",
+            told["python"].status == 0,
+            _last_line(told["python"].text),
+            f"{cluster.python} on the nodes",
         )
         return
     has_pyxis = "--container-image" in told["pyxis"].text
-    yield Answer("container", has_pyxis, f"srun has {'a' if has_pyxis else 'no'} --container-image", "pyxis")
+    yield Answer(
+        "container", has_pyxis, f"srun has {'a' if has_pyxis else 'no'} --container-image", "pyxis"
+    )
     image = cluster.container.image
     # an image of a registry is only found out when a node fetches it
     if image.startswith("/"):
@@ -197,10 +231,14 @@ def _check_container(cluster: Cluster, told: dict[str, _Told]) -> Iterator[Answe
 def _check_folder(cluster: Cluster, told: dict[str, _Told], wanted: int) -> Iterator[Answer]:
     answer = told["folder"]
     if answer.status:
-        yield Answer("folder", False, f"{cluster.folder} is not writable", "writable on the login node")
+        yield Answer(
+            "folder", False, f"{cluster.folder} is not writable", "writable on the login node"
+        )
         return
     free = int(answer.text.splitlines()[-1].split()[3]) * 1024
-    needed = f"{wanted / 1e9:,.4g} GB in {cluster.folder}" if wanted else f"{cluster.folder} is writable"
+    needed = (
+        f"{wanted / 1e9:,.4g} GB in {cluster.folder}" if wanted else f"{cluster.folder} is writable"
+    )
     yield Answer("folder", free >= wanted, f"{free / 1e9:,.4g} GB free", needed)
 
 

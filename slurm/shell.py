@@ -19,7 +19,15 @@ class Shell:
         self.login = cluster.login
         self._prefix: list[str] = []
         if self.login:
-            self._prefix = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(self.login.port)]
+            self._prefix = [
+                "ssh",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=10",
+                "-p",
+                str(self.login.port),
+            ]
             if self.login.identity:
                 self._prefix += ["-i", self.login.identity]
             if self.login.user:
@@ -34,20 +42,28 @@ class Shell:
         Raises:
             UserError: the login node does not answer or refuses, or there is no such program.
         """
-        command = self.prefix_of(words)
+        command = self.ssh_command(words)
         try:
             done = subprocess.run(command, capture_output=True, input=content or b"")
         except FileNotFoundError as error:
-            where = "ssh is not installed here" if self.login else f"{command[0]}: no such program on this machine"
-            raise UserError(f"{where}; name the cluster's login node as login.host in its file") from error
+            where = (
+                "ssh is not installed here"
+                if self.login
+                else f"{command[0]}: no such program on this machine"
+            )
+            raise UserError(
+                f"{where}; name the cluster's login node as login.host in its file"
+            ) from error
         if self.login and done.returncode == _SSH_FAILED:
-            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"])[-1]
+            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"])[
+                -1
+            ]
             raise UserError(
                 f"{self.login.host}: {reason}; `ssh {shlex.join(self._prefix[1:])}` must work without a password"
             )
         return done
 
-    def prefix_of(self, words: Sequence[str | PurePosixPath]) -> list[str]:
+    def ssh_command(self, words: Sequence[str | PurePosixPath]) -> list[str]:
         """Return the words that run a command there, for a process of this machine."""
         command = [str(word) for word in words]
         return [*self._prefix, shlex.join(command)] if self.login else command
@@ -64,6 +80,8 @@ class Shell:
         """
         done = self.run(words)
         if done.returncode:
-            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[
+                -1
+            ]
             raise UserError(f"`{shlex.join(map(str, words))}` failed on the cluster: {reason}")
         return done.stdout.decode(errors="replace")

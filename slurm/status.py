@@ -16,10 +16,26 @@ from slurm.cluster import Cluster
 from slurm.shell import Shell
 from slurm.submit import RECORDS, SUBMITTED
 
-_ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED", "REQUEUE_HOLD")
+_ACTIVE = (
+    "COMPUTED",
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "SUSPENDED",
+    "REQUEUE_HOLD",
+)
 # what says how far a run is, and the folders whose being there counts
 _TELLING = (
-    *("manifest.json", "recipe.yaml", "evaluation.json", "gate.json", SUBMITTED, "events.jsonl", "steps.jsonl"),
+    *(
+        "manifest.json",
+        "recipe.yaml",
+        "evaluation.json",
+        "gate.json",
+        SUBMITTED,
+        "events.jsonl",
+        "steps.jsonl",
+    ),
     *("hf", "merged", "init", "corpora"),
 )
 
@@ -37,7 +53,7 @@ class JobStatus:
 
 
 @contextmanager
-def seen_from_here(shell: Shell, run_folder: PurePosixPath) -> Iterator[Path]:
+def local_view_of_run(shell: Shell, run_folder: PurePosixPath) -> Iterator[Path]:
     """Yield a folder with what tells how far a run is: the run's own, or a copy of its small files."""
     if not shell.login:
         yield Path(run_folder)
@@ -50,7 +66,9 @@ def seen_from_here(shell: Shell, run_folder: PurePosixPath) -> Iterator[Path]:
     )
     with tempfile.TemporaryDirectory(prefix="granite41-") as copy:
         if done.returncode:
-            raise UserError(f"{run_folder}: cannot be read on the cluster: {done.stderr.decode(errors='replace')}")
+            raise UserError(
+                f"{run_folder}: cannot be read on the cluster: {done.stderr.decode(errors='replace')}"
+            )
         if done.stdout:
             with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
                 archive.extractall(copy, filter="data")
@@ -71,13 +89,15 @@ def read_submitted(seen: Path, run_folder: PurePosixPath) -> dict[str, Any]:
         ) from error
 
 
-def options_of(cluster: Cluster, on: str | None, run_folder: PurePosixPath) -> str:
+def cli_flags(cluster: Cluster, on: str | None, run_folder: PurePosixPath) -> str:
     """Return the options with which ``granite41 status``, ``cancel`` and ``resume`` find a run again from here."""
     where = f" --on {shlex.quote(on)}" if on and cluster.login else ""
     return f"--run-dir {shlex.quote(str(run_folder))}{where}"
 
 
-def status_of(cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: dict[str, Any]) -> list[JobStatus]:
+def query_status(
+    cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: dict[str, Any]
+) -> list[JobStatus]:
     """Return how each job of ``record`` stands.
 
     What Slurm has forgotten, or has no accounting for, is told from the jobs' own records.
@@ -97,11 +117,16 @@ def status_of(cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: d
         starts = sum(event["event"] == "started" for event in own)
         all_ids = {str(event["job"]) for event in events[task]}
         seconds = sum(row.seconds for id_ in all_ids for row in ended.get(id_, []))
-        goodput = _step_seconds(seen / task / "metrics" / "steps.jsonl") / seconds if seconds else None
+        goodput = (
+            _step_seconds(seen / task / "metrics" / "steps.jsonl") / seconds if seconds else None
+        )
         found.append(JobStatus(task, number, state, reason, starts, goodput or None))
     failed = [job for job in found if job.state not in ("COMPLETED", "CANCELLED", *_ACTIVE)]
     told = _last_words(shell, run_folder, record, failed)
-    return [replace(job, reason=_error(seen, job.task) or told.get(job.id) or job.reason) for job in found]
+    return [
+        replace(job, reason=_error(seen, job.task) or told.get(job.id) or job.reason)
+        for job in found
+    ]
 
 
 def active(jobs: Sequence[JobStatus]) -> list[str]:
@@ -109,7 +134,9 @@ def active(jobs: Sequence[JobStatus]) -> list[str]:
     return [job.id for job in jobs if job.state in _ACTIVE]
 
 
-def log_files(shell: Shell, run_folder: PurePosixPath, record: dict[str, Any], task: str) -> list[str]:
+def log_files(
+    shell: Shell, run_folder: PurePosixPath, record: dict[str, Any], task: str
+) -> list[str]:
     """Return the paths on the cluster of a job's logs since the last submission, the latest last."""
     done = shell.script(f"{_find_logs(run_folder, record, task)} -printf '%T@ %p\\n' | sort -n")
     return [line.partition(" ")[2] for line in done.stdout.decode(errors="replace").splitlines()]
@@ -131,7 +158,9 @@ class _Ended:
     seconds: int
 
 
-def _ask(shell: Shell, ids: Collection[str]) -> tuple[dict[str, tuple[str, str]], dict[str, list[_Ended]]]:
+def _ask(
+    shell: Shell, ids: Collection[str]
+) -> tuple[dict[str, tuple[str, str]], dict[str, list[_Ended]]]:
     """Return job id -> state and why it waits for those in the queue, and job id -> its starts by the accounting."""
     listed = ",".join(sorted(str(int(number)) for number in ids))
     # neither knows all: the one forgets what has ended, the other may be missing
@@ -142,7 +171,9 @@ def _ask(shell: Shell, ids: Collection[str]) -> tuple[dict[str, tuple[str, str]]
     )
     if done.returncode:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"neither squeue nor sacct answers ({reason}); the jobs are as they were, ask again later")
+        raise UserError(
+            f"neither squeue nor sacct answers ({reason}); the jobs are as they were, ask again later"
+        )
     queued: dict[str, tuple[str, str]] = {}
     ended: dict[str, list[_Ended]] = {}
     for line in done.stdout.decode(errors="replace").splitlines():
@@ -154,9 +185,17 @@ def _ask(shell: Shell, ids: Collection[str]) -> tuple[dict[str, tuple[str, str]]
         if len(fields) == 3:
             state, code, seconds = fields
             status, _, signal = code.partition(":")
-            reason = f"exit status {status}" if status != "0" else f"signal {signal}" if signal != "0" else ""
+            reason = (
+                f"exit status {status}"
+                if status != "0"
+                else f"signal {signal}"
+                if signal != "0"
+                else ""
+            )
             # the state also says who has cancelled it
-            ended.setdefault(number, []).append(_Ended(member, state.split()[0], reason, int(seconds)))
+            ended.setdefault(number, []).append(
+                _Ended(member, state.split()[0], reason, int(seconds))
+            )
     return queued, ended
 
 
@@ -176,14 +215,23 @@ def _events(folder: Path) -> list[dict[str, Any]]:
 
 def _last_event(events: Sequence[dict[str, Any]]) -> str:
     """Return Slurm's word for how a job stands by its own records."""
-    words = {"started": "RUNNING", "finished": "COMPLETED", "stopped": "PENDING", "crashed": "PENDING"}
+    words = {
+        "started": "RUNNING",
+        "finished": "COMPLETED",
+        "stopped": "COMPUTED",
+        "crashed": "COMPUTED",
+    }
     return words.get(events[-1]["event"], "FAILED") if events else "UNKNOWN"
 
 
 def _error(seen: Path, task: str) -> str:
     """Return why a stage failed, by its manifest."""
     manifest = seen / task / "manifest.json"
-    return json.loads(manifest.read_text(encoding="utf-8")).get("error", "") if manifest.exists() else ""
+    return (
+        json.loads(manifest.read_text(encoding="utf-8")).get("error", "")
+        if manifest.exists()
+        else ""
+    )
 
 
 def _last_words(
@@ -197,7 +245,9 @@ def _last_words(
     )
     lines = shell.script(script).stdout.decode(errors="replace").splitlines() if script else []
     words = dict(line.split("|", 1) for line in lines)
-    return {number: sentence.strip().removeprefix("granite41: ") for number, sentence in words.items()}
+    return {
+        number: sentence.strip().removeprefix("granite41: ") for number, sentence in words.items()
+    }
 
 
 def _step_seconds(metrics: Path) -> float:

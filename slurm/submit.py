@@ -14,7 +14,7 @@ from recipes.common.errors import UserError
 from recipes.common.versions import commit
 from recipes.runs.task import Task
 from slurm.cluster import Cluster
-from slurm.jobs import Job, command, executor, jobs_of, setup
+from slurm.jobs import Job, build_jobs, command, executor, setup
 from slurm.preflight import check_cluster
 from slurm.shell import Shell
 
@@ -34,7 +34,7 @@ def scripts(chain: Sequence[Task], cluster: Cluster, run_folder: PurePosixPath) 
 
     code = (commit() or "unknown").removesuffix("-dirty")
     written = {}
-    for job in jobs_of(chain, cluster):
+    for job in build_jobs(chain, cluster):
         name = job.task.name
         asked = executor(job, cluster, run_folder, setup(job, cluster, run_folder, code))
         folder = str(run_folder / RECORDS / "experiments" / run_folder.name / "EXPERIMENT")
@@ -71,10 +71,12 @@ def submit(
         UserError: the cluster lacks what its file or the chain names; the code is in no git checkout; sbatch refuses
             a job, in which case those before it are cancelled.
     """
-    jobs = jobs_of(chain, cluster)
+    jobs = build_jobs(chain, cluster)
     missing = [answer for answer in check_cluster(cluster, jobs, wanted_bytes) if not answer.ok]
     if missing:
-        told = "; ".join(f"{answer.name}: {answer.found}, expected {answer.expected}" for answer in missing)
+        told = "; ".join(
+            f"{answer.name}: {answer.found}, expected {answer.expected}" for answer in missing
+        )
         raise UserError(f"the cluster does not fit, nothing was submitted: {told}")
     shell = Shell(cluster)
     code = _put_code(cluster, shell, say)
@@ -85,7 +87,9 @@ def submit(
         "commit": code.name,
         "experiment": experiment,
         "request": request,
-        "jobs": {job.task.name: {"id": ids[job.task.name], "after": list(job.task.after)} for job in jobs},
+        "jobs": {
+            job.task.name: {"id": ids[job.task.name], "after": list(job.task.after)} for job in jobs
+        },
     }
     try:
         _write(shell, run_folder / RECORDS / SUBMITTED, json.dumps(record, indent=2))
@@ -100,21 +104,28 @@ def _put_code(cluster: Cluster, shell: Shell, say: Callable[[str], None]) -> Pur
     """Put this code as of its last commit on the cluster, unless it is there; return its folder."""
     described = commit()
     if not described:
-        raise UserError(f"{_ROOT}: not a git checkout, so there is no commit to run on the cluster; clone the project")
+        raise UserError(
+            f"{_ROOT}: not a git checkout, so there is no commit to run on the cluster; clone the project"
+        )
     name = described.removesuffix("-dirty")
     if described != name:
         say(f"changes that are not committed stay here; the cluster runs {name[:12]}")
     folder = PurePosixPath(cluster.folder) / "code" / name
     if shell.run(["test", "-d", folder]).returncode == 0:
         return folder
-    archive = subprocess.run(["git", "archive", name], cwd=_ROOT, capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        ["git", "archive", name], cwd=_ROOT, capture_output=True, check=True
+    ).stdout
     target, partial = shlex.quote(str(folder)), shlex.quote(f"{folder}.partial")
     done = shell.script(
-        f"rm -rf {partial} && mkdir -p {partial} && tar -x -C {partial} && mv -T {partial} {target}", archive
+        f"rm -rf {partial} && mkdir -p {partial} && tar -x -C {partial} && mv -T {partial} {target}",
+        archive,
     )
     if done.returncode:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{folder}: the code could not be put there ({reason}); nothing was submitted")
+        raise UserError(
+            f"{folder}: the code could not be put there ({reason}); nothing was submitted"
+        )
     return folder
 
 
@@ -124,7 +135,11 @@ def _submit(
     """Submit through one nemo-run experiment, whose id and jobs' ids are returned; cancel all when one is refused."""
     login, experiments = cluster.login, run_folder / RECORDS / "experiments"
     # nemo-run's own records, which `nemorun experiment` reads, are where the run is, or here
-    home = os.environ.get("NEMORUN_HOME", str(Path.home() / ".nemo_run")) if login else str(experiments.parent)
+    home = (
+        os.environ.get("NEMORUN_HOME", str(Path.home() / ".nemo_run"))
+        if login
+        else str(experiments.parent)
+    )
     # read when nemo-run is imported
     os.environ["NEMORUN_HOME"] = home
     import nemo_run as run
@@ -145,7 +160,9 @@ def _submit(
             identity=login.identity,
             job_dir=str(experiments),
         )
-    with run.Experiment(run_folder.name, log_level="WARNING", clean_mode=True, skip_status_at_exit=True) as experiment:
+    with run.Experiment(
+        run_folder.name, log_level="WARNING", clean_mode=True, skip_status_at_exit=True
+    ) as experiment:
         for job in jobs:
             words = command(job, cluster)
             asked = executor(job, cluster, run_folder, setup(job, cluster, run_folder, code.name))
@@ -153,7 +170,9 @@ def _submit(
             # every job has a link to the one copy of the code
             asked.packager = GitArchivePackager(symlink_from_remote_dir=str(code))
             script = run.Script(path=words[1], args=words[2:], entrypoint=words[0])
-            experiment.add(script, executor=asked, name=job.task.name, dependencies=list(job.task.after))
+            experiment.add(
+                script, executor=asked, name=job.task.name, dependencies=list(job.task.after)
+            )
         try:
             experiment.run(detach=True)
         except BaseException as error:
@@ -163,7 +182,9 @@ def _submit(
             if not isinstance(error, UnexpectedExit):
                 raise
             reason = (error.result.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"sbatch refused a job, the {len(submitted)} before it were cancelled: {reason}") from error
+            raise UserError(
+                f"sbatch refused a job, the {len(submitted)} before it were cancelled: {reason}"
+            ) from error
         return experiment._id, {job.id: _id(job.handle) for job in experiment.jobs}
 
 
@@ -175,7 +196,10 @@ def _id(handle: str) -> str:
 def _write(shell: Shell, path: PurePosixPath, text: str) -> None:
     target, partial = shlex.quote(str(path)), shlex.quote(f"{path}.partial")
     done = shell.script(
-        f"mkdir -p {shlex.quote(str(path.parent))} && cat > {partial} && mv {partial} {target}", text.encode()
+        f"mkdir -p {shlex.quote(str(path.parent))} && cat > {partial} && mv {partial} {target}",
+        text.encode(),
     )
     if done.returncode:
-        raise UserError(f"{path}: could not be written: {done.stderr.decode(errors='replace').strip()}")
+        raise UserError(
+            f"{path}: could not be written: {done.stderr.decode(errors='replace').strip()}"
+        )

@@ -2,7 +2,6 @@
 
 import os
 import re
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

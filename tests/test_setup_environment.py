@@ -27,7 +27,9 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(sys, "version_info", VersionInfo(3, 11, 7))
     free_space(monkeypatch, 10**12)
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: pytest.fail(f"{command} was run"))
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: pytest.fail(f"{command} was run")
+    )
     for name in module.INPUTS:
         (tmp_path / name).write_text(f"# {name}\n")
     return module
@@ -37,7 +39,9 @@ def free_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
 
-def commands_end(monkeypatch: pytest.MonkeyPatch, module: ModuleType, failing: str = "", stderr: str = "") -> list:
+def commands_end(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, failing: str = "", stderr: str = ""
+) -> list:
     """Have every command succeed but those that hold the word ``failing``; return the list of commands."""
     commands = []
 
@@ -65,7 +69,9 @@ def refusal(module: ModuleType, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("minor", [10, 12])
 def test_another_python_is_refused(setup: ModuleType, minor: int) -> None:
-    with pytest.raises(setup.SetupError, match=rf"^Python 3\.{minor} found, .* 3\.11: install it .* PYTHON=\S+$"):
+    with pytest.raises(
+        setup.SetupError, match=rf"^Python 3\.{minor} found, .* 3\.11: install it .* PYTHON=\S+$"
+    ):
         setup.check_python(3, minor)
 
 
@@ -90,7 +96,9 @@ def test_main_refuses_a_small_disk(setup, monkeypatch, capsys) -> None:
     assert "2.0 GB free" in refusal(setup, capsys)
 
 
-def test_main_says_that_the_disk_is_full_when_python_finds_it_so(setup, monkeypatch, capsys) -> None:
+def test_main_says_that_the_disk_is_full_when_python_finds_it_so(
+    setup, monkeypatch, capsys
+) -> None:
     def no_room() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -121,8 +129,12 @@ def test_another_error_of_the_system_is_not_hidden(setup, monkeypatch) -> None:
         ("--editable", "'-m pip install ...' failed"),
     ],
 )
-def test_a_failed_command_gives_its_last_line_of_error(setup, monkeypatch, capsys, failing: str, named: str) -> None:
-    commands = commands_end(monkeypatch, setup, failing, "a warning\nERROR: No matching distribution found\n\n")
+def test_a_failed_command_gives_its_last_line_of_error(
+    setup, monkeypatch, capsys, failing: str, named: str
+) -> None:
+    commands = commands_end(
+        monkeypatch, setup, failing, "a warning\nERROR: No matching distribution found\n\n"
+    )
     error = refusal(setup, capsys)
     assert named in error
     assert error.endswith(": ERROR: No matching distribution found\n")
@@ -139,7 +151,8 @@ def test_main_installs_once(setup, monkeypatch, capsys) -> None:
     assert setup.main() == 0
     assert setup.is_ready()
     assert [
-        next(word for word in ("venv", setup.PIP, "-r", "compileall", "--editable") if word in c) for c in commands
+        next(word for word in ("venv", setup.PIP, "-r", "compileall", "--editable") if word in c)
+        for c in commands
     ] == [
         "venv",
         setup.PIP,
@@ -156,7 +169,9 @@ def test_main_installs_once(setup, monkeypatch, capsys) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-test.txt", "requirements.lock", "pyproject.toml"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-test.txt", "requirements.lock", "pyproject.toml"]
+)
 def test_changed_inputs_are_installed_again(setup, monkeypatch, name: str) -> None:
     commands = commands_end(monkeypatch, setup)
     setup.main()

@@ -59,7 +59,11 @@ class Loading:
         if self.files:
             return tuple(f"hf:{self.dataset}/{glob}" for glob in self.files)
         splits = self.split.split("+")
-        return tuple(f"hf:{self.dataset}:{name}:{split}" for name in self.configurations or ("",) for split in splits)
+        return tuple(
+            f"hf:{self.dataset}:{name}:{split}"
+            for name in self.configurations or ("",)
+            for split in splits
+        )
 
     @property
     def text_field(self) -> str:
@@ -126,14 +130,16 @@ def load_catalog() -> Mapping[str, Source]:
     for entry in disclosed:
         source = Disclosed(**entry["disclosed"])
         # without an entry of ours the disclosure itself says why it is not public
-        addition = ours["sources"].get(entry["id"], {"public": False, "reason": source.data_provenance})
+        addition = ours["sources"].get(
+            entry["id"], {"public": False, "reason": source.data_provenance}
+        )
         catalog[entry["id"]] = _source(entry["id"], source, entry["stages"], addition)
     for name, addition in ours["not_disclosed"].items():
         catalog[name] = _source(name, None, {}, addition)
     return catalog
 
 
-def loading_of(name: str) -> tuple[Loading, str | None]:
+def get_loading(name: str) -> tuple[Loading, str | None]:
     """Return how to load the source ``name`` of the catalog, and its licence as far as it is known.
 
     Raises:
@@ -141,14 +147,18 @@ def loading_of(name: str) -> tuple[Loading, str | None]:
     """
     catalog = load_catalog()
     if name not in catalog:
-        raise UserError(f"{name}: no such source{nearest(name, catalog)}; `granite41 data sources` lists them")
+        raise UserError(
+            f"{name}: no such source{nearest(name, catalog)}; `granite41 data sources` lists them"
+        )
     source = catalog[name]
     if source.loading is None:
         raise UserError(f"{name}: `datasets` cannot load it: {source.reason}")
     return source.loading, source.licence
 
 
-def _source(name: str, disclosed: Disclosed | None, stages: Mapping[str, str], addition: dict[str, Any]) -> Source:
+def _source(
+    name: str, disclosed: Disclosed | None, stages: Mapping[str, str], addition: dict[str, Any]
+) -> Source:
     return Source(
         id=name,
         name=disclosed.name if disclosed else addition["name"],
@@ -191,4 +201,6 @@ def _tokens(disclosed: Disclosed | None, known: dict[str, Any] | None) -> Source
 
 
 def _from_bytes(size: float, of: str) -> Sourced[int]:
-    return assumed(round(size / BYTES_PER_TOKEN.value), f"{of} at {BYTES_PER_TOKEN.value:g} bytes per token")
+    return assumed(
+        round(size / BYTES_PER_TOKEN.value), f"{of} at {BYTES_PER_TOKEN.value:g} bytes per token"
+    )

@@ -97,7 +97,7 @@ class Plan:
     rows: tuple[PlannedSource, ...]
 
 
-def stages_of(phase: str) -> tuple[str, ...]:
+def phase_stages(phase: str) -> tuple[str, ...]:
     """Return the stages that ``phase`` means: ``1`` to ``5``, or a stage's name.
 
     Raises:
@@ -108,7 +108,9 @@ def stages_of(phase: str) -> tuple[str, ...]:
     if phase in _STAGES:
         return (phase,)
     known = [*PHASES, *_STAGES]
-    raise UserError(f"--phase {phase}: no such phase{nearest(phase, known)}; known are {', '.join(known)}")
+    raise UserError(
+        f"--phase {phase}: no such phase{nearest(phase, known)}; known are {', '.join(known)}"
+    )
 
 
 def parse_tokens(text: str) -> int:
@@ -117,10 +119,14 @@ def parse_tokens(text: str) -> int:
     Raises:
         UserError: anything else, and numbers below one.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([KMBT]?)", text.strip(), flags=re.IGNORECASE)
+    match = re.fullmatch(
+        r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([KMBT]?)", text.strip(), flags=re.IGNORECASE
+    )
     tokens = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if tokens < 1:
-        raise UserError(f"--tokens {text}: expected a number of tokens above zero, such as 2T, 500B or 1e12")
+        raise UserError(
+            f"--tokens {text}: expected a number of tokens above zero, such as 2T, 500B or 1e12"
+        )
     return tokens
 
 
@@ -162,7 +168,11 @@ def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
 
     Percentages are scaled to add up to exactly 100.
     """
-    budget = _STAGES[mixture.stage].tokens if tokens is None else Sourced(tokens, "override", "set with --tokens")
+    budget = (
+        _STAGES[mixture.stage].tokens
+        if tokens is None
+        else Sourced(tokens, "override", "set with --tokens")
+    )
     catalog = load_catalog()
     percent = math.fsum(component.percent for component in mixture.components)
     wanted = [
@@ -203,7 +213,9 @@ def _read(path: Traversable) -> dict[str, Any]:
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable YAML file ({detail}); correct it") from error
     if not isinstance(document, dict):
-        raise UserError(f"{path}: found {_kind(document)}, expected stages with their components; {_SEE}")
+        raise UserError(
+            f"{path}: found {_kind(document)}, expected stages with their components; {_SEE}"
+        )
     return document
 
 
@@ -221,7 +233,9 @@ def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
     components, warnings = [], []
     for component, percent in recipe.items():
         if component not in content:
-            raise UserError(f"{where}: component {component} is missing, the recipe has it; add it (0 percent will do)")
+            raise UserError(
+                f"{where}: component {component} is missing, the recipe has it; add it (0 percent will do)"
+            )
         parsed = _component(component, content[component], f"{where}: component {component}")
         components.append(parsed)
         if parsed.percent != percent.value:
@@ -237,7 +251,9 @@ def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
 
 def _component(name: str, content: Any, where: str) -> Component:
     if not isinstance(content, dict):
-        raise UserError(f"{where}: found {_kind(content)}, expected percent, why, sources and stand_in; {_SEE}")
+        raise UserError(
+            f"{where}: found {_kind(content)}, expected percent, why, sources and stand_in; {_SEE}"
+        )
     for key in content:
         if key not in _COMPONENT_KEYS:
             raise UserError(
@@ -251,16 +267,22 @@ def _component(name: str, content: Any, where: str) -> Component:
     for group in ("sources", "stand_in"):
         listed = content.get(group) or {}
         if not isinstance(listed, dict):
-            raise UserError(f"{where}: {group}: found {_kind(listed)}, expected `id: weight` pairs; correct it")
+            raise UserError(
+                f"{where}: {group}: found {_kind(listed)}, expected `id: weight` pairs; correct it"
+            )
         for source, weight in listed.items():
             _check_source(source, f"{where}: {group}")
             if source in weights:
-                raise UserError(f"{where}: {source} is in sources and in stand_in, expected once; remove one")
+                raise UserError(
+                    f"{where}: {source} is in sources and in stand_in, expected once; remove one"
+                )
             weights[source] = _number(weight, f"{where}: {group}: {source}: weight")
     total = math.fsum(weights.values())
     if not total:
         found = "only weights of zero" if weights else "no sources"
-        raise UserError(f"{where}: found {found}, expected a weight above zero; add a source or a stand_in")
+        raise UserError(
+            f"{where}: found {found}, expected a weight above zero; add a source or a stand_in"
+        )
     return Component(
         name=name,
         percent=percent,

@@ -28,7 +28,9 @@ def source_json(source: Source) -> dict[str, Any]:
         "loading": asdict(source.loading) if source.loading else None,
         "reason": source.reason,
         "note": source.note,
-        "tokens": {"value": tokens.value, "origin": tokens.origin, "why": tokens.why} if tokens else None,
+        "tokens": {"value": tokens.value, "origin": tokens.origin, "why": tokens.why}
+        if tokens
+        else None,
     }
 
 
@@ -44,7 +46,11 @@ def mixture_json(mixture: Mixture) -> dict[str, Any]:
                 "why": component.why,
                 "has_public_source": component.has_public_source,
                 "sources": [
-                    {"weight": weight, "stand_in": name in component.stand_in, **source_json(catalog[name])}
+                    {
+                        "weight": weight,
+                        "stand_in": name in component.stand_in,
+                        **source_json(catalog[name]),
+                    }
                     for name, weight in component.weights.items()
                 ],
             }
@@ -58,7 +64,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     """Return ``plan`` by component; tokens are rounded to whole ones, an unknown number is null."""
     return {
         "stage": plan.mixture.stage,
-        "tokens": {"value": plan.tokens.value, "origin": plan.tokens.origin, "why": plan.tokens.why},
+        "tokens": {
+            "value": plan.tokens.value,
+            "origin": plan.tokens.origin,
+            "why": plan.tokens.why,
+        },
         "components": [
             {"component": name, **_totals(rows), "sources": [_row_json(row) for row in rows]}
             for name, rows in _by_component(plan)
@@ -130,7 +140,11 @@ def print_mixture(mixture: Mixture) -> None:
     for component in mixture.components:
         print(f"{mixture.stage}: {component.name}: {component.why}")
     without = [component for component in mixture.components if not component.has_public_source]
-    partly = [component for component in mixture.components if component.has_public_source and component.stand_in]
+    partly = [
+        component
+        for component in mixture.components
+        if component.has_public_source and component.stand_in
+    ]
     for components, says in ((without, "no public source of IBM's"), (partly, "partly not public")):
         for component in components:
             # in the order of the file
@@ -151,14 +165,26 @@ def print_plan(plan: Plan) -> None:
                 _short(row.tokens),
                 _short(row.source.tokens.value) if row.source.tokens else "unknown",
                 row.source.tokens.origin if row.source.tokens else "unknown",
-                f"{row.epochs:.2f}{' repeated' if row.repeated else ''}" if row.epochs is not None else "unknown",
+                f"{row.epochs:.2f}{' repeated' if row.repeated else ''}"
+                if row.epochs is not None
+                else "unknown",
             ]
             for row in members
         ]
         rows.append(_total_row(name, members))
     rows.append(_total_row("all", plan.rows))
     print_table(
-        ["component", "source", "stands in", "share %", "tokens wanted", "available", "available is", "epochs"], rows
+        [
+            "component",
+            "source",
+            "stands in",
+            "share %",
+            "tokens wanted",
+            "available",
+            "available is",
+            "epochs",
+        ],
+        rows,
     )
     repeated = [row.source.id for row in plan.rows if row.repeated]
     print(
@@ -202,7 +228,16 @@ def _total_row(name: str, rows: Sequence[PlannedSource]) -> list[str]:
     totals = _totals(rows)
     unknown = f" and {totals['unknown_sources']} unknown" if totals["unknown_sources"] else ""
     available = _short(totals["available"]) + unknown
-    return [name, "TOTAL", "", f"{totals['share_percent']:.3f}", _short(totals["tokens"]), available, "", ""]
+    return [
+        name,
+        "TOTAL",
+        "",
+        f"{totals['share_percent']:.3f}",
+        _short(totals["tokens"]),
+        available,
+        "",
+        "",
+    ]
 
 
 def _short(tokens: float) -> str:

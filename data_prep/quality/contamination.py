@@ -15,7 +15,7 @@ import numpy as np
 from data_prep import documents, shards
 from data_prep.quality import ngrams
 from recipes.common.errors import UserError, nearest
-from recipes.common.files import whole_file
+from recipes.common.files import atomic_write
 
 NGRAM_WORDS = 13
 SHORTEST = 8  # words; a shorter evaluation text is anybody's phrase and is not looked for
@@ -64,14 +64,16 @@ class Index:
         """Write the index to ``file``, whole or not at all."""
         hashes = {f"h{length}": found for length, (found, _) in self.ngrams.items()}
         owners = {f"s{length}": found for length, (_, found) in self.ngrams.items()}
-        with whole_file(file) as temporary, temporary.open("wb") as stream:
+        with atomic_write(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, suites=np.array(self.suites), **hashes, **owners)
 
     @classmethod
     def load(cls, file: Path) -> "Index":
         """Read what :meth:`save` wrote."""
         with np.load(file, allow_pickle=False) as arrays:
-            lengths = sorted((int(name[1:]) for name in arrays.files if name[0] == "h"), reverse=True)
+            lengths = sorted(
+                (int(name[1:]) for name in arrays.files if name[0] == "h"), reverse=True
+            )
             pairs = {length: (arrays[f"h{length}"], arrays[f"s{length}"]) for length in lengths}
             return cls(arrays["suites"].tolist(), pairs)
 
@@ -118,7 +120,7 @@ def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, di
 
 
 def _file_texts(spec: str) -> Iterator[tuple[str, str]]:
-    for part in documents.parts_of([spec], shards.SHARD_BYTES):
+    for part in documents.split_inputs([spec], shards.SHARD_BYTES):
         for document in documents.read(part):
             yield spec, document.text
 
@@ -131,7 +133,9 @@ def _task_texts(spec: str) -> Iterator[tuple[str, str]]:
     name = spec.removeprefix(TASK)
     is_file = name.endswith((".yaml", ".yml"))
     if is_file and not Path(name).is_file():
-        raise UserError(f"{spec}: no such file, expected the YAML file of an lm-eval task; check the path")
+        raise UserError(
+            f"{spec}: no such file, expected the YAML file of an lm-eval task; check the path"
+        )
     datasets.disable_progress_bars()
     manager = TaskManager(include_defaults=not is_file)
     if not is_file and name not in manager.all_tasks:
@@ -155,5 +159,7 @@ def _task_text(task: Any, document: Any) -> str:
     pieces: list[str] = []
     for value in (task.doc_to_text(document), task.doc_to_target(document)):
         for item in value if isinstance(value, list) else [value]:
-            pieces.append(task.doc_to_choice(document)[item] if isinstance(item, int) else str(item))
+            pieces.append(
+                task.doc_to_choice(document)[item] if isinstance(item, int) else str(item)
+            )
     return " ".join(pieces)

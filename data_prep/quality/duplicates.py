@@ -25,7 +25,14 @@ IDENTITY = np.dtype([("high", "<u8"), ("low", "<u8"), ("input", "<u4"), ("record
 """A document: its text's hash, the index of its input and its record number there."""
 
 REMOVAL = np.dtype(
-    [("document", "<u8"), ("high", "<u8"), ("low", "<u8"), ("input", "<u4"), ("record", "<u8"), ("similarity", "<f4")]
+    [
+        ("document", "<u8"),
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("input", "<u4"),
+        ("record", "<u8"),
+        ("similarity", "<f4"),
+    ]
 )
 """A document to remove: its number in the shard, its text's hash, the document kept; similarity 2 says equal text."""
 
@@ -77,7 +84,12 @@ def band_rows(threshold: float) -> int:
 
 
 def decide(
-    signatures: list[Path], target: list[Path], *, exact: bool, threshold: float | None, say: Callable[[str], None]
+    signatures: list[Path],
+    target: list[Path],
+    *,
+    exact: bool,
+    threshold: float | None,
+    say: Callable[[str], None],
 ) -> None:
     """Write which documents of each shard go, as :data:`REMOVAL`, in order.
 
@@ -91,7 +103,9 @@ def decide(
         threshold: Jaccard similarity of the sets of word 5-grams; None looks for no near duplicates.
         say: receives one line.
     """
-    sizes = [file.with_suffix(".identities").stat().st_size // IDENTITY.itemsize for file in signatures]
+    sizes = [
+        file.with_suffix(".identities").stat().st_size // IDENTITY.itemsize for file in signatures
+    ]
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     identities = np.empty(starts[-1], IDENTITY)
     for file, start, size in zip(signatures, starts, sizes, strict=False):
@@ -128,7 +142,11 @@ def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _near(
-    signatures: list[Path], starts: np.ndarray, kept_for: np.ndarray, similarity: np.ndarray, threshold: float
+    signatures: list[Path],
+    starts: np.ndarray,
+    kept_for: np.ndarray,
+    similarity: np.ndarray,
+    threshold: float,
 ) -> None:
     """Fill in ``kept_for`` and ``similarity`` of near duplicates, in input order."""
 
@@ -173,7 +191,9 @@ def _company(
     for band in range(HASHES // rows):
         for shard in range(len(starts) - 1):
             hashes = np.asarray(minhash(shard)[:, band * rows : (band + 1) * rows])
-            column[starts[shard] : starts[shard + 1]] = ngrams.ngram_hashes(hashes.T.astype(np.uint64), rows)[0]
+            column[starts[shard] : starts[shard + 1]] = ngrams.ngram_hashes(
+                hashes.T.astype(np.uint64), rows
+            )[0]
             if band == 0:
                 wanted[starts[shard] : starts[shard + 1]] &= (hashes != _EMPTY).any(axis=1)
         chosen = np.flatnonzero(wanted)

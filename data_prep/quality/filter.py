@@ -22,7 +22,7 @@ from data_prep import documents, shards
 from data_prep.documents import Document, Part
 from data_prep.quality import contamination, duplicates, steps
 from recipes.common.errors import UserError
-from recipes.common.files import whole_folder, write_text
+from recipes.common.files import atomic_directory, write_text
 
 MANIFEST = "manifest.json"
 _PASSES = ".passes"  # in the output, until it is complete
@@ -53,14 +53,22 @@ class Steps:
     def asked(self) -> list[str]:
         """Return the names of the steps that were asked for, in order."""
         return [
-            name for name, value in asdict(self).items() if name != "ngram_words" and value not in (None, False, ())
+            name
+            for name, value in asdict(self).items()
+            if name != "ngram_words" and value not in (None, False, ())
         ]
 
     def check(self) -> None:
         """Raise a :class:`UserError` if no step is asked for, or no text could pass."""
         if not self.asked():
-            raise UserError("no step is asked for, expected at least one such as --normalise; see --help")
-        if self.min_characters and self.max_characters and self.min_characters > self.max_characters:
+            raise UserError(
+                "no step is asked for, expected at least one such as --normalise; see --help"
+            )
+        if (
+            self.min_characters
+            and self.max_characters
+            and self.min_characters > self.max_characters
+        ):
             raise UserError(
                 f"--min-characters {self.min_characters}: no text passes --max-characters {self.max_characters} too; "
                 f"expected a smaller number"
@@ -112,10 +120,16 @@ def run(
             index.save(passes / "contamination.npz")
         if (wanted.exact_duplicates or wanted.near_duplicates) and shards.manifests(output) is None:
             _find_duplicates(passes, plan, settings, wanted, sources, workers, say)
-        work = partial(filter_shard, passes=passes, wanted=wanted, text_field=text_field, sources=sources)
+        work = partial(
+            filter_shard, passes=passes, wanted=wanted, text_field=text_field, sources=sources
+        )
         shards.run(output, plan, settings, work, workers=workers, say=say)
         found = shards.manifests(output) or []
-        manifest = _total(found, wanted) | {"settings": settings, "evaluation": evaluation, "inputs": sources}
+        manifest = _total(found, wanted) | {
+            "settings": settings,
+            "evaluation": evaluation,
+            "inputs": sources,
+        }
         write_text(output / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         shutil.rmtree(passes, ignore_errors=True)
     return manifest
@@ -125,7 +139,11 @@ def table(manifest: dict[str, Any]) -> list[list[str]]:
     """Return a row for each step: its name, documents removed, changed, and remaining after it."""
     left = manifest["documents_in"]
     rows = [["input", "", "", f"{left:,}"]]
-    for step in ("normalise", *manifest["removed"]) if manifest["settings"]["normalise"] else manifest["removed"]:
+    for step in (
+        ("normalise", *manifest["removed"])
+        if manifest["settings"]["normalise"]
+        else manifest["removed"]
+    ):
         removed = manifest["removed"].get(step, 0)
         left -= removed
         changed = f"{manifest['changed']:,}" if step == "normalise" else ""
@@ -134,12 +152,21 @@ def table(manifest: dict[str, Any]) -> list[list[str]]:
 
 
 def sign_shard(
-    parts: list[Part], folder: Path, name: str, *, wanted: Steps, text_field: str, sources: list[str]
+    parts: list[Part],
+    folder: Path,
+    name: str,
+    *,
+    wanted: Steps,
+    text_field: str,
+    sources: list[str],
 ) -> dict[str, Any]:
     """Write the signatures of a shard's documents that the steps before leave, as :func:`duplicates.decide` reads."""
     numbers = {source: number for number, source in enumerate(sources)}
     row, count = np.empty(1, duplicates.IDENTITY), 0
-    with (folder / f"{name}.identities").open("wb") as identities, (folder / f"{name}.minhash").open("wb") as minhash:
+    with (
+        (folder / f"{name}.identities").open("wb") as identities,
+        (folder / f"{name}.minhash").open("wb") as minhash,
+    ):
         for part in parts:
             number, before = numbers[documents.source(part)], documents.records_before(part)
             for document, text, step in _screened(part, wanted, text_field):
@@ -168,13 +195,19 @@ def filter_shard(
     removals = _removals(passes, name, wanted, sources)
     totals = Counter(documents=0, documents_in=0, changed=0, bytes=0, bytes_in=0)
     removed, compared = Counter[str](), 0
-    with _compressed(folder / f"{name}.jsonl.zst") as out, (folder / f"{name}.removed.jsonl").open("wb") as audit:
+    with (
+        _compressed(folder / f"{name}.jsonl.zst") as out,
+        (folder / f"{name}.removed.jsonl").open("wb") as audit,
+    ):
         for part in parts:
             source, before = documents.source(part), None
             for document, text, step in _screened(part, wanted, text_field):
                 why: dict[str, Any] | None = None
                 if step:
-                    why = {"step": step, "reason": f"{len(text):,} characters" if text.strip() else "no text"}
+                    why = {
+                        "step": step,
+                        "reason": f"{len(text):,} characters" if text.strip() else "no text",
+                    }
                 else:
                     why = removals.pop(compared, None)
                     compared += 1
@@ -182,7 +215,12 @@ def filter_shard(
                         raise _changed(source)
                 if not why and index and (match := index.find(text)):
                     ngram, suite = match
-                    why = {"step": "decontaminate", "reason": "shares words", "ngram": ngram, "suite": suite}
+                    why = {
+                        "step": "decontaminate",
+                        "reason": "shares words",
+                        "ngram": ngram,
+                        "suite": suite,
+                    }
                 size = len(document.text.encode())
                 totals.update(documents_in=1, bytes_in=size, changed=text != document.text)
                 if why:
@@ -192,7 +230,9 @@ def filter_shard(
                     removed[why["step"]] += 1
                 else:
                     out.write(_line(part, document, {text_field: text, **document.fields}))
-                    totals.update(documents=1, bytes=size if text is document.text else len(text.encode()))
+                    totals.update(
+                        documents=1, bytes=size if text is document.text else len(text.encode())
+                    )
     if removals:
         raise _changed(", ".join(dict.fromkeys(part.input for part in parts)))
     return {**totals, "removed": dict(removed)}
@@ -211,9 +251,16 @@ def _find_duplicates(
     if decided.exists():
         return
     work = partial(sign_shard, wanted=wanted, text_field=settings["text_field"], sources=sources)
-    shards.run(signatures, plan, settings, work, workers=workers, say=lambda line: say(f"signatures: {line}"))
-    names = [shards.name_of(number) for number in range(len(plan))]
-    with whole_folder(decided) as folder:
+    shards.run(
+        signatures,
+        plan,
+        settings,
+        work,
+        workers=workers,
+        say=lambda line: say(f"signatures: {line}"),
+    )
+    names = [shards.shard_name(number) for number in range(len(plan))]
+    with atomic_directory(decided) as folder:
         duplicates.decide(
             [signatures / name for name in names],
             [folder / name for name in names],
@@ -223,14 +270,22 @@ def _find_duplicates(
         )
 
 
-def _screened(part: Part, wanted: Steps, text_field: str) -> Iterator[tuple[Document, str, str | None]]:
+def _screened(
+    part: Part, wanted: Steps, text_field: str
+) -> Iterator[tuple[Document, str, str | None]]:
     """Each document, its text after normalisation, and the step that removes it for its length."""
     for document in documents.read(part, text_field, others=None):
         text = steps.normalise(document.text) if wanted.normalise else document.text
-        yield document, text, steps.too_short_or_long(text, wanted.min_characters, wanted.max_characters)
+        yield (
+            document,
+            text,
+            steps.too_short_or_long(text, wanted.min_characters, wanted.max_characters),
+        )
 
 
-def _removals(passes: Path, name: str, wanted: Steps, sources: list[str]) -> dict[int, dict[str, Any]]:
+def _removals(
+    passes: Path, name: str, wanted: Steps, sources: list[str]
+) -> dict[int, dict[str, Any]]:
     """Why documents of the shard go as duplicates, by their number among those compared."""
     if not (wanted.exact_duplicates or wanted.near_duplicates):
         return {}
@@ -249,7 +304,11 @@ def _removals(passes: Path, name: str, wanted: Steps, sources: list[str]) -> dic
                 "similarity": round(float(row["similarity"]), 4),
             }
         kept = {"input": sources[row["input"]], "record": int(row["record"])}
-        found[int(row["document"])] = {**why, "duplicates": kept, "text_hash": (int(row["high"]), int(row["low"]))}
+        found[int(row["document"])] = {
+            **why,
+            "duplicates": kept,
+            "text_hash": (int(row["high"]), int(row["low"])),
+        }
     return found
 
 
@@ -264,7 +323,9 @@ def _line(part: Part, document: Document, record: dict[str, Any]) -> bytes:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError as error:
         where = documents.where(part, document.record)
-        raise UserError(f"{where}: a field cannot be written as JSON ({error}); leave it out of the input") from error
+        raise UserError(
+            f"{where}: a field cannot be written as JSON ({error}); leave it out of the input"
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,10 @@ import xxhash
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no position of an n-gram is lost
 # regex and not re: its \w holds the marks without which the scripts of India fall apart
 _WORD = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]|[^\W\p{Han}\p{Hiragana}\p{Katakana}]+")
-_ASCII = bytes(code if chr(code).isalnum() or chr(code) == "_" else 32 for code in range(128)) + b" " * 128
+_ASCII = (
+    bytes(code if chr(code).isalnum() or chr(code) == "_" else 32 for code in range(128))
+    + b" " * 128
+)
 
 
 def words(text: str) -> list[bytes]:

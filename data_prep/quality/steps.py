@@ -13,7 +13,9 @@ _UNUSUAL = re.compile(r"[^\t\n -~]")
 _REMOVED = re.compile("[\x00-\x08\x0b-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
 
 # the repairs of wrongly decoded text that guess are left out
-_ENCODING = ftfy.TextFixerConfig(restore_byte_a0=False, replace_lossy_sequences=False, decode_inconsistent_utf8=False)
+_ENCODING = ftfy.TextFixerConfig(
+    restore_byte_a0=False, replace_lossy_sequences=False, decode_inconsistent_utf8=False
+)
 
 
 def normalise(text: str) -> str:

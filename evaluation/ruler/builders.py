@@ -31,10 +31,14 @@ from recipes.common.errors import UserError
 S = TypeVar("S", bound=Settings)
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-_DEPTHS = np.round(np.linspace(0, 100, num=40)).astype(np.int64)  # percent of the sentences, as NVIDIA's
+_DEPTHS = np.round(np.linspace(0, 100, num=40)).astype(
+    np.int64
+)  # percent of the sentences, as NVIDIA's
 _ZETA_2 = np.pi**2 / 6
 _LONG = 8192  # tokens
-_PIECE = re.compile(r"\s*[^\s-]*-?")  # a word with the space before it, or a part that ends in a hyphen
+_PIECE = re.compile(
+    r"\s*[^\s-]*-?"
+)  # a word with the space before it, or a part that ends in a hyphen
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ class Tables:
         """Return ``task``'s questions and documents, and the tokens of each document with the blank line after it."""
         questions = self.corpora.questions(task)
         if task not in self._costs:
-            self._costs[task] = self.counter.counts([f"{document}\n\n" for document in questions.documents])
+            self._costs[task] = self.counter.counts(
+                [f"{document}\n\n" for document in questions.documents]
+            )
         return questions, self._costs[task]
 
 
@@ -110,7 +116,9 @@ class Essay:
         each = np.arange(copies)[:, None]
         self.text = f"{corpora.essays} " * copies
         self.tokens = np.cumsum(np.tile(costs, copies))  # of the first 1, 2, ... words
-        self.starts = np.append((starts[:-1] + each * starts[-1]).ravel(), copies * starts[-1])  # of words, characters
+        self.starts = np.append(
+            (starts[:-1] + each * starts[-1]).ravel(), copies * starts[-1]
+        )  # of words, characters
         self.sentences = (first_words + each * len(words)).ravel()  # their first words
 
     def words(self, first: int, after: int) -> str:
@@ -146,7 +154,9 @@ class Builder(Generic[S]):
         filled = list(units[:whole])
         if whole < len(units):
             free = room - (int(sums[whole - 1]) if whole else 0) - 1
-            part = self.cut(units[whole], free) if free > self.length // 1024 else ""  # less does not matter
+            part = (
+                self.cut(units[whole], free) if free > self.length // 1024 else ""
+            )  # less does not matter
             filled += [part] if part else []
         return filled
 
@@ -180,23 +190,37 @@ class NeedleBuilder(Builder[NeedleSettings]):
         settings = self.settings
         keys = self._distinct(rng, settings.key_type, settings.keys)
         values = self._distinct(rng, settings.value_type, settings.keys * settings.values)
-        owned = {key: values[n * settings.values : (n + 1) * settings.values] for n, key in enumerate(keys)}
-        needles = [settings.needle.format(key=key, value=value) for key in keys for value in owned[key]]
+        owned = {
+            key: values[n * settings.values : (n + 1) * settings.values]
+            for n, key in enumerate(keys)
+        }
+        needles = [
+            settings.needle.format(key=key, value=value) for key in keys for value in owned[key]
+        ]
         rng.shuffle(needles)
         asked = [keys[n] for n in rng.permutation(settings.keys)[: settings.queries]]
         query = f"{', '.join(asked[:-1])}, and {asked[-1]}" if len(asked) > 1 else asked[0]
         prefix = settings.answer_prefix.format(query=query)
         end = f"\n{settings.tail.format(query=query)}{prefix}"
-        room -= self.cost(settings.head, *(f"{needle}\n" for needle in needles), end) + self.counter.added
+        room -= (
+            self.cost(settings.head, *(f"{needle}\n" for needle in needles), end)
+            + self.counter.added
+        )
         if settings.haystack == "essay":
             context = self._essay(rng, needles, room)
         elif settings.haystack == "noise":
             cost = self.cost(f"{NOISE}\n")
             lines = [NOISE] * (max(room, 0) // cost + 1)
-            context = "\n".join(insert(self.fill(lines, np.full(len(lines), cost), room), needles, rng))
+            context = "\n".join(
+                insert(self.fill(lines, np.full(len(lines), cost), room), needles, rng)
+            )
         else:
             context = "\n".join(insert(self._lines(rng, keys, room), needles, rng))
-        return Draft(f"{settings.head}{context}{end}", prefix, [value for key in asked for value in owned[key]])
+        return Draft(
+            f"{settings.head}{context}{end}",
+            prefix,
+            [value for key in asked for value in owned[key]],
+        )
 
     def _essay(self, rng: np.random.RandomState, needles: list[str], room: int) -> str:
         essay = self.tables.essay
@@ -218,7 +242,9 @@ class NeedleBuilder(Builder[NeedleSettings]):
         mean, deviation = self._line_tokens
         # as many as the length can need: a prompt that is made again for another room has the same ones
         number = int(1.1 * self.length / mean) + 16
-        drawn_keys, drawn_values = (self._draw(rng, kind, number) for kind in (settings.key_type, settings.value_type))
+        drawn_keys, drawn_values = (
+            self._draw(rng, kind, number) for kind in (settings.key_type, settings.value_type)
+        )
         start, middle, end = re.split(r"\{key\}|\{value\}", settings.needle)
         lines = [
             f"{start}{key}{middle}{value}{end}"
@@ -228,13 +254,17 @@ class NeedleBuilder(Builder[NeedleSettings]):
         if self.length < _LONG:
             return self.fill(lines, self.counter.counts([f"{line}\n" for line in lines]), room)
         # of many lines the mean will do, and three prompts of a hundred are made again
-        return self.fill(lines, np.full(len(lines), mean), room - int(2 * deviation * (room / mean) ** 0.5))
+        return self.fill(
+            lines, np.full(len(lines), mean), room - int(2 * deviation * (room / mean) ** 0.5)
+        )
 
     @cached_property
     def _line_tokens(self) -> tuple[float, float]:
         """Mean and standard deviation of the tokens of a line, from some."""
         settings, rng = self.settings, np.random.RandomState(0)
-        drawn_keys, drawn_values = (self._draw(rng, kind, 256) for kind in (settings.key_type, settings.value_type))
+        drawn_keys, drawn_values = (
+            self._draw(rng, kind, 256) for kind in (settings.key_type, settings.value_type)
+        )
         pairs = zip(drawn_keys, drawn_values, strict=True)
         lines = [f"{settings.needle.format(key=key, value=value)}\n" for key, value in pairs]
         tokens = self.counter.counts(lines)
@@ -279,16 +309,26 @@ class ChainBuilder(Builder[ChainSettings]):
     def build(self, rng: np.random.RandomState, index: int, room: int) -> Draft:
         settings = self.settings
         number = settings.hops + 1
-        names = list(dict.fromkeys(name for name in self._names(rng, settings.letters, 4 * number) if name != "VAR"))
+        names = list(
+            dict.fromkeys(
+                name for name in self._names(rng, settings.letters, 4 * number) if name != "VAR"
+            )
+        )
         names = names[:number]
-        others = [name for name in dict.fromkeys(self._names(rng, 3, 8 * number)) if name not in ("VAR", *names)]
+        others = [
+            name
+            for name in dict.fromkeys(self._names(rng, 3, 8 * number))
+            if name not in ("VAR", *names)
+        ]
         example = self._example(rng, others[:number])
         value = str(rng.randint(10000, 99999))
         while value in example:
             value = str(rng.randint(10000, 99999))
         statements = _statements(names, value)
         end = f"\n{settings.tail}{settings.answer_prefix}".format(query=value, count=number)
-        fixed = self.cost(example, settings.head, *(f"{statement}\n" for statement in statements), end)
+        fixed = self.cost(
+            example, settings.head, *(f"{statement}\n" for statement in statements), end
+        )
         room -= fixed + self.counter.added
         lines = [NOISE] * (max(room, 0) // self._noise_cost + 1)
         filled = self.fill(lines, np.full(len(lines), self._noise_cost), room)
@@ -300,7 +340,9 @@ class ChainBuilder(Builder[ChainSettings]):
         settings = self.settings
         value = str(rng.randint(10000, 99999))
         context = "\n".join(insert([NOISE] * self._example_lines, _statements(names, value), rng))
-        question = f"\n{settings.tail}{settings.answer_prefix}".format(query=value, count=len(names))
+        question = f"\n{settings.tail}{settings.answer_prefix}".format(
+            query=value, count=len(names)
+        )
         return f"{settings.head}{context}{question} {' '.join(names)}\n\n"
 
     @staticmethod
@@ -323,7 +365,9 @@ class ListBuilder(Builder[ListSettings]):
         words, costs = tables.words("wonderwords")
         _, numbers = tables.numbers
         entries = (len(words) - 100) * settings.other
-        enough = entries >= len(numbers) or numbers[entries] + entries * costs.mean() > 1.05 * length
+        enough = (
+            entries >= len(numbers) or numbers[entries] + entries * costs.mean() > 1.05 * length
+        )
         self._pool = "wonderwords" if enough else tables.corpora.larger_pool
         tables.words(self._pool)
         self.details["words"] = self._pool
@@ -336,7 +380,9 @@ class ListBuilder(Builder[ListSettings]):
         order = rng.permutation(len(words))
         chosen = order[: len(numbers) // settings.other + len(shown)]
         if not shown.isdisjoint(itemgetter(*chosen.tolist())(words)):
-            chosen = np.array([position for position in chosen.tolist() if words[position] not in shown])
+            chosen = np.array(
+                [position for position in chosen.tolist() if words[position] not in shown]
+            )
         common, others = chosen[: settings.common], chosen[settings.common :]
         end = f"\n{settings.tail}{settings.answer_prefix}"
         room -= self.cost(example, settings.head, end) + self.counter.added
@@ -344,9 +390,14 @@ class ListBuilder(Builder[ListSettings]):
         entries = np.arange(settings.common * settings.frequency, len(numbers), settings.other)
         sums = settings.other * np.concatenate([[0], np.cumsum(costs[others])])
         shorter = min(len(entries), len(sums))
-        fitting = int(np.searchsorted(numbers[entries[:shorter]] + sums[:shorter], room, side="right")) - 1
+        fitting = (
+            int(np.searchsorted(numbers[entries[:shorter]] + sums[:shorter], room, side="right"))
+            - 1
+        )
         others = others[: max(fitting, 1)]
-        listed = np.concatenate([np.repeat(common, settings.frequency), np.repeat(others, settings.other)])
+        listed = np.concatenate(
+            [np.repeat(common, settings.frequency), np.repeat(others, settings.other)]
+        )
         picked = itemgetter(*rng.permutation(listed).tolist())(words)
         context = "".join(chain.from_iterable(zip(names, picked, strict=False)))
         outputs = [words[n] for n in common.tolist()]
@@ -363,9 +414,12 @@ class ListBuilder(Builder[ListSettings]):
         listed = frequency * shown[: settings.common] + other * shown[settings.common :]
         rng.shuffle(listed)
         context, answer = (
-            " ".join(f"{n}. {word}" for n, word in enumerate(some, 1)) for some in (listed, shown[: settings.common])
+            " ".join(f"{n}. {word}" for n, word in enumerate(some, 1))
+            for some in (listed, shown[: settings.common])
         )
-        return f"{settings.head}{context}\n{settings.tail}{settings.answer_prefix} {answer}\n", set(shown)
+        return f"{settings.head}{context}\n{settings.tail}{settings.answer_prefix} {answer}\n", set(
+            shown
+        )
 
 
 class CodedBuilder(Builder[CodedSettings]):
@@ -429,27 +483,46 @@ class QuestionBuilder(Builder[QuestionSettings]):
         question = questions.items[self.fitting[index % len(self.fitting)]]
         gold = self._gold(question)
         end = self._end(question.query)
-        room -= self.cost(settings.head, end) + self.counter.added + int(costs[gold].sum() + headers[len(gold)])
+        room -= (
+            self.cost(settings.head, end)
+            + self.counter.added
+            + int(costs[gold].sum() + headers[len(gold)])
+        )
         free = np.ones(len(costs), bool)
         free[[*question.gold, *question.related]] = False
         shuffled = rng.permutation(len(costs))
-        order = np.concatenate([rng.permutation(np.array(question.related, np.int64)), shuffled[free[shuffled]]])
+        order = np.concatenate(
+            [rng.permutation(np.array(question.related, np.int64)), shuffled[free[shuffled]]]
+        )
         missing = room - int(costs[order].sum())
         if missing > 0:  # all are used: the whole set again and again
             copies = missing // int(costs.sum()) + 1
             order = np.concatenate([order, *(rng.permutation(len(costs)) for _ in range(copies))])
         last = min(len(order), len(headers) - len(gold) - 1)
-        sums = np.cumsum(costs[order[:last]]) + headers[len(gold) + 1 : len(gold) + last + 1] - headers[len(gold)]
+        sums = (
+            np.cumsum(costs[order[:last]])
+            + headers[len(gold) + 1 : len(gold) + last + 1]
+            - headers[len(gold)]
+        )
         whole = int(np.searchsorted(sums, room, side="right"))
         documents = [questions.documents[n] for n in (*gold, *order[:whole].tolist())]
         if whole < last:
             number = len(gold) + whole
-            rest = room - (int(sums[whole - 1]) if whole else 0) - int(headers[number + 1] - headers[number]) - 1
+            rest = (
+                room
+                - (int(sums[whole - 1]) if whole else 0)
+                - int(headers[number + 1] - headers[number])
+                - 1
+            )
             part = self.cut(questions.documents[order[whole]], rest)
             documents += [part] if part else []
         listed = rng.permutation(len(documents)).tolist()
-        context = "".join(f"Document {n}:\n{documents[place]}\n\n" for n, place in enumerate(listed, 1))
-        return Draft(f"{settings.head}{context}{end}", settings.answer_prefix, list(question.outputs))
+        context = "".join(
+            f"Document {n}:\n{documents[place]}\n\n" for n, place in enumerate(listed, 1)
+        )
+        return Draft(
+            f"{settings.head}{context}{end}", settings.answer_prefix, list(question.outputs)
+        )
 
     def _gold(self, question: Question) -> list[int]:
         return list(question.gold if self.settings.gold == "all" else question.supporting)
@@ -467,7 +540,9 @@ _BUILDERS: dict[type[Settings], type[Builder]] = {
     QuestionSettings: QuestionBuilder,
 }
 _PROBES = 16
-_FIXED_SHARE = 0.9  # a haystack is a tenth of the length or more, wherever smaller settings can make it so
+_FIXED_SHARE = (
+    0.9  # a haystack is a tenth of the length or more, wherever smaller settings can make it so
+)
 
 
 def choose(task: str, length: int, tables: Tables) -> Builder:
@@ -480,14 +555,19 @@ def choose(task: str, length: int, tables: Tables) -> Builder:
     Raises:
         UserError: the smallest settings do not fit.
     """
-    builders = [_BUILDERS[type(settings)](task, length, settings, tables) for settings in ladder(task, length)]
+    builders = [
+        _BUILDERS[type(settings)](task, length, settings, tables)
+        for settings in ladder(task, length)
+    ]
     needed = 0
     best: Builder | None = None
     for builder in builders:
         if isinstance(builder, QuestionBuilder):
             if builder.share >= 0.5:
                 return builder
-            if builder.fitting and (not isinstance(best, QuestionBuilder) or builder.share > best.share):
+            if builder.fitting and (
+                not isinstance(best, QuestionBuilder) or builder.share > best.share
+            ):
                 best = builder
             continue
         drafts = [builder.build(np.random.RandomState(probe), probe, 0) for probe in range(_PROBES)]
@@ -502,5 +582,7 @@ def choose(task: str, length: int, tables: Tables) -> Builder:
             best = builder
     if best is None:
         least = f", which needs {needed:,} tokens or more with this tokenizer" if needed else ""
-        raise UserError(f"{task}: {length:,} tokens are too few for its smallest settings{least}; ask for more")
+        raise UserError(
+            f"{task}: {length:,} tokens are too few for its smallest settings{least}; ask for more"
+        )
     return best

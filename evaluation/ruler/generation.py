@@ -19,7 +19,7 @@ from typing import Any
 
 from evaluation.ruler.settings import TASKS
 from recipes.common.errors import UserError, nearest
-from recipes.common.files import out_of_space, whole_file, write_text
+from recipes.common.files import atomic_write, disk_full_as_user_error, write_text
 
 GENERATOR = 1  # changes with what is generated
 SEED = 42
@@ -81,14 +81,22 @@ def read_metadata(folder: Path, task: str, length: int) -> Metadata:
         found = Metadata(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; run `granite41 eval generate` first") from error
+        raise UserError(
+            f"{error.filename}: no such file; run `granite41 eval generate` first"
+        ) from error
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path.with_suffix('.json')}: is damaged; run `granite41 eval generate` again") from error
+        raise UserError(
+            f"{path.with_suffix('.json')}: is damaged; run `granite41 eval generate` again"
+        ) from error
     if size != found.bytes:
-        raise UserError(f"{path}: has {size:,} bytes, expected {found.bytes:,}; run `granite41 eval generate` again")
+        raise UserError(
+            f"{path}: has {size:,} bytes, expected {found.bytes:,}; run `granite41 eval generate` again"
+        )
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != found.sha256:
-            raise UserError(f"{path}: was changed (SHA-256 differs); run `granite41 eval generate` again")
+            raise UserError(
+                f"{path}: was changed (SHA-256 differs); run `granite41 eval generate` again"
+            )
     return found
 
 
@@ -129,9 +137,13 @@ def generate(
 
     for task in tasks:
         if task not in TASKS:
-            raise UserError(f"task {task!r}: expected one of {', '.join(TASKS)}{nearest(task, TASKS)}")
+            raise UserError(
+                f"task {task!r}: expected one of {', '.join(TASKS)}{nearest(task, TASKS)}"
+            )
     if samples < 1 or min(lengths) < 1:
-        raise UserError(f"samples {samples}, lengths {list(lengths)}: expected numbers of 1 or more")
+        raise UserError(
+            f"samples {samples}, lengths {list(lengths)}: expected numbers of 1 or more"
+        )
     texts = load(corpora)
     file = tokenizer / "tokenizer.json"
     checksum = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
@@ -181,18 +193,28 @@ def _make(
             calls.append((position, known["seed"], range(start, min(start + step, known["count"]))))
     # a process takes seconds to start
     total = sum(known["length"] * known["count"] for known in wanted)
-    with _results(builders, calls, min(workers, 1 + total // (4 * _CHUNK_TOKENS)), output) as results:
+    with _results(
+        builders, calls, min(workers, 1 + total // (4 * _CHUNK_TOKENS)), output
+    ) as results:
         for known, builder in zip(wanted, builders, strict=True):
             _write(known, builder, results, output, say)
 
 
 def _write(
-    known: dict[str, Any], builder: Any, results: Iterator[Any], output: Path, say: Callable[[str], None]
+    known: dict[str, Any],
+    builder: Any,
+    results: Iterator[Any],
+    output: Path,
+    say: Callable[[str], None],
 ) -> None:
     path = samples_file(output, known["task"], known["length"])
     digest, size = hashlib.sha256(), 0
     fills: list[float] = []
-    with whole_file(path) as temporary, out_of_space(path, _KEPT), temporary.open("wb") as file:
+    with (
+        atomic_write(path) as temporary,
+        disk_full_as_user_error(path, _KEPT),
+        temporary.open("wb") as file,
+    ):
         while len(fills) < known["count"]:
             lines, totals = next(results)
             file.write(lines)
@@ -201,7 +223,9 @@ def _write(
             fills += [total / known["length"] for total in totals]
     # the templates stand in every sample
     texts = ("head", "tail", "answer_prefix")
-    settings = {name: value for name, value in asdict(builder.settings).items() if name not in texts} | builder.details
+    settings = {
+        name: value for name, value in asdict(builder.settings).items() if name not in texts
+    } | builder.details
     found = Metadata(
         **known,
         settings=settings,
@@ -210,7 +234,7 @@ def _write(
         sha256=digest.hexdigest(),
         bytes=size,
     )
-    with out_of_space(path, _KEPT):
+    with disk_full_as_user_error(path, _KEPT):
         write_text(path.with_suffix(".json"), json.dumps(asdict(found), indent=2) + "\n")
     say(
         f"{found.task}@{found.length}: {found.count} samples, {100 * found.fill_mean:.2f} % filled, "
@@ -219,7 +243,9 @@ def _write(
 
 
 @contextmanager
-def _results(builders: list[Any], calls: list[Any], workers: int, output: Path) -> Iterator[Iterator[Any]]:
+def _results(
+    builders: list[Any], calls: list[Any], workers: int, output: Path
+) -> Iterator[Iterator[Any]]:
     """Give the results of ``calls`` in their order, few of them ahead of the reader."""
     if workers == 1:
         yield (_chunk(builders, *call) for call in calls)
@@ -258,7 +284,9 @@ def _work(position: int, seed: int, indices: range) -> tuple[bytes, list[int]]:
     return _chunk(_builders, position, seed, indices)
 
 
-def _chunk(builders: list[Any], position: int, seed: int, indices: range) -> tuple[bytes, list[int]]:
+def _chunk(
+    builders: list[Any], position: int, seed: int, indices: range
+) -> tuple[bytes, list[int]]:
     """Return the lines of some samples, and the tokens of each with its budget."""
     import orjson
 

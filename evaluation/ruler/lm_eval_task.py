@@ -38,7 +38,10 @@ def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: i
     }
     functions = {**_FUNCTIONS, "process_results": metric}
     text = yaml.safe_dump(config, sort_keys=False)
-    text += "".join(f"{key}: !function evaluation.ruler.lm_eval_task.{name}\n" for key, name in functions.items())
+    text += "".join(
+        f"{key}: !function evaluation.ruler.lm_eval_task.{name}\n"
+        for key, name in functions.items()
+    )
     path.write_text(text, encoding="utf-8")
 
 

@@ -140,13 +140,18 @@ def _needles(task: str) -> list[Settings]:
                 f"I will quiz you about the {asked} afterwards.\n"
             )
             tail = f"What {are_all} the special magic {asked} for {{query}} mentioned in the provided text?"
-            prefix = f" The special magic {asked} for {{query}} mentioned in the provided text {are}"
+            prefix = (
+                f" The special magic {asked} for {{query}} mentioned in the provided text {are}"
+            )
             needle = f"One of the special magic {kind} for {{key}} is: {{value}}."
         else:
             noun, verb = ("values", "are") if several else ("value", "is")
             head = "Memorize the magic values hidden in this text.\n"
             if words == "short":
-                tail, prefix = f"Which magic {noun} for {{query}} does it name?", f" The magic {noun} {verb}"
+                tail, prefix = (
+                    f"Which magic {noun} for {{query}} does it name?",
+                    f" The magic {noun} {verb}",
+                )
                 needle = "The magic value for {key} is: {value}."
             else:
                 tail, prefix = "", f"The magic {noun} for {{query}}:"
@@ -176,7 +181,9 @@ def _needles(task: str) -> list[Settings]:
 
 
 def _chain() -> list[Settings]:
-    head = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
+    head = (
+        "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
+    )
     tail = "Question: Find all variables that are assigned the value {query} in the text above."
     prefix = (
         " Answer: According to the chain(s) of variable assignment in the text above, {count} variables are "
@@ -184,12 +191,62 @@ def _chain() -> list[Settings]:
     )
     short = "Question: Which {count} variables have the value {query}?"
     return [
-        ChainSettings(PUBLISHED, 30, head, tail, prefix, hops=4, letters=5, example_tokens=500, example_lines=5),
+        ChainSettings(
+            PUBLISHED,
+            30,
+            head,
+            tail,
+            prefix,
+            hops=4,
+            letters=5,
+            example_tokens=500,
+            example_lines=5,
+        ),
         # for tokenizers that need more than 30 tokens for five times five letters
-        ChainSettings("long-budget", 60, head, tail, prefix, hops=4, letters=5, example_tokens=500, example_lines=5),
-        ChainSettings("short-example", 30, head, tail, prefix, hops=4, letters=5, example_tokens=0, example_lines=2),
-        ChainSettings("compact", 30, "", short, " Answer: ", hops=4, letters=3, example_tokens=0, example_lines=1),
-        ChainSettings("small", 24, "", short, " Answer: ", hops=2, letters=3, example_tokens=0, example_lines=0),
+        ChainSettings(
+            "long-budget",
+            60,
+            head,
+            tail,
+            prefix,
+            hops=4,
+            letters=5,
+            example_tokens=500,
+            example_lines=5,
+        ),
+        ChainSettings(
+            "short-example",
+            30,
+            head,
+            tail,
+            prefix,
+            hops=4,
+            letters=5,
+            example_tokens=0,
+            example_lines=2,
+        ),
+        ChainSettings(
+            "compact",
+            30,
+            "",
+            short,
+            " Answer: ",
+            hops=4,
+            letters=3,
+            example_tokens=0,
+            example_lines=1,
+        ),
+        ChainSettings(
+            "small",
+            24,
+            "",
+            short,
+            " Answer: ",
+            hops=2,
+            letters=3,
+            example_tokens=0,
+            example_lines=0,
+        ),
     ]
 
 
@@ -201,10 +258,24 @@ def _list(length: int) -> list[Settings]:
     tail = "Question: What are the 10 most common words in the above list?"
     prefix = " Answer: The top 10 words that appear most often in the list are:"
 
-    def published(name: str, frequency: int, other: int, example: tuple[int, int, int]) -> ListSettings:
-        return ListSettings(name, 120, head, tail, prefix, common=10, frequency=frequency, other=other, example=example)
+    def published(
+        name: str, frequency: int, other: int, example: tuple[int, int, int]
+    ) -> ListSettings:
+        return ListSettings(
+            name,
+            120,
+            head,
+            tail,
+            prefix,
+            common=10,
+            frequency=frequency,
+            other=other,
+            example=example,
+        )
 
-    def smaller(name: str, budget: int, common: int, example: tuple[int, int, int] | None) -> ListSettings:
+    def smaller(
+        name: str, budget: int, common: int, example: tuple[int, int, int] | None
+    ) -> ListSettings:
         return ListSettings(
             name,
             budget,
@@ -237,7 +308,9 @@ def _coded() -> list[Settings]:
         "Question: Do not provide any explanation. Please ignore the dots '....'. "
         "What are the three most frequently appeared words in the above coded text?"
     )
-    prefix = " Answer: According to the coded text above, the three most frequently appeared words are:"
+    prefix = (
+        " Answer: According to the coded text above, the three most frequently appeared words are:"
+    )
     short = "Question: What are the three most frequent words, without the dots?"
     return [
         CodedSettings(PUBLISHED, 50, head, tail, prefix),
@@ -247,7 +320,11 @@ def _coded() -> list[Settings]:
 
 def _questions() -> list[Settings]:
     ask = "Answer the question based on the given documents. Only give me the answer and do not output any other words."
-    head, tail, prefix = f"{ask}\n\nThe following are given documents.\n\n", f"{ask}\n\nQuestion: {{query}}", " Answer:"
+    head, tail, prefix = (
+        f"{ask}\n\nThe following are given documents.\n\n",
+        f"{ask}\n\nQuestion: {{query}}",
+        " Answer:",
+    )
     short = "Answer from the documents, in few words.\n\n"
     return [
         QuestionSettings(PUBLISHED, 32, head, tail, prefix, "all"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recipes.common.errors import UserError
-from recipes.common.multi_value import ManyValues
+from recipes.common.multi_value import MultiValueCommand
 from recipes.common.tables import print_table
 
 if TYPE_CHECKING:
@@ -25,26 +25,36 @@ eval_app = typer.Typer(
 )
 
 SizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
-ModelOption = Annotated[str, typer.Option(help="A stage of the run, a folder, or hf:NAME of the Hub.")]
+ModelOption = Annotated[
+    str, typer.Option(help="A stage of the run, a folder, or hf:NAME of the Hub.")
+]
 SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help=f"One of {', '.join(SUITES)}.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunDirOption = Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/SIZE]")]
 BackendOption = Annotated[str, typer.Option(help="hf, vllm or local-completions.")]
 UrlOption = Annotated[
-    str | None, typer.Option(help="For local-completions: the server, as http://HOST:PORT/v1/completions.")
+    str | None,
+    typer.Option(help="For local-completions: the server, as http://HOST:PORT/v1/completions."),
 ]
 BatchSizeOption = Annotated[
-    str | None, typer.Option(help="Prompts at once, or auto  [default: the suite's]", show_default=False)
+    str | None,
+    typer.Option(help="Prompts at once, or auto  [default: the suite's]", show_default=False),
 ]
 BackendArgsOption = Annotated[
-    str, typer.Option("--backend-args", metavar="KEY=VALUE,...", help="More of lm-eval's model_args.")
+    str,
+    typer.Option("--backend-args", metavar="KEY=VALUE,...", help="More of lm-eval's model_args."),
 ]
 CorporaOption = Annotated[
     Path | None,
-    typer.Option(help="Texts that `eval corpora` fetched  [default: the project's own, which gates refuse]"),
+    typer.Option(
+        help="Texts that `eval corpora` fetched  [default: the project's own, which gates refuse]"
+    ),
 ]
 AllowCodeOption = Annotated[
-    bool, typer.Option("--allow-code", help="Also run the tasks that execute what the model writes, in a sandbox.")
+    bool,
+    typer.Option(
+        "--allow-code", help="Also run the tasks that execute what the model writes, in a sandbox."
+    ),
 ]
 
 
@@ -53,31 +63,48 @@ def _run_suite(
     model: ModelOption,
     size: SizeOption,
     on: Annotated[
-        str, typer.Option("--on", metavar="local|CLUSTER", help="This machine, or jobs on a Slurm cluster.")
+        str,
+        typer.Option(
+            "--on", metavar="local|CLUSTER", help="This machine, or jobs on a Slurm cluster."
+        ),
     ] = "local",
     run_dir: RunDirOption = None,
-    unmerged: Annotated[bool, typer.Option("--unmerged", help="Of a stage, the checkpoint before its merge.")] = False,
+    unmerged: Annotated[
+        bool, typer.Option("--unmerged", help="Of a stage, the checkpoint before its merge.")
+    ] = False,
     stage: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="Report a folder's model under this stage, with --label."),
+        typer.Option(
+            metavar="STAGE", help="Report a folder's model under this stage, with --label."
+        ),
     ] = None,
-    label: Annotated[str, typer.Option(help="What sets this model apart in reports, as weight-0.3.")] = "",
+    label: Annotated[
+        str, typer.Option(help="What sets this model apart in reports, as weight-0.3.")
+    ] = "",
     output: Annotated[
-        Path | None, typer.Option(help="The evaluation's folder  [default: RUN/STAGE/eval/SUITE[-LABEL]]")
+        Path | None,
+        typer.Option(help="The evaluation's folder  [default: RUN/STAGE/eval/SUITE[-LABEL]]"),
     ] = None,
     tasks: Annotated[list[str] | None, typer.Option(help="Only these tasks of the suite.")] = None,
-    lengths: Annotated[list[int] | None, typer.Option(help="Of RULER, these lengths in tokens.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples of each task  [default: the suite's]")] = None,
+    lengths: Annotated[
+        list[int] | None, typer.Option(help="Of RULER, these lengths in tokens.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples of each task  [default: the suite's]")
+    ] = None,
     backend: BackendOption = "hf",
     url: UrlOption = None,
     batch_size: BatchSizeOption = None,
     backend_args: BackendArgsOption = "",
     corpora: CorporaOption = None,
     ruler_samples: Annotated[
-        Path | None, typer.Option(help="RULER's samples, generated where missing  [default: RUN/ruler]")
+        Path | None,
+        typer.Option(help="RULER's samples, generated where missing  [default: RUN/ruler]"),
     ] = None,
     allow_code: AllowCodeOption = False,
-    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the units and run nothing.")] = False,
+    dryrun: Annotated[
+        bool, typer.Option("--dryrun", help="Print the units and run nothing.")
+    ] = False,
 ) -> None:
     """Evaluate a model by a suite; what has a result already is not done again."""
     from evaluation.results import evaluation_name
@@ -103,14 +130,18 @@ def _run_suite(
             "--allow-code": allow_code,
         }
         given = {name: value for name, value in options.items() if value}
-        evaluate_on_cluster(on, run_dir, suite, model, size, lengths or [], given, dryrun, say=typer.echo)
+        evaluate_on_cluster(
+            on, run_dir, suite, model, size, lengths or [], given, dryrun, say=typer.echo
+        )
         return
     run_folder = run_dir or Path("runs") / size
     label = label or ("unmerged" if unmerged else "")
     if stage is not None:
         require_known("stage", stage, STAGES)
         if model in STAGES or not label:
-            raise UserError("--stage belongs to a model that is no stage itself, and needs a --label; correct one")
+            raise UserError(
+                "--stage belongs to a model that is no stage itself, and needs a --label; correct one"
+            )
     elif model in STAGES:
         stage = model
     if output is None:
@@ -145,13 +176,17 @@ def _run_suite(
     _say_failures(evaluation)
 
 
-def _hf_folder(model: str, run_folder: Path, output: Path, unmerged: bool = False, dryrun: bool = False) -> Path:
-    from recipes.model.exported import hf_folder_of
+def _hf_folder(
+    model: str, run_folder: Path, output: Path, unmerged: bool = False, dryrun: bool = False
+) -> Path:
+    from recipes.model.exported import exported_folder
 
-    folder, checkpoint = hf_folder_of(model, run_folder, output / "hf", unmerged=unmerged)
+    folder, checkpoint = exported_folder(model, run_folder, output / "hf", unmerged=unmerged)
     if checkpoint:
         if dryrun:
-            typer.echo(f"{checkpoint}: is to be exported to {folder} first, which a dry run does not do")
+            typer.echo(
+                f"{checkpoint}: is to be exported to {folder} first, which a dry run does not do"
+            )
             raise typer.Exit
         from recipes.model.bridge.to_hf import export_hf
 
@@ -186,12 +221,17 @@ def _evaluated(
     from evaluation.model_folder import open_model
 
     model = open_model(hf)
-    found = suites.suite_of(suite, size)
+    found = suites.get_suite(suite, size)
     is_ruler = suite == suites.LONG_CONTEXT
     if lengths and not is_ruler:
-        raise UserError(f"--lengths: suite {suite} has no lengths, only {suites.LONG_CONTEXT}; leave it out")
+        raise UserError(
+            f"--lengths: suite {suite} has no lengths, only {suites.LONG_CONTEXT}; leave it out"
+        )
     every_length = sorted({*suites.lengths(size, model.positions), *lengths}) if is_ruler else []
-    asked = {(task.name, length) for task, length in suites.units(suite, size, lengths or every_length, tasks)}
+    asked = {
+        (task.name, length)
+        for task, length in suites.units(suite, size, lengths or every_length, tasks)
+    }
     planned = runner.plan(found, size, every_length, samples, allow_code)
     wanted = [unit for unit in planned if (unit.task.name, unit.length) in asked]
     left_out = suites.unavailable(suite, size)
@@ -222,7 +262,9 @@ def _evaluated(
         arguments=parse_arguments(backend_args),
         longest=longest,
     )
-    description = runner.describe(suite, size, stage, label, model, chosen, planned, samples or found.samples, left_out)
+    description = runner.describe(
+        suite, size, stage, label, model, chosen, planned, samples or found.samples, left_out
+    )
     return runner.evaluate(
         description,
         planned,
@@ -262,13 +304,19 @@ def _say_failures(evaluation: "Evaluation") -> None:
 
 
 for _suite in SUITES:
-    eval_app.command(_suite, cls=ManyValues, help=f"Evaluate a model by the suite {_suite}.")(_run_suite)
+    eval_app.command(
+        _suite, cls=MultiValueCommand, help=f"Evaluate a model by the suite {_suite}."
+    )(_run_suite)
 
 
 @eval_app.command("list")
 def list_suites(
-    suite: Annotated[str | None, typer.Argument(metavar="[SUITE]", help="One suite  [default: all]")] = None,
-    size: Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")] = "8b",
+    suite: Annotated[
+        str | None, typer.Argument(metavar="[SUITE]", help="One suite  [default: all]")
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")
+    ] = "8b",
     as_json: JsonOption = False,
 ) -> None:
     """List the suites: lm-eval's task, setting and IBM's published score of each benchmark."""
@@ -276,7 +324,7 @@ def list_suites(
 
     rows = []
     for name in [suite] if suite else SUITES:
-        for task in suites.suite_of(name, size).tasks.values():
+        for task in suites.get_suite(name, size).tasks.values():
             rows.append(
                 {
                     "suite": name,
@@ -293,21 +341,34 @@ def list_suites(
         typer.echo(json.dumps(rows, indent=2))
         return
     print_table(
-        ["suite", "benchmark", "lm-eval", "shots", "metric", "IBM's setting", f"IBM's {size}", "note"],
+        [
+            "suite",
+            "benchmark",
+            "lm-eval",
+            "shots",
+            "metric",
+            "IBM's setting",
+            f"IBM's {size}",
+            "note",
+        ],
         [["-" if cell is None else str(cell) for cell in row.values()] for row in rows],
     )
 
 
-@eval_app.command("generate", cls=ManyValues)
+@eval_app.command("generate", cls=MultiValueCommand)
 def generate_samples(
     tokenizer: Annotated[Path, typer.Option(help="A folder with tokenizer.json.")],
     lengths: Annotated[list[int], typer.Option(help="Tokens of prompt and answer together.")],
     samples: Annotated[int, typer.Option(min=1, help="Samples of each task and length.")],
     output: Annotated[Path, typer.Option(help="The folder to write, TASK/LENGTH.jsonl.")],
-    tasks: Annotated[list[str] | None, typer.Option(help="Some of the thirteen  [default: all]")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Some of the thirteen  [default: all]")
+    ] = None,
     corpora: CorporaOption = None,
     seed: Annotated[int | None, typer.Option(help="Another one gives other samples.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes  [default: one per processor]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes  [default: one per processor]")
+    ] = None,
 ) -> None:
     """Generate RULER's samples, without a GPU; files that are there and whole are kept."""
     from evaluation.ruler.generation import SEED, generate
@@ -334,14 +395,21 @@ def fetch_corpora(output: Annotated[Path, typer.Option(help="The folder to write
     fetch(output, say=typer.echo)
 
 
-@eval_app.command("gate", cls=ManyValues)
+@eval_app.command("gate", cls=MultiValueCommand)
 def gate_evaluations(
     folders: Annotated[list[Path], typer.Option("--folders", help="Folders of evaluations.")],
     reference: Annotated[
-        str, typer.Option(metavar="published|none|FILE", help="IBM's numbers, none, or what `eval calibrate` wrote.")
+        str,
+        typer.Option(
+            metavar="published|none|FILE",
+            help="IBM's numbers, none, or what `eval calibrate` wrote.",
+        ),
     ] = "published",
     baseline: Annotated[
-        Path | None, typer.Option(help="The evaluation before a merge or a stage: of its suite the mean must not fall.")
+        Path | None,
+        typer.Option(
+            help="The evaluation before a merge or a stage: of its suite the mean must not fall."
+        ),
     ] = None,
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Accept RULER on the project's own texts.")
@@ -362,7 +430,9 @@ def gate_evaluations(
             against = gates.read_calibrated(Path(reference), evaluation)
         own = before if before and before.suite == evaluation.suite else None
         verdicts = gates.gate(evaluation, against, baseline=own, allow_fallback=allow_fallback)
-        passed = gates.write_gate(folder, verdicts, against=against, baseline=own, allow_fallback=allow_fallback)
+        passed = gates.write_gate(
+            folder, verdicts, against=against, baseline=own, allow_fallback=allow_fallback
+        )
         typer.echo(f"{folder}: {'passed' if passed else 'FAILED'}, {len(verdicts)} checks")
         failed += [(folder, verdict) for verdict in verdicts if not verdict.ok]
     for folder, verdict in failed:
@@ -376,13 +446,17 @@ def calibrate_suite(
     suite: SuiteArgument,
     model: ModelOption,
     size: SizeOption,
-    output: Annotated[Path, typer.Option(help=f"The evaluation's folder; {REFERENCE} in it is for `eval gate`.")],
+    output: Annotated[
+        Path, typer.Option(help=f"The evaluation's folder; {REFERENCE} in it is for `eval gate`.")
+    ],
     backend: BackendOption = "hf",
     url: UrlOption = None,
     batch_size: BatchSizeOption = None,
     backend_args: BackendArgsOption = "",
     corpora: CorporaOption = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples of each task  [default: the suite's]")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples of each task  [default: the suite's]")
+    ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Evaluate IBM's released model by this very pipeline, and keep its scores as a reference for gates."""
@@ -425,7 +499,9 @@ def report_run(run_dir: Annotated[Path, typer.Option(help="The run's folder.")])
 def compare_runs(
     a: Annotated[Path, typer.Argument(metavar="A", help="A run's folder, or an evaluation's.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
-    output: Annotated[Path, typer.Option(help="The .html to write; .md and .json stand beside it.")],
+    output: Annotated[
+        Path, typer.Option(help="The .html to write; .md and .json stand beside it.")
+    ],
 ) -> None:
     """Write what changes from one run or evaluation to another."""
     from recipes.reports.evaluation_report import compare

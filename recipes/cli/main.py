@@ -13,11 +13,11 @@ import typer
 from recipes.cli import cluster as slurm_cli
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
-from recipes.common.errors import MISTAKE, BusyError, UserError
-from recipes.common.multi_value import ManyValues
+from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
+from recipes.common.multi_value import MultiValueCommand
 from recipes.common.tables import human, print_table
 from recipes.launch import preloaded
-from recipes.registry.resolve import STAGES, resolve, sizes_of
+from recipes.registry.resolve import STAGES, resolve, stage_sizes
 from recipes.spec.tree import flatten
 
 app = typer.Typer(
@@ -31,14 +31,21 @@ app = typer.Typer(
     suggest_commands=False,
 )
 
-StageArgument = Annotated[str, typer.Argument(metavar="STAGE", help="A stage that `granite41 list` names.")]
+StageArgument = Annotated[
+    str, typer.Argument(metavar="STAGE", help="A stage that `granite41 list` names.")
+]
 SizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, by the dot paths that `granite41 show` prints."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Overrides, by the dot paths that `granite41 show` prints."
+    ),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option(help="A folder of prepared data  [default for tiny: prepared in the run's folder]")
+    Path | None,
+    typer.Option(
+        help="A folder of prepared data  [default for tiny: prepared in the run's folder]"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -48,16 +55,20 @@ def main() -> None:
     if preloaded.ADDRESS in os.environ:
         sys.exit(preloaded.ask(os.environ[preloaded.ADDRESS], sys.argv[1:]))
     # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message="The pynvml package is deprecated", category=FutureWarning
+    )
     # what stands in for them on a CPU is this project's
-    warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed", category=UserWarning)
+    warnings.filterwarnings(
+        "ignore", message="Transformer Engine and Apex are not installed", category=UserWarning
+    )
     try:
         app(prog_name="granite41")
     except UserError as error:
         print(f"granite41: {error}", file=sys.stderr)
-        if MISTAKE in os.environ and not isinstance(error, BusyError):
+        if USER_ERROR_MARKER in os.environ and not isinstance(error, LockedError):
             with suppress(OSError):
-                Path(os.environ[MISTAKE]).touch()
+                Path(os.environ[USER_ERROR_MARKER]).touch()
         sys.exit(2)
 
 
@@ -77,7 +88,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -99,7 +113,7 @@ def list_stages(as_json: JsonOption = False) -> None:
                 "tokens_origin": tokens.origin if tokens else None,
                 "sequence_length": recipe.sequence_length.value,
                 "lr_schedule": str(recipe.schedule),
-                "sizes": list(sizes_of(name)),
+                "sizes": list(stage_sizes(name)),
                 "status": recipe.status,
             }
         )
@@ -107,8 +121,20 @@ def list_stages(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     print_table(
-        ["stage", "title", "tokens", "tokens are", "sequence length", "LR schedule", "sizes", "status"],
-        [[" ".join(cell) if isinstance(cell, list) else human(cell) for cell in row.values()] for row in rows],
+        [
+            "stage",
+            "title",
+            "tokens",
+            "tokens are",
+            "sequence length",
+            "LR schedule",
+            "sizes",
+            "status",
+        ],
+        [
+            [" ".join(cell) if isinstance(cell, list) else human(cell) for cell in row.values()]
+            for row in rows
+        ],
     )
 
 
@@ -123,7 +149,10 @@ def show(
     recipe = resolve(stage, size, overrides or [])
     leaves = flatten(recipe)
     if as_json:
-        values = {path: {"value": leaf.value, "origin": leaf.origin, "why": leaf.why} for path, leaf in leaves.items()}
+        values = {
+            path: {"value": leaf.value, "origin": leaf.origin, "why": leaf.why}
+            for path, leaf in leaves.items()
+        }
         typer.echo(json.dumps({"stage": stage, "size": size, "values": values}, indent=2))
         return
     parent = f"starts from {recipe.parent}" if recipe.parent else "starts from random weights"
@@ -138,7 +167,10 @@ def show(
 def check_recipes(
     size: SizeOption,
     stage: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="One stage  [default: all of pre-training and long context]")
+        str | None,
+        typer.Option(
+            metavar="STAGE", help="One stage  [default: all of pre-training and long context]"
+        ),
     ] = None,
     overrides: OverridesArgument = None,
     as_json: JsonOption = False,
@@ -146,60 +178,95 @@ def check_recipes(
     """Prove a recipe without GPUs: its arithmetic, its memory (an estimate), and the real model's shards."""
     from recipes.model.shards import check_stages
 
-    checks = [(name, check) for name, found in check_stages(size, stage, overrides or []).items() for check in found]
+    checks = [
+        (name, check)
+        for name, found in check_stages(size, stage, overrides or []).items()
+        for check in found
+    ]
     if as_json:
-        typer.echo(json.dumps([{"size": size, "stage": name, **vars(check)} for name, check in checks], indent=2))
+        typer.echo(
+            json.dumps(
+                [{"size": size, "stage": name, **vars(check)} for name, check in checks], indent=2
+            )
+        )
     else:
         print_table(
             ["stage", "check", "result", "found", "expected"],
-            [[name, check.name, "ok" if check.ok else "FAILED", check.found, check.expected] for name, check in checks],
+            [
+                [name, check.name, "ok" if check.ok else "FAILED", check.found, check.expected]
+                for name, check in checks
+            ],
         )
     failed = [(name, check) for name, check in checks if not check.ok]
     for name, check in failed:
-        print(f"granite41: {name}, {check.name} FAILED: {check.found}; expected {check.expected}", file=sys.stderr)
+        print(
+            f"granite41: {name}, {check.name} FAILED: {check.found}; expected {check.expected}",
+            file=sys.stderr,
+        )
     if failed:
         raise typer.Exit(1)
 
 
 @app.command("run")
 def run_stages(
-    stages: Annotated[str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")],
+    stages: Annotated[
+        str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")
+    ],
     size: SizeOption,
     overrides: OverridesArgument = None,
     on: Annotated[
-        str, typer.Option("--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name.")
+        str,
+        typer.Option(
+            "--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name."
+        ),
     ] = "local",
     run_dir: Annotated[
-        Path | None, typer.Option(help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]")
+        Path | None,
+        typer.Option(
+            help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]"
+        ),
     ] = None,
     data: DataOption = None,
     devices: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]"),
+        typer.Option(
+            min=1,
+            help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]",
+        ),
     ] = None,
     first: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one.")
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one."),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER.")
+        str | None,
+        typer.Option(
+            help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER."
+        ),
     ] = None,
     evaluate: Annotated[
         bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
     ] = True,
-    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")] = False,
+    dryrun: Annotated[
+        bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")
+    ] = False,
 ) -> None:
     """Run stages and what belongs to them: data (size tiny), training, merge, export, evaluation, report."""
     from recipes.launch import chain as chain_builder
 
-    names = chain_builder.stages_of(stages, size, first)
+    names = chain_builder.select_stages(stages, size, first)
     if on != "local":
         from recipes.launch.on_slurm import Request, run_on_cluster
 
-        request = Request(names, size, overrides or [], str(data) if data else None, devices, init, evaluate)
+        request = Request(
+            names, size, overrides or [], str(data) if data else None, devices, init, evaluate
+        )
         run_on_cluster(on, run_dir, request, dryrun, say=typer.echo)
         return
     run_folder = run_dir or Path("runs") / size
-    chain = chain_builder.tasks(names, size, run_folder, data, devices, overrides or [], init, evaluate)
+    chain = chain_builder.tasks(
+        names, size, run_folder, data, devices, overrides or [], init, evaluate
+    )
     for name in names:
         if name not in [task.name for task in chain]:
             typer.echo(f"{name}: finished already")
@@ -238,7 +305,10 @@ def train(
     data: Annotated[Path, typer.Option(help="A folder of prepared data.")],
     overrides: OverridesArgument = None,
     init: Annotated[
-        Path | None, typer.Option(help="Begin with this checkpoint or finished stage's folder  [default: the parent's]")
+        Path | None,
+        typer.Option(
+            help="Begin with this checkpoint or finished stage's folder  [default: the parent's]"
+        ),
     ] = None,
 ) -> None:
     """Train one stage in this process, or in each process of torchrun; continue it if it was interrupted."""
@@ -249,7 +319,9 @@ def train(
 
 @app.command("export")
 def export_checkpoint(
-    checkpoint: Annotated[Path, typer.Option(help="A NeMo checkpoint, or a finished stage's folder.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="A NeMo checkpoint, or a finished stage's folder.")
+    ],
     output: Annotated[Path, typer.Option(help="The Hugging Face folder to write.")],
 ) -> None:
     """Export a NeMo checkpoint to a Hugging Face folder."""
@@ -263,7 +335,9 @@ def export_checkpoint(
 
 @app.command("import")
 def import_folder(
-    hf: Annotated[str, typer.Option("--hf", help="A folder of a GraniteForCausalLM, or its name on the Hub.")],
+    hf: Annotated[
+        str, typer.Option("--hf", help="A folder of a GraniteForCausalLM, or its name on the Hub.")
+    ],
     output: Annotated[Path, typer.Option(help="The NeMo checkpoint to write.")],
 ) -> None:
     """Import a Hugging Face model as a NeMo checkpoint."""
@@ -275,20 +349,32 @@ def import_folder(
     import_hf(source, output)
 
 
-@app.command("merge", cls=ManyValues)
+@app.command("merge", cls=MultiValueCommand)
 def merge_checkpoints(
     method: Annotated[str, typer.Option(help="linear, slerp or task.")],
     parents: Annotated[
-        list[Path], typer.Option(help="Hugging Face folders, or NeMo checkpoints and finished stages' folders.")
+        list[Path],
+        typer.Option(
+            help="Hugging Face folders, or NeMo checkpoints and finished stages' folders."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The checkpoint to write, of the parents' kind.")],
-    weights: Annotated[list[float] | None, typer.Option(help="One for each parent; for slerp 1-t t.")] = None,
-    base: Annotated[Path | None, typer.Option(help="For task: what the parents were trained from.")] = None,
+    weights: Annotated[
+        list[float] | None, typer.Option(help="One for each parent; for slerp 1-t t.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="For task: what the parents were trained from.")
+    ] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(metavar="FIRST..LAST[:STEP]", help="In place of --weights: the second's; the best is kept."),
+        typer.Option(
+            metavar="FIRST..LAST[:STEP]",
+            help="In place of --weights: the second's; the best is kept.",
+        ),
     ] = None,
-    short: Annotated[Path | None, typer.Option(help="For --sweep: short texts, JSON lines or a text file.")] = None,
+    short: Annotated[
+        Path | None, typer.Option(help="For --sweep: short texts, JSON lines or a text file.")
+    ] = None,
     long: Annotated[Path | None, typer.Option(help="For --sweep: long texts.")] = None,
 ) -> None:
     """Merge checkpoints into one: a weighted sum, SLERP, or task vectors added to a base."""
@@ -305,7 +391,15 @@ def merge_checkpoints(
         from recipes.merging.sweep import sweep as sweep_weights
 
         candidates = parse_sweep(sweep)
-        sweep_weights(method, parents, candidates, output, text_evaluation(short, long), base=base, say=typer.echo)
+        sweep_weights(
+            method,
+            parents,
+            candidates,
+            output,
+            text_evaluation(short, long),
+            base=base,
+            say=typer.echo,
+        )
 
 
 @app.command()
@@ -326,7 +420,9 @@ def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> 
     from recipes.reports.evaluation_report import write_report as write_evaluation_report
     from recipes.reports.run_report import write_report
 
-    evaluations = next(run_dir.glob("*/eval/*/evaluation.json"), None) and write_evaluation_report(run_dir)
+    evaluations = next(run_dir.glob("*/eval/*/evaluation.json"), None) and write_evaluation_report(
+        run_dir
+    )
     path = write_report(run_dir)
     typer.echo(path.read_text(encoding="utf-8") + f"\n{path}\n{path.with_suffix('.html')}")
     if evaluations:
@@ -334,9 +430,14 @@ def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> 
 
 
 plot_app = typer.Typer(
-    help="Draw the recipes as pictures.", no_args_is_help=True, rich_markup_mode=None, suggest_commands=False
+    help="Draw the recipes as pictures.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    suggest_commands=False,
 )
-PictureOption = Annotated[Path | None, typer.Option(help="A .png or .svg file  [default: plots/COMMAND.png]")]
+PictureOption = Annotated[
+    Path | None, typer.Option(help="A .png or .svg file  [default: plots/COMMAND.png]")
+]
 PlotSizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
 
 

@@ -28,12 +28,16 @@ def load(folder: Path) -> Tokenizer:
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise UserError(f"{file}: no such file, expected a Hugging Face tokenizer; name a folder that holds one")
+        raise UserError(
+            f"{file}: no such file, expected a Hugging Face tokenizer; name a folder that holds one"
+        )
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{file}: is no Hugging Face tokenizer ({reason}); fetch it again or name another") from error
+        raise UserError(
+            f"{file}: is no Hugging Face tokenizer ({reason}); fetch it again or name another"
+        ) from error
 
 
 class Differs(Exception):
@@ -87,7 +91,9 @@ class Encoder:
             return self._by_reference(texts)
         ids, offsets = self._fast.encode_batch(texts, self._remembered)
         newer = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
-        self._check(self._fast, [text for position, text in enumerate(texts) if position not in newer])
+        self._check(
+            self._fast, [text for position, text in enumerate(texts) if position not in newer]
+        )
         if not newer:
             return ids[offsets[0] : offsets[-1]], np.diff(offsets)
         documents = [ids[start:stop] for start, stop in pairwise(offsets)]
@@ -113,7 +119,9 @@ class Encoder:
     def _by_reference(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
         lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        ids = np.concatenate([np.empty(0, np.uint32), *(np.array(e.ids, dtype=np.uint32) for e in encodings)])
+        ids = np.concatenate(
+            [np.empty(0, np.uint32), *(np.array(e.ids, dtype=np.uint32) for e in encodings)]
+        )
         return ids, lengths
 
 
@@ -134,7 +142,9 @@ class _Fast:
         """Return the ids of one text."""
         return self._tokenizer.encode(text)
 
-    def encode_batch(self, texts: Sequence[str], remembered_characters: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode_batch(
+        self, texts: Sequence[str], remembered_characters: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of ``texts``, and where each begins in them, and the end."""
         if self._seen > remembered_characters:
             del self._tokenizer  # before the next one needs its room
@@ -155,7 +165,9 @@ def _load(folder: Path) -> tuple[Tokenizer, _Fast | None, str | None]:
     reference = load(folder)
     try:
         return reference, _Fast(folder / "tokenizer.json"), None
-    except Exception as error:  # a kind of tokenizer that gigatoken does not know; it raises nothing narrower
+    except (
+        Exception
+    ) as error:  # a kind of tokenizer that gigatoken does not know; it raises nothing narrower
         return reference, None, " ".join(str(error).split())[:200]
 
 

@@ -4,14 +4,14 @@ import difflib
 from collections.abc import Iterable
 
 # names the file that a user's mistake leaves for what started the command, where launchers change its exit status
-MISTAKE = "GRANITE41_MISTAKE"
+USER_ERROR_MARKER = "GRANITE41_USER_ERROR_MARKER"
 
 
 class UserError(Exception):
     """A mistake of the user or of the machine (a full disk): one sentence saying what, where, expected and remedy."""
 
 
-class BusyError(UserError):
+class LockedError(UserError):
     """What another process prevents as long as it runs: the same command may succeed later."""
 
 

@@ -12,25 +12,27 @@ from recipes.common.errors import UserError
 
 
 @contextmanager
-def out_of_space(target: Path, kept: str = "nothing was kept") -> Iterator[None]:
+def disk_full_as_user_error(target: Path, kept: str = "nothing was kept") -> Iterator[None]:
     """Turn "no space left" and "quota exceeded" under ``target`` into a :class:`UserError` that says what was kept."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{target}: no space left on the device, {kept}; free some, run again") from error
+            raise UserError(
+                f"{target}: no space left on the device, {kept}; free some, run again"
+            ) from error
         raise
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` on success, remove it on any failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        with out_of_space(path):
+        with disk_full_as_user_error(path):
             yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
@@ -40,23 +42,25 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader sees the old file or the new one, never a part."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; rename it to ``path`` on success, remove it on any failure.
 
     Raises:
         UserError: ``path`` exists already and is not an empty folder.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path}: exists already and would be overwritten; remove it or name another output")
+        raise UserError(
+            f"{path}: exists already and would be overwritten; remove it or name another output"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
-        with out_of_space(path):
+        with disk_full_as_user_error(path):
             yield temporary
         temporary.chmod(0o777 & ~_umask())
         temporary.replace(path)

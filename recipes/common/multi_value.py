@@ -4,7 +4,7 @@ import click
 from typer.core import TyperCommand
 
 
-class ManyValues(TyperCommand):
+class MultiValueCommand(TyperCommand):
     """A command whose repeatable options also take their values in a row: ``--input A B`` is ``--input A --input B``.
 
     Values end at the next option; a negative number is a value. What follows ``--`` is left to the arguments.

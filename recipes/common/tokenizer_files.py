@@ -27,7 +27,9 @@ def end_of_text(folder: Path) -> int:
     try:
         token = json.loads(file.read_text(encoding="utf-8"))["eos_token"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: names no eos_token, expected the one that ends a document; add it") from error
+        raise UserError(
+            f"{file}: names no eos_token, expected the one that ends a document; add it"
+        ) from error
     content = token["content"] if isinstance(token, dict) else token
     found = load(folder).token_to_id(content)
     if found is None:
@@ -44,7 +46,9 @@ def vocab_size(folder: Path) -> int:
 
 def fingerprint(tokenizer_folder: Path) -> str:
     """Return :func:`fingerprint_ids` of :data:`FINGERPRINT_TEXT` as ``tokenizer_folder``'s tokenizer encodes it."""
-    return fingerprint_ids(load(tokenizer_folder).encode(FINGERPRINT_TEXT, add_special_tokens=False).ids)
+    return fingerprint_ids(
+        load(tokenizer_folder).encode(FINGERPRINT_TEXT, add_special_tokens=False).ids
+    )
 
 
 def fingerprint_ids(ids: Sequence[int]) -> str:

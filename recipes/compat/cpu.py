@@ -56,7 +56,10 @@ class _CudaRequestsOnCpu(TorchFunctionMode):
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         if func is torch.Tensor.to:
-            args = (args[0], *(_place(a) if isinstance(a, str | torch.device) else a for a in args[1:]))
+            args = (
+                args[0],
+                *(_place(a) if isinstance(a, str | torch.device) else a for a in args[1:]),
+            )
         elif func is torch.Tensor.type and len(args) == 1 and not kwargs:
             # Float16Module and the optimizers tell parameters apart by 'torch.cuda.FloatTensor'
             return func(*args).replace("torch.", "torch.cuda.")
@@ -91,7 +94,9 @@ class _NoStream:
 
 def _replace(owner: Any, name: str, new: Any) -> None:
     if not hasattr(owner, name):
-        raise RuntimeError(f"recipes/compat/cpu.py patches {owner.__name__}.{name}, which is not there any more")
+        raise RuntimeError(
+            f"recipes/compat/cpu.py patches {owner.__name__}.{name}, which is not there any more"
+        )
     setattr(owner, name, new)
 
 
@@ -118,7 +123,9 @@ def _patch_megatron() -> None:
     from megatron.core.tensor_parallel import random
 
     _replace(random, "_get_cuda_rng_state", lambda *args, **kwargs: torch.get_rng_state())
-    _replace(random, "_set_cuda_rng_state", lambda state, *args, **kwargs: torch.set_rng_state(state))
+    _replace(
+        random, "_set_cuda_rng_state", lambda state, *args, **kwargs: torch.set_rng_state(state)
+    )
 
 
 def _patch_nemo() -> None:

@@ -24,7 +24,9 @@ def without_gpus() -> None:
     from recipes.compat import cpu
 
     if torch.cuda.is_available():
-        raise UserError("models are built here without GPUs, but torch has found some; set CUDA_VISIBLE_DEVICES=''")
+        raise UserError(
+            "models are built here without GPUs, but torch has found some; set CUDA_VISIBLE_DEVICES=''"
+        )
     try:
         cpu.check_versions()
     except RuntimeError as error:
@@ -33,7 +35,9 @@ def without_gpus() -> None:
 
 
 @contextmanager
-def rank_of_world(rank: int, world_size: int, tensor: int, pipeline: int, context: int) -> Iterator[None]:
+def rank_of_world(
+    rank: int, world_size: int, tensor: int, pipeline: int, context: int
+) -> Iterator[None]:
     """Be ``rank`` of ``world_size`` with Megatron's parallel groups set up; new tensors are on the meta device.
 
     Args:

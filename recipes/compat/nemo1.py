@@ -4,7 +4,9 @@ Two patches to NeMo 2.4.1, on top of :mod:`recipes.compat.cpu`, let ``MegatronGP
 """
 
 import torch
-from megatron.core.tensor_parallel.layers import set_defaults_if_not_set_tensor_model_parallel_attributes
+from megatron.core.tensor_parallel.layers import (
+    set_defaults_if_not_set_tensor_model_parallel_attributes,
+)
 
 from recipes.compat import cpu
 
@@ -30,10 +32,15 @@ def install() -> None:
     # nemo/collections/nlp/modules/common/megatron/build_model.py: imports this function from Apex or not at all;
     # Megatron-Core has the same
     set_defaults = set_defaults_if_not_set_tensor_model_parallel_attributes
-    _require(set_defaults.__name__ in build_model.build_model.__code__.co_names, f"build_model.{set_defaults.__name__}")
+    _require(
+        set_defaults.__name__ in build_model.build_model.__code__.co_names,
+        f"build_model.{set_defaults.__name__}",
+    )
     setattr(build_model, set_defaults.__name__, set_defaults)
 
 
 def _require(is_there: bool, name: str) -> None:
     if not is_there:
-        raise RuntimeError(f"recipes/compat/nemo1.py patches NeMo's {name}, which is not there any more")
+        raise RuntimeError(
+            f"recipes/compat/nemo1.py patches NeMo's {name}, which is not there any more"
+        )

@@ -10,7 +10,7 @@ from evaluation.gates import GATE
 from evaluation.results import EVALUATION, evaluation_name
 from recipes.common.errors import UserError
 from recipes.registry.checks import require_processes
-from recipes.registry.resolve import STAGES, require_known, resolve_pretraining, sizes_of
+from recipes.registry.resolve import STAGES, require_known, resolve_pretraining, stage_sizes
 from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
 from recipes.runs.stage_folder import MERGED, check_recipe, read_manifest
 from recipes.runs.task import Task
@@ -22,7 +22,7 @@ _CORPORA = "corpora"
 _LONG = suites.LONG_CONTEXT
 
 
-def stages_of(stages: str, size: str, first: str | None = None) -> list[str]:
+def select_stages(stages: str, size: str, first: str | None = None) -> list[str]:
     """Return the stages that ``A`` or ``A..B`` names, in the order of the run, as far as ``size`` has them.
 
     Args:
@@ -36,9 +36,11 @@ def stages_of(stages: str, size: str, first: str | None = None) -> list[str]:
     begin, dots, end = stages.partition("..")
     for name in (begin, end) if dots else (begin,):
         require_known("stage", name, STAGES)
-        if size not in sizes_of(name):
-            raise UserError(f"{name}: {size} does not go through it, only {', '.join(sizes_of(name))}; leave it out")
-    chain = [name for name in STAGES if size in sizes_of(name)]
+        if size not in stage_sizes(name):
+            raise UserError(
+                f"{name}: {size} does not go through it, only {', '.join(stage_sizes(name))}; leave it out"
+            )
+    chain = [name for name in STAGES if size in stage_sizes(name)]
     if chain.index(begin) > chain.index(end or begin):
         raise UserError(f"{stages}: {begin} comes after {end}; name the earlier stage first")
     chain = chain[chain.index(begin) : chain.index(end or begin) + 1]
@@ -46,7 +48,9 @@ def stages_of(stages: str, size: str, first: str | None = None) -> list[str]:
         return chain
     require_known("stage", first, STAGES)
     if first not in chain:
-        raise UserError(f"--from {first}: not one of the stages {', '.join(chain)}; name one of them")
+        raise UserError(
+            f"--from {first}: not one of the stages {', '.join(chain)}; name one of them"
+        )
     return chain[chain.index(first) :]
 
 
@@ -67,7 +71,7 @@ def tasks(
     A stage begins when the gate of the one before has passed. What the run's folder holds already has no task.
 
     Args:
-        names: the stages, as :func:`stages_of` returns them.
+        names: the stages, as :func:`select_stages` returns them.
         size: model size.
         data: a folder of prepared data; for tiny the chain prepares one when None.
         devices: processes to train with, a GPU each; when None as many as hold the model once, or on a cluster as many
@@ -100,21 +104,51 @@ def tasks(
             raise UserError(f"size {size} needs prepared data: name its folder with --data")
         data, vocab_size = run_folder / "data", recipes[names[0]].model.vocab_size.value
         if unfinished:
-            prepared = add("data", "data", "tiny", "--output", str(data), f"--vocab-size={vocab_size}", after=())
+            prepared = add(
+                "data",
+                "data",
+                "tiny",
+                "--output",
+                str(data),
+                f"--vocab-size={vocab_size}",
+                after=(),
+            )
     if init and init.startswith("hf:"):
         imported = run_folder / "init"
         if not (state / "init").exists():
-            begin = add("init", "import", "--hf", init.removeprefix("hf:"), "--output", str(imported), after=())
+            begin = add(
+                "init",
+                "import",
+                "--hf",
+                init.removeprefix("hf:"),
+                "--output",
+                str(imported),
+                after=(),
+            )
         init = str(imported)
     # evaluations are one after the other, as they share the machine's GPUs
-    evaluated = _ruler_tasks(add, names, size, run_folder, state, data, prepared) if evaluate else None
+    evaluated = (
+        _ruler_tasks(add, names, size, run_folder, state, data, prepared) if evaluate else None
+    )
     ready, ends = begin, []
     for name, recipe in recipes.items():
         folder, found = run_folder / name, state / name
         source = ("--init", init) if init and name == names[0] else ()
         if name in unfinished:
-            words = ("train", name, "--size", size, "--run-dir", str(run_folder), "--data", str(data), *source)
-            gpus = recipe.parallelism.gpus.value if on_cluster else recipe.parallelism.gpus_per_replica
+            words = (
+                "train",
+                name,
+                "--size",
+                size,
+                "--run-dir",
+                str(run_folder),
+                "--data",
+                str(data),
+                *source,
+            )
+            gpus = (
+                recipe.parallelism.gpus.value if on_cluster else recipe.parallelism.gpus_per_replica
+            )
             processes = devices or gpus
             require_processes(recipe, processes)
             ready = add(
@@ -122,7 +156,7 @@ def tasks(
                 *(*words, *own[name]),
                 after=(prepared, ready),
                 processes=processes,
-                computes=True,
+                needs_gpu=True,
                 stage_folder=folder,
             )
         else:
@@ -136,8 +170,21 @@ def tasks(
             weight = recipe.merge.weight.value
             ready = add(
                 f"{name}-merge",
-                *("merge", "--method", recipe.merge.method.value, "--parents", str(folder), str(start)),
-                *("--weights", f"{weight:.6g}", f"{1 - weight:.6g}", "--output", str(folder / MERGED)),
+                *(
+                    "merge",
+                    "--method",
+                    recipe.merge.method.value,
+                    "--parents",
+                    str(folder),
+                    str(start),
+                ),
+                *(
+                    "--weights",
+                    f"{weight:.6g}",
+                    f"{1 - weight:.6g}",
+                    "--output",
+                    str(folder / MERGED),
+                ),
                 after=(ready,),
             )
         exported = None
@@ -147,13 +194,22 @@ def tasks(
             ends.append(exported)
         if evaluate:
             gate = _evaluation_tasks(
-                add, recipe, size, run_folder, state, trained, exported, evaluated, not source, on_cluster
+                add,
+                recipe,
+                size,
+                run_folder,
+                state,
+                trained,
+                exported,
+                evaluated,
+                not source,
+                on_cluster,
             )
             if gate:
                 ends.append(gate)
                 ready = evaluated = gate
     report = add("report", "report", "--run-dir", str(run_folder), after=ends or [ready])
-    add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,), computes=True)
+    add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,), needs_gpu=True)
     return chain
 
 
@@ -165,7 +221,9 @@ def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -
     """
     trains = [task.arguments for task in chain if task.stage_folder]
     if trains and data and not (data / DATA_MANIFEST).exists():
-        raise UserError(f"--data {data}: holds no {DATA_MANIFEST}, as prepared data does; `granite41 data` prepares it")
+        raise UserError(
+            f"--data {data}: holds no {DATA_MANIFEST}, as prepared data does; `granite41 data` prepares it"
+        )
     given = Path(init) if init and not init.startswith("hf:") else None
     begins = given and any("--init" in arguments for arguments in trains)
     if given and begins and not (given / "weights").is_dir() and not read_manifest(given):
@@ -176,7 +234,9 @@ def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -
 
 
 class _Add(Protocol):
-    def __call__(self, name: str, *words: str, after: Sequence[str | None], computes: bool = False) -> str: ...
+    def __call__(
+        self, name: str, *words: str, after: Sequence[str | None], needs_gpu: bool = False
+    ) -> str: ...
 
 
 def _ruler_tasks(
@@ -192,18 +252,38 @@ def _ruler_tasks(
     recipes = [
         resolve_pretraining(name, size)
         for name in names
-        if _LONG in suites.suites_of(name, size) and not _is_evaluated(state / name / "eval" / _LONG)
+        if _LONG in suites.stage_suites(name, size)
+        and not _is_evaluated(state / name / "eval" / _LONG)
     ]
     if not recipes:
         return None
-    lengths = sorted({length for recipe in recipes for length in suites.lengths(size, recipe.sequence_length.value)})
+    lengths = sorted(
+        {
+            length
+            for recipe in recipes
+            for length in suites.lengths(size, recipe.sequence_length.value)
+        }
+    )
     fetched, words = None, _corpora(size, run_folder)
     if words and not (state / _CORPORA).exists():
         fetched = add("corpora", "eval", "corpora", "--output", words[1], after=())
     return add(
         "ruler",
-        *("eval", "generate", "--tokenizer", str(data / "tokenizer"), "--lengths", *map(str, lengths)),
-        *("--samples", str(suites.samples(_LONG, size)), "--output", str(run_folder / "ruler"), *words),
+        *(
+            "eval",
+            "generate",
+            "--tokenizer",
+            str(data / "tokenizer"),
+            "--lengths",
+            *map(str, lengths),
+        ),
+        *(
+            "--samples",
+            str(suites.samples(_LONG, size)),
+            "--output",
+            str(run_folder / "ruler"),
+            *words,
+        ),
         after=(prepared, fetched),
     )
 
@@ -232,7 +312,7 @@ def _evaluation_tasks(
     """
     name, folder = recipe.stage, run_folder / recipe.stage / "eval"
     found = state / name / "eval"
-    chosen = suites.suites_of(name, size)
+    chosen = suites.stage_suites(name, size)
     ends: list[str] = []
     for label in ("unmerged", "") if recipe.merge else ("",):
         for suite in chosen:
@@ -251,15 +331,26 @@ def _evaluation_tasks(
             if on_cluster and not label and len(parts) > 1:
                 # a job for each length, and one that gathers what they have scored
                 waits = tuple(
-                    add(f"{job}-{length}", *words, "--lengths", str(length), after=waits, computes=True)
+                    add(
+                        f"{job}-{length}",
+                        *words,
+                        "--lengths",
+                        str(length),
+                        after=waits,
+                        needs_gpu=True,
+                    )
                     for length in parts
                 )
                 ends.append(add(job, *words, after=waits))
             else:
-                ends.append(add(job, *words, after=waits, computes=True))
+                ends.append(add(job, *words, after=waits, needs_gpu=True))
     if not ends and all(_has_passed(found / suite) for suite in chosen):
         return None
-    last_stage = [stage for stage in STAGES if STAGES[stage].kind == "long_context" and size in sizes_of(stage)][-1]
+    last_stage = [
+        stage
+        for stage in STAGES
+        if STAGES[stage].kind == "long_context" and size in stage_sizes(stage)
+    ][-1]
     baseline = run_folder / str(recipe.parent) / "eval" / chosen[-1]
     return add(
         f"{name}-gate",
@@ -293,9 +384,18 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _overrides_by_stage(names: Sequence[str], size: str, overrides: Sequence[str]) -> dict[str, list[str]]:
+def _overrides_by_stage(
+    names: Sequence[str], size: str, overrides: Sequence[str]
+) -> dict[str, list[str]]:
     keys = {override: override.partition("=")[0] for override in overrides}
     known = {name: flatten(resolve_pretraining(name, size)) for name in names}
     # what no stage knows is refused by the first
-    everywhere = [override for override, key in keys.items() if not any(key in leaves for leaves in known.values())]
-    return {name: everywhere + [text for text, key in keys.items() if key in known[name]] for name in names}
+    everywhere = [
+        override
+        for override, key in keys.items()
+        if not any(key in leaves for leaves in known.values())
+    ]
+    return {
+        name: everywhere + [text for text, key in keys.items() if key in known[name]]
+        for name in names
+    }

@@ -49,7 +49,9 @@ class _Chain(run.Experiment):
                 threading.Thread(target=contextvars.copy_context().run, args=(cancel,)).start()
 
         # torchx sets handlers of its own when an experiment is made
-        before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)
+        }
         super()._wait_for_jobs(jobs)
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -57,9 +59,15 @@ class _Chain(run.Experiment):
             raise KeyboardInterrupt
         failed = [job for job in jobs if job.state.name != "SUCCEEDED"]
         if failed:
-            reasons = [read_manifest(self.run_folder / job.id).get("error", "see above") for job in failed]
-            told = " and ".join(f"{job.id} failed ({reason})" for job, reason in zip(failed, reasons, strict=True))
-            raise UserError(f"{told}; what comes after it was not started, the same command continues the run")
+            reasons = [
+                read_manifest(self.run_folder / job.id).get("error", "see above") for job in failed
+            ]
+            told = " and ".join(
+                f"{job.id} failed ({reason})" for job, reason in zip(failed, reasons, strict=True)
+            )
+            raise UserError(
+                f"{told}; what comes after it was not started, the same command continues the run"
+            )
 
 
 def run_local(chain: Sequence[Task], run_folder: Path) -> None:
@@ -74,14 +82,27 @@ def run_local(chain: Sequence[Task], run_folder: Path) -> None:
     run.config.set_nemorun_home(str((run_folder / "nemo_run").resolve()))
     # torchrun lies beside this Python, also where the virtual environment is not activated
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with _server() as address, _Chain(run_folder.name, log_level="WARNING", clean_mode=True) as experiment:
+    with (
+        _server() as address,
+        _Chain(run_folder.name, log_level="WARNING", clean_mode=True) as experiment,
+    ):
         experiment.run_folder = run_folder
         for task in chain:
-            script = run.Script(path="recipes.cli", args=list(task.arguments), entrypoint=sys.executable, m=True)
-            executor = run.LocalExecutor(ntasks_per_node=task.processes, env_vars={"PATH": path, **address})
+            script = run.Script(
+                path="recipes.cli", args=list(task.arguments), entrypoint=sys.executable, m=True
+            )
+            executor = run.LocalExecutor(
+                ntasks_per_node=task.processes, env_vars={"PATH": path, **address}
+            )
             if task.processes > 1:
                 executor.launcher = "torchrun"
-            experiment.add(script, executor=executor, name=task.name, tail_logs=True, dependencies=list(task.after))
+            experiment.add(
+                script,
+                executor=executor,
+                name=task.name,
+                tail_logs=True,
+                dependencies=list(task.after),
+            )
         experiment.run()
 
 

@@ -15,10 +15,10 @@ from recipes.launch.chain import require_inputs, tasks
 from recipes.registry.resolve import STAGES, resolve_pretraining
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
-from slurm.cluster import Cluster, cluster_of, load_cluster
-from slurm.jobs import jobs_of
+from slurm.cluster import Cluster, cluster_from_dict, load_cluster
+from slurm.jobs import build_jobs
 from slurm.shell import Shell
-from slurm.status import active, options_of, read_submitted, seen_from_here, status_of
+from slurm.status import active, cli_flags, local_view_of_run, query_status, read_submitted
 from slurm.submit import RECORDS, SUBMITTED, scripts, submit
 
 # that a trained stage leaves for each parameter: checkpoints of bf16 weights, fp32 ones and two moments, one more while
@@ -40,7 +40,11 @@ class Request:
 
 
 def run_on_cluster(
-    on: str, run_dir: Path | None, request: Request, dryrun: bool, say: Callable[[str], None] = print
+    on: str,
+    run_dir: Path | None,
+    request: Request,
+    dryrun: bool,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Submit a chain, or print its jobs with their batch scripts, for which nothing is asked of the cluster.
 
@@ -50,7 +54,9 @@ def run_on_cluster(
             :func:`slurm.submit.submit`.
     """
     cluster = load_cluster(on)
-    folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / request.size, "--run-dir")
+    folder = _there(
+        cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / request.size, "--run-dir"
+    )
     data = request.data and str(_there(cluster, Path(request.data), "--data"))
     init = request.init
     if init and not init.startswith("hf:"):
@@ -59,9 +65,11 @@ def run_on_cluster(
     overrides = list(request.overrides)
     if request.size != "tiny" and "parallelism.gpu_type" not in own:
         overrides.append(f"parallelism.gpu_type={cluster.compute.gpu_type}")
-    wanted = Request(request.stages, request.size, overrides, data, request.devices, init, request.evaluate)
+    wanted = Request(
+        request.stages, request.size, overrides, data, request.devices, init, request.evaluate
+    )
     if dryrun:
-        seen = _nothing() if cluster.login else seen_from_here(Shell(cluster), folder)
+        seen = _nothing() if cluster.login else local_view_of_run(Shell(cluster), folder)
         with seen as state:
             chain = _chain(wanted, folder, Path(state))
         _print(chain, cluster, folder, say)
@@ -95,7 +103,9 @@ def tokenize_on_cluster(
     """
     cluster = load_cluster(on)
     if cluster.login:
-        raise UserError(f"--on {on}: how many shards there are is seen where the files are; run it on the login node")
+        raise UserError(
+            f"--on {on}: how many shards there are is seen where the files are; run it on the login node"
+        )
     from data_prep.shards import plan
 
     inputs = [name if name.startswith("hf:") else str(Path(name).resolve()) for name in inputs]
@@ -106,13 +116,17 @@ def tokenize_on_cluster(
         options = (*options, f"--workers={workers}")
     words = ("data", "tokenize", "--input", *inputs, "--output", str(output.resolve()))
     words += ("--tokenizer", str(tokenizer.resolve()), f"--shards={count}", *options)
-    folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir")
+    folder = _there(
+        cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir"
+    )
     chain = [Task("tokenize", words, array=count)]
     if dryrun:
         _print(chain, cluster, folder, say)
         return
     ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
-    say(f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status {options_of(cluster, on, folder)}`")
+    say(
+        f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status {cli_flags(cluster, on, folder)}`"
+    )
 
 
 def evaluate_on_cluster(
@@ -146,14 +160,21 @@ def evaluate_on_cluster(
     for name, value in options.items():
         if isinstance(value, Path):
             value = _there(cluster, value, name)
-        words += [name] if value is True else [name, *map(str, value if isinstance(value, list) else [value])]
+        words += (
+            [name]
+            if value is True
+            else [name, *map(str, value if isinstance(value, list) else [value])]
+        )
     if suite == LONG_CONTEXT and model in STAGES and not lengths:
         lengths = ruler_lengths(size, resolve_pretraining(model, size).sequence_length.value)
     name = f"eval-{suite}"
     given = ("--lengths", *map(str, lengths)) if lengths else ()
-    chain = [Task(name, (*words, *given), computes=True)]
+    chain = [Task(name, (*words, *given), needs_gpu=True)]
     if len(lengths) > 1:
-        parts = [Task(f"{name}-{length}", (*words, "--lengths", str(length)), computes=True) for length in lengths]
+        parts = [
+            Task(f"{name}-{length}", (*words, "--lengths", str(length)), needs_gpu=True)
+            for length in lengths
+        ]
         chain = [*parts, Task(name, (*words, *given), after=tuple(part.name for part in parts))]
     if dryrun:
         _print(chain, cluster, folder, say)
@@ -162,7 +183,9 @@ def evaluate_on_cluster(
     ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
     for task in chain:
         say(f"{ids[task.name]}  {task.name}")
-    say(f"see `granite41 status {options_of(cluster, on, folder)}`, and the scores with `granite41 eval report`")
+    say(
+        f"see `granite41 status {cli_flags(cluster, on, folder)}`, and the scores with `granite41 eval report`"
+    )
 
 
 def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) -> None:
@@ -174,29 +197,45 @@ def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) ->
     cluster = load_cluster(on) if on else None
     folder = PurePosixPath(run_dir if cluster and cluster.login else run_dir.resolve())
     if cluster:
-        with seen_from_here(Shell(cluster), folder) as seen:
+        with local_view_of_run(Shell(cluster), folder) as seen:
             record = read_submitted(seen, folder)
     else:
         record = read_submitted(Path(folder), folder)
     if not record["request"]:
-        raise UserError(f"{folder}: holds no chain of stages; give its command again, what is done is not done again")
-    _submit(cluster or cluster_of(record["cluster"]), on, folder, Request(**record["request"]), say)
+        raise UserError(
+            f"{folder}: holds no chain of stages; give its command again, what is done is not done again"
+        )
+    _submit(
+        cluster or cluster_from_dict(record["cluster"]),
+        on,
+        folder,
+        Request(**record["request"]),
+        say,
+    )
 
 
-def _print(chain: Sequence[Task], cluster: Cluster, folder: PurePosixPath, say: Callable[[str], None]) -> None:
+def _print(
+    chain: Sequence[Task], cluster: Cluster, folder: PurePosixPath, say: Callable[[str], None]
+) -> None:
     """Print each job with its batch script."""
     written = scripts(chain, cluster, folder)
-    for job in jobs_of(chain, cluster):
+    for job in build_jobs(chain, cluster):
         after = f" after {', '.join(job.task.after)}" if job.task.after else ""
-        say(f"==== {job.task.name}: {job.nodes} x {job.processes_per_node} on {job.partition.partition}{after}")
+        say(
+            f"==== {job.task.name}: {job.nodes} x {job.processes_per_node} on {job.partition.partition}{after}"
+        )
         say(written[job.task.name])
 
 
 def _submit(
-    cluster: Cluster, on: str | None, folder: PurePosixPath, request: Request, say: Callable[[str], None]
+    cluster: Cluster,
+    on: str | None,
+    folder: PurePosixPath,
+    request: Request,
+    say: Callable[[str], None],
 ) -> None:
     _former_request(cluster, on, folder)
-    with seen_from_here(Shell(cluster), folder) as seen:
+    with local_view_of_run(Shell(cluster), folder) as seen:
         chain = _chain(request, folder, seen)
     if not cluster.login:
         require_inputs(chain, Path(request.data) if request.data else None, request.init)
@@ -206,11 +245,13 @@ def _submit(
     trained = [resolve_pretraining(task.name, request.size) for task in chain if task.stage_folder]
     wanted = sum(recipe.model.parameter_count.value for recipe in trained) * _BYTES
     ids = submit(chain, cluster, folder, asdict(request), wanted, say)
-    for job in jobs_of(chain, cluster):
+    for job in build_jobs(chain, cluster):
         after = f", after {', '.join(job.task.after)}" if job.task.after else ""
         size = f"{job.nodes} x {job.processes_per_node}"
         say(f"{ids[job.task.name]}  {job.task.name}: {size} on {job.partition.partition}{after}")
-    say(f"{len(ids)} jobs are in the queue; see `granite41 status {options_of(cluster, on, folder)}`")
+    say(
+        f"{len(ids)} jobs are in the queue; see `granite41 status {cli_flags(cluster, on, folder)}`"
+    )
 
 
 def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> dict[str, Any]:
@@ -219,15 +260,15 @@ def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> 
     Raises:
         UserError: its jobs wait or run.
     """
-    with seen_from_here(Shell(cluster), folder) as seen:
+    with local_view_of_run(Shell(cluster), folder) as seen:
         if not (seen / RECORDS / SUBMITTED).exists():
             return {}
         record = read_submitted(seen, folder)
-        waiting = active(status_of(cluster, seen, folder, record))
+        waiting = active(query_status(cluster, seen, folder, record))
     if waiting:
         raise UserError(
             f"{folder}: {len(waiting)} jobs of this run wait or run already; "
-            f"`granite41 cancel {options_of(cluster, on, folder)}` first, or name another --run-dir"
+            f"`granite41 cancel {cli_flags(cluster, on, folder)}` first, or name another --run-dir"
         )
     return record["request"]
 
@@ -250,7 +291,9 @@ def _chain(request: Request, folder: PurePosixPath, state: Path) -> Sequence[Tas
 def _there(cluster: Cluster, path: Path | PurePosixPath, option: str) -> PurePosixPath:
     """Return a path as the cluster's jobs see it, which start in a folder of their own."""
     if cluster.login and not path.is_absolute():
-        raise UserError(f"{option} {path}: a relative path means nothing on {cluster.login.host}; give an absolute one")
+        raise UserError(
+            f"{option} {path}: a relative path means nothing on {cluster.login.host}; give an absolute one"
+        )
     absolute = PurePosixPath(Path(path).resolve()) if not cluster.login else PurePosixPath(path)
     # nemo-run replaces /nemo_run wherever a batch script has it
     if "/nemo_run" in str(absolute) or not re.fullmatch(r"/[\w./@+=-]*", str(absolute)):

@@ -38,7 +38,10 @@ def server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
     """
     for name in modules:
         importlib.import_module(name)
-    with tempfile.TemporaryDirectory(prefix="granite41-") as folder, socket.socket(socket.AF_UNIX) as listener:
+    with (
+        tempfile.TemporaryDirectory(prefix="granite41-") as folder,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
         address = str(Path(folder) / "socket")
         listener.bind(address)
         listener.listen()

@@ -14,7 +14,7 @@ from torch import Tensor
 from recipes.merging.weighted_sum import Merge
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import Weight, weights
-from recipes.model.bridge.tensor_bytes import bytes_of, read_at, sha256
+from recipes.model.bridge.tensor_bytes import read_into, sha256, tensor_bytes_view
 
 # transformers' second name of the tied embedding, which a folder may hold a second time
 _EMBEDDING, _TIED = "model.embed_tokens.weight", "lm_head.weight"
@@ -41,7 +41,11 @@ class HFParent:
         self.config = hf_folder.read_config(folder)
         planned = weights(self.config)
         opened = hf_folder.open_tensors(folder, planned)
-        self.weights = [Weight(name, None, {name: shape}) for weight in planned for name, shape in weight.parts.items()]
+        self.weights = [
+            Weight(name, None, {name: shape})
+            for weight in planned
+            for name, shape in weight.parts.items()
+        ]
         by_name = {weight.key: weight for weight in self.weights}
         by_name[_TIED] = by_name[_EMBEDDING]
         self._dtypes = {name: file.get_slice(name)[:1].dtype for name, file in opened.items()}
@@ -53,7 +57,11 @@ class HFParent:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             length = file.read(8)
             header = file.read(int.from_bytes(length, "little"))
-            found = {name: entry["data_offsets"][0] for name, entry in json.loads(header).items() if name in by_name}
+            found = {
+                name: entry["data_offsets"][0]
+                for name, entry in json.loads(header).items()
+                if name in by_name
+            }
             names = sorted(found, key=found.__getitem__)
             self.files[path.name] = length + header, [by_name[name] for name in names]
             self._places |= {name: (file, 8 + len(header) + start) for name, start in found.items()}
@@ -65,7 +73,7 @@ class HFParent:
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``."""
         file, place = self._places[weight.key]
-        read_at(file, place + start * target[0].nbytes, target)
+        read_into(file, place + start * target[0].nbytes, target)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of config.json, and of the index or of the file's header: names, types, shapes, places."""
@@ -73,8 +81,13 @@ class HFParent:
         if index.is_file():
             listing = {index.name: sha256(index.read_bytes())}
         else:
-            listing = {f"{name}, header": sha256(header) for name, (header, _) in self.files.items()}
-        return {hf_folder.CONFIG: sha256((self.location / hf_folder.CONFIG).read_bytes()), **listing}
+            listing = {
+                f"{name}, header": sha256(header) for name, (header, _) in self.files.items()
+            }
+        return {
+            hf_folder.CONFIG: sha256((self.location / hf_folder.CONFIG).read_bytes()),
+            **listing,
+        }
 
     def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
         """Write the Hugging Face folder ``folder``: this one's files, with the merged numbers in them."""
@@ -87,7 +100,7 @@ class HFParent:
                 file.write(header)
                 for weight in held:
                     for rows in merged.rows(weight):
-                        file.write(bytes_of(rows))
+                        file.write(tensor_bytes_view(rows))
             say(f"{name}: {len(held)} tensors")
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from recipes.common.errors import UserError, nearest
-from recipes.common.files import check_space, whole_folder
+from recipes.common.files import atomic_directory, check_space
 from recipes.merging.parents import MAY_DIFFER, Parent, check_alike, describe, open_parent
 from recipes.merging.weighted_sum import METHODS, Merge
 
@@ -42,7 +42,7 @@ def merge(
             space left.
     """
     check_weights(method, len(paths), weights, base)
-    with whole_folder(output) as temporary:
+    with atomic_directory(output) as temporary:
         write_merge(method, paths, weights, temporary, base=base, say=say)
 
 
@@ -53,23 +53,37 @@ def check_weights(method: str, parents: int, weights: Sequence[float], base: Pat
         UserError: an unknown method, or numbers of parents and weights, weights or a base that do not fit it.
     """
     if method not in METHODS:
-        raise UserError(f"--method {method}: not one of {', '.join(METHODS)}{nearest(method, METHODS)}")
+        raise UserError(
+            f"--method {method}: not one of {', '.join(METHODS)}{nearest(method, METHODS)}"
+        )
     if parents < 2:
         raise UserError(f"--parents: {parents} given, but a merge needs at least two")
     if method == "slerp" and parents != 2:
-        raise UserError(f"--parents: {parents} given, but slerp merges exactly two; use linear, or merge in steps")
+        raise UserError(
+            f"--parents: {parents} given, but slerp merges exactly two; use linear, or merge in steps"
+        )
     if len(weights) != parents:
-        raise UserError(f"--weights: {len(weights)} given for {parents} parents; give each parent one")
+        raise UserError(
+            f"--weights: {len(weights)} given for {parents} parents; give each parent one"
+        )
     if not all(math.isfinite(weight) for weight in weights):
-        raise UserError(f"--weights: {_words(weights)} has a weight that is not finite; give plain numbers")
+        raise UserError(
+            f"--weights: {_words(weights)} has a weight that is not finite; give plain numbers"
+        )
     if method == "task" and base is None:
-        raise UserError("--base: missing, but task adds what the parents have learned to a base; name their ancestor")
+        raise UserError(
+            "--base: missing, but task adds what the parents have learned to a base; name their ancestor"
+        )
     if method != "task" and base is not None:
         raise UserError(f"--base: {method} has no base; leave it out or use --method task")
     if method != "task" and abs(sum(weights) - 1) > _TOLERANCE:
-        raise UserError(f"--weights: {_words(weights)} sum to {sum(weights):.7g}, but {method} needs a sum of 1")
+        raise UserError(
+            f"--weights: {_words(weights)} sum to {sum(weights):.7g}, but {method} needs a sum of 1"
+        )
     if method == "slerp" and not 0 <= weights[1] <= 1:
-        raise UserError(f"--weights: {_words(weights)} leads beyond the parents; slerp needs `1-t t` with t in [0, 1]")
+        raise UserError(
+            f"--weights: {_words(weights)} leads beyond the parents; slerp needs `1-t t` with t in [0, 1]"
+        )
 
 
 def write_merge(
@@ -89,8 +103,12 @@ def write_merge(
     for field in MAY_DIFFER:
         values = [parent.config[field] for parent in opened]
         if len(set(values)) > 1:
-            say(f"{field} is {' and '.join(map(str, values))}; the merge gets {values[0]}, as its first parent has")
-    check_space(folder, sum(weight.elements * first.dtype(weight).itemsize for weight in first.weights))
+            say(
+                f"{field} is {' and '.join(map(str, values))}; the merge gets {values[0]}, as its first parent has"
+            )
+    check_space(
+        folder, sum(weight.elements * first.dtype(weight).itemsize for weight in first.weights)
+    )
     sources: list[Parent] = list(parents)
     factors = list(weights)
     if base:
@@ -101,7 +119,9 @@ def write_merge(
         "base": describe(base, opened[-1]) if base else None,
         "parents": [describe(path, parent) for path, parent in zip(paths, parents, strict=True)],
         "tensors": len(first.weights),
-        "dtypes": sorted({str(first.dtype(weight)).removeprefix("torch.") for weight in first.weights}),
+        "dtypes": sorted(
+            {str(first.dtype(weight)).removeprefix("torch.") for weight in first.weights}
+        ),
         "libraries": {name: version(name) for name in ("torch", "safetensors")},
         **first.lost,
     }

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import (
 from recipes.common.errors import UserError
 from recipes.merging.weighted_sum import Merge, chunk_rows
 from recipes.model.bridge.mapping import Weight, weights
-from recipes.model.bridge.tensor_bytes import read_at, sha256
+from recipes.model.bridge.tensor_bytes import read_into, sha256
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 
@@ -73,9 +73,15 @@ class NemoParent(TorchDistCheckpoint):
                 continue
             path, place = self._start(weight, chunk)
             part = target[first - start : last - start, column : column + columns]
-            numbers = part if part.is_contiguous() else torch.empty_like(part, memory_format=torch.contiguous_format)
+            numbers = (
+                part
+                if part.is_contiguous()
+                else torch.empty_like(part, memory_format=torch.contiguous_format)
+            )
             with path.open("rb", buffering=0) as file:
-                read_at(file, place + (before + (first - row) * columns) * target.itemsize, numbers)
+                read_into(
+                    file, place + (before + (first - row) * columns) * target.itemsize, numbers
+                )
             if numbers is not part:
                 part.copy_(numbers)
 
@@ -90,7 +96,8 @@ class NemoParent(TorchDistCheckpoint):
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of the files that describe the model and list its tensors."""
         return {
-            name: sha256((self.location / name).read_bytes()) for name in ("context/model.yaml", "weights/.metadata")
+            name: sha256((self.location / name).read_bytes())
+            for name in ("context/model.yaml", "weights/.metadata")
         }
 
     def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
@@ -111,14 +118,17 @@ class NemoParent(TorchDistCheckpoint):
                 key = self.prefix + weight.key
                 size = weight.shape if weight.layer is None else (layers, *weight.shape)
                 described = tensors.setdefault(
-                    key, TensorStorageMetadata(TensorProperties(self.dtype(weight)), torch.Size(size), [])
+                    key,
+                    TensorStorageMetadata(
+                        TensorProperties(self.dtype(weight)), torch.Size(size), []
+                    ),
                 )
                 for chunk, numbers in _pieces(merged, weight, self.dtype(weight)):
                     start = file.tell()
                     _save(numbers, file)
                     described.chunks.append(chunk)
-                    places[MetadataIndex(key, chunk.offsets, len(described.chunks) - 1)] = _StorageInfo(
-                        name, start, file.tell() - start
+                    places[MetadataIndex(key, chunk.offsets, len(described.chunks) - 1)] = (
+                        _StorageInfo(name, start, file.tell() - start)
                     )
         say(f"weights: {len(self.weights)} tensors")
         # what is not a tensor is the parents' progress, which a merge does not continue
@@ -143,7 +153,9 @@ class NemoParent(TorchDistCheckpoint):
         return self._starts[key]
 
 
-def _pieces(merged: Merge, weight: Weight, dtype: torch.dtype) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
+def _pieces(
+    merged: Merge, weight: Weight, dtype: torch.dtype
+) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
     """Yield the merged tensor in pieces of rows, each with its place in the checkpoint's tensor."""
     step = PIECE_CHUNKS * chunk_rows(weight)
     chunks = merged.rows(weight)
@@ -158,7 +170,9 @@ def _pieces(merged: Merge, weight: Weight, dtype: torch.dtype) -> Iterator[tuple
             filled[: len(rows)] = rows
             filled = filled[len(rows) :]
         yield (
-            ChunkStorageMetadata(torch.Size((*layer, *offsets)), torch.Size((*[1] * len(layer), *sizes))),
+            ChunkStorageMetadata(
+                torch.Size((*layer, *offsets)), torch.Size((*[1] * len(layer), *sizes))
+            ),
             numbers.view(*[1] * len(layer), *sizes),
         )
 

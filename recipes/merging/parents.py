@@ -58,7 +58,9 @@ def check_alike(paths: list[Path], parents: list[Parent]) -> None:
             if field not in MAY_DIFFER and other.config[field] != first.config[field]
         ]
         if differing:
-            raise UserError(f"{path}: another model than {name}: {', '.join(differing)}; merge sizes with themselves")
+            raise UserError(
+                f"{path}: another model than {name}: {', '.join(differing)}; merge sizes with themselves"
+            )
         for weight in first.weights:
             types = other.dtype(weight), first.dtype(weight)
             if types[0] != types[1]:
@@ -67,7 +69,9 @@ def check_alike(paths: list[Path], parents: list[Parent]) -> None:
                 )
     for weight in first.weights:
         if first.dtype(weight) not in _TYPES:
-            raise UserError(f"{name}: {weight.key} is {first.dtype(weight)}, but only bf16, fp16 and fp32 are merged")
+            raise UserError(
+                f"{name}: {weight.key} is {first.dtype(weight)}, but only bf16, fp16 and fp32 are merged"
+            )
 
 
 def describe(path: Path, parent: Parent) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GraniteForCausalLM
 
 from data_prep import documents
 from recipes.common.errors import UserError
-from recipes.common.files import whole_folder
+from recipes.common.files import atomic_directory
 from recipes.merging.merge import check_weights, write_merge
 from recipes.merging.parents import open_parent
 from recipes.model.bridge import hf_folder
@@ -56,7 +56,9 @@ def parse_sweep(text: str) -> list[float]:
     except ValueError:
         fits = False
     if not fits:
-        raise UserError(f"--sweep {text}: expected FIRST..LAST or FIRST..LAST:STEP between 0 and 1, as 0.1..0.9:0.2")
+        raise UserError(
+            f"--sweep {text}: expected FIRST..LAST or FIRST..LAST:STEP between 0 and 1, as 0.1..0.9:0.2"
+        )
     # rounded, so that steps of 0.1 give the weights that one would write
     count = math.floor((last - first) / step + 1e-9) + 1
     return [round(first + number * step, 9) for number in range(count)]
@@ -91,11 +93,13 @@ def sweep(
         UserError: what ``merge`` refuses, other than two parents, or no merge keeps the bound.
     """
     if len(paths) != 2:
-        raise UserError(f"--parents: {len(paths)} given, but a sweep is over the weights of exactly two")
+        raise UserError(
+            f"--parents: {len(paths)} given, but a sweep is over the weights of exactly two"
+        )
     pairs = [(round(1 - weight, 9), weight) for weight in candidates]
     for pair in pairs:
         check_weights(method, 2, pair, base)
-    with whole_folder(output) as temporary:
+    with atomic_directory(output) as temporary:
         rows: list[dict[str, Any]] = []
 
         def score(name: dict[str, Any], checkpoint: Path) -> None:
@@ -106,7 +110,9 @@ def sweep(
             found = evaluate(hf)
             shutil.rmtree(scratch, ignore_errors=True)
             if not (math.isfinite(found.short) and math.isfinite(found.long)):
-                raise UserError(f"{checkpoint}: its losses are {found.short} and {found.long}; look at its training")
+                raise UserError(
+                    f"{checkpoint}: its losses are {found.short} and {found.long}; look at its training"
+                )
             rows.append({**name, **asdict(found)})
             say(" ".join(f"{key}={value}" for key, value in rows[-1].items()))
 
@@ -157,7 +163,9 @@ def text_evaluation(short: Path, long: Path) -> Evaluate:
     def evaluate(folder: Path) -> Score:
         config = hf_folder.read_config(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = GraniteForCausalLM.from_pretrained(folder, torch_dtype="auto", local_files_only=True).eval()
+        model = GraniteForCausalLM.from_pretrained(
+            folder, torch_dtype="auto", local_files_only=True
+        ).eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         limit = config["max_position_embeddings"]
         losses = []
@@ -170,7 +178,9 @@ def text_evaluation(short: Path, long: Path) -> Evaluate:
                 summed, count = _loss(model, ids, max(1, len(ids) - int(part * len(ids))))
                 total, tokens = total + summed, tokens + count
             if not tokens:
-                raise UserError(f"{path}: no document has enough tokens to predict one; give longer texts")
+                raise UserError(
+                    f"{path}: no document has enough tokens to predict one; give longer texts"
+                )
             losses.append(total / tokens)
         return Score(*losses)
 
@@ -194,7 +204,7 @@ def _loss(model: GraniteForCausalLM, ids: list[int], first: int) -> tuple[float,
 
 
 def _read(path: Path) -> list[str]:
-    parts = documents.parts_of([str(path)], 2**62)
+    parts = documents.split_inputs([str(path)], 2**62)
     texts = [document.text for part in parts for document in documents.read(part, "text")]
     if not any(texts):
         raise UserError(f"{path}: no text in it; give JSON lines with a field text, or a text file")

@@ -110,10 +110,17 @@ class Merge:
         """Return each source's factors, [rows of ``weight``, 1]; with slerp its parts have different ones."""
         if self.method != "slerp":
             return [torch.full((weight.shape[0], 1), factor) for factor in self.factors]
-        of_parts = [slerp_factors(self.factors[1], *products) for products in self._dot_products(weight)]
+        of_parts = [
+            slerp_factors(self.factors[1], *products) for products in self._dot_products(weight)
+        ]
         rows = [shape[0] for shape in weight.parts.values()]
         return [
-            weight.merge([torch.full((count, 1), factor) for count, factor in zip(rows, factors, strict=True)])
+            weight.merge(
+                [
+                    torch.full((count, 1), factor)
+                    for count, factor in zip(rows, factors, strict=True)
+                ]
+            )
             for factors in zip(*of_parts, strict=True)
         ]
 
@@ -144,14 +151,20 @@ class Merge:
 
         ``task`` is called with the rows and with memory for them in the stored type.
         """
-        stop, step, columns = weight.shape[0], chunk_rows(weight), weight.elements // weight.shape[0]
+        stop, step, columns = (
+            weight.shape[0],
+            chunk_rows(weight),
+            weight.elements // weight.shape[0],
+        )
         buffers = self._buffers.view(self.sources[0].dtype(weight))
         waiting: deque[Future[Tensor]] = deque()
         for number, first in enumerate(range(0, stop, step)):
             if len(waiting) == len(buffers):
                 yield waiting.popleft().result()
             rows = slice(first, min(first + step, stop))
-            stored = buffers[number % len(buffers), : (rows.stop - first) * columns].view(-1, columns)
+            stored = buffers[number % len(buffers), : (rows.stop - first) * columns].view(
+                -1, columns
+            )
             waiting.append(self._pool.submit(task, rows, stored))
         while waiting:
             yield waiting.popleft().result()

@@ -50,9 +50,13 @@ class SdpaCoreAttention(MegatronModule):
         super().__init__(config=config)
         dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         if dropout:
-            raise ValueError(f"attention dropout is {dropout}, but Granite trains without: set attention_dropout=0")
+            raise ValueError(
+                f"attention dropout is {dropout}, but Granite trains without: set attention_dropout=0"
+            )
         self.attn_mask_type = attn_mask_type
-        self.softmax_scale = 1 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
+        self.softmax_scale = (
+            1 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
+        )
 
     def forward(
         self,
@@ -77,10 +81,16 @@ class SdpaCoreAttention(MegatronModule):
             [sequence, batch, heads * head_dim].
         """
         if attention_bias is not None or packed_seq_params is not None:
-            raise ValueError("attention bias and packed sequences need TransformerEngine; pass document ids instead")
+            raise ValueError(
+                "attention bias and packed sequences need TransformerEngine; pass document ids instead"
+            )
         boolean = attention_mask is not None and attention_mask.dtype == torch.bool
         documents = None if boolean or attention_mask is None else attention_mask[:, 0]
-        group = parallel_state.get_context_parallel_group() if self.config.context_parallel_size > 1 else None
+        group = (
+            parallel_state.get_context_parallel_group()
+            if self.config.context_parallel_size > 1
+            else None
+        )
         if group is None:
             starts, chunk = [key.shape[0] - query.shape[0]], query.shape[0]
         else:
@@ -90,7 +100,9 @@ class SdpaCoreAttention(MegatronModule):
                 )
             cp, rank, chunk = group.size(), group.rank(), query.shape[0] // 2
             starts = [rank * chunk, (2 * cp - 1 - rank) * chunk]
-            key, value = _gather_sequence(torch.cat([key, value], dim=-1), group).split(key.shape[-1], dim=-1)
+            key, value = _gather_sequence(torch.cat([key, value], dim=-1), group).split(
+                key.shape[-1], dim=-1
+            )
             if documents is not None:
                 documents = _gather_sequence(documents.t().contiguous(), group).t()
 
@@ -102,10 +114,14 @@ class SdpaCoreAttention(MegatronModule):
         else:
             blocks = []
             for part, start in zip(query.split(chunk, dim=2), starts, strict=True):
-                blocks += self._causal(part, key[:, :, : start + chunk], value[:, :, : start + chunk], start, documents)
+                blocks += self._causal(
+                    part, key[:, :, : start + chunk], value[:, :, : start + chunk], start, documents
+                )
         return torch.cat(blocks, dim=2).permute(2, 0, 1, 3).flatten(2)
 
-    def _causal(self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None) -> list[Tensor]:
+    def _causal(
+        self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None
+    ) -> list[Tensor]:
         """Attend with queries that stand at positions ``start`` and up in the sequence of the keys."""
         if start == 0 and documents is None:
             return [self._attend(query, key, value, None, is_causal=True)]
@@ -122,7 +138,9 @@ class SdpaCoreAttention(MegatronModule):
             )  # fmt: skip
         return blocks
 
-    def _masked_block(self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None) -> Tensor:
+    def _masked_block(
+        self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None
+    ) -> Tensor:
         end = start + query.shape[2]
         first = 0
         if documents is not None:
@@ -136,7 +154,12 @@ class SdpaCoreAttention(MegatronModule):
         return self._attend(query, key[:, :, first:end], value[:, :, first:end], mask)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool = False
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        is_causal: bool = False,
     ) -> Tensor:
         return F.scaled_dot_product_attention(
             query,

@@ -7,7 +7,9 @@ from recipes.registry.resolve import STAGES
 from recipes.runs.stage_folder import final_checkpoint, finished_manifest
 
 
-def hf_folder_of(model: str, run_folder: Path, output: Path, *, unmerged: bool = False) -> tuple[Path, Path | None]:
+def exported_folder(
+    model: str, run_folder: Path, output: Path, *, unmerged: bool = False
+) -> tuple[Path, Path | None]:
     """Return the Hugging Face folder of ``model``, and the NeMo checkpoint that has to be exported to it first.
 
     The latter is None when the folder is there; a checkpoint is exported once and found again.
@@ -27,7 +29,9 @@ def hf_folder_of(model: str, run_folder: Path, output: Path, *, unmerged: bool =
         return local_folder(model.removeprefix("hf:")), None
     folder = run_folder / model if model in STAGES else Path(model)
     if model in STAGES and not folder.is_dir():
-        raise UserError(f"{folder}: not found, so {model} was not trained in this run; name its run with --run-dir")
+        raise UserError(
+            f"{folder}: not found, so {model} was not trained in this run; name its run with --run-dir"
+        )
     if not folder.exists():
         raise UserError(
             f"{model}: neither a stage{nearest(model, STAGES)} nor a folder; name one of them, or hf:NAME of the Hub"
@@ -39,7 +43,9 @@ def hf_folder_of(model: str, run_folder: Path, output: Path, *, unmerged: bool =
         manifest, target = finished_manifest(folder), folder / "hf_unmerged"
         # the merge itself may be yet to come
         if not manifest or STAGES[manifest["stage"]].kind != "long_context":
-            raise UserError(f"{folder}: has no merge, so there is nothing unmerged in it; leave out --unmerged")
+            raise UserError(
+                f"{folder}: has no merge, so there is nothing unmerged in it; leave out --unmerged"
+            )
         checkpoint = folder / manifest["checkpoint"]
     elif checkpoint is None:
         if not (folder / "weights").is_dir():

@@ -45,7 +45,9 @@ class RMSNorm(torch.nn.RMSNorm):
     Megatron sum its gradient over the tensor-parallel ranks, each of which sees a part of the sequence.
     """
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
+    def __init__(
+        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any
+    ) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         self.weight.sequence_parallel = config.sequence_parallel
 
@@ -64,7 +66,9 @@ def block_spec(
         layer, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
         layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
-    layer.submodules.self_attn_bda = layer.submodules.mlp_bda = scaled_bias_dropout_add(residual_multiplier)
+    layer.submodules.self_attn_bda = layer.submodules.mlp_bda = scaled_bias_dropout_add(
+        residual_multiplier
+    )
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, vp_stage=vp_stage), layer_norm=norm
     )
@@ -74,7 +78,9 @@ def scaled_bias_dropout_add(residual_multiplier: float) -> Callable:
     """Return Megatron's ``get_bias_dropout_add`` with the branch multiplied before it is added to the residual."""
 
     def get_bias_dropout_add(training: bool, fused: bool) -> Callable:
-        def bias_dropout_add(branch_with_bias: tuple[Tensor, Tensor | None], residual: Tensor, prob: float) -> Tensor:
+        def bias_dropout_add(
+            branch_with_bias: tuple[Tensor, Tensor | None], residual: Tensor, prob: float
+        ) -> Tensor:
             branch, bias = branch_with_bias
             if bias is not None:
                 branch = branch + bias
@@ -131,7 +137,11 @@ def build_granite(
     )
     # Hooks and not subclasses: NeMo's inference wrapper accepts exactly GPTModel.
     if pre_process:
-        model.embedding.register_forward_hook(lambda module, args, embeddings: embeddings * embedding_multiplier)
+        model.embedding.register_forward_hook(
+            lambda module, args, embeddings: embeddings * embedding_multiplier
+        )
     if post_process:
-        model.output_layer.register_forward_hook(lambda module, args, out: (out[0] / logits_scaling, out[1]))
+        model.output_layer.register_forward_hook(
+            lambda module, args, out: (out[0] / logits_scaling, out[1])
+        )
     return model

@@ -24,7 +24,9 @@ def granite_forward_step(model: "GraniteModel", batch: dict[str, torch.Tensor]) 
     NeMo's own step insists on a boolean mask of the whole score matrix where TransformerEngine is absent; causal
     attention needs none.
     """
-    return model(batch["tokens"], batch["position_ids"], batch.get("attention_mask"), labels=batch["labels"])
+    return model(
+        batch["tokens"], batch["position_ids"], batch.get("attention_mask"), labels=batch["labels"]
+    )
 
 
 @dataclass
@@ -53,19 +55,25 @@ class GraniteConfig(llm.GPTConfig):
 
     def __post_init__(self) -> None:
         self.softmax_scale = self.attention_multiplier
-        self.init_method_std = self.initializer_std / math.sqrt(self.hidden_size / self.mup_base_width)
+        self.init_method_std = self.initializer_std / math.sqrt(
+            self.hidden_size / self.mup_base_width
+        )
         # muP has no extra depth scaling of the output projections: the residual multiplier does that
         self.output_layer_init_method = init_method_normal(self.init_method_std)
         if not torch.cuda.is_available():
             # fused kernels that exist for CUDA only
-            self.bias_activation_fusion = self.bias_dropout_fusion = self.masked_softmax_fusion = False
-            self.apply_rope_fusion = self.gradient_accumulation_fusion = self.cross_entropy_loss_fusion = False
+            self.bias_activation_fusion = self.bias_dropout_fusion = self.masked_softmax_fusion = (
+                False
+            )
+            self.apply_rope_fusion = self.gradient_accumulation_fusion = (
+                self.cross_entropy_loss_fusion
+            ) = False
             self.persist_layer_norm = False
             self.use_cpu_initialization = True
         super().__post_init__()
 
     @staticmethod
-    def settings_of(size: "Size") -> dict[str, Any]:
+    def transformer_settings(size: "Size") -> dict[str, Any]:
         """Return the constructor's arguments that a size of the plain layer decides."""
         return {
             "hidden_size": size.hidden_size.value,
@@ -94,9 +102,13 @@ class GraniteConfig(llm.GPTConfig):
         """Build this pipeline stage's part of the model (NeMo calls it once per stage)."""
         vp_stage = vp_stage or 0
         if pre_process is None:
-            pre_process = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
+            pre_process = parallel_state.is_pipeline_first_stage(
+                ignore_virtual=False, vp_stage=vp_stage
+            )
         if post_process is None:
-            post_process = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+            post_process = parallel_state.is_pipeline_last_stage(
+                ignore_virtual=False, vp_stage=vp_stage
+            )
         model = build_granite(
             self,
             vocab_size=self.vocab_size,
@@ -114,7 +126,9 @@ class GraniteConfig(llm.GPTConfig):
         if self.perform_initialization and (pre_process or post_process):
             # Megatron initialises the embedding like a hidden matrix; muP keeps it at the base width's deviation.
             # The last pipeline stage holds a copy of the tied embedding and scales it alike.
-            model.shared_embedding_or_output_weight().data.mul_(self.initializer_std / self.init_method_std)
+            model.shared_embedding_or_output_weight().data.mul_(
+                self.initializer_std / self.init_method_std
+            )
         return model
 
 

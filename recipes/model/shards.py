@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recipes.registry.checks import Check, check_numbers, recipes_of
+from recipes.registry.checks import Check, check_numbers, resolve_chain
 from recipes.spec.memory import shard_parameters
 from recipes.spec.parallelism import parallelism
 from recipes.spec.pretraining import PretrainRecipe
@@ -32,7 +32,9 @@ class Shard:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def check_stages(size: str, stage: str | None = None, overrides: Sequence[str] = ()) -> dict[str, list[Check]]:
+def check_stages(
+    size: str, stage: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, list[Check]]:
     """Check a stage, or all stages of pre-training and long-context extension that ``size`` has.
 
     Args:
@@ -46,7 +48,7 @@ def check_stages(size: str, stage: str | None = None, overrides: Sequence[str] =
     Raises:
         UserError: an unknown size, stage or key, a stage of another kind, a malformed override.
     """
-    recipes = recipes_of(size, stage, overrides)
+    recipes = resolve_chain(size, stage, overrides)
     numbers = check_numbers(recipes)
     return {name: [*numbers[name], *check_model(recipe)] for name, recipe in recipes.items()}
 
@@ -61,11 +63,16 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
 
     without_gpus()
     split = recipe.parallelism
-    tensor, pipeline = split.tensor_model_parallel_size.value, split.pipeline_model_parallel_size.value
+    tensor, pipeline = (
+        split.tensor_model_parallel_size.value,
+        split.pipeline_model_parallel_size.value,
+    )
     expected_parameters = recipe.model.parameter_count.value
     expected = f"{expected_parameters:,} parameters ({recipe.model.parameter_count.origin})"
     try:
-        shards = build_shards(recipe.model, split, recipe.sequence_length.value, recipe.rope_theta.value)
+        shards = build_shards(
+            recipe.model, split, recipe.sequence_length.value, recipe.rope_theta.value
+        )
     # Megatron and torch refuse what they cannot split with any of them
     except (ValueError, AssertionError, RuntimeError) as error:
         yield Check("shards", False, f"not built: {' '.join(str(error).split())}", expected)
@@ -86,7 +93,11 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
     )
     held = [shard.parameters for shard in shards]
     # first and last tensor-parallel rank of each pipeline stage
-    by_stage = [count for count in shard_parameters(recipe.model, tensor, pipeline) for _ in range(min(tensor, 2))]
+    by_stage = [
+        count
+        for count in shard_parameters(recipe.model, tensor, pipeline)
+        for _ in range(min(tensor, 2))
+    ]
     yield Check(
         "parameters on a GPU",
         held == by_stage,
@@ -104,12 +115,17 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
 
 
 @functools.cache
-def build_shards(model: Size, split: Parallelism, sequence_length: int, rope_theta: float) -> list[Shard]:
+def build_shards(
+    model: Size, split: Parallelism, sequence_length: int, rope_theta: float
+) -> list[Shard]:
     """Build the first and the last tensor-parallel rank of every pipeline stage, at the last data-parallel replica.
 
     Phases 1 to 4 share split, length and theta, and so are built once.
     """
-    tensor, pipeline = split.tensor_model_parallel_size.value, split.pipeline_model_parallel_size.value
+    tensor, pipeline = (
+        split.tensor_model_parallel_size.value,
+        split.pipeline_model_parallel_size.value,
+    )
     world_size = split.gpus.value
     stage_size = world_size // pipeline
     shards = []
@@ -127,18 +143,23 @@ def build_whole(model: Size) -> Shapes:
     return _build(model, parallelism("tiny", "phase1", 4096), 0, 1, 4096, 1e4).shapes
 
 
-def _build(model: Size, split: Parallelism, rank: int, world_size: int, sequence_length: int, theta: float) -> Shard:
+def _build(
+    model: Size, split: Parallelism, rank: int, world_size: int, sequence_length: int, theta: float
+) -> Shard:
     import torch
     from megatron.core import parallel_state
 
     from recipes.compat.fake_world import rank_of_world
     from recipes.model.nemo import GraniteConfig
 
-    tensor, pipeline = split.tensor_model_parallel_size.value, split.pipeline_model_parallel_size.value
+    tensor, pipeline = (
+        split.tensor_model_parallel_size.value,
+        split.pipeline_model_parallel_size.value,
+    )
     context = split.context_parallel_size.value
     with rank_of_world(rank, world_size, tensor, pipeline, context):
         config = GraniteConfig(
-            **GraniteConfig.settings_of(model),
+            **GraniteConfig.transformer_settings(model),
             seq_length=sequence_length,
             rotary_base=theta,
             tensor_model_parallel_size=tensor,
@@ -152,7 +173,10 @@ def _build(model: Size, split: Parallelism, rank: int, world_size: int, sequence
         offset = parallel_state.get_pipeline_model_parallel_rank() * (config.num_layers // pipeline)
         return Shard(
             rank=rank,
-            shapes={_whole_name(name, offset): tuple(weight.shape) for name, weight in built.named_parameters()},
+            shapes={
+                _whole_name(name, offset): tuple(weight.shape)
+                for name, weight in built.named_parameters()
+            },
             groups=(
                 parallel_state.get_tensor_model_parallel_world_size(),
                 parallel_state.get_pipeline_model_parallel_world_size(),

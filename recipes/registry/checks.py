@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recipes.common.errors import UserError
-from recipes.registry.resolve import STAGES, misfits, require_known, resolve, resolve_pretraining, sizes_of
+from recipes.registry.resolve import (
+    STAGES,
+    require_known,
+    resolve,
+    resolve_pretraining,
+    stage_sizes,
+    violations,
+)
 from recipes.spec import mixtures
 from recipes.spec.memory import estimate, micro_batches
 from recipes.spec.origin import Sourced
@@ -29,7 +36,9 @@ class Check:
     expected: str
 
 
-def recipes_of(size: str, stage: str | None = None, overrides: Sequence[str] = ()) -> dict[str, PretrainRecipe]:
+def resolve_chain(
+    size: str, stage: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, PretrainRecipe]:
     """Return the recipe of one stage, or of all of pre-training and long-context extension, as :func:`resolve` does.
 
     Values that do not fit together are let through: :func:`check_numbers` names all of them.
@@ -39,7 +48,8 @@ def recipes_of(size: str, stage: str | None = None, overrides: Sequence[str] = (
     """
     require_known("size", size, SIZES)
     return {
-        name: resolve_pretraining(name, size, overrides, fitting=False) for name in ([stage] if stage else _chain(size))
+        name: resolve_pretraining(name, size, overrides, validate=False)
+        for name in ([stage] if stage else _chain(size))
     }
 
 
@@ -52,10 +62,16 @@ def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[Check]]:
 
 
 def _chain(size: str) -> list[str]:
-    return [name for name, row in STAGES.items() if isinstance(row, PretrainStage) and size in sizes_of(name)]
+    return [
+        name
+        for name, row in STAGES.items()
+        if isinstance(row, PretrainStage) and size in stage_sizes(name)
+    ]
 
 
-def _beside(recipe: PretrainRecipe, step: int, recipes: dict[str, PretrainRecipe]) -> PretrainRecipe | None:
+def _beside(
+    recipe: PretrainRecipe, step: int, recipes: dict[str, PretrainRecipe]
+) -> PretrainRecipe | None:
     chain = _chain(recipe.size)
     position = chain.index(recipe.stage) + step
     if not 0 <= position < len(chain):
@@ -63,7 +79,9 @@ def _beside(recipe: PretrainRecipe, step: int, recipes: dict[str, PretrainRecipe
     return recipes.get(chain[position]) or resolve_pretraining(chain[position], recipe.size)
 
 
-def _checks(recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None) -> Iterator[Check]:
+def _checks(
+    recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None
+) -> Iterator[Check]:
     yield from _fit(recipe)
     yield _world_size(recipe)
     yield _global_batch(recipe)
@@ -88,7 +106,7 @@ def _fit(recipe: PretrainRecipe) -> Iterator[Check]:
         f"PP {split.pipeline_model_parallel_size.value}: {model.num_layers.value} layers; "
         f"CP {context}: {recipe.sequence_length.value:,} tokens"
     )
-    sentences = list(misfits(recipe))
+    sentences = list(violations(recipe))
     for sentence in sentences:
         yield Check("values fit together", False, sentence, expected)
     if not sentences:
@@ -141,7 +159,11 @@ def _tokens(recipe: PretrainRecipe) -> Check:
 
 
 def _intervals(recipe: PretrainRecipe) -> Check:
-    checkpoint, validate, steps = recipe.checkpoint_every_steps, recipe.validate_every_steps, recipe.steps.value
+    checkpoint, validate, steps = (
+        recipe.checkpoint_every_steps,
+        recipe.validate_every_steps,
+        recipe.steps.value,
+    )
     return Check(
         "intervals",
         0 < checkpoint <= steps and 0 < validate <= steps,
@@ -167,11 +189,21 @@ def _rate_at_end(recipe: PretrainRecipe, child: PretrainRecipe | None) -> Check:
     if recipe.kind == "pretrain" and child is not None and child.kind == "pretrain":
         expected, why = child.schedule.lr(0), f"where {child.stage} starts"
     else:
-        expected, why = LONG_CONTEXT_RATES[1], "published: phase 4 and long-context extension decay to zero"
+        expected, why = (
+            LONG_CONTEXT_RATES[1],
+            "published: phase 4 and long-context extension decay to zero",
+        )
     ok = math.isclose(found, expected, rel_tol=1e-9)
     # the last step takes the rate of the tokens before it
-    last = recipe.schedule.lr((recipe.steps.value - 1) * recipe.global_batch_size.value * recipe.sequence_length.value)
-    return Check("learning rate at the end", ok, f"{found:.9g}, the last step's {last:.3g}", f"{expected:.9g}, {why}")
+    last = recipe.schedule.lr(
+        (recipe.steps.value - 1) * recipe.global_batch_size.value * recipe.sequence_length.value
+    )
+    return Check(
+        "learning rate at the end",
+        ok,
+        f"{found:.9g}, the last step's {last:.3g}",
+        f"{expected:.9g}, {why}",
+    )
 
 
 def _rates_between(recipe: PretrainRecipe) -> Check:
@@ -180,7 +212,8 @@ def _rates_between(recipe: PretrainRecipe) -> Check:
     warmup_tokens = warmup.value if isinstance(warmup, Sourced) else 0
     rising = [recipe.schedule.lr(point / POINTS * warmup_tokens) for point in range(POINTS + 1)]
     after = [
-        recipe.schedule.lr(warmup_tokens + point / POINTS * (tokens - warmup_tokens)) for point in range(POINTS + 1)
+        recipe.schedule.lr(warmup_tokens + point / POINTS * (tokens - warmup_tokens))
+        for point in range(POINTS + 1)
     ]
     rates = rising + after
     return Check(
@@ -205,7 +238,9 @@ def _mixture(recipe: PretrainRecipe) -> Check:
     )
 
 
-def _theta(recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None) -> Check:
+def _theta(
+    recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None
+) -> Check:
     theta, length = recipe.rope_theta.value, recipe.sequence_length.value
     ok, expected = True, []
     if parent:

@@ -9,17 +9,26 @@ from recipes.common.errors import UserError, nearest
 from recipes.spec import mixtures, parallelism, pretraining, rl, sft, sizes, tiny
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe, PretrainStage
-from recipes.spec.recipe import DocumentMasking, GpuType, MergeMethod, OptimizerState, Precision, Recompute
+from recipes.spec.recipe import (
+    DocumentMasking,
+    GpuType,
+    MergeMethod,
+    OptimizerState,
+    Precision,
+    Recompute,
+)
 from recipes.spec.rl import RlRecipe, RlStage
 from recipes.spec.schedules import LinearDecay, PowerSchedule
 from recipes.spec.sft import SftRecipe, SftStage
 from recipes.spec.sizes import SIZES
-from recipes.spec.tree import Rule, flatten, follow, with_leaf
+from recipes.spec.tree import Rule, apply_rules, flatten, replace_leaf
 
 Stage = PretrainStage | SftStage | RlStage
 Recipe = PretrainRecipe | SftRecipe | RlRecipe
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (*pretraining.PRETRAIN_STAGES, sft.SFT, *rl.RL_STAGES)}
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (*pretraining.PRETRAIN_STAGES, sft.SFT, *rl.RL_STAGES)
+}
 
 CHOICES = {
     "gpu_type": get_args(GpuType),
@@ -46,19 +55,21 @@ MAY_BE_ZERO = {
 }
 
 
-def sizes_of(stage: str) -> tuple[str, ...]:
+def stage_sizes(stage: str) -> tuple[str, ...]:
     """Return the names of the sizes that ``stage`` has; tiny goes through every stage."""
     return (*STAGES[stage].sizes.value, "tiny")
 
 
-def parent_of(stage: str, size: str) -> str | None:
+def parent_stage(stage: str, size: str) -> str | None:
     """Return the stage before ``stage`` among those that ``size`` has, or None for the first."""
-    chain = [name for name in STAGES if size in sizes_of(name)]
+    chain = [name for name in STAGES if size in stage_sizes(name)]
     position = chain.index(stage)
     return chain[position - 1] if position else None
 
 
-def resolve(stage: str, size: str, overrides: Sequence[str] = (), *, fitting: bool = True) -> Recipe:
+def resolve(
+    stage: str, size: str, overrides: Sequence[str] = (), *, validate: bool = True
+) -> Recipe:
     """Return the recipe of ``stage`` for ``size`` with ``overrides`` applied.
 
     Args:
@@ -66,7 +77,7 @@ def resolve(stage: str, size: str, overrides: Sequence[str] = (), *, fitting: bo
         size: a key of :data:`SIZES`.
         overrides: ``key=value`` with a dot path as :func:`flatten` names it and a value in YAML, for example
             ``optimizer.betas=[0.9,0.99]``; what derives from an overridden value follows it.
-        fitting: whether to refuse values that do not fit together (see :func:`misfits`).
+        validate: whether to refuse values that do not fit together (see :func:`violations`).
 
     Raises:
         UserError: an unknown stage, size or key, a size that the stage does not have, a malformed or mistyped
@@ -74,43 +85,49 @@ def resolve(stage: str, size: str, overrides: Sequence[str] = (), *, fitting: bo
     """
     require_known("stage", stage, STAGES)
     require_known("size", size, SIZES)
-    if size not in sizes_of(stage):
-        raise UserError(f"stage {stage} does not exist for size {size!r}; it has {', '.join(sizes_of(stage))}")
+    if size not in stage_sizes(stage):
+        raise UserError(
+            f"stage {stage} does not exist for size {size!r}; it has {', '.join(stage_sizes(stage))}"
+        )
     recipe, rules = _build(stage, size)
-    recipe = follow(recipe, rules)
+    recipe = apply_rules(recipe, rules)
     if overrides:
         leaves = _parse(recipe, overrides)
         for path, leaf in leaves.items():
-            recipe = with_leaf(recipe, path, leaf)
-        recipe = follow(recipe, rules, leaves)
-    misfit = next(misfits(recipe), None)
-    if fitting and misfit:
+            recipe = replace_leaf(recipe, path, leaf)
+        recipe = apply_rules(recipe, rules, leaves)
+    misfit = next(violations(recipe), None)
+    if validate and misfit:
         raise UserError(misfit)
     return recipe
 
 
 def resolve_pretraining(
-    stage: str, size: str, overrides: Sequence[str] = (), *, fitting: bool = True
+    stage: str, size: str, overrides: Sequence[str] = (), *, validate: bool = True
 ) -> PretrainRecipe:
     """Return :func:`resolve`'s recipe of a stage of pre-training or long-context extension.
 
     Raises:
         UserError: as :func:`resolve`, and for a stage of another kind.
     """
-    recipe = resolve(stage, size, overrides, fitting=fitting)
+    recipe = resolve(stage, size, overrides, validate=validate)
     if not isinstance(recipe, PretrainRecipe):
-        raise UserError(f"{stage} is no stage of pre-training; choose phase1 to phase4 or lce_32k to lce_512k")
+        raise UserError(
+            f"{stage} is no stage of pre-training; choose phase1 to phase4 or lce_32k to lce_512k"
+        )
     return recipe
 
 
 def require_known(what: str, name: str, known: dict[str, Any]) -> None:
     """Raise :class:`UserError` unless ``name`` is a key of ``known``."""
     if name not in known:
-        raise UserError(f"unknown {what} {name!r}{nearest(name, known)}; known are {', '.join(known)}")
+        raise UserError(
+            f"unknown {what} {name!r}{nearest(name, known)}; known are {', '.join(known)}"
+        )
 
 
 def _build(stage: str, size: str) -> tuple[Recipe, tuple[Rule[Any], ...]]:
-    row, model, parent = STAGES[stage], SIZES[size], parent_of(stage, size)
+    row, model, parent = STAGES[stage], SIZES[size], parent_stage(stage, size)
     is_tiny = size == "tiny"
     recipe: Recipe
     own: tuple[Rule[Any], ...]
@@ -202,7 +219,9 @@ def _typed(key: str, value: Any, like: Any) -> Any:
         return int(value)
     if type(value) is not type(like):
         kinds = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-        raise UserError(f"{key} is {value!r}, expected {kinds[type(like)]} such as {str(like).lower()}")
+        raise UserError(
+            f"{key} is {value!r}, expected {kinds[type(like)]} such as {str(like).lower()}"
+        )
     return value
 
 
@@ -218,7 +237,7 @@ def _in_range(key: str, number: float) -> None:
         raise UserError(f"{key} is {number}, expected {expected}")
 
 
-def misfits(recipe: Recipe) -> Iterator[str]:
+def violations(recipe: Recipe) -> Iterator[str]:
     """Yield a sentence for each pair of values that do not fit together."""
     if max(recipe.optimizer.betas.value) >= 1:
         yield f"optimizer.betas is {list(recipe.optimizer.betas.value)}, expected two numbers below 1"
@@ -251,7 +270,9 @@ def misfits(recipe: Recipe) -> Iterator[str]:
     if value["parallelism.sequence_parallel"]:
         if value["parallelism.tensor_model_parallel_size"] == 1:
             yield "parallelism.sequence_parallel is true, but parallelism.tensor_model_parallel_size is 1; raise it"
-        elif value["sequence_length"] % (context_parallel_size * value["parallelism.tensor_model_parallel_size"]):
+        elif value["sequence_length"] % (
+            context_parallel_size * value["parallelism.tensor_model_parallel_size"]
+        ):
             yield (
                 f"parallelism.tensor_model_parallel_size {value['parallelism.tensor_model_parallel_size']} does not "
                 f"divide sequence_length {value['sequence_length']} / context_parallel_size {context_parallel_size}, "
@@ -273,7 +294,10 @@ def misfits(recipe: Recipe) -> Iterator[str]:
         total = sum(percent.value for percent in recipe.mixture.values())
         if abs(total - 100) > mixtures.TOLERANCE:
             yield f"mixture sums to {total:g} percent, expected 100; set its other components as well"
-    if isinstance(recipe.schedule, LinearDecay) and value["schedule.warmup_tokens"] >= value["schedule.tokens"]:
+    if (
+        isinstance(recipe.schedule, LinearDecay)
+        and value["schedule.warmup_tokens"] >= value["schedule.tokens"]
+    ):
         yield (
             f"schedule.warmup_tokens is {value['schedule.warmup_tokens']}, expected fewer than schedule.tokens "
             f"{value['schedule.tokens']}"

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.gates import GATE, mean_name, ruler_means, stderr_of
+from evaluation.gates import GATE, mean_name, ruler_means, standard_error
 from evaluation.results import EVALUATION, Evaluation, Unit, read_evaluation
-from evaluation.suites import LONG_CONTEXT, reference, ruler_references, setting, suite_names, suite_of, unavailable
+from evaluation.suites import (
+    LONG_CONTEXT,
+    get_suite,
+    reference,
+    ruler_references,
+    setting,
+    suite_names,
+    unavailable,
+)
 from recipes.common.errors import UserError
 from recipes.registry.resolve import STAGES
 from recipes.reports.run_data import number, text
@@ -145,12 +153,17 @@ def run_report(name: str, entries: Sequence[Entry], problems: list[str]) -> Repo
 def comparison(pairs: Sequence[tuple[Entry, Entry]], a: str, b: str, problems: list[str]) -> Report:
     """Return the report on what changes from the first to the second of each pair."""
     sections = [_pair_section(*pair) for pair in pairs]
-    return Report(f"{text(a)} and {text(b)} compared", _subtitle([pair[0] for pair in pairs]), sections, problems)
+    return Report(
+        f"{text(a)} and {text(b)} compared",
+        _subtitle([pair[0] for pair in pairs]),
+        sections,
+        problems,
+    )
 
 
 def z_score(before: Unit, after: Unit) -> float | None:
     """Return by how many standard errors of the difference ``after`` is better than ``before``."""
-    stderr = math.hypot(stderr_of(before), stderr_of(after))
+    stderr = math.hypot(standard_error(before), standard_error(after))
     gain = (after.score - before.score) * (1 if after.higher_is_better else -1)
     return gain / stderr if stderr and math.isfinite(gain) else None
 
@@ -164,7 +177,10 @@ def regressions(entries: Sequence[Entry]) -> dict[tuple[int, str], float]:
     found = {}
     for position, entry in enumerate(entries):
         stage = entry.evaluation.stage
-        former = next((other for other in reversed(entries[:position]) if other.evaluation.stage != stage), None)
+        former = next(
+            (other for other in reversed(entries[:position]) if other.evaluation.stage != stage),
+            None,
+        )
         for name, unit in entry.units.items():
             before = former.units.get(name) if former else None
             z = z_score(before, unit) if before else None
@@ -183,7 +199,11 @@ def score_text(unit: Unit) -> str:
     if not math.isfinite(unit.score):
         return "no number"
     digits = 2 if unit.percent else 3
-    error = f" ± {unit.stderr:.{digits}f}" if unit.stderr is not None and math.isfinite(unit.stderr) else ""
+    error = (
+        f" ± {unit.stderr:.{digits}f}"
+        if unit.stderr is not None and math.isfinite(unit.stderr)
+        else ""
+    )
     return f"{unit.score:.{digits}f}{error}"
 
 
@@ -203,7 +223,12 @@ def _faults(evaluation: Evaluation) -> Iterator[str]:
         yield "failures or left_out is no table"
     for unit in evaluation.units:
         optional = (unit.stderr, unit.fill_min, unit.fill_mean, unit.length)
-        numbers = [unit.score, unit.samples, unit.truncated, *(value for value in optional if value is not None)]
+        numbers = [
+            unit.score,
+            unit.samples,
+            unit.truncated,
+            *(value for value in optional if value is not None),
+        ]
         if not all(map(_is_number, numbers)):
             yield "a unit's number is none"
         elif unit.length is not None and not (isinstance(unit.length, int) and unit.length > 0):
@@ -248,7 +273,9 @@ def _overview(entries: Sequence[Entry]) -> Section:
                 Cell(text(found.stage)),
                 Cell(text(found.label or None)),
                 Cell(found.suite),
-                Cell(f"{done} of {len(found.expected)}", "" if done == len(found.expected) else "bad"),
+                Cell(
+                    f"{done} of {len(found.expected)}", "" if done == len(found.expected) else "bad"
+                ),
                 _gate_cell(entry),
                 Cell("all" if found.limit is None else text(found.limit)),
                 Cell(text(found.backend.get("name") if isinstance(found.backend, dict) else None)),
@@ -256,19 +283,35 @@ def _overview(entries: Sequence[Entry]) -> Section:
                 Cell(text(found.finished or None)),
             ]
         )
-    header = ["stage", "label", "suite", "units", "gate", "samples asked for", "backend", "model", "finished"]
-    return Section("Overview", warnings=_warnings(entries), blocks=[Grid("Evaluations", header, rows)])
+    header = [
+        "stage",
+        "label",
+        "suite",
+        "units",
+        "gate",
+        "samples asked for",
+        "backend",
+        "model",
+        "finished",
+    ]
+    return Section(
+        "Overview", warnings=_warnings(entries), blocks=[Grid("Evaluations", header, rows)]
+    )
 
 
 def _warnings(entries: Sequence[Entry]) -> list[str]:
     """Return what a reader must know before any number."""
-    fallback = [entry.name for entry in entries if any(unit.corpus == "fallback" for unit in entry.evaluation.units)]
+    fallback = [
+        entry.name
+        for entry in entries
+        if any(unit.corpus == "fallback" for unit in entry.evaluation.units)
+    ]
     return [f"{FALLBACK} ({', '.join(dict.fromkeys(fallback))})"] if fallback else []
 
 
 def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
     worse = regressions(entries)
-    title = suite_of(suite, entries[0].evaluation.size).title
+    title = get_suite(suite, entries[0].evaluation.size).title
     blocks: list[Grid | Chart] = []
     if suite == LONG_CONTEXT:
         blocks += _ruler_blocks(entries, worse)
@@ -284,9 +327,19 @@ def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
         for (position, name), z in worse.items()
     ]
     blocks.append(
-        Grid("Regressions", ["model", "unit", "score", "standard errors"], rows, "Against the former stage's model.")
+        Grid(
+            "Regressions",
+            ["model", "unit", "score", "standard errors"],
+            rows,
+            "Against the former stage's model.",
+        )
     )
-    blocks += [_open_units(entries), _other_settings(entries), _gates(entries), _notes(suite, entries)]
+    blocks += [
+        _open_units(entries),
+        _other_settings(entries),
+        _gates(entries),
+        _notes(suite, entries),
+    ]
     return Section(
         f"{suite}: {title}",
         warnings=_warnings(entries) if suite == LONG_CONTEXT else [],
@@ -299,20 +352,30 @@ def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
 
 
 def _scores(suite: str, entries: Sequence[Entry], worse: dict[tuple[int, str], float]) -> Grid:
-    tasks = suite_of(suite, entries[0].evaluation.size).tasks
+    tasks = get_suite(suite, entries[0].evaluation.size).tasks
     names = dict.fromkeys(
         [task.name for task in tasks.values() if not task.unavailable]
         + [name for entry in entries for name in (*entry.evaluation.expected, *entry.units)]
     )
     asked = {name for entry in entries for name in (*entry.evaluation.expected, *entry.units)}
-    published = _ibm(entries, lambda name, size: reference(suite, name, size) if name in tasks else None, names)
+    published = _ibm(
+        entries, lambda name, size: reference(suite, name, size) if name in tasks else None, names
+    )
     rows = []
     for name in names:
         if name not in asked and not any(column[name] for column in published.values()):
             continue
         cells = [Cell(text(name)), Cell(text(setting(suite, name)))]
         cells += [_ibm_cell(column[name]) for column in published.values()]
-        rows.append([*cells, *(_score_cell(entry, name, (at, name) in worse) for at, entry in enumerate(entries))])
+        rows.append(
+            [
+                *cells,
+                *(
+                    _score_cell(entry, name, (at, name) in worse)
+                    for at, entry in enumerate(entries)
+                ),
+            ]
+        )
     header = ["benchmark", "IBM's setting", *published, *(entry.name for entry in entries)]
     if all(row[1].text == "-" for row in rows):
         header, rows = header[:1] + header[2:], [row[:1] + row[2:] for row in rows]
@@ -325,7 +388,11 @@ def _ibm(
     """Return the columns of IBM's scores, one for each size that has any."""
     sizes = dict.fromkeys(entry.evaluation.size for entry in entries)
     columns = {f"IBM {size}": {name: score(name, size) for name in names} for size in sizes}
-    return {title: column for title, column in columns.items() if any(value is not None for value in column.values())}
+    return {
+        title: column
+        for title, column in columns.items()
+        if any(value is not None for value in column.values())
+    }
 
 
 def _ibm_cell(score: float | None) -> Cell:
@@ -343,22 +410,43 @@ def _score_cell(entry: Entry, name: str, is_worse: bool, heat: bool = False) -> 
     return Cell(shown, "bad" if is_worse else "", unit.score if heat and unit.percent else None)
 
 
-def _ruler_blocks(entries: Sequence[Entry], worse: dict[tuple[int, str], float]) -> list[Grid | Chart]:
+def _ruler_blocks(
+    entries: Sequence[Entry], worse: dict[tuple[int, str], float]
+) -> list[Grid | Chart]:
     means = [ruler_means(entry.evaluation) for entry in entries]
-    lengths = sorted({unit.length for entry in entries for unit in entry.evaluation.units if unit.length})
-    every = sorted({*lengths, *(length for entry in entries for length in ruler_references(entry.evaluation.size))})
+    lengths = sorted(
+        {unit.length for entry in entries for unit in entry.evaluation.units if unit.length}
+    )
+    every = sorted(
+        {
+            *lengths,
+            *(length for entry in entries for length in ruler_references(entry.evaluation.size)),
+        }
+    )
     published = _ibm(entries, lambda length, size: ruler_references(size).get(length), every)
     rows = []
     for length in every:
-        cells = [Cell(length_name(length)), *(_ibm_cell(column[length]) for column in published.values())]
+        cells = [
+            Cell(length_name(length)),
+            *(_ibm_cell(column[length]) for column in published.values()),
+        ]
         for of in means:
             mean = of.get(length)
-            cells.append(Cell(f"{mean[0]:.2f} ± {mean[1]:.2f}" if mean else "-", heat=mean[0] if mean else None))
+            cells.append(
+                Cell(
+                    f"{mean[0]:.2f} ± {mean[1]:.2f}" if mean else "-",
+                    heat=mean[0] if mean else None,
+                )
+            )
         rows.append(cells)
     header = ["length", *published, *(entry.name for entry in entries)]
     note = "The unweighted mean of the thirteen tasks, where all of them have a score."
     lines = [
-        Line(title, [(length, score, 0.0) for length, score in column.items() if score is not None], published=True)
+        Line(
+            title,
+            [(length, score, 0.0) for length, score in column.items() if score is not None],
+            published=True,
+        )
         for title, column in published.items()
     ]
     lines += [
@@ -366,7 +454,10 @@ def _ruler_blocks(entries: Sequence[Entry], worse: dict[tuple[int, str], float])
         for entry, of in zip(entries, means, strict=True)
         if of
     ]
-    blocks: list[Grid | Chart] = [Grid("Mean by length", header, rows, note), Chart("RULER by length", lines)]
+    blocks: list[Grid | Chart] = [
+        Grid("Mean by length", header, rows, note),
+        Chart("RULER by length", lines),
+    ]
     for position, entry in enumerate(entries):
         blocks += [_heat_map(entry, position, worse), _prompts(entry)]
     return blocks
@@ -402,7 +493,12 @@ def _prompts(entry: Entry) -> Grid:
             ]
         )
     header = ["length", "samples", "least fill", "mean fill", "truncated", "corpus"]
-    return Grid(f"{entry.name}: prompts", header, rows, "Fill: the share of the length that prompt and answer take.")
+    return Grid(
+        f"{entry.name}: prompts",
+        header,
+        rows,
+        "Fill: the share of the length that prompt and answer take.",
+    )
 
 
 def _open_units(entries: Sequence[Entry]) -> Grid:
@@ -421,20 +517,23 @@ def _other_settings(entries: Sequence[Entry]) -> Grid:
     rows: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         size = entry.evaluation.size
-        tasks = suite_of(entry.evaluation.suite, size).tasks
+        tasks = get_suite(entry.evaluation.suite, size).tasks
         for unit in entry.evaluation.units:
             rung, shots = unit.settings.get("rung"), unit.settings.get("num_fewshot")
             task = tasks.get(unit.task)
             if rung not in (None, "published"):
-                rows.setdefault((entry.name, f"RULER's settings are {text(rung)}, not the published ones"), []).append(
-                    unit.name
-                )
+                rows.setdefault(
+                    (entry.name, f"RULER's settings are {text(rung)}, not the published ones"), []
+                ).append(unit.name)
             if task and None not in (task.num_fewshot, shots) and shots != task.num_fewshot:
                 what = f"{text(shots)} examples in the prompt, not {task.num_fewshot}"
                 rows.setdefault((entry.name, what), []).append(unit.name)
         if entry.evaluation.limit is not None and size != "tiny":
             rows[entry.name, f"{text(entry.evaluation.limit)} samples of each task"] = ["all"]
-    cells = [[Cell(model), Cell(what), Cell(text(_listed(units)))] for (model, what), units in rows.items()]
+    cells = [
+        [Cell(model), Cell(what), Cell(text(_listed(units)))]
+        for (model, what), units in rows.items()
+    ]
     return Grid("Other settings than published", ["model", "setting", "units"], cells)
 
 
@@ -457,10 +556,28 @@ def _gates(entries: Sequence[Entry]) -> Grid:
             found, expected = (_value(check.get(key)) for key in ("found", "expected"))
             verdict = Cell("passed", "good") if ok else Cell("failed", "bad")
             reason = Cell(text(check.get("reason")))
-            rows.append([Cell(entry.name), verdict, Cell(text(check.get("name"))), Cell(found), Cell(expected), reason])
+            rows.append(
+                [
+                    Cell(entry.name),
+                    verdict,
+                    Cell(text(check.get("name"))),
+                    Cell(found),
+                    Cell(expected),
+                    reason,
+                ]
+            )
     failed = sum(row[1].tone == "bad" for row in rows)
-    title = f"Gate: {failed} of {len(rows)} checks failed" if failed else f"Gate: {len(rows)} checks passed"
-    return Grid(title, ["model", "verdict", "check", "found", "expected", "reason"], rows, folded=len(rows) > _LONG)
+    title = (
+        f"Gate: {failed} of {len(rows)} checks failed"
+        if failed
+        else f"Gate: {len(rows)} checks passed"
+    )
+    return Grid(
+        title,
+        ["model", "verdict", "check", "found", "expected", "reason"],
+        rows,
+        folded=len(rows) > _LONG,
+    )
 
 
 def _value(value: Any) -> str:
@@ -474,10 +591,14 @@ def _notes(suite: str, entries: Sequence[Entry]) -> Grid:
     left = unavailable(suite, size)
     for entry in entries:
         left = {**entry.evaluation.left_out, **left}
-    rows = [[Cell(text(name)), Cell("not run"), Cell(text(reason))] for name, reason in left.items()]
-    noted = [task for task in suite_of(suite, size).tasks.values() if task.note]
+    rows = [
+        [Cell(text(name)), Cell("not run"), Cell(text(reason))] for name, reason in left.items()
+    ]
+    noted = [task for task in get_suite(suite, size).tasks.values() if task.note]
     rows += [[Cell(task.name), Cell("note"), Cell(text(task.note))] for task in noted]
-    return Grid("About the benchmarks", ["benchmark", "", "what to know"], rows, folded=len(rows) > _LONG)
+    return Grid(
+        "About the benchmarks", ["benchmark", "", "what to know"], rows, folded=len(rows) > _LONG
+    )
 
 
 def _pair_section(a: Entry, b: Entry) -> Section:
@@ -493,19 +614,32 @@ def _pair_section(a: Entry, b: Entry) -> Section:
             if of
         ]
         if published:
-            lines.insert(0, Line(f"IBM {size}", [(length, score, 0.0) for length, score in published.items()], True))
+            lines.insert(
+                0,
+                Line(
+                    f"IBM {size}",
+                    [(length, score, 0.0) for length, score in published.items()],
+                    True,
+                ),
+            )
         blocks.append(Chart("RULER by length", lines))
     else:
         published = {}
     rows = [
-        [Cell(mean_name(length)), _ibm_cell(published.get(length)), *_difference(means[0][length], means[1][length])]
+        [
+            Cell(mean_name(length)),
+            _ibm_cell(published.get(length)),
+            *_difference(means[0][length], means[1][length]),
+        ]
         for length in sorted(means[0].keys() & means[1].keys())
     ]
-    tasks = suite_of(suite, size).tasks
+    tasks = get_suite(suite, size).tasks
     for name in dict.fromkeys((*before, *after)):
         ibm = reference(suite, name, size) if name in tasks else None
         if name in before and name in after:
-            rows.append([Cell(text(name)), _ibm_cell(ibm), *_unit_difference(before[name], after[name])])
+            rows.append(
+                [Cell(text(name)), _ibm_cell(ibm), *_unit_difference(before[name], after[name])]
+            )
         else:
             cells = [_score_cell(entry, name, False) for entry in (a, b)]
             rows.append([Cell(text(name)), _ibm_cell(ibm), *cells, Cell("-"), Cell("-")])
@@ -542,7 +676,11 @@ def _unit_difference(before: Unit, after: Unit) -> list[Cell]:
     if not (math.isfinite(before.score) and math.isfinite(after.score)):
         return [*cells, Cell("-"), Cell("-")]
     digits = 2 if after.percent else 3
-    return [*cells, Cell(f"{after.score - before.score:+.{digits}f}"), _z_cell(z_score(before, after))]
+    return [
+        *cells,
+        Cell(f"{after.score - before.score:+.{digits}f}"),
+        _z_cell(z_score(before, after)),
+    ]
 
 
 def _difference(before: tuple[float, float], after: tuple[float, float]) -> list[Cell]:

@@ -39,9 +39,15 @@ td.heat {{ padding-left: .5rem; }}
 def page(report: Report) -> str:
     """Return the report as an HTML document that stands for itself."""
     title = escape(report.title)
-    body = [f"<h1>{title}</h1>", f'<p class="soft">{escape(report.subtitle)}</p>' if report.subtitle else ""]
+    body = [
+        f"<h1>{title}</h1>",
+        f'<p class="soft">{escape(report.subtitle)}</p>' if report.subtitle else "",
+    ]
     if len(report.sections) > 1:
-        links = "".join(f'<li><a href="#s{at}">{escape(s.title)}</a></li>' for at, s in enumerate(report.sections))
+        links = "".join(
+            f'<li><a href="#s{at}">{escape(s.title)}</a></li>'
+            for at, s in enumerate(report.sections)
+        )
         body.append(f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
     if not report.sections:
         body.append("<p>There are no evaluations yet.</p>")
@@ -65,9 +71,15 @@ def _section(at: int, section: Section) -> str:
     return "\n".join(
         [
             f'<section><h2 id="s{at}">{escape(section.title)}</h2>',
-            *(f'<p class="warning" role="note">{escape(warning)}</p>' for warning in section.warnings),
+            *(
+                f'<p class="warning" role="note">{escape(warning)}</p>'
+                for warning in section.warnings
+            ),
             *(f'<p class="soft">{escape(note)}</p>' for note in section.notes),
-            *(_chart(block) if isinstance(block, Chart) else _grid(block) for block in section.blocks),
+            *(
+                _chart(block) if isinstance(block, Chart) else _grid(block)
+                for block in section.blocks
+            ),
             "</section>",
         ]
     )
@@ -75,7 +87,10 @@ def _section(at: int, section: Section) -> str:
 
 def _grid(grid: Grid) -> str:
     numeric = [
-        all(re.fullmatch(r"-|failed|no number|[+-]?[\d.,]+( ?%| ± [\d.]+)?( [▼▲])?", cell.text) for cell in column)
+        all(
+            re.fullmatch(r"-|failed|no number|[+-]?[\d.,]+( ?%| ± [\d.]+)?( [▼▲])?", cell.text)
+            for cell in column
+        )
         for column in zip(*grid.rows, strict=True)
     ]
     head = "".join(
@@ -83,7 +98,9 @@ def _grid(grid: Grid) -> str:
         for name, right in zip(grid.header, numeric, strict=True)
     )
     rows = "".join(
-        "<tr>" + "".join(_cell(cell, right) for cell, right in zip(row, numeric, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(_cell(cell, right) for cell, right in zip(row, numeric, strict=True))
+        + "</tr>"
         for row in grid.rows
     )
     table = (
@@ -100,7 +117,9 @@ def _cell(cell: Cell, right: bool) -> str:
         classes.append("words")
     if cell.heat is not None and math.isfinite(cell.heat):
         classes.append(f"heat h{round(min(max(cell.heat, 0.0), 100.0) / 100 * _HEAT_STEPS)}")
-    shown = f'<span class="{cell.tone}">{escape(cell.text)}</span>' if cell.tone else escape(cell.text)
+    shown = (
+        f'<span class="{cell.tone}">{escape(cell.text)}</span>' if cell.tone else escape(cell.text)
+    )
     return f"<td{_classes(classes)}>{shown}</td>"
 
 
@@ -133,8 +152,12 @@ def _chart(chart: Chart) -> str:
         # names of lengths that are close would overlap
         if x(length) - last >= 40:
             last = x(length)
-            drawn.append(f'<text x="{last:.1f}" y="{BOTTOM + 18}" text-anchor="middle">{length_name(length)}</text>')
-    drawn.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}" text-anchor="middle">tokens</text>')
+            drawn.append(
+                f'<text x="{last:.1f}" y="{BOTTOM + 18}" text-anchor="middle">{length_name(length)}</text>'
+            )
+    drawn.append(
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}" text-anchor="middle">tokens</text>'
+    )
     keys = []
     for line, style in zip(chart.lines, _styles(chart.lines), strict=True):
         points = sorted(line.points)
@@ -143,9 +166,13 @@ def _chart(chart: Chart) -> str:
         for length, score, stderr in points:
             if stderr:
                 ends = f'y1="{y(score - stderr):.1f}" y2="{y(score + stderr):.1f}"'
-                drawn.append(f'<line class="error {style}" x1="{x(length):.1f}" x2="{x(length):.1f}" {ends}/>')
+                drawn.append(
+                    f'<line class="error {style}" x1="{x(length):.1f}" x2="{x(length):.1f}" {ends}/>'
+                )
             label = f"<title>{escape(line.name)}, {length_name(length)}: {score:.1f}</title>"
-            drawn.append(f'<circle class="{style}" cx="{x(length):.1f}" cy="{y(score):.1f}" r="4">{label}</circle>')
+            drawn.append(
+                f'<circle class="{style}" cx="{x(length):.1f}" cy="{y(score):.1f}" r="4">{label}</circle>'
+            )
         keys.append(
             f'<span class="key"><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="{style}" '
             f'points="0,4 26,4"/></svg>{escape(line.name)}</span> '

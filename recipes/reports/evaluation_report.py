@@ -37,10 +37,14 @@ def write_report(run_folder: Path) -> Path:
         UserError: there is no such folder.
     """
     if not run_folder.is_dir():
-        raise UserError(f"{run_folder}: no such folder, expected a run's; name the one that `granite41 run` wrote")
+        raise UserError(
+            f"{run_folder}: no such folder, expected a run's; name the one that `granite41 run` wrote"
+        )
     entries, problems = read_run(run_folder)
     content = {"evaluations": [_plain(entry) for entry in entries], "problems": problems}
-    return _write(run_folder / "evaluation", run_report(run_folder.resolve().name, entries, problems), content)
+    return _write(
+        run_folder / "evaluation", run_report(run_folder.resolve().name, entries, problems), content
+    )
 
 
 def compare(a: Path, b: Path, output: Path) -> Path:
@@ -59,7 +63,9 @@ def compare(a: Path, b: Path, output: Path) -> Path:
         pair = (read_entry(a, a), read_entry(b, b))
         suites = [entry.evaluation.suite for entry in pair]
         if suites[0] != suites[1]:
-            raise UserError(f"{a} is of suite {suites[0]} and {b} of {suites[1]}; name two evaluations of one suite")
+            raise UserError(
+                f"{a} is of suite {suites[0]} and {b} of {suites[1]}; name two evaluations of one suite"
+            )
         pairs = [pair]
     else:
         sides = []
@@ -74,8 +80,13 @@ def compare(a: Path, b: Path, output: Path) -> Path:
             sides.append({_identity(entry): entry for entry in entries})
         pairs = [(entry, sides[1][key]) for key, entry in sides[0].items() if key in sides[1]]
         if not pairs:
-            raise UserError(f"{a} and {b} have no evaluation of the same stage, suite and label; evaluate both alike")
-    content = {"pairs": [{"a": _plain(first), "b": _plain(second)} for first, second in pairs], "problems": problems}
+            raise UserError(
+                f"{a} and {b} have no evaluation of the same stage, suite and label; evaluate both alike"
+            )
+    content = {
+        "pairs": [{"a": _plain(first), "b": _plain(second)} for first, second in pairs],
+        "problems": problems,
+    }
     report = comparison(pairs, a.resolve().name, b.resolve().name, problems)
     return _write(output.with_suffix("") if output.suffix in _SUFFIXES else output, report, content)
 
@@ -111,11 +122,20 @@ def _finite(value: Any) -> Any:
 
 
 def _markdown(report: Report) -> str:
-    lines = [f"# {_escaped(report.title)}", "", *([_escaped(report.subtitle), ""] if report.subtitle else [])]
+    lines = [
+        f"# {_escaped(report.title)}",
+        "",
+        *([_escaped(report.subtitle), ""] if report.subtitle else []),
+    ]
     if not report.sections:
         lines += ["There are no evaluations yet.", ""]
     if report.problems:
-        lines += ["## What could not be read", "", *(f"- {_escaped(problem)}" for problem in report.problems), ""]
+        lines += [
+            "## What could not be read",
+            "",
+            *(f"- {_escaped(problem)}" for problem in report.problems),
+            "",
+        ]
     for section in report.sections:
         lines += [f"## {_escaped(section.title)}", ""]
         lines += [f"**{_escaped(warning)}**\n" for warning in section.warnings]
@@ -129,7 +149,15 @@ def _table(grid: Grid) -> list[str]:
     rows = [grid.header, *([cell.text for cell in row] for row in grid.rows)]
     lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
     note = ["", _escaped(grid.note)] if grid.note else []
-    return [f"### {_escaped(grid.title)}", "", lines[0], "|" + " --- |" * len(grid.header), *lines[1:], *note, ""]
+    return [
+        f"### {_escaped(grid.title)}",
+        "",
+        lines[0],
+        "|" + " --- |" * len(grid.header),
+        *lines[1:],
+        *note,
+        "",
+    ]
 
 
 def _points(chart: Chart) -> list[str]:

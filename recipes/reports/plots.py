@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.common.errors import UserError
-from recipes.common.files import whole_file
+from recipes.common.files import atomic_write
 from recipes.common.tables import human
-from recipes.registry.resolve import STAGES, resolve, sizes_of
+from recipes.registry.resolve import STAGES, resolve, stage_sizes
 from recipes.spec.mixtures import Mixture
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg")
 # 1,200 pixels wide; text in an SVG stays text
 DPI = 100
-STYLE: dict[Any, Any] = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "granite41", "hatch.linewidth": 0.6}
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "granite41",
+    "hatch.linewidth": 0.6,
+}
 # a logarithmic axis has no 0, towards which most stages decay
 LOWEST_RATE = 1e-7
 # a stage that takes a smaller share of the run is named in the enlarged part
@@ -80,7 +85,7 @@ def pretraining(size: str) -> list[PretrainRecipe]:
     """
     # phase 1 exists at every size, and resolving it refuses a size that does not
     resolve("phase1", size)
-    recipes = [resolve(stage, size) for stage in STAGES if size in sizes_of(stage)]
+    recipes = [resolve(stage, size) for stage in STAGES if size in stage_sizes(stage)]
     return [recipe for recipe in recipes if isinstance(recipe, PretrainRecipe)]
 
 
@@ -104,10 +109,16 @@ def lr_curves(size: str) -> list[StageCurve]:
             assumed["tokens_per_batch"] = full.tokens_per_batch
         before = curves[-1].assumed if curves and recipe.optimizer_state.value == "carry" else {}
         assumed = before | {
-            f"{recipe.stage}: {path}": leaf for path, leaf in assumed.items() if leaf not in before.values()
+            f"{recipe.stage}: {path}": leaf
+            for path, leaf in assumed.items()
+            if leaf not in before.values()
         }
         tokens = curve_tokens(recipe.schedule, recipe.tokens.value)
-        curves.append(StageCurve(recipe, full, start, tokens, [recipe.schedule.lr(n) for n in tokens], assumed))
+        curves.append(
+            StageCurve(
+                recipe, full, start, tokens, [recipe.schedule.lr(n) for n in tokens], assumed
+            )
+        )
         start += recipe.tokens.value
     return curves
 
@@ -119,7 +130,9 @@ def curve_tokens(schedule: Schedule, end: float) -> list[float]:
     close = np.geomspace(end * 1e-6, end, 200)
     warmup = flatten(schedule).get("warmup_tokens")
     bend = min(warmup.value, end) if warmup else 0
-    return np.unique(np.concatenate([[0, bend, end], np.linspace(0, end, 200), close, end - close])).tolist()
+    return np.unique(
+        np.concatenate([[0, bend, end], np.linspace(0, end, 200), close, end - close])
+    ).tolist()
 
 
 def plot_lr(size: str, output: Path) -> None:
@@ -134,7 +147,11 @@ def plot_lr(size: str, output: Path) -> None:
     curves = lr_curves(size)
     total = curves[-1].start + curves[-1].recipe.tokens.value
     # the short stages at the end, enlarged
-    first = next(i for i in range(len(curves)) if all(c.recipe.tokens.value < NARROW * total for c in curves[i:]))
+    first = next(
+        i
+        for i in range(len(curves))
+        if all(c.recipe.tokens.value < NARROW * total for c in curves[i:])
+    )
     with _figure(8.6) as figure:
         axes = figure.subplot_mosaic(
             [["all", "all"], ["start", "end"]],
@@ -145,7 +162,11 @@ def plot_lr(size: str, output: Path) -> None:
         _label(axes["all"], middle, f"{len(curves) - first} stages,\nsee below")
         axes["all"].set_title(_title(curves, total), fontsize=13, fontweight="bold", pad=44)
         axes["all"].legend(
-            handles=_lr_legend(), loc="lower left", fontsize=9, framealpha=1, bbox_to_anchor=(0.01, 0.03)
+            handles=_lr_legend(),
+            loc="lower left",
+            fontsize=9,
+            framealpha=1,
+            bbox_to_anchor=(0.01, 0.03),
         )
 
         _draw_curves(axes["start"], curves[:1], total, named=[])
@@ -171,13 +192,17 @@ def _title(curves: Sequence[StageCurve], total: int) -> str:
     return f"Granite 4.1 {curves[0].recipe.size}: base learning rate over {human(total)} tokens"
 
 
-def _draw_curves(axes: "Axes", curves: Sequence[StageCurve], total: int, named: Sequence[StageCurve]) -> None:
+def _draw_curves(
+    axes: "Axes", curves: Sequence[StageCurve], total: int, named: Sequence[StageCurve]
+) -> None:
     unit, suffix = next(pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if total >= pair[0])
     for curve in curves:
         end = curve.start + curve.recipe.tokens.value
         shade = SHADES[list(STAGES).index(curve.recipe.stage) % 2]
         hatch = "////" if curve.full.tokens.origin == "assumed" else None
-        axes.axvspan(curve.start, end, facecolor=shade, edgecolor="#b8b8b8", linewidth=0, hatch=hatch)
+        axes.axvspan(
+            curve.start, end, facecolor=shade, edgecolor="#b8b8b8", linewidth=0, hatch=hatch
+        )
         axes.plot(
             [curve.start + tokens for tokens in curve.tokens],
             curve.lr,
@@ -203,7 +228,9 @@ def _draw_curves(axes: "Axes", curves: Sequence[StageCurve], total: int, named: 
 
 
 def _label(axes: "Axes", x: float, text: str) -> None:
-    axes.text(x, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9.5)
+    axes.text(
+        x, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9.5
+    )
 
 
 def _lr_legend() -> list[Any]:
@@ -211,10 +238,28 @@ def _lr_legend() -> list[Any]:
     from matplotlib.patches import Patch
 
     return [
-        Line2D([], [], color="#0b3d66", linewidth=2, label="rate: published, or arithmetic on published numbers"),
-        Line2D([], [], color="#0b3d66", linewidth=2, linestyle=(0, (4, 1.5)), label="rate rests on an assumed number"),
+        Line2D(
+            [],
+            [],
+            color="#0b3d66",
+            linewidth=2,
+            label="rate: published, or arithmetic on published numbers",
+        ),
+        Line2D(
+            [],
+            [],
+            color="#0b3d66",
+            linewidth=2,
+            linestyle=(0, (4, 1.5)),
+            label="rate rests on an assumed number",
+        ),
         Patch(facecolor=SHADES[0], edgecolor="#b8b8b8", label="length of the stage published"),
-        Patch(facecolor=SHADES[0], edgecolor="#b8b8b8", hatch="////", label="length of the stage assumed"),
+        Patch(
+            facecolor=SHADES[0],
+            edgecolor="#b8b8b8",
+            hatch="////",
+            label="length of the stage assumed",
+        ),
     ]
 
 
@@ -253,7 +298,9 @@ def plot_mixture(size: str, output: Path) -> None:
     """
     _check_suffix(output)
     recipes = pretraining(size)
-    components = list(dict.fromkeys(name for mixture in mixtures(size).values() for name in mixture))
+    components = list(
+        dict.fromkeys(name for mixture in mixtures(size).values() for name in mixture)
+    )
     styles = dict(zip(components, COMPONENT_STYLES, strict=False))
     with _figure(7.6) as figure:
         axes = figure.subplots()
@@ -262,12 +309,16 @@ def plot_mixture(size: str, output: Path) -> None:
         figure.draw_without_rendering()
         for row, mixture in enumerate(mixtures(size).values()):
             _draw_bar(axes, row, mixture, styles)
-        axes.set_yticks(range(len(recipes)), [f"{r.stage}\n{human(r.tokens.value)} tokens" for r in recipes])
+        axes.set_yticks(
+            range(len(recipes)), [f"{r.stage}\n{human(r.tokens.value)} tokens" for r in recipes]
+        )
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_formatter("{x:g} %")
         axes.set_xlabel("percent of the stage's tokens")
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.set_title(f"Granite 4.1 {size}: data mixture of each stage", fontsize=13, fontweight="bold")
+        axes.set_title(
+            f"Granite 4.1 {size}: data mixture of each stage", fontsize=13, fontweight="bold"
+        )
         axes.legend(
             handles=_mixture_legend(styles),
             loc="upper center",
@@ -276,7 +327,9 @@ def plot_mixture(size: str, output: Path) -> None:
             fontsize=9.5,
             frameon=False,
         )
-        figure.supxlabel(_mixture_caption(recipes), fontsize=8.5, x=0.01, ha="left", linespacing=1.4)
+        figure.supxlabel(
+            _mixture_caption(recipes), fontsize=8.5, x=0.01, ha="left", linespacing=1.4
+        )
         _save(figure, output)
 
 
@@ -299,10 +352,20 @@ def _draw_bar(axes: "Axes", row: int, mixture: Mixture, styles: dict[str, tuple[
     for name, share in mixture.items():
         colour, hatch = styles[name]
         width = share.value
-        axes.barh(row, width, 0.62, left, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=1)
+        axes.barh(
+            row, width, 0.62, left, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=1
+        )
         value = f"{width:g}"
         middle = left + width / 2
-        text = axes.text(middle, row, f"{name}\n{value}", ha="center", va="center", fontsize=9, color=_ink(colour))
+        text = axes.text(
+            middle,
+            row,
+            f"{name}\n{value}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=_ink(colour),
+        )
         if hatch:
             text.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 1.5})
         if _width(axes, text) > width - 1:
@@ -325,14 +388,17 @@ def _width(axes: "Axes", text: Any) -> float:
 def _ink(colour: str) -> str:
     """Return black or white, whichever has the higher contrast on ``colour``."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
+    return (
+        "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
+    )
 
 
 def _mixture_legend(styles: dict[str, tuple[str, str]]) -> list[Any]:
     from matplotlib.patches import Patch
 
     return [
-        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=name) for name, (colour, hatch) in styles.items()
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=name)
+        for name, (colour, hatch) in styles.items()
     ]
 
 
@@ -348,11 +414,13 @@ def _figure(height: float) -> "Iterator[Figure]":
 
 def _check_suffix(output: Path) -> None:
     if output.suffix not in SUFFIXES:
-        raise UserError(f"{output}: ends in {output.suffix!r}, expected a picture's {' or '.join(SUFFIXES)}; rename it")
+        raise UserError(
+            f"{output}: ends in {output.suffix!r}, expected a picture's {' or '.join(SUFFIXES)}; rename it"
+        )
 
 
 def _save(figure: "Figure", output: Path) -> None:
     form = output.suffix[1:]
-    with whole_file(output) as temporary:
+    with atomic_write(output) as temporary:
         # no date in an SVG: the same recipes give the same file
         figure.savefig(temporary, format=form, metadata={"Date": None} if form == "svg" else None)

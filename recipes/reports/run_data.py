@@ -13,7 +13,7 @@ from recipes.runs.stage_folder import MANIFEST, MERGED, RECIPE
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.schedules import Schedule
-from recipes.spec.tree import flatten, with_leaf
+from recipes.spec.tree import flatten, replace_leaf
 
 METRICS = "metrics/steps.jsonl"
 EVALUATIONS = "evaluation.html"
@@ -140,7 +140,9 @@ class StageReport:
 
     def cells(self) -> dict[str, str]:
         """Return what an overview can show of the stage, by the name of its column."""
-        loss, entropy, seconds = (self.number(key) for key in ("validation_loss", "unigram_entropy", "seconds"))
+        loss, entropy, seconds = (
+            self.number(key) for key in ("validation_loss", "unigram_entropy", "seconds")
+        )
         speed = self.metrics.tokens_per_second
         return {
             "stage": self.name,
@@ -193,11 +195,18 @@ class StageReport:
 
     def tables(self) -> list["Table"]:
         """Return the mixture that was read, its shards, the merges and the artefacts."""
-        tables = [_mixture_table(self), _shard_table(self), *(merge_table(*merge) for merge in self.merges.items())]
+        tables = [
+            _mixture_table(self),
+            _shard_table(self),
+            *(merge_table(*merge) for merge in self.merges.items()),
+        ]
         rows = [[what, text(path)] for what, path in self.artefacts.items()]
         return [
             table
-            for table in (*tables, Table("Artefacts", ["what", "path in the run's folder"], rows, links=True))
+            for table in (
+                *tables,
+                Table("Artefacts", ["what", "path in the run's folder"], rows, links=True),
+            )
             if table.rows
         ]
 
@@ -256,10 +265,18 @@ def read_run(run_folder: Path) -> RunReport:
                 shards=_shards(manifest),
                 merges={path: merges.pop(path) for path in list(merges) if path.startswith(name)},
                 artefacts=_artefacts(folder, manifest),
-                checkpoint=f"{name}/{manifest['checkpoint']}" if manifest.get("checkpoint") else None,
+                checkpoint=f"{name}/{manifest['checkpoint']}"
+                if manifest.get("checkpoint")
+                else None,
             )
         )
-    return RunReport(run_folder.resolve().name, stages, merges, problems, evaluated=(run_folder / EVALUATIONS).exists())
+    return RunReport(
+        run_folder.resolve().name,
+        stages,
+        merges,
+        problems,
+        evaluated=(run_folder / EVALUATIONS).exists(),
+    )
 
 
 def number(value: Any) -> float | None:
@@ -278,7 +295,9 @@ def text(value: Any) -> str:
     """Return ``value`` as text without control characters; a dash for None."""
     if value is None:
         return "-"
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value)
+    )
 
 
 def _read_json(path: Path, run_folder: Path, problems: list[str]) -> dict[str, Any]:
@@ -293,7 +312,11 @@ def _read_json(path: Path, run_folder: Path, problems: list[str]) -> dict[str, A
 
 
 def _problem(path: Path, run_folder: Path, error: Exception) -> str:
-    why = error.strerror if isinstance(error, OSError) else f"damaged, {type(error).__name__}: {error}"
+    why = (
+        error.strerror
+        if isinstance(error, OSError)
+        else f"damaged, {type(error).__name__}: {error}"
+    )
     return f"{path.relative_to(run_folder)}: {' '.join(str(why).split())[:300]}"
 
 
@@ -347,7 +370,9 @@ def _read_metrics(path: Path, run_folder: Path, problems: list[str]) -> Metrics:
     if damaged:
         problems.append(f"{path.relative_to(run_folder)}: damaged lines left out: {damaged:,}")
     if infinite:
-        problems.append(f"{path.relative_to(run_folder)}: losses left out, no finite numbers: {infinite:,}")
+        problems.append(
+            f"{path.relative_to(run_folder)}: losses left out, no finite numbers: {infinite:,}"
+        )
     metrics.tokens_per_second = speeds / timed if timed else None
     return metrics
 
@@ -378,7 +403,7 @@ def _read_recipe(
             if value is None:
                 raise ValueError(f"{name} is no number")
             # a float overflows where a power of whole numbers would take for ever
-            recipe = with_leaf(recipe, name, Sourced(float(value), "override", "as recorded"))
+            recipe = replace_leaf(recipe, name, Sourced(float(value), "override", "as recorded"))
         # a schedule whose numbers do not fit together fails here and not in a chart
         recipe.schedule.lr(0), recipe.schedule.lr(1)
         if not isinstance(recipe, PretrainRecipe):
@@ -397,21 +422,27 @@ def _read_recipe(
     ) as error:
         problems.append(_problem(path, run_folder, error))
         return None, {}
-    return recipe.schedule, {name: percent for name, percent in mixture.items() if percent is not None}
+    return recipe.schedule, {
+        name: percent for name, percent in mixture.items() if percent is not None
+    }
 
 
 def _read_merges(run_folder: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Return the merge manifests beside the stages, in them and in their checkpoints, by relative path."""
     patterns = (f"{folders}/{MERGE_MANIFEST}" for folders in ("*", "*/*", "*/checkpoints/*"))
     paths = sorted(path for pattern in patterns for path in run_folder.glob(pattern))
-    return {str(path.relative_to(run_folder)): _read_json(path, run_folder, problems) for path in paths}
+    return {
+        str(path.relative_to(run_folder)): _read_json(path, run_folder, problems) for path in paths
+    }
 
 
 def _shards(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the shards of the manifest's ``data``, a list of them or a dict by prefix, with what its ledger adds."""
     data, ledger = manifest.get("data"), manifest.get("ledger")
     if isinstance(data, dict):
-        data = [{"prefix": prefix, **shard} for prefix, shard in data.items() if isinstance(shard, dict)]
+        data = [
+            {"prefix": prefix, **shard} for prefix, shard in data.items() if isinstance(shard, dict)
+        ]
     if not isinstance(data, list):
         return []
     read: dict[str, dict[str, Any]] = {}
@@ -448,14 +479,22 @@ def _artefacts(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
         and ".." not in Path(checkpoint).parts
     ):
         names = {"checkpoint": checkpoint.lstrip("/"), **names}
-    return {what: f"{folder.name}/{name}" for what, name in names.items() if (folder / name).exists()}
+    return {
+        what: f"{folder.name}/{name}" for what, name in names.items() if (folder / name).exists()
+    }
 
 
 def duration(seconds: float) -> str:
     """Return ``seconds`` as hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+    return (
+        f"{hours:,} h {minutes:02} min"
+        if hours
+        else f"{minutes} min {seconds:02} s"
+        if minutes
+        else f"{seconds} s"
+    )
 
 
 def _percent(share: float | None) -> str:
@@ -469,7 +508,12 @@ def _mixture_table(stage: StageReport) -> Table:
     for shard, weight in zip(stage.shards, weights, strict=True):
         components.setdefault(shard["component"], []).append(weight)
     rows = [
-        [text(name), str(len(of)), _percent(100 * sum(of) / total), _percent(stage.mixture.get(name))]
+        [
+            text(name),
+            str(len(of)),
+            _percent(100 * sum(of) / total),
+            _percent(stage.mixture.get(name)),
+        ]
         for name, of in components.items()
     ]
     rows += [
@@ -486,7 +530,10 @@ def _shard_table(stage: StageReport) -> Table:
         return "-" if found is None else f"{found:,.10g}"
 
     rows = [
-        [text(shard["prefix"]), *(cell(shard.get(key)) for key in ("weight", "next_document", "epochs"))]
+        [
+            text(shard["prefix"]),
+            *(cell(shard.get(key)) for key in ("weight", "next_document", "epochs")),
+        ]
         for shard in stage.shards[:MOST_SHARDS]
     ]
     if len(stage.shards) > MOST_SHARDS:
@@ -498,12 +545,15 @@ def merge_table(path: str, merge: dict[str, Any]) -> Table:
     """Return the parents of a merge manifest, with the stage and the tokens that they come from, and their weights."""
     parents, weights, base = (merge.get(key) for key in ("parents", "weights", "base"))
     pairs = itertools.zip_longest(
-        parents if isinstance(parents, list) else [parents], weights if isinstance(weights, list) else [weights]
+        parents if isinstance(parents, list) else [parents],
+        weights if isinstance(weights, list) else [weights],
     )
     rows = []
     for parent, weight in [*pairs, *([(base, "base")] if base else [])]:
         known = parent if isinstance(parent, dict) else {"path": parent}
-        rows.append([*(text(known.get(key)) for key in ("path", "stage", "checkpoint")), text(weight)])
+        rows.append(
+            [*(text(known.get(key)) for key in ("path", "stage", "checkpoint")), text(weight)]
+        )
         rows[-1].insert(3, count(number(known.get("tokens"))))
     header = ["parent", "stage", "checkpoint", "tokens", "weight"]
     return Table(f"Merge {path}, method {text(merge.get('method'))}", header, rows)

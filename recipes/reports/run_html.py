@@ -8,7 +8,15 @@ from html import escape
 from urllib.parse import quote
 
 from recipes.reports.plots import curve_tokens
-from recipes.reports.run_data import EVALUATIONS, RunReport, StageReport, Table, merge_table, number, text
+from recipes.reports.run_data import (
+    EVALUATIONS,
+    RunReport,
+    StageReport,
+    Table,
+    merge_table,
+    number,
+    text,
+)
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 470, 18, 226
@@ -96,7 +104,9 @@ class Line:
 def page(report: RunReport) -> str:
     """Return the report as an HTML document that stands for itself."""
     title = escape(text(f"Run {report.name}"))
-    sizes = dict.fromkeys(text(stage.manifest["size"]) for stage in report.stages if "size" in stage.manifest)
+    sizes = dict.fromkeys(
+        text(stage.manifest["size"]) for stage in report.stages if "size" in stage.manifest
+    )
     body = [f"<h1>{title}</h1>"]
     if sizes:
         body.append(f'<p class="soft">Granite 4.1, size {escape(", ".join(sizes))}</p>')
@@ -120,7 +130,9 @@ def page(report: RunReport) -> str:
         '<meta name="color-scheme" content="light dark">\n'
         # whatever a file smuggled in, a browser would ask for nothing
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -136,7 +148,8 @@ def _overview(report: RunReport) -> list[str]:
 
 def _section(stage: StageReport) -> list[str]:
     facts = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{_status(value)}</dd></div>" for name, value in stage.facts().items()
+        f"<div><dt>{escape(name)}</dt><dd>{_status(value)}</dd></div>"
+        for name, value in stage.facts().items()
     )
     return [
         f'<section><h2 id="{stage.name}">{stage.name}: {escape(stage.title)}</h2>',
@@ -154,7 +167,10 @@ def _status(value: str) -> str:
 
 def _table(table: Table) -> str:
     numeric = [
-        all(re.fullmatch(r"-|[\d.,]+( ?%)?|[\d ,]+(h|min|s)( [\d ]+(min|s))?", cell) for cell in column)
+        all(
+            re.fullmatch(r"-|[\d.,]+( ?%)?|[\d ,]+(h|min|s)( [\d ]+(min|s))?", cell)
+            for cell in column
+        )
         for column in zip(*table.rows, strict=True)
     ]
 
@@ -163,7 +179,11 @@ def _table(table: Table) -> str:
         if table.links and tag == "td":
             shown[-1] = f'<a href="{quote(cells[-1])}">{shown[-1]}</a>'
         classes = [' class="number"' if right else "" for right in numeric]
-        return "<tr>" + "".join(f"<{tag}{c}>{v}</{tag}>" for c, v in zip(classes, shown, strict=True)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(f"<{tag}{c}>{v}</{tag}>" for c, v in zip(classes, shown, strict=True))
+            + "</tr>"
+        )
 
     head, rows = row("th", table.header), "".join(row("td", cells) for cells in table.rows)
     return (
@@ -190,7 +210,9 @@ def _stage_charts(stage: StageReport) -> str:
     metrics, entropy = stage.metrics, stage.number("unigram_entropy")
     loss = [Line("train", metrics.loss.points()), Line("validation", metrics.validation.points())]
     if entropy is not None and metrics.tokens > 0:
-        loss.append(Line("entropy", [(x, entropy, entropy, entropy) for x in (0.0, float(metrics.tokens))]))
+        loss.append(
+            Line("entropy", [(x, entropy, entropy, entropy) for x in (0.0, float(metrics.tokens))])
+        )
     rates = [Line("applied", metrics.lr.points()), _recipe_line(stage)]
     charts = (
         _chart(f"Loss of {stage.name}", "nats per token", loss),
@@ -211,11 +233,19 @@ def _run_charts(stages: Sequence[StageReport]) -> str:
             (loss, "validation", stage.metrics.validation),
             (rates, "applied", stage.metrics.lr),
         ):
-            lines.append(Line(kind, [(start + x, y, low, high) for x, y, low, high in curve.points()]))
+            lines.append(
+                Line(kind, [(start + x, y, low, high) for x, y, low, high in curve.points()])
+            )
         rates.append(_recipe_line(stage, start))
     charts = (
         _chart("Loss over the run", "nats per token", loss, spans=spans),
-        _chart("Base learning rate over the run, logarithmic", "dimensionless", rates, spans=spans, log=True),
+        _chart(
+            "Base learning rate over the run, logarithmic",
+            "dimensionless",
+            rates,
+            spans=spans,
+            log=True,
+        ),
     )
     names = ", ".join(name for name, _, _ in spans)
     note = f'<p class="soft">Shaded in turn: {names}.</p>' if len(spans) > 1 else ""
@@ -223,32 +253,49 @@ def _run_charts(stages: Sequence[StageReport]) -> str:
 
 
 def _chart(
-    title: str, unit: str, lines: Sequence[Line], spans: Sequence[tuple[str, float, float]] = (), log: bool = False
+    title: str,
+    unit: str,
+    lines: Sequence[Line],
+    spans: Sequence[tuple[str, float, float]] = (),
+    log: bool = False,
 ) -> str:
     """Return a figure of ``lines`` over tokens; ``spans`` are the stages (name, first token, last token)."""
     if log:
         floor = max((point[3] for line in lines for point in line.points), default=0.0) / DECADES
-        lines = [Line(line.kind, [point for point in line.points if point[2] > max(floor, TINY)]) for line in lines]
+        lines = [
+            Line(line.kind, [point for point in line.points if point[2] > max(floor, TINY)])
+            for line in lines
+        ]
     points = [point for line in lines for point in line.points]
     if not points:
-        return f"<figure><figcaption><b>{escape(title)}</b>: nothing to draw yet</figcaption></figure>"
+        return (
+            f"<figure><figcaption><b>{escape(title)}</b>: nothing to draw yet</figcaption></figure>"
+        )
     across = _Axis(min(0.0, *(p[0] for p in points)), max(p[0] for p in points), LEFT, RIGHT)
     up = _Axis(min(p[2] for p in points), max(p[3] for p in points), BOTTOM, TOP, log)
     drawn = []
     for index, (name, start, end) in enumerate(spans if len(spans) > 1 else ()):
         x, width = across.at(start), max(across.at(min(end, across.high)) - across.at(start), 0)
         if index % 2 == 0:
-            drawn.append(f'<rect class="shade" x="{x:.1f}" y="{TOP}" width="{width:.1f}" height="{BOTTOM - TOP}"/>')
+            drawn.append(
+                f'<rect class="shade" x="{x:.1f}" y="{TOP}" width="{width:.1f}" height="{BOTTOM - TOP}"/>'
+            )
         if width > 8 * len(name):
-            drawn.append(f'<text x="{x + width / 2:.1f}" y="{TOP - 5}" text-anchor="middle">{name}</text>')
+            drawn.append(
+                f'<text x="{x + width / 2:.1f}" y="{TOP - 5}" text-anchor="middle">{name}</text>'
+            )
     for value in up.ticks():
         y = up.at(value)
         drawn.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         drawn.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
     for value in across.ticks():
         x = across.at(value)
-        drawn.append(f'<text x="{x:.1f}" y="{BOTTOM + 17}" text-anchor="middle">{short(value)}</text>')
-    drawn.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 37}" text-anchor="middle">tokens</text>')
+        drawn.append(
+            f'<text x="{x:.1f}" y="{BOTTOM + 17}" text-anchor="middle">{short(value)}</text>'
+        )
+    drawn.append(
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 37}" text-anchor="middle">tokens</text>'
+    )
     for line in lines:
         drawn += _drawn(line, across, up)
     keys = "".join(
@@ -286,28 +333,51 @@ def _drawn(line: Line, across: "_Axis", up: "_Axis") -> Iterable[str]:
 class _Axis:
     """Values from ``low`` to ``high`` on pixels from ``first`` to ``last``."""
 
-    def __init__(self, low: float, high: float, first: float, last: float, log: bool = False) -> None:
+    def __init__(
+        self, low: float, high: float, first: float, last: float, log: bool = False
+    ) -> None:
         low, high = (bound if abs(bound) > TINY else 0.0 for bound in (low, high))
         if high - low <= 1e-12 * abs(high):
-            low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+            low, high = (
+                (low / 2, high * 2)
+                if log
+                else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+            )
         self.low, self.high, self.first, self.last, self.log = low, high, first, last, log
 
     def at(self, value: float) -> float:
         """Return the pixel of ``value``."""
         low, high = self.low, self.high
-        share = math.log(value / low) / math.log(high / low) if self.log else (value - low) / (high - low)
+        share = (
+            math.log(value / low) / math.log(high / low)
+            if self.log
+            else (value - low) / (high - low)
+        )
         return self.first + share * (self.last - self.first)
 
     def ticks(self) -> list[float]:
         """Return round values on the axis, at most six."""
         if self.log:
-            decades = [10.0**e for e in range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)]
-            return decades[:: math.ceil(len(decades) / 6)] if len(decades) > 1 else [self.low, self.high]
+            decades = [
+                10.0**e
+                for e in range(
+                    math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1
+                )
+            ]
+            return (
+                decades[:: math.ceil(len(decades) / 6)]
+                if len(decades) > 1
+                else [self.low, self.high]
+            )
         span = self.high - self.low
         ten = 10.0 ** math.floor(math.log10(span / 5))
         step = next(ten * factor for factor in (1, 2, 5, 10) if span / (ten * factor) <= 5)
         first = math.ceil(self.low / step)
-        return [index * step for index in range(first, first + 7) if index * step <= self.high + step * 1e-9]
+        return [
+            index * step
+            for index in range(first, first + 7)
+            if index * step <= self.high + step * 1e-9
+        ]
 
 
 def short(tokens: float) -> str:

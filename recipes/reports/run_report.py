@@ -38,7 +38,9 @@ def write_report(run_folder: Path) -> Path:
         UserError: there is no such folder.
     """
     if not run_folder.is_dir():
-        raise UserError(f"{run_folder}: no such folder, expected a run's; name the one that `granite41 run` wrote")
+        raise UserError(
+            f"{run_folder}: no such folder, expected a run's; name the one that `granite41 run` wrote"
+        )
     report = read_run(run_folder)
     path = run_folder / "report.md"
     write_text(path, _markdown(report))
@@ -53,7 +55,10 @@ def _markdown(report: RunReport) -> str:
         lines += ["", "No stage has begun."]
     if report.evaluated:
         lines += ["", f"Evaluations: [{EVALUATIONS}]({EVALUATIONS})"]
-    lines += ["", "Losses and entropies in nats per token; the unigram entropy is that of the training blend."]
+    lines += [
+        "",
+        "Losses and entropies in nats per token; the unigram entropy is that of the training blend.",
+    ]
     for stage in report.stages:
         lines += ["", f"## {stage.name}: {stage.title}", ""]
         if stage.error:
@@ -64,7 +69,12 @@ def _markdown(report: RunReport) -> str:
     for path, merge in report.merges.items():
         lines += _table(merge_table(path, merge))
     if report.problems:
-        lines += ["", "## What could not be read", "", *(f"- {_escaped(problem)}" for problem in report.problems)]
+        lines += [
+            "",
+            "## What could not be read",
+            "",
+            *(f"- {_escaped(problem)}" for problem in report.problems),
+        ]
     return "\n".join([*lines, ""])
 
 

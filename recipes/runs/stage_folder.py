@@ -15,8 +15,8 @@ import yaml
 from recipes.registry.resolve import (Recipe)
 from recipes.common.errors import (UserError)
 from recipes.spec.tree import (flatten)
-from recipes.common.errors import (BusyError)
-from recipes.common.files import (out_of_space, write_text)
+from recipes.common.errors import (LockedError)
+from recipes.common.files import (disk_full_as_user_error, write_text)
 from recipes.common.versions import (commit, versions)
 
 RECIPE = "recipe.yaml"
@@ -114,7 +114,7 @@ def locked(folder: Path) -> Iterator[None]:
     processes that this one forks do not hold it.
 
     Raises:
-        BusyError: another process trains in the folder.
+        LockedError: another process trains in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+b", buffering=0) as file:
@@ -124,7 +124,7 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 file.seek(0)
                 holder = file.read().decode() or "another process"
-                raise BusyError(
+                raise LockedError(
                     f"{folder}: {holder} trains in this folder; wait until it has ended, or stop it, or name another "
                     f"--run-dir"
                 ) from error
@@ -135,7 +135,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"process from training here",
                 flush=True,
             )
-        with out_of_space(folder):
+        with disk_full_as_user_error(folder):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

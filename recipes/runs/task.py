@@ -17,7 +17,7 @@ class Task:
     after: tuple[str, ...] = ()
     processes: int = 1
     # whether it runs the model, which real sizes need a GPU for
-    computes: bool = False
+    needs_gpu: bool = False
     # the folder of the stage that it trains, whose manifest says how that ended
     stage_folder: Path | None = None
     # jobs of an array on a cluster, each with one shard of the work

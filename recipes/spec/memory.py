@@ -62,16 +62,26 @@ def estimate(recipe: PretrainRecipe) -> Memory:
     Logits: a bf16 copy, an fp32 one and the fp32 gradient of the loss, 10 bytes (12 with fp32), on the last stage.
     """
     model, split = recipe.model, recipe.parallelism
-    tensor, pipeline = split.tensor_model_parallel_size.value, split.pipeline_model_parallel_size.value
+    tensor, pipeline = (
+        split.tensor_model_parallel_size.value,
+        split.pipeline_model_parallel_size.value,
+    )
     bf16 = recipe.precision.value == "bf16-mixed"
     element = 2 if bf16 else 4
-    tokens = recipe.sequence_length.value * split.micro_batch_size.value / split.context_parallel_size.value
+    tokens = (
+        recipe.sequence_length.value
+        * split.micro_batch_size.value
+        / split.context_parallel_size.value
+    )
 
     hidden = model.hidden_size.value
     query = model.num_attention_heads.value * model.head_dim.value
     key_value = model.num_query_groups.value * model.head_dim.value
     unsplit = 1 / tensor if split.sequence_parallel.value else 1
-    layer = 4 * hidden * unsplit + (2 * query + 2 * key_value + 3 * model.ffn_hidden_size.value) / tensor
+    layer = (
+        4 * hidden * unsplit
+        + (2 * query + 2 * key_value + 3 * model.ffn_hidden_size.value) / tensor
+    )
     kept = hidden * unsplit if split.recompute.value == "full" else layer
     optimizer_shards = max(1, split.data_parallel_size) * split.context_parallel_size.value
 
@@ -84,7 +94,9 @@ def estimate(recipe: PretrainRecipe) -> Memory:
                 parameters=element * parameters,
                 gradients=4 * parameters,
                 optimizer=(12 if bf16 else 8) * parameters / optimizer_shards,
-                activations=element * tokens * (kept * model.num_layers.value / pipeline * in_flight + layer),
+                activations=element
+                * tokens
+                * (kept * model.num_layers.value / pipeline * in_flight + layer),
                 logits=(element + 8) * tokens * model.vocab_size.value / tensor if is_last else 0,
             )
         )

@@ -8,7 +8,10 @@ TOLERANCE = 0.1
 
 
 def _published(fact: str, percent: dict[str, float]) -> Mixture:
-    return {component: published(value, "W", f"{fact}.{component}") for component, value in percent.items()}
+    return {
+        component: published(value, "W", f"{fact}.{component}")
+        for component, value in percent.items()
+    }
 
 
 PHASE1 = _published(

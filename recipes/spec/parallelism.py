@@ -15,7 +15,7 @@ from typing import Any
 from recipes.common.errors import UserError
 from recipes.spec.origin import Sourced, assumed, derived
 from recipes.spec.recipe import GpuType, Parallelism, Recompute
-from recipes.spec.tree import PENDING, Rule
+from recipes.spec.tree import COMPUTED, Rule
 
 # 10^9 bytes of one GPU
 GPU_MEMORY: dict[GpuType, Sourced[int]] = {
@@ -24,45 +24,59 @@ GPU_MEMORY: dict[GpuType, Sourced[int]] = {
     "gb200": derived(186, "NVIDIA's data sheet of the GB200 NVL72: 13.4 TB / 72 GPUs"),
     "cpu": assumed(4, "what a laptop can spare"),
 }
-USABLE_MEMORY = assumed(0.9, "CUDA's context, NCCL's buffers and the allocator's fragments take the rest")
+USABLE_MEMORY = assumed(
+    0.9, "CUDA's context, NCCL's buffers and the allocator's fragments take the rest"
+)
 
 GPU_TYPE: Sourced[GpuType] = derived("gb200", "infrastructure.gpus: thousands of GB200 NVL72")
 TOKENS_PER_GPU = assumed(
-    8192, "activations of 8K tokens fit 80 GB without recomputation, and 4M tokens a batch feed 512 replicas"
+    8192,
+    "activations of 8K tokens fit 80 GB without recomputation, and 4M tokens a batch feed 512 replicas",
 )
 
 _ONE = assumed(1, "not needed at this size and length")
 _NO_RECOMPUTE: Sourced[Recompute] = assumed(
-    "none", "8K tokens of activations fit, fused attention stores no scores, and recomputing costs a third more time"
+    "none",
+    "8K tokens of activations fit, fused attention stores no scores, and recomputing costs a third more time",
 )
 
 _3B = Parallelism(
-    gpu_type=PENDING,
+    gpu_type=COMPUTED,
     gpus=assumed(512, "512 replicas, as many as the batch feeds"),
-    tensor_model_parallel_size=assumed(1, "weights, gradients and a sharded optimizer fit one 80 GB GPU"),
+    tensor_model_parallel_size=assumed(
+        1, "weights, gradients and a sharded optimizer fit one 80 GB GPU"
+    ),
     pipeline_model_parallel_size=_ONE,
     context_parallel_size=_ONE,
-    sequence_parallel=PENDING,
+    sequence_parallel=COMPUTED,
     micro_batch_size=assumed(2, "8K tokens of activations and logits of 100,352 entries fit 80 GB"),
     recompute=_NO_RECOMPUTE,
 )
 _8B = Parallelism(
-    gpu_type=PENDING,
+    gpu_type=COMPUTED,
     gpus=assumed(1024, "512 replicas, as many as the batch feeds, of two GPUs"),
-    tensor_model_parallel_size=assumed(2, "halves weights and activations to fit 80 GB, and doubles the GPUs in use"),
+    tensor_model_parallel_size=assumed(
+        2, "halves weights and activations to fit 80 GB, and doubles the GPUs in use"
+    ),
     pipeline_model_parallel_size=_ONE,
     context_parallel_size=_ONE,
-    sequence_parallel=PENDING,
+    sequence_parallel=COMPUTED,
     micro_batch_size=assumed(2, "8K tokens of activations on two GPUs fit 80 GB"),
     recompute=_NO_RECOMPUTE,
 )
 _30B = Parallelism(
-    gpu_type=PENDING,
-    gpus=assumed(2048, "512 replicas, as many as the batch feeds, of four GPUs; IBM's cluster has thousands"),
-    tensor_model_parallel_size=assumed(4, "the four GPUs of a GB200 tray, within a node's NVLink elsewhere"),
-    pipeline_model_parallel_size=assumed(1, "7.2B parameters and 8K tokens on a GPU fit 141 GB, without a bubble"),
+    gpu_type=COMPUTED,
+    gpus=assumed(
+        2048, "512 replicas, as many as the batch feeds, of four GPUs; IBM's cluster has thousands"
+    ),
+    tensor_model_parallel_size=assumed(
+        4, "the four GPUs of a GB200 tray, within a node's NVLink elsewhere"
+    ),
+    pipeline_model_parallel_size=assumed(
+        1, "7.2B parameters and 8K tokens on a GPU fit 141 GB, without a bubble"
+    ),
     context_parallel_size=_ONE,
-    sequence_parallel=PENDING,
+    sequence_parallel=COMPUTED,
     micro_batch_size=assumed(2, "8K tokens of activations on four GPUs fit 141 GB"),
     recompute=_NO_RECOMPUTE,
 )
@@ -74,22 +88,29 @@ PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
     "30b": {
         "h100": replace(
             _30B,
-            gpus=assumed(1024, "half of what the batch feeds, so that a step has micro-batches to fill the pipeline"),
-            pipeline_model_parallel_size=assumed(2, "7.2B parameters a GPU exceed 80 GB with 8K tokens, 3.7B do not"),
-            micro_batch_size=assumed(1, "the smallest: eight a step keep the pipeline's bubble at a ninth"),
+            gpus=assumed(
+                1024,
+                "half of what the batch feeds, so that a step has micro-batches to fill the pipeline",
+            ),
+            pipeline_model_parallel_size=assumed(
+                2, "7.2B parameters a GPU exceed 80 GB with 8K tokens, 3.7B do not"
+            ),
+            micro_batch_size=assumed(
+                1, "the smallest: eight a step keep the pipeline's bubble at a ninth"
+            ),
         ),
         "h200": _30B,
         "gb200": _30B,
     },
     "tiny": {
         "cpu": Parallelism(
-            gpu_type=PENDING,
+            gpu_type=COMPUTED,
             gpus=assumed(1, "one CPU process"),
             tensor_model_parallel_size=assumed(1, "one CPU process"),
             pipeline_model_parallel_size=assumed(1, "one CPU process"),
             context_parallel_size=assumed(1, "one CPU process"),
-            sequence_parallel=PENDING,
-            micro_batch_size=PENDING,
+            sequence_parallel=COMPUTED,
+            micro_batch_size=COMPUTED,
             recompute=assumed("none", "its activations are small"),
         )
     },
@@ -100,7 +121,9 @@ SFT_GPUS = derived(64, "sft.hardware: 16 nodes x 4 GB200")
 RL_GPUS = assumed(64, "SFT's; not published")
 
 
-def parallelism(size: str, stage: str, sequence_length: int, gpu_type: Sourced[GpuType] | None = None) -> Parallelism:
+def parallelism(
+    size: str, stage: str, sequence_length: int, gpu_type: Sourced[GpuType] | None = None
+) -> Parallelism:
     """Return the split of ``size`` in ``stage``: one sequence a micro-batch above 4K tokens, cut into 8K a GPU.
 
     Raises:
@@ -138,7 +161,10 @@ def _from_table(name: str) -> Rule[Any]:
         f"parallelism.{name}",
         ("parallelism.gpu_type", "sequence_length"),
         lambda recipe: getattr(
-            parallelism(recipe.size, recipe.stage, recipe.sequence_length.value, recipe.parallelism.gpu_type), name
+            parallelism(
+                recipe.size, recipe.stage, recipe.sequence_length.value, recipe.parallelism.gpu_type
+            ),
+            name,
         ),
     )
 
@@ -159,7 +185,8 @@ RULES: tuple[Rule[Any], ...] = (
         "parallelism.sequence_parallel",
         ("parallelism.tensor_model_parallel_size", "parallelism.gpu_type"),
         lambda recipe: derived(
-            recipe.parallelism.tensor_model_parallel_size.value > 1, "tensor_model_parallel_size > 1"
+            recipe.parallelism.tensor_model_parallel_size.value > 1,
+            "tensor_model_parallel_size > 1",
         ),
     ),
 )

@@ -20,7 +20,7 @@ from recipes.spec.recipe import (
 )
 from recipes.spec.schedules import ExponentialDecay, LinearDecay, PowerSchedule, Schedule
 from recipes.spec.sizes import Size
-from recipes.spec.tree import PENDING, Rule
+from recipes.spec.tree import COMPUTED, Rule
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,17 @@ class PretrainRecipe(CommonRecipe):
         return max(1, round(self.validate_every_tokens.value / self.tokens_per_batch.value))
 
 
-SIZES_OF_EVERY_STAGE: Sourced[tuple[str, ...]] = derived(("3b", "8b", "30b"), "every published size went through it")
+SIZES_OF_EVERY_STAGE: Sourced[tuple[str, ...]] = derived(
+    ("3b", "8b", "30b"), "every published size went through it"
+)
 
 TOKENS_PER_BATCH = assumed(
-    1024 * 4096, "the power scheduler paper's search setting, 1,024 sequences of 4,096 tokens; the same in every stage"
+    1024 * 4096,
+    "the power scheduler paper's search setting, 1,024 sequences of 4,096 tokens; the same in every stage",
 )
-CHECKPOINT_EVERY_TOKENS = assumed(20 * 10**9, "about 4,800 steps, so that a failure costs minutes to hours")
+CHECKPOINT_EVERY_TOKENS = assumed(
+    20 * 10**9, "about 4,800 steps, so that a failure costs minutes to hours"
+)
 VALIDATE_EVERY_TOKENS = assumed(10 * 10**9, "twice per checkpoint")
 SPLIT = assumed("998,1,1", "a thousandth held out is ample at this scale; not published")
 VALIDATION_BATCHES = assumed(32, "134M tokens, about 1% of the interval between validations")
@@ -103,20 +108,29 @@ DOCUMENT_MASKING: Sourced[DocumentMasking] = assumed(
     "Megatron's default, and context parallelism splits a sequence without knowing its documents; not published",
 )
 
-CARRY: Sourced[OptimizerState] = assumed("carry", "the learning rate continues where the parent's ended; not published")
+CARRY: Sourced[OptimizerState] = assumed(
+    "carry", "the learning rate continues where the parent's ended; not published"
+)
 FRESH_START: Sourced[OptimizerState] = assumed("fresh", "there is no parent")
 FRESH_LCE: Sourced[OptimizerState] = assumed(
-    "fresh", "the learning rate starts anew at 1e-4, and a merge has changed the weights under old moments"
+    "fresh",
+    "the learning rate starts anew at 1e-4, and a merge has changed the weights under old moments",
 )
 
 _ROPE_4K = assumed(1e4, "Granite 3.0's value at 4,096 tokens; not published for 4.1")
-_ROPE_32K = assumed(1e6, "between the 4K value and the released one, as the length grows eightfold; not published")
+_ROPE_32K = assumed(
+    1e6, "between the 4K value and the released one, as the length grows eightfold; not published"
+)
 ROPE_THETA_4K = {"3b": _ROPE_4K, "8b": _ROPE_4K, "30b": _ROPE_4K}
 ROPE_THETA_32K = {"3b": _ROPE_32K, "8b": _ROPE_32K, "30b": _ROPE_32K}
 ROPE_THETA_128K = {
     "3b": published(1e7, "C", "released_rope_theta.3b"),
-    "8b": assumed(5e6, "between the 32K value and the released one; Granite 3.1 2B's at this length"),
-    "30b": assumed(1e7, "between the 32K value and the released one; Granite 3.1 8B's at this length"),
+    "8b": assumed(
+        5e6, "between the 32K value and the released one; Granite 3.1 2B's at this length"
+    ),
+    "30b": assumed(
+        1e7, "between the 32K value and the released one; Granite 3.1 8B's at this length"
+    ),
 }
 ROPE_THETA_512K = {
     "8b": published(1e7, "C", "released_rope_theta.8b"),
@@ -148,7 +162,9 @@ PHASE1 = PretrainStage(
     sequence_length=published(4096, "W", "pretraining.phases.0.sequence_length"),
     mixture=mixtures.PHASE1,
     schedule=_power(
-        warmup_tokens=assumed(10**9, "the power scheduler paper's search setting, like the batch; not published"),
+        warmup_tokens=assumed(
+            10**9, "the power scheduler paper's search setting, like the batch; not published"
+        ),
         start_tokens=derived(0, "the first stage"),
     ),
     optimizer_state=FRESH_START,
@@ -174,12 +190,16 @@ PHASE2 = PretrainStage(
     rope_theta=ROPE_THETA_4K,
 )
 
-PHASE3_LR_END = assumed(1e-4, "the level at which the long-context extension starts again; not published")
+PHASE3_LR_END = assumed(
+    1e-4, "the level at which the long-context extension starts again; not published"
+)
 
 
 def _end_of_phase2(batch: Sourced[int]) -> Sourced[float]:
     schedule = replace(PHASE2_SCHEDULE, batch=batch)
-    return derived(schedule.lr(PHASE2.tokens.value), f"{batch.value:,} x 4 x (12e12)^-0.51, where phase 2 ends")
+    return derived(
+        schedule.lr(PHASE2.tokens.value), f"{batch.value:,} x 4 x (12e12)^-0.51, where phase 2 ends"
+    )
 
 
 PHASE3 = PretrainStage(
@@ -194,7 +214,7 @@ PHASE3 = PretrainStage(
     schedule=ExponentialDecay(
         lr_start=_end_of_phase2(PHASE2_SCHEDULE.batch),
         lr_end=PHASE3_LR_END,
-        tokens=PENDING,
+        tokens=COMPUTED,
     ),
     optimizer_state=CARRY,
     rope_theta=ROPE_THETA_4K,
@@ -212,7 +232,7 @@ PHASE4 = PretrainStage(
     schedule=LinearDecay(
         lr_start=derived(PHASE3_LR_END.value, "where phase 3 ends"),
         lr_end=derived(0.0, "pretraining.phases.3.lr_schedule: linear decay to zero"),
-        tokens=PENDING,
+        tokens=COMPUTED,
         warmup_tokens=assumed(0, "phase 3's learning rate continues; not published"),
     ),
     optimizer_state=CARRY,
@@ -223,15 +243,21 @@ _LCE_RATE = "pretraining.phases.4.lr_schedule: exponential decay from 1e-4 to 0,
 _LCE_SCHEDULE = ExponentialDecay(
     lr_start=derived(1e-4, _LCE_RATE),
     lr_end=derived(0.0, _LCE_RATE),
-    tokens=PENDING,
+    tokens=COMPUTED,
 )
 MERGE = StageMerge(
     method=assumed(
-        "linear", "that each stage ends with a merge is published, not how; a weighted mean is the plainest"
+        "linear",
+        "that each stage ends with a merge is published, not how; a weighted mean is the plainest",
     ),
-    weight=assumed(0.7, "most of what the stage has learned; `granite41 merge --sweep` compares others; not published"),
+    weight=assumed(
+        0.7,
+        "most of what the stage has learned; `granite41 merge --sweep` compares others; not published",
+    ),
 )
-_LCE_TOKENS = "not published; the three stages share 500B, Granite 3.1's and the 15T total less phases 1 to 4"
+_LCE_TOKENS = (
+    "not published; the three stages share 500B, Granite 3.1's and the 15T total less phases 1 to 4"
+)
 
 LCE_32K = PretrainStage(
     name="lce_32k",
@@ -285,28 +311,32 @@ RULES: tuple[Rule[Any], ...] = (
         "hidden_lr_divisor",
         ("model.hidden_size", "model.mup_base_width"),
         lambda recipe: derived(
-            recipe.model.width_multiplier, "muP: hidden_size / mup_base_width (power scheduler paper, arXiv 2408.13359)"
+            recipe.model.width_multiplier,
+            "muP: hidden_size / mup_base_width (power scheduler paper, arXiv 2408.13359)",
         ),
     ),
     Rule(
         "global_batch_size",
         ("tokens_per_batch", "sequence_length"),
         lambda recipe: derived(
-            max(1, recipe.tokens_per_batch.value // recipe.sequence_length.value), "tokens_per_batch / sequence_length"
+            max(1, recipe.tokens_per_batch.value // recipe.sequence_length.value),
+            "tokens_per_batch / sequence_length",
         ),
     ),
     Rule(
         "tokens_per_batch",
         ("global_batch_size", "sequence_length"),
         lambda recipe: derived(
-            recipe.global_batch_size.value * recipe.sequence_length.value, "global_batch_size x sequence_length"
+            recipe.global_batch_size.value * recipe.sequence_length.value,
+            "global_batch_size x sequence_length",
         ),
     ),
     Rule(
         "steps",
         ("tokens", "tokens_per_batch"),
         lambda recipe: derived(
-            max(1, round(recipe.tokens.value / recipe.tokens_per_batch.value)), "tokens / tokens_per_batch, rounded"
+            max(1, round(recipe.tokens.value / recipe.tokens_per_batch.value)),
+            "tokens / tokens_per_batch, rounded",
         ),
     ),
 )
@@ -325,7 +355,9 @@ POWER_END = Rule[Any](
 )
 
 DECAY_TOKENS = Rule[Any](
-    "schedule.tokens", ("tokens",), lambda recipe: derived(recipe.tokens.value, "the whole stage: tokens")
+    "schedule.tokens",
+    ("tokens",),
+    lambda recipe: derived(recipe.tokens.value, "the whole stage: tokens"),
 )
 
 
@@ -341,13 +373,13 @@ def build(stage: PretrainStage, model: Size, parent: str | None) -> PretrainReci
         tokens=stage.tokens,
         sequence_length=stage.sequence_length,
         tokens_per_batch=TOKENS_PER_BATCH,
-        global_batch_size=PENDING,
-        steps=PENDING,
+        global_batch_size=COMPUTED,
+        steps=COMPUTED,
         model=model,
         rope_theta=stage.rope_theta["8b" if model.name == "tiny" else model.name],
         schedule=stage.schedule,
         mixture=stage.mixture,
-        hidden_lr_divisor=PENDING,
+        hidden_lr_divisor=COMPUTED,
         optimizer=OPTIMIZER,
         optimizer_state=stage.optimizer_state,
         parallelism=parallelism(model.name, stage.name, stage.sequence_length.value),

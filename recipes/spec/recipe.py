@@ -98,5 +98,7 @@ OPTIMIZER = Optimizer(
     gradient_clip=assumed(1.0, _COMMON_PRACTICE),
 )
 
-PRECISION: Sourced[Precision] = assumed("bf16-mixed", "bf16 compute with fp32 master weights; not published")
+PRECISION: Sourced[Precision] = assumed(
+    "bf16-mixed", "bf16 compute with fp32 master weights; not published"
+)
 SEED = assumed(1234, "any fixed seed makes runs comparable; Megatron's default")

@@ -6,11 +6,19 @@ from typing import Any
 from recipes.spec.origin import Sourced, assumed, derived, published
 from recipes.spec.parallelism import parallelism
 from recipes.spec.pretraining import ROPE_THETA_RELEASED, SIZES_OF_EVERY_STAGE
-from recipes.spec.recipe import PRECISION, SEED, CommonRecipe, Kind, Optimizer, OptimizerState, Status
+from recipes.spec.recipe import (
+    PRECISION,
+    SEED,
+    CommonRecipe,
+    Kind,
+    Optimizer,
+    OptimizerState,
+    Status,
+)
 from recipes.spec.schedules import ConstantSchedule
 from recipes.spec.sft import HIDDEN_LR_DIVISOR
 from recipes.spec.sizes import Size
-from recipes.spec.tree import PENDING, Rule
+from recipes.spec.tree import COMPUTED, Rule
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class RlRecipe(CommonRecipe):
 
 
 SEQUENCE_LENGTH = published(8192, "W", "rl.context_length")
-FRESH: Sourced[OptimizerState] = assumed("fresh", "a new objective with a new learning rate; not published")
+FRESH: Sourced[OptimizerState] = assumed(
+    "fresh", "a new objective with a new learning rate; not published"
+)
 _COMMON_PRACTICE = "common for RL of language models; not published"
 
 OPTIMIZER = Optimizer(
@@ -84,7 +94,7 @@ RL_MULTI_DOMAIN = RlStage(
     status="planned",
     sizes=SIZES_OF_EVERY_STAGE,
     prompts=published(45504, "W", "rl.stages.0.prompts"),
-    steps=PENDING,
+    steps=COMPUTED,
     learning_rate=published(5e-7, "W", "rl.stages.0.learning_rate"),
     kl_beta=published(0.05, "W", "rl.stages.0.kl_beta"),
     domains=published(
@@ -113,10 +123,12 @@ RL_RLHF = RlStage(
     status="planned",
     sizes=SIZES_OF_EVERY_STAGE,
     prompts=published(17920, "W", "rl.stages.1.prompts"),
-    steps=PENDING,
+    steps=COMPUTED,
     learning_rate=published(3e-7, "W", "rl.stages.1.learning_rate"),
     kl_beta=published(0.09, "W", "rl.stages.1.kl_beta"),
-    domains=derived(("general chat",), "rl.stages.1.reward: multilingual scalar reward model on general chat"),
+    domains=derived(
+        ("general chat",), "rl.stages.1.reward: multilingual scalar reward model on general chat"
+    ),
     sequence_length=SEQUENCE_LENGTH,
     optimizer_state=FRESH,
 )
@@ -143,7 +155,7 @@ RL_MATH = RlStage(
     status="planned",
     sizes=SIZES_OF_EVERY_STAGE,
     prompts=published(13504, "W", "rl.stages.3.prompts"),
-    steps=PENDING,
+    steps=COMPUTED,
     learning_rate=published(5e-7, "W", "rl.stages.3.learning_rate"),
     kl_beta=published(0.05, "W", "rl.stages.3.kl_beta"),
     domains=derived(("math",), "rl.stages.3.name: math"),
@@ -185,7 +197,7 @@ def build(stage: RlStage, model: Size, parent: str | None) -> RlRecipe:
         prompts=stage.prompts,
         samples_per_prompt=published(16, "W", "rl.samples_per_prompt"),
         train_batch_size=published(1024, "W", "rl.train_batch_size"),
-        prompts_per_step=PENDING,
+        prompts_per_step=COMPUTED,
         steps=stage.steps,
         sequence_length=stage.sequence_length,
         model=model,
@@ -195,7 +207,9 @@ def build(stage: RlStage, model: Size, parent: str | None) -> RlRecipe:
         kl_beta=stage.kl_beta,
         clip_ratio_low=assumed(0.2, "the DAPO paper's; not published for 4.1"),
         clip_ratio_high=assumed(0.28, "the DAPO paper's; not published for 4.1"),
-        temperature=assumed(1.0, "samples from the policy itself, as on-policy gradients ask; not published"),
+        temperature=assumed(
+            1.0, "samples from the policy itself, as on-policy gradients ask; not published"
+        ),
         dynamic_sampling=published(False, "W", "rl.dynamic_sampling"),
         domains=stage.domains,
         optimizer=OPTIMIZER,
@@ -203,5 +217,7 @@ def build(stage: RlStage, model: Size, parent: str | None) -> RlRecipe:
         parallelism=parallelism(model.name, stage.name, stage.sequence_length.value),
         precision=PRECISION,
         seed=SEED,
-        checkpoint_every_steps=assumed(20, "a step generates 1,024 samples, so minutes; not published"),
+        checkpoint_every_steps=assumed(
+            20, "a step generates 1,024 samples, so minutes; not published"
+        ),
     )

@@ -6,10 +6,18 @@ from typing import Any
 from recipes.spec.origin import Sourced, assumed, derived, published
 from recipes.spec.parallelism import parallelism
 from recipes.spec.pretraining import ROPE_THETA_RELEASED, SIZES_OF_EVERY_STAGE
-from recipes.spec.recipe import OPTIMIZER, PRECISION, SEED, CommonRecipe, Kind, OptimizerState, Status
+from recipes.spec.recipe import (
+    OPTIMIZER,
+    PRECISION,
+    SEED,
+    CommonRecipe,
+    Kind,
+    OptimizerState,
+    Status,
+)
 from recipes.spec.schedules import LinearDecay
 from recipes.spec.sizes import Size
-from recipes.spec.tree import PENDING, Rule
+from recipes.spec.tree import COMPUTED, Rule
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ class SftRecipe(CommonRecipe):
 
 
 # the published learning rates of SFT and RL are taken as the optimizer's own for every matrix
-HIDDEN_LR_DIVISOR = assumed(1.0, "the published learning rate is read as every matrix's own, without muP's division")
+HIDDEN_LR_DIVISOR = assumed(
+    1.0, "the published learning rate is read as every matrix's own, without muP's division"
+)
 
 SFT = SftStage(
     name="sft",
@@ -67,7 +77,10 @@ SFT = SftStage(
     sizes=SIZES_OF_EVERY_STAGE,
     samples=published(4_100_000, "W", "sft.samples"),
     epochs=published(3, "W", "sft.epochs"),
-    steps=derived(25_000, "sft.decay: linear over about 25K steps; 3 x 4.1M samples, about two packed in a sequence"),
+    steps=derived(
+        25_000,
+        "sft.decay: linear over about 25K steps; 3 x 4.1M samples, about two packed in a sequence",
+    ),
     sequence_length=published(16384, "W", "sft.sequence_length"),
     global_batch_size=published(256, "W", "sft.global_batch_size"),
     learning_rate=published(5e-6, "W", "sft.learning_rate"),
@@ -84,11 +97,17 @@ RULES: tuple[Rule[Any], ...] = (
             "steps x global_batch_size x sequence_length",
         ),
     ),
-    Rule("schedule.tokens", (), lambda recipe: derived(recipe.tokens.value, "the whole stage: tokens")),
+    Rule(
+        "schedule.tokens",
+        (),
+        lambda recipe: derived(recipe.tokens.value, "the whole stage: tokens"),
+    ),
     Rule(
         "schedule.warmup_tokens",
         (),
-        lambda recipe: derived(round(recipe.warmup_fraction.value * recipe.tokens.value), "warmup_fraction x tokens"),
+        lambda recipe: derived(
+            round(recipe.warmup_fraction.value * recipe.tokens.value), "warmup_fraction x tokens"
+        ),
     ),
 )
 
@@ -107,15 +126,15 @@ def build(stage: SftStage, model: Size, parent: str | None) -> SftRecipe:
         steps=stage.steps,
         sequence_length=stage.sequence_length,
         global_batch_size=stage.global_batch_size,
-        tokens=PENDING,
+        tokens=COMPUTED,
         model=model,
         rope_theta=ROPE_THETA_RELEASED["8b" if model.name == "tiny" else model.name],
         warmup_fraction=stage.warmup_fraction,
         schedule=LinearDecay(
             lr_start=stage.learning_rate,
             lr_end=assumed(0.0, "a linear decay without a stated end; zero is usual"),
-            tokens=PENDING,
-            warmup_tokens=PENDING,
+            tokens=COMPUTED,
+            warmup_tokens=COMPUTED,
         ),
         hidden_lr_divisor=HIDDEN_LR_DIVISOR,
         optimizer=OPTIMIZER,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from recipes.spec.origin import Sourced, assumed, derived, published
-from recipes.spec.tree import PENDING, Rule, follow
+from recipes.spec.tree import COMPUTED, Rule, apply_rules
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def parameter_count(size: Size) -> int:
     key_value = size.num_query_groups.value * size.head_dim.value
     attention = hidden * (query + 2 * key_value) + query * hidden
     mlp = 3 * hidden * size.ffn_hidden_size.value
-    return size.vocab_size.value * hidden + size.num_layers.value * (attention + mlp + 2 * hidden) + hidden
+    return (
+        size.vocab_size.value * hidden
+        + size.num_layers.value * (attention + mlp + 2 * hidden)
+        + hidden
+    )
 
 
 _DIMENSION_FIELDS = (
@@ -75,7 +79,9 @@ RULES: tuple[Rule[Size], ...] = (
     Rule(
         "parameter_count",
         _DIMENSION_FIELDS,
-        lambda size: derived(parameter_count(size), "tied embedding + layers x (attention + MLP + 2 norms) + norm"),
+        lambda size: derived(
+            parameter_count(size), "tied embedding + layers x (attention + MLP + 2 norms) + norm"
+        ),
     ),
     Rule(
         "attention_multiplier",
@@ -95,7 +101,9 @@ RULES: tuple[Rule[Size], ...] = (
 )
 
 RMS_NORM_EPS = published(1e-5, "C", "common.rms_norm_eps")
-INITIALIZER_STD = assumed(0.1, "what MiniCPM and the power scheduler's setup use at muP's base width; not published")
+INITIALIZER_STD = assumed(
+    0.1, "what MiniCPM and the power scheduler's setup use at muP's base width; not published"
+)
 MUP_BASE_WIDTH = derived(
     256, "hidden_size / logits_scaling = 2560 / 10 = 4096 / 16, as the power scheduler paper has it"
 )
@@ -182,19 +190,21 @@ _TINY_DIMENSIONS = Size(
     num_query_groups=assumed(2, _DIMENSIONS),
     ffn_hidden_size=assumed(192, _DIMENSIONS),
     vocab_size=assumed(2048, "the small tokenizer that is trained for tiny"),
-    parameter_count=PENDING,
+    parameter_count=COMPUTED,
     embedding_multiplier=derived(12.0, "the same at every published size"),
-    attention_multiplier=PENDING,
-    residual_multiplier=PENDING,
-    logits_scaling=PENDING,
+    attention_multiplier=COMPUTED,
+    residual_multiplier=COMPUTED,
+    logits_scaling=COMPUTED,
     rms_norm_eps=RMS_NORM_EPS,
-    initializer_std=assumed(0.02, "0.1 at a quarter of muP's base width would start the logits at a deviation of 3"),
+    initializer_std=assumed(
+        0.02, "0.1 at a quarter of muP's base width would start the logits at a deviation of 3"
+    ),
     mup_base_width=MUP_BASE_WIDTH,
     bos_token_id=assumed(0, _TOKENIZER),
     eos_token_id=assumed(0, _TOKENIZER),
     pad_token_id=assumed(1, _TOKENIZER),
 )
 
-TINY = follow(_TINY_DIMENSIONS, RULES)
+TINY = apply_rules(_TINY_DIMENSIONS, RULES)
 
 SIZES = {size.name: size for size in (GRANITE_3B, GRANITE_8B, GRANITE_30B, TINY)}

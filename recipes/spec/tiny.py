@@ -12,21 +12,36 @@ from recipes.spec.recipe import CommonRecipe, Precision
 from recipes.spec.rl import RlRecipe
 from recipes.spec.schedules import PowerSchedule, Schedule
 from recipes.spec.sft import SftRecipe
-from recipes.spec.tree import PENDING, Rule
+from recipes.spec.tree import COMPUTED, Rule
 
 AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)
 
-SEQUENCE_FACTOR = assumed(16, "4,096 tokens become 256, and 512K become 32,768, which one CPU still holds")
+SEQUENCE_FACTOR = assumed(
+    16, "4,096 tokens become 256, and 512K become 32,768, which one CPU still holds"
+)
 TOKEN_FACTOR = assumed(8_000_000, "phase 1's 10T tokens become 1.25M, two minutes on a CPU")
-BATCH_FACTOR = assumed(32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 153 steps, enough to learn")
-ALIGNMENT_BATCH_FACTOR = assumed(16, "SFT's batch becomes 16 sequences, RL's 64 samples: 4 prompts x 16")
+BATCH_FACTOR = assumed(
+    32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 153 steps, enough to learn"
+)
+ALIGNMENT_BATCH_FACTOR = assumed(
+    16, "SFT's batch becomes 16 sequences, RL's 64 samples: 4 prompts x 16"
+)
 ALIGNMENT_STEP_FACTOR = assumed(100, "SFT's 25K steps become 250, minutes on a CPU")
 WARMUP_FRACTION = assumed(0.1, "phase 1 has 153 steps, too few to show the full size's 0.01%")
 INTERVALS = assumed(10, "shows interruption and resumption in the longer stages")
-TOKENS_PER_MICRO_BATCH = assumed(8192, "32 sequences of 256 tokens: a few hundred MB of logits and activations")
-SPLIT = assumed("950,50,0", "files are small, and a twentieth still holds documents enough; nothing reads a test split")
-VALIDATION_TOKENS = assumed(32_768, "four batches, or one of the longest sequences: seconds on a CPU")
-PRECISION: Sourced[Precision] = assumed("32", "fp32: CPUs are slow at bf16, and exact comparisons stay possible")
+TOKENS_PER_MICRO_BATCH = assumed(
+    8192, "32 sequences of 256 tokens: a few hundred MB of logits and activations"
+)
+SPLIT = assumed(
+    "950,50,0",
+    "files are small, and a twentieth still holds documents enough; nothing reads a test split",
+)
+VALIDATION_TOKENS = assumed(
+    32_768, "four batches, or one of the longest sequences: seconds on a CPU"
+)
+PRECISION: Sourced[Precision] = assumed(
+    "32", "fp32: CPUs are slow at bf16, and exact comparisons stay possible"
+)
 
 
 def _divided(full: Sourced[int], factor: int) -> Sourced[int]:
@@ -50,8 +65,10 @@ def _schedule(full: Schedule) -> Schedule:
     return replace(
         full,
         batch=derived(full.batch.value, "the full size's, so that tiny follows its curve"),
-        warmup_tokens=full.warmup_tokens if start_tokens else PENDING,
-        start_tokens=derived(start_tokens, f"full size's {full.start_tokens.value:,} / {TOKEN_FACTOR.value:,}"),
+        warmup_tokens=full.warmup_tokens if start_tokens else COMPUTED,
+        start_tokens=derived(
+            start_tokens, f"full size's {full.start_tokens.value:,} / {TOKEN_FACTOR.value:,}"
+        ),
         token_factor=TOKEN_FACTOR,
     )
 
@@ -61,12 +78,14 @@ def pretrain(full: PretrainRecipe) -> PretrainRecipe:
     return replace(
         _common(full),
         tokens=_divided(full.tokens, TOKEN_FACTOR.value),
-        tokens_per_batch=_divided(full.tokens_per_batch, SEQUENCE_FACTOR.value * BATCH_FACTOR.value),
+        tokens_per_batch=_divided(
+            full.tokens_per_batch, SEQUENCE_FACTOR.value * BATCH_FACTOR.value
+        ),
         schedule=_schedule(full.schedule),
-        checkpoint_every_tokens=PENDING,
-        validate_every_tokens=PENDING,
+        checkpoint_every_tokens=COMPUTED,
+        validate_every_tokens=COMPUTED,
         split=SPLIT,
-        validation_batches=PENDING,
+        validation_batches=COMPUTED,
     )
 
 
@@ -77,8 +96,8 @@ def sft(full: SftRecipe) -> SftRecipe:
         samples=_divided(full.samples, ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value),
         steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value),
         global_batch_size=_divided(full.global_batch_size, ALIGNMENT_BATCH_FACTOR.value),
-        checkpoint_every_steps=PENDING,
-        validate_every_steps=PENDING,
+        checkpoint_every_steps=COMPUTED,
+        validate_every_steps=COMPUTED,
     )
 
 
@@ -88,8 +107,10 @@ def rl(full: RlRecipe) -> RlRecipe:
         _common(full),
         prompts=_divided(full.prompts, ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value),
         train_batch_size=_divided(full.train_batch_size, ALIGNMENT_BATCH_FACTOR.value),
-        steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value) if full.steps.origin == "published" else full.steps,
-        checkpoint_every_steps=PENDING,
+        steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value)
+        if full.steps.origin == "published"
+        else full.steps,
+        checkpoint_every_steps=COMPUTED,
     )
 
 
@@ -98,7 +119,13 @@ def _micro_batch(batch: str) -> Rule[Any]:
         "parallelism.micro_batch_size",
         (batch, "sequence_length"),
         lambda recipe: derived(
-            max(1, min(getattr(recipe, batch).value, TOKENS_PER_MICRO_BATCH.value // recipe.sequence_length.value)),
+            max(
+                1,
+                min(
+                    getattr(recipe, batch).value,
+                    TOKENS_PER_MICRO_BATCH.value // recipe.sequence_length.value,
+                ),
+            ),
             f"{TOKENS_PER_MICRO_BATCH.value:,} tokens / sequence_length, at most {batch}",
         ),
     )
@@ -120,7 +147,8 @@ def _every_steps(path: str) -> Rule[Any]:
         path,
         ("steps",),
         lambda recipe: derived(
-            max(1, recipe.steps.value // INTERVALS.value), f"steps / {INTERVALS.value}, at least one"
+            max(1, recipe.steps.value // INTERVALS.value),
+            f"steps / {INTERVALS.value}, at least one",
         ),
     )
 

@@ -8,8 +8,8 @@ from recipes.spec.origin import Sourced, derived
 
 Tree = TypeVar("Tree")
 
-# stands in a table for a value that a rule computes
-PENDING: Sourced[Any] = derived(0, "")
+# stands in a table for a value that a rule needs_gpu
+COMPUTED: Sourced[Any] = derived(0, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,27 +42,29 @@ def flatten(tree: object, prefix: str = "") -> dict[str, Sourced[Any]]:
     }
 
 
-def leaf_at(tree: Any, path: str) -> Sourced[Any]:
+def get_leaf(tree: Any, path: str) -> Sourced[Any]:
     """Return the leaf at ``path``."""
     for name in path.split("."):
         tree = tree[name] if isinstance(tree, dict) else getattr(tree, name)
     return tree
 
 
-def with_leaf(tree: Tree, path: str, leaf: Sourced[Any]) -> Tree:
+def replace_leaf(tree: Tree, path: str, leaf: Sourced[Any]) -> Tree:
     """Return a copy of ``tree`` in which ``leaf`` stands at ``path``."""
     name, _, rest = path.partition(".")
     if isinstance(tree, dict):
-        return {**tree, name: with_leaf(tree[name], rest, leaf) if rest else leaf}  # type: ignore[return-value]
-    child = with_leaf(getattr(tree, name), rest, leaf) if rest else leaf
+        return {**tree, name: replace_leaf(tree[name], rest, leaf) if rest else leaf}  # type: ignore[return-value]
+    child = replace_leaf(getattr(tree, name), rest, leaf) if rest else leaf
     return dataclasses.replace(tree, **{name: child})  # type: ignore[type-var]
 
 
-def follow(tree: Tree, rules: Iterable[Rule[Tree]], overridden: Collection[str] = ()) -> Tree:
+def apply_rules(tree: Tree, rules: Iterable[Rule[Tree]], overridden: Collection[str] = ()) -> Tree:
     """Apply ``rules`` in order to ``tree``, leaving what the user has ``overridden`` alone."""
     for rule in rules:
         if rule.path in overridden:
             continue
-        if leaf_at(tree, rule.path).origin == "derived" or any(path in overridden for path in rule.inputs):
-            tree = with_leaf(tree, rule.path, rule.compute(tree))
+        if get_leaf(tree, rule.path).origin == "derived" or any(
+            path in overridden for path in rule.inputs
+        ):
+            tree = replace_leaf(tree, rule.path, rule.compute(tree))
     return tree

@@ -22,7 +22,10 @@ from nemo.utils.get_rank import is_global_rank_zero
 from recipes.common.files import write_text
 
 # what ends a stage after its step, and what the same signal does the second time
-STOPPING: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+STOPPING: dict[int, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
 # seconds since the epoch, which a Slurm job sets: time to stop, before its time limit
 STOP_AT = "GRANITE41_STOP_AT"
 # a launcher and Slurm each pass on the signal that both received
@@ -58,16 +61,25 @@ class StageProgress(pl.Callback, IOMixin):
         if is_global_rank_zero():
             path = Path(self.metrics)
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in _whole_lines(path) if _is_done(json.loads(line), trainer.global_step)]
+            kept = [
+                line
+                for line in _whole_lines(path)
+                if _is_done(json.loads(line), trainer.global_step)
+            ]
             write_text(path, "".join(kept))
             self._file = path.open("a")
             at = f"continues after step {trainer.global_step}" if trainer.global_step else "starts"
-            print(f"{self.stage}: {at}, {trainer.max_steps} steps of {self.tokens_per_step:,} tokens", flush=True)
+            print(
+                f"{self.stage}: {at}, {trainer.max_steps} steps of {self.tokens_per_step:,} tokens",
+                flush=True,
+            )
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Note the rates of this step, and have the stage's last step validated whatever the interval."""
         self._step_started = time.monotonic()
-        rates = {group["pre_lr_mult"] == 1.0: group["lr"] for group in trainer.optimizers[0].param_groups}
+        rates = {
+            group["pre_lr_mult"] == 1.0: group["lr"] for group in trainer.optimizers[0].param_groups
+        }
         self._lr = rates.get(True, 0.0)
         self._lr_hidden = rates.get(False, self._lr)
         if trainer.global_step == trainer.max_steps - 1:
@@ -87,7 +99,11 @@ class StageProgress(pl.Callback, IOMixin):
             tokens_per_second=round(speed, 1),
         )
         if self._file and (step % self.print_every == 0 or step == trainer.max_steps):
-            left = (time.monotonic() - self._started) / (step - self._first_step) * (trainer.max_steps - step)
+            left = (
+                (time.monotonic() - self._started)
+                / (step - self._first_step)
+                * (trainer.max_steps - step)
+            )
             print(
                 f"{self.stage}: step {step}/{trainer.max_steps}  tokens {step * self.tokens_per_step:,}"
                 f"  loss {loss:.3f}  lr {self._lr:.3g}  {speed:,.0f} tokens/s  {left / 60:.1f} min left",
@@ -102,7 +118,8 @@ class StageProgress(pl.Callback, IOMixin):
         self._write(step=trainer.global_step, val_loss=loss)
         if self._file:
             print(
-                f"{self.stage}: step {trainer.global_step}/{trainer.max_steps}  validation loss {loss:.3f}", flush=True
+                f"{self.stage}: step {trainer.global_step}/{trainer.max_steps}  validation loss {loss:.3f}",
+                flush=True,
             )
 
     def on_train_end(self, *args: Any) -> None:

@@ -17,7 +17,7 @@ from megatron.core.datasets.utils import Split, normalize
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.utils.get_rank import is_global_rank_zero
 
-from recipes.common.files import whole_file
+from recipes.common.files import atomic_write
 from recipes.training.windows import Window, epochs_with_repeats, window
 
 EPOCH_DECIMALS = 9  # tells one document of 1e8 apart, and not the rounding of a sum
@@ -39,15 +39,22 @@ class WindowedDataset(GPTDataset):
         if self.index_split is Split.train:
             # files have an order, by source or date, and every stage is to read a fair part: one shuffle for all stages
             shuffled = self.indices[np.random.RandomState(0).permutation(len(self.indices))]
-            tokens = self.num_samples * self.config.sequence_length + self.config.add_extra_token_to_sequence
-            self.window = window(self.dataset.sequence_lengths[shuffled], shard["next_document"], tokens)
+            tokens = (
+                self.num_samples * self.config.sequence_length
+                + self.config.add_extra_token_to_sequence
+            )
+            self.window = window(
+                self.dataset.sequence_lengths[shuffled], shard["next_document"], tokens
+            )
             self.indices = shuffled[self.window.documents]
             self.unique_identifiers["window"] = [int(self.indices[0]), len(self.indices)]
         # Megatron names its cached indices by this description, and wrote it before the window was known
         self.unique_description = json.dumps(
             self.unique_identifiers, default=lambda tokenizer: tokenizer.unique_identifiers
         )
-        self.unique_description_hash = hashlib.md5(self.unique_description.encode(), usedforsecurity=False).hexdigest()
+        self.unique_description_hash = hashlib.md5(
+            self.unique_description.encode(), usedforsecurity=False
+        ).hexdigest()
         return super()._build_document_sample_shuffle_indices()
 
 
@@ -62,11 +69,14 @@ class ComponentBlend(BlendedDataset):
         if not self.config.path_to_cache:
             return self._blend()
         base = f"{self.unique_description_hash}-{type(self).__name__}-{self.split.name}"
-        paths = [Path(self.config.path_to_cache, f"{base}-{part}_index.npy") for part in ("dataset", "dataset_sample")]
+        paths = [
+            Path(self.config.path_to_cache, f"{base}-{part}_index.npy")
+            for part in ("dataset", "dataset_sample")
+        ]
         # the builder sends rank 0 first
         if _rank() == 0 and not all(path.exists() for path in paths):
             for path, index in zip(paths, self._blend(), strict=True):
-                with whole_file(path) as temporary, temporary.open("wb") as file:
+                with atomic_write(path) as temporary, temporary.open("wb") as file:
                     np.save(file, index)
         dataset, sample = (np.load(path, mmap_mode="r") for path in paths)
         return dataset, sample
@@ -74,7 +84,10 @@ class ComponentBlend(BlendedDataset):
     def _blend(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the number of each sample's data set and the sample's number in it, both of shape (size,)."""
         names = np.array([dataset.unique_identifiers["component"] for dataset in self.datasets])
-        weights, lengths = np.array(self.weights), np.array([len(dataset) for dataset in self.datasets])
+        weights, lengths = (
+            np.array(self.weights),
+            np.array([len(dataset) for dataset in self.datasets]),
+        )
         components = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
         component, number = _evenly([weights[shards].sum() for shards in components], self.size)
         dataset = np.empty_like(component)
@@ -84,8 +97,12 @@ class ComponentBlend(BlendedDataset):
             dataset[samples] = shards[shard]
             # training has enough of every shard (see _surplus); a small validation part is read around
             number[samples] = turn if self.split is Split.train else turn % lengths[shards[shard]]
-        if self.split is Split.train and np.any(np.bincount(dataset, minlength=len(lengths)) > lengths):
-            raise IndexError("the blend takes more samples of a shard than were built: _surplus is too small")
+        if self.split is Split.train and np.any(
+            np.bincount(dataset, minlength=len(lengths)) > lengths
+        ):
+            raise IndexError(
+                "the blend takes more samples of a shard than were built: _surplus is too small"
+            )
         return dataset, number
 
 
@@ -114,11 +131,18 @@ class GraniteDataModule(PreTrainingDataModule):
         repeats: component -> epochs after this stage, for those of which it reads documents again.
     """
 
-    def __init__(self, *args: Any, shards: Mapping[str, Mapping[str, Any]] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, shards: Mapping[str, Mapping[str, Any]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.create_attention_mask = False
         self.shards = {
-            prefix: {"component": prefix, "next_document": 0, "epochs": 0.0, **(shards or {}).get(prefix, {})}
+            prefix: {
+                "component": prefix,
+                "next_document": 0,
+                "epochs": 0.0,
+                **(shards or {}).get(prefix, {}),
+            }
             for prefix in self.build_kwargs["blend"][0]
         }
 
@@ -143,7 +167,9 @@ class GraniteDataModule(PreTrainingDataModule):
         config.shards = self.shards
         weights = config.blend[1]
         if weights:
-            config.mid_level_dataset_surplus = max(config.mid_level_dataset_surplus, _surplus(weights, sizes[0]))
+            config.mid_level_dataset_surplus = max(
+                config.mid_level_dataset_surplus, _surplus(weights, sizes[0])
+            )
         self._train_ds, self._validation_ds, self._test_ds = ComponentBlendBuilder(
             WindowedDataset, sizes, is_built_on_rank=lambda: True, config=config
         ).build()
@@ -151,7 +177,8 @@ class GraniteDataModule(PreTrainingDataModule):
             dataset.dataset_path: {
                 "next_document": dataset.window.next_document,
                 "epochs": round(
-                    self.shards[dataset.dataset_path]["epochs"] + dataset.window.epochs, ndigits=EPOCH_DECIMALS
+                    self.shards[dataset.dataset_path]["epochs"] + dataset.window.epochs,
+                    ndigits=EPOCH_DECIMALS,
                 ),
             }
             for dataset in (self._train_ds.datasets if weights else [self._train_ds])
@@ -161,7 +188,10 @@ class GraniteDataModule(PreTrainingDataModule):
             earlier = {shard["component"] for shard in self.shards.values() if shard["epochs"]}
             for name, epochs in self.repeats.items():
                 of = "of earlier stages " if name in earlier else ""
-                print(f"{name}: {epochs:.2f} epochs after this stage; documents {of}are read again", flush=True)
+                print(
+                    f"{name}: {epochs:.2f} epochs after this stage; documents {of}are read again",
+                    flush=True,
+                )
 
 
 def _evenly(weights: Sequence[float] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

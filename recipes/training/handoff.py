@@ -29,7 +29,7 @@ class Start:
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
-def start_of(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Start:
+def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Start:
     """Return where ``recipe`` begins: at ``init`` if it is given, else where its parent in ``run_folder`` ended.
 
     Args:
@@ -59,7 +59,9 @@ def start_of(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Sta
     _check_theta(checkpoint, recipe)
     return Start(
         checkpoint=checkpoint,
-        optimizer_state="carry" if recipe.optimizer_state.value == "carry" and holds_optimizer else "fresh",
+        optimizer_state="carry"
+        if recipe.optimizer_state.value == "carry" and holds_optimizer
+        else "fresh",
         tokens=manifest.get("tokens_before", 0) + manifest.get("tokens", 0),
         manifest=manifest,
     )

@@ -21,7 +21,11 @@ from recipes.training.data import GraniteDataModule
 from recipes.training.schedule import StageScheduler, is_hidden_matrix
 
 # every layer keeps its input alone and runs forward again in the backward pass
-FULL_RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+FULL_RECOMPUTE = {
+    "recompute_granularity": "full",
+    "recompute_method": "uniform",
+    "recompute_num_layers": 1,
+}
 
 
 def stage_factory(stage: str) -> Callable[..., run.Partial]:
@@ -85,13 +89,16 @@ def pretraining_recipe(
     recipe = resolve_pretraining(stage, size, overrides)
     cuda = torch.cuda.is_available()
     parallelism, optimizer = recipe.parallelism, recipe.optimizer
-    sequence_length, global_batch_size = recipe.sequence_length.value, recipe.global_batch_size.value
+    sequence_length, global_batch_size = (
+        recipe.sequence_length.value,
+        recipe.global_batch_size.value,
+    )
 
     model = run.Config(
         GraniteModel,
         config=run.Config(
             GraniteConfig,
-            **GraniteConfig.settings_of(recipe.model),
+            **GraniteConfig.transformer_settings(recipe.model),
             seq_length=sequence_length,
             rotary_base=recipe.rope_theta.value,
             **(FULL_RECOMPUTE if parallelism.recompute.value == "full" else {}),
@@ -170,7 +177,9 @@ def pretraining_recipe(
             weight_decay=optimizer.weight_decay.value,
             clip_grad=optimizer.gradient_clip.value,
             bf16=recipe.precision.value == "bf16-mixed",
-            params_dtype=torch.bfloat16 if recipe.precision.value == "bf16-mixed" else torch.float32,
+            params_dtype=torch.bfloat16
+            if recipe.precision.value == "bf16-mixed"
+            else torch.float32,
             # Megatron's distributed optimizer does not load its own checkpoint without Apex or TransformerEngine
             use_distributed_optimizer=cuda,
         ),
@@ -182,7 +191,9 @@ def pretraining_recipe(
         nl.NeMoLogger,
         explicit_log_dir=str(Path(folder) / "logs"),
         update_logger_directory=False,
-        tensorboard=run.Config(TensorBoardLogger, save_dir=folder, name="metrics", version="tensorboard"),
+        tensorboard=run.Config(
+            TensorBoardLogger, save_dir=folder, name="metrics", version="tensorboard"
+        ),
         ckpt=run.Config(
             StageCheckpoint,
             stage=stage,

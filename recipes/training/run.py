@@ -14,15 +14,32 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import BusyError, UserError
-from recipes.common.tokenizer_files import FINGERPRINT_TEXT, fingerprint, fingerprint_ids, vocab_size
+from recipes.common.errors import LockedError, UserError
+from recipes.common.tokenizer_files import (
+    FINGERPRINT_TEXT,
+    fingerprint,
+    fingerprint_ids,
+    vocab_size,
+)
 from recipes.registry.checks import require_processes
 from recipes.registry.resolve import resolve_pretraining
-from recipes.runs.data_folder import MANIFEST, UNIGRAM_COUNTS, blend, check_packing, component_weights
-from recipes.runs.stage_folder import latest_checkpoint, locked, read_manifest, write_manifest, write_recipe
+from recipes.runs.data_folder import (
+    MANIFEST,
+    UNIGRAM_COUNTS,
+    blend,
+    check_packing,
+    component_weights,
+)
+from recipes.runs.stage_folder import (
+    latest_checkpoint,
+    locked,
+    read_manifest,
+    write_manifest,
+    write_recipe,
+)
 from recipes.runs.unigram_entropy import blend_entropy
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.training.handoff import Start, start_of
+from recipes.training.handoff import Start, initial_state
 
 STAGE_MODULES = {
     "phase1": "recipes.phase1_general",
@@ -67,7 +84,7 @@ def train(
     Raises:
         UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data,
             another tokenizer than the data, the folder or the parent stage has; another process that trains in the
-            folder; a full disk; and as :func:`handoff.start_of`.
+            folder; a full disk; and as :func:`handoff.initial_state`.
         SystemExit: a signal stopped the stage.
     """
     recipe = resolve_pretraining(stage, size, overrides)
@@ -84,7 +101,7 @@ def train(
     manifest = read_manifest(folder)
     # what a stage has learned is its own; before its first checkpoint it begins again
     continued = manifest.get("status") == "finished" or latest_checkpoint(folder) is not None
-    start = Start() if continued else start_of(recipe, run_folder, init)
+    start = Start() if continued else initial_state(recipe, run_folder, init)
     _check_fingerprints(data, prepared, [(folder, manifest), (start.checkpoint, start.manifest)])
     trained_on = {
         str(prefix): {
@@ -94,7 +111,9 @@ def train(
         for weight, prefix in blended
     }
     if manifest and manifest.get("data") != trained_on:
-        raise UserError(f"{folder}: began on other data than {data} holds now; name the former, or another --run-dir")
+        raise UserError(
+            f"{folder}: began on other data than {data} holds now; name the former, or another --run-dir"
+        )
     if manifest.get("status") == "finished":
         write_recipe(folder, recipe)
         print(f"{stage}: finished already, nothing to do ({folder})")
@@ -109,7 +128,10 @@ def train(
         "parent": recipe.parent,
         "start": manifest.get("start")
         if continued
-        else {"checkpoint": str(start.checkpoint or "random weights"), "optimizer_state": start.optimizer_state},
+        else {
+            "checkpoint": str(start.checkpoint or "random weights"),
+            "optimizer_state": start.optimizer_state,
+        },
         "tokens_before": manifest["tokens_before"] if continued else start.tokens,
         "tokens": recipe.tokens_per_batch.value * recipe.steps.value,
         "tokenizer_fingerprint": prepared["tokenizer"]["fingerprint"],
@@ -118,7 +140,10 @@ def train(
         "starts": manifest.get("starts", 0) + 1,
         "seconds": manifest.get("seconds", 0.0),
     }
-    starts = {prefix: {**shards[prefix], **ledger.get(shards[prefix]["bin_sha256"], {})} for prefix in trained_on}
+    starts = {
+        prefix: {**shards[prefix], **ledger.get(shards[prefix]["bin_sha256"], {})}
+        for prefix in trained_on
+    }
     words = (stage, size, overrides, folder, data, blended, tokenizer, starts, start)
     if os.environ.get("RANK", "0") != "0":
         with _full_disk_told(folder):
@@ -126,7 +151,9 @@ def train(
         return
     with locked(folder):
         if read_manifest(folder) != manifest:
-            raise BusyError(f"{folder}: another process trained in this folder until just now; run again to continue")
+            raise LockedError(
+                f"{folder}: another process trained in this folder until just now; run again to continue"
+            )
         write_recipe(folder, recipe)
         with _recorded(run_folder, folder, begun) as result:
             read, repeats = _fit(*words)
@@ -140,7 +167,10 @@ def train(
                 "validation_loss": [line["val_loss"] for line in lines if "val_loss" in line][-1],
                 "unigram_entropy": _unigram_entropy(data, component_weights(prepared, mixture)),
                 "ledger": ledger
-                | {shards[prefix]["bin_sha256"]: {"prefix": prefix, **read[prefix]} for prefix in read},
+                | {
+                    shards[prefix]["bin_sha256"]: {"prefix": prefix, **read[prefix]}
+                    for prefix in read
+                },
                 "read_again": repeats,
             }
 
@@ -166,7 +196,9 @@ def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator
     except Exception as error:
         # a full disk may not hold the manifest either
         with suppress(OSError, UserError):
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            reason = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
             end(status="failed", error=" ".join(reason.split())[:500])
         raise
     except (SystemExit, KeyboardInterrupt):
@@ -192,7 +224,9 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
             raise
         if os.environ.get("RANK", "0") == "0":
             for marker in (folder / "checkpoints").glob("*-unfinished"):
-                shutil.rmtree(marker.with_name(marker.name.removesuffix("-unfinished")), ignore_errors=True)
+                shutil.rmtree(
+                    marker.with_name(marker.name.removesuffix("-unfinished")), ignore_errors=True
+                )
         last = latest_checkpoint(folder)
         raise UserError(
             f"{folder}: no space left on the device, the last whole checkpoint is {last.name if last else 'none'}; "
@@ -255,10 +289,13 @@ def _fit(
         tokenizer=str(tokenizer),
         index_cache=str(folder / "index"),
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=int(os.environ.get("WORLD_SIZE", "1"))
+        // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
     recipe.data.shards = {
-        str(data / prefix): {key: shard[key] for key in ("component", "next_document", "epochs") if key in shard}
+        str(data / prefix): {
+            key: shard[key] for key in ("component", "next_document", "epochs") if key in shard
+        }
         for prefix, shard in shards.items()
     }
     checkpoint = latest_checkpoint(folder)
@@ -266,9 +303,14 @@ def _fit(
         recipe.resume.resume_from_path = str(checkpoint)
     elif start.checkpoint:
         recipe.resume.restore_config = run.Config(
-            nl.RestoreConfig, path=str(start.checkpoint), load_optim_state=start.optimizer_state == "carry"
+            nl.RestoreConfig,
+            path=str(start.checkpoint),
+            load_optim_state=start.optimizer_state == "carry",
         )
-        print(f"{stage}: begins with {start.checkpoint}, optimizer moments {start.optimizer_state}", flush=True)
+        print(
+            f"{stage}: begins with {start.checkpoint}, optimizer moments {start.optimizer_state}",
+            flush=True,
+        )
     pretrain = fiddle.build(recipe)
     pretrain()
     module = pretrain.keywords["data"]
@@ -315,7 +357,10 @@ def _check_fingerprints(
     data: Path, prepared: dict[str, Any], manifests: Sequence[tuple[Path | None, dict[str, Any]]]
 ) -> None:
     """Raise where the data was not encoded with its tokenizer, or a stage of ``manifests`` had another."""
-    expected, tokenizer = prepared["tokenizer"]["fingerprint"], data / prepared["tokenizer"]["folder"]
+    expected, tokenizer = (
+        prepared["tokenizer"]["fingerprint"],
+        data / prepared["tokenizer"]["folder"],
+    )
     found = fingerprint(tokenizer)
     if found != expected:
         raise UserError(
@@ -338,8 +383,13 @@ def _check_loader(tokenizer: Path) -> None:
     try:
         loaded = AutoTokenizer.from_pretrained(str(tokenizer))
     except (OSError, ValueError) as error:
-        raise UserError(f"{tokenizer}: transformers cannot load this tokenizer; {remedy}") from error
-    found, expected = fingerprint_ids(loaded.encode(FINGERPRINT_TEXT, add_special_tokens=False)), fingerprint(tokenizer)
+        raise UserError(
+            f"{tokenizer}: transformers cannot load this tokenizer; {remedy}"
+        ) from error
+    found, expected = (
+        fingerprint_ids(loaded.encode(FINGERPRINT_TEXT, add_special_tokens=False)),
+        fingerprint(tokenizer),
+    )
     if found != expected:
         raise UserError(
             f"{tokenizer}: transformers loads this tokenizer with fingerprint {found[:12]} but its tokenizer.json has "
@@ -348,7 +398,10 @@ def _check_loader(tokenizer: Path) -> None:
 
 
 def _check_documents(
-    data: Path, shards: dict[str, dict[str, Any]], blended: list[tuple[float, Path]], recipe: PretrainRecipe
+    data: Path,
+    shards: dict[str, dict[str, Any]],
+    blended: list[tuple[float, Path]],
+    recipe: PretrainRecipe,
 ) -> None:
     """Raise where a part of the split would be without a document: Megatron then counts epochs for ever."""
     parts = [float(part) for part in recipe.split.value.split(",")]

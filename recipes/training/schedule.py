@@ -33,7 +33,9 @@ class TokenSchedule(LRScheduler):
     def __init__(self, optimizer: Optimizer, schedule: Schedule, tokens_per_step: int) -> None:
         self.schedule = schedule
         self.tokens_per_step = tokens_per_step
-        self._settings = [{name: group[name] for name in self._SETTINGS} for group in optimizer.param_groups]
+        self._settings = [
+            {name: group[name] for name in self._SETTINGS} for group in optimizer.param_groups
+        ]
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
@@ -52,7 +54,9 @@ class TokenSchedule(LRScheduler):
 
     def apply(self) -> None:
         """Give every parameter group this stage's rate and settings, whatever a checkpoint has put there."""
-        for group, rate, settings in zip(self.optimizer.param_groups, self.get_lr(), self._settings, strict=True):
+        for group, rate, settings in zip(
+            self.optimizer.param_groups, self.get_lr(), self._settings, strict=True
+        ):
             group.update(settings, lr=rate)
 
 

@@ -24,15 +24,49 @@ OPTIONS = {
     "export.py": ["--params", "1", "--rounds", "1"],
     "merge.py": ["--params", "1", "--rounds", "1"],
     "tokenization.py": [
-        *("--megabytes", "0.5", "--large", "1", "--vocab-size", "1000", "--training-megabytes", "0.5", "--rounds", "2"),
+        *(
+            "--megabytes",
+            "0.5",
+            "--large",
+            "1",
+            "--vocab-size",
+            "1000",
+            "--training-megabytes",
+            "0.5",
+            "--rounds",
+            "2",
+        ),
     ],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
     "checkpoint.py": ["--params", "1", "--saves", "1"],
     "pipeline.py": ["--rounds", "1", "--tokens", "8192"],
     "ruler.py": [
-        *("--lengths", "1024", "--samples", "2", "--theirs", "1", "--tasks", "fwe", "qa_1", "vt", "--timeout", "30"),
+        *(
+            "--lengths",
+            "1024",
+            "--samples",
+            "2",
+            "--theirs",
+            "1",
+            "--tasks",
+            "fwe",
+            "qa_1",
+            "vt",
+            "--timeout",
+            "30",
+        ),
     ],
-    "eval_runner.py": ["--rounds", "1", "--length", "256", "--samples", "1", "--tasks", "vt", "fwe"],
+    "eval_runner.py": [
+        "--rounds",
+        "1",
+        "--length",
+        "256",
+        "--samples",
+        "1",
+        "--tasks",
+        "vt",
+        "fwe",
+    ],
 }
 
 
@@ -107,7 +141,9 @@ def test_training(started) -> None:
     parts = ["forward, ms", "backward, ms", "optimizer, ms", "data, ms", "rest, ms"]
     for side in (0, 1):
         # one block is measured, so that the medians of the parts add up
-        assert figures["step, ms"][side] == pytest.approx(sum(figures[part][side] for part in parts), abs=0.01)
+        assert figures["step, ms"][side] == pytest.approx(
+            sum(figures[part][side] for part in parts), abs=0.01
+        )
     ours, theirs, ratio = figures["tokens/s"]
     assert ratio == pytest.approx(ours / theirs, abs=0.02)
     assert ours * figures["step, ms"][0] / 1000 == pytest.approx(8192, rel=0.01)
@@ -131,7 +167,11 @@ def test_phase1_gpu(started) -> None:
 
 def test_export(started) -> None:
     out = printed(started, "export.py")
-    figures = dict(re.findall(r"^(export|copy|export / copy|peak memory of the export): ([\d.]+)", out, re.MULTILINE))
+    figures = dict(
+        re.findall(
+            r"^(export|copy|export / copy|peak memory of the export): ([\d.]+)", out, re.MULTILINE
+        )
+    )
     assert len(figures) == 4, out
     assert_positive({name: [float(value)] for name, value in figures.items()})
 
@@ -152,7 +192,9 @@ def test_merge(started) -> None:
 def test_data_module(started) -> None:
     figures = rows(printed(started, "data_module.py"))
     assert_positive(figures)
-    assert list(figures) == [f"{shards} shards, {state}" for shards in (2, 3) for state in ("cold", "warm")]
+    assert list(figures) == [
+        f"{shards} shards, {state}" for shards in (2, 3) for state in ("cold", "warm")
+    ]
     for name, (ours, ours_each, peer, peer_each, ratio) in figures.items():
         shards = int(name.split()[0])
         assert ours_each == pytest.approx(1000 * ours / shards, abs=0.5), name
@@ -164,7 +206,11 @@ def test_tokenization(started) -> None:
     out = printed(started, "tokenization.py")
     figures = rows(out)
     assert_positive(figures)
-    assert list(figures) == ["granite41 data tokenize", "file copy", "granite41 data tokenize, 1 MB"]
+    assert list(figures) == [
+        "granite41 data tokenize",
+        "file copy",
+        "granite41 data tokenize, 1 MB",
+    ]
     seconds, speed, ratio, memory = figures["granite41 data tokenize"]
     # half a megabyte and a part of a document; the speed has two decimals, which are few on a busy machine
     assert 0.3 < seconds * speed < 1.5
@@ -176,14 +222,22 @@ def test_tokenization(started) -> None:
 def test_checkpoint(started) -> None:
     out = printed(started, "checkpoint.py")
     figures = rows(out)
-    parts = {name: figures.pop(name)[0] for name in list(figures) if ": " in name or name.startswith("removal")}
+    parts = {
+        name: figures.pop(name)[0]
+        for name in list(figures)
+        if ": " in name or name.startswith("removal")
+    }
     # what training lost to the save is the difference of two measured steps, and other is what is left of it
-    stall, stall_ms, other = (figures.pop(name) for name in ("stall of training", "the stall", "other"))
+    stall, stall_ms, other = (
+        figures.pop(name) for name in ("stall of training", "the stall", "other")
+    )
     assert_positive(figures)
     assert len(parts) == 6
     assert stall_ms[0] == pytest.approx(1000 * stall[0], rel=0.01)
     assert sum(parts.values()) + other[0] == pytest.approx(stall_ms[0], abs=0.1)
-    assert sum(parts.values()) - parts["removal of the oldest"] == pytest.approx(1000 * figures["save"][0], rel=0.01)
+    assert sum(parts.values()) - parts["removal of the oldest"] == pytest.approx(
+        1000 * figures["save"][0], rel=0.01
+    )
     megabytes = float(re.search(r"^ +([\d.]+) MB ", out, flags=re.MULTILINE)[1])
     # weights and both moments in fp32, and what else a checkpoint holds
     assert 12 * 328256 / 1e6 < megabytes < 1.5 * 12 * 328256 / 1e6
@@ -196,18 +250,28 @@ def test_checkpoint(started) -> None:
         assert seconds == low == high, name
         assert seconds * speed == pytest.approx(megabytes, rel=0.05), name
         assert ratio == pytest.approx(seconds / figures[limit][0], rel=0.05), name
-    assert re.search(r"^peak memory of a save: [\d.,]+ MB above the [\d,]+\.\d MB before it$", out, flags=re.MULTILINE)
+    assert re.search(
+        r"^peak memory of a save: [\d.,]+ MB above the [\d,]+\.\d MB before it$",
+        out,
+        flags=re.MULTILINE,
+    )
 
 
 def test_pipeline(started) -> None:
     out = printed(started, "pipeline.py")
     figures = rows(out)
     assert_positive(figures)
-    assert list(figures) == ["llm.pretrain by hand", "granite41 run, until trained", "granite41 run, whole"]
+    assert list(figures) == [
+        "llm.pretrain by hand",
+        "granite41 run, until trained",
+        "granite41 run, whole",
+    ]
     hand, trained, whole = (values[0] for values in figures.values())
     assert trained < whole
     assert figures["granite41 run, until trained"][-1] == pytest.approx(trained / hand, abs=0.01)
-    overhead = re.search(r"^overhead until the stage is trained: (-?[\d.]+) %$", out, flags=re.MULTILINE)
+    overhead = re.search(
+        r"^overhead until the stage is trained: (-?[\d.]+) %$", out, flags=re.MULTILINE
+    )
     assert float(overhead[1]) == pytest.approx(100 * (trained / hand - 1), abs=0.5)
 
 
@@ -227,7 +291,11 @@ def test_eval_runner(started) -> None:
     figures = rows(out)
     assert_positive(figures)
     hand, command, start = figures.values()
-    assert list(figures) == ["lm-eval by hand", "granite41 eval", "granite41 eval, until the first request"]
+    assert list(figures) == [
+        "lm-eval by hand",
+        "granite41 eval",
+        "granite41 eval, until the first request",
+    ]
     assert start[0] < command[0]
     assert command[-1] == pytest.approx(command[0] / hand[0], abs=0.01)
     overhead = re.search(r"^overhead of the runner: (-?[\d.]+) %$", out, flags=re.MULTILINE)

@@ -4,7 +4,9 @@ import pytest
 
 PARAGRAPH = (
     "It's a small text, n°{n}: größer, naïve, 日本語 and 🙂 are kept byte by byte.\n"
-    "def f_{n}(x):\n    return x ** {n}  # trailing space \n\n" + "The quick brown fox jumps over the lazy dog. " * 3
+    "def f_{n}(x):\n    return x ** {n}  # trailing space \n\n"
+    + "The quick brown fox jumps over the lazy dog. "
+    * 3
 )
 
 

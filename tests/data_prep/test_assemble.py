@@ -32,12 +32,16 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
         shard = {"prefix": prefix.name, "documents": len(documents), "tokens": int(counts.sum())}
         shard["bytes"] = sum(len(text.encode()) for text in documents)
         for kind in ("bin", "idx"):
-            shard[f"{kind}_sha256"] = hashlib.sha256(Path(f"{prefix}.{kind}").read_bytes()).hexdigest()
+            shard[f"{kind}_sha256"] = hashlib.sha256(
+                Path(f"{prefix}.{kind}").read_bytes()
+            ).hexdigest()
         shards.append(shard)
     write(
         folder,
         {
-            **{key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "bytes")},
+            **{
+                key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "bytes")
+            },
             "sources": {"somewhere": 3},
             "licences": {"CC0-1.0": 3},
             "tokenizer": {
@@ -69,7 +73,16 @@ def test_a_data_folder_of_two_components(
 ) -> None:
     component(tmp_path / "web", tokenizer_folder, [["some text"]])
     monkeypatch.chdir(tmp_path)
-    words = ["data", "assemble", "--output", "out/data", "--tokenizer", "tokenizer", "code=code", "common_crawl=web"]
+    words = [
+        "data",
+        "assemble",
+        "--output",
+        "out/data",
+        "--tokenizer",
+        "tokenizer",
+        "code=code",
+        "common_crawl=web",
+    ]
     monkeypatch.setattr(sys, "argv", ["granite41", *words])
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -81,8 +94,13 @@ def test_a_data_folder_of_two_components(
     data, made = tmp_path / "out/data", read(tmp_path / "out/data")
     part = made["components"]["code"]
     # the shard without a document is left out
-    assert [shard["prefix"] for shard in part["shards"]] == ["../../code/shard-00000", "../../code/shard-00001"]
-    assert (data / f"{part['shards'][1]['prefix']}.bin").stat().st_size == 2 * part["shards"][1]["tokens"]
+    assert [shard["prefix"] for shard in part["shards"]] == [
+        "../../code/shard-00000",
+        "../../code/shard-00001",
+    ]
+    assert (data / f"{part['shards'][1]['prefix']}.bin").stat().st_size == 2 * part["shards"][1][
+        "tokens"
+    ]
     assert part["shards"][0] == read(code)["shards"][0] | {"prefix": "../../code/shard-00000"}
     assert {key: part[key] for key in ("documents", "tokens", "licences", "sources")} == {
         "documents": 3,
@@ -91,7 +109,11 @@ def test_a_data_folder_of_two_components(
         "sources": {"somewhere": 3},
     }
     fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
-    assert made["tokenizer"] == {"folder": "tokenizer", "vocab_size": 258, "fingerprint": fingerprint}
+    assert made["tokenizer"] == {
+        "folder": "tokenizer",
+        "vocab_size": 258,
+        "fingerprint": fingerprint,
+    }
     assert tokenizer_files.fingerprint(data / "tokenizer") == fingerprint
     assert sorted(file.name for file in (data / "tokenizer").iterdir()) == [
         "special_tokens_map.json",
@@ -102,7 +124,10 @@ def test_a_data_folder_of_two_components(
 
 def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
     web = component(tmp_path / "web", tokenizer_folder, [["some text"], ["more"]])
-    words = {"by tokens": [f"code={code}", f"code={web}"], "by weight": [f"code={code}:1", f"code={web}:3"]}
+    words = {
+        "by tokens": [f"code={code}", f"code={web}"],
+        "by weight": [f"code={code}:1", f"code={web}:3"],
+    }
     weights = {}
     for name, given in words.items():
         made = assemble(tmp_path / name, tokenizer_folder, parse_components(given))
@@ -116,12 +141,22 @@ def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: 
     assert weights["by weight"] == [round(share, 6) for share in expected]
 
 
-def test_the_longest_packing_of_a_component_is_kept(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
-    folders = [code, *(component(tmp_path / name, tokenizer_folder, [[name]]) for name in ("more", "most", "web"))]
+def test_the_longest_packing_of_a_component_is_kept(
+    tmp_path: Path, tokenizer_folder: Path, code: Path
+) -> None:
+    folders = [
+        code,
+        *(
+            component(tmp_path / name, tokenizer_folder, [[name]])
+            for name in ("more", "most", "web")
+        ),
+    ]
     for folder, packed in zip(folders, (None, 512, 4096, None), strict=True):
         write(folder, read(folder) | ({"packed_tokens": packed} if packed else {}))
     *sources, web = map(Source, folders)
-    made = assemble(tmp_path / "data", tokenizer_folder, {"code": sources, "web": [web]})["components"]
+    made = assemble(tmp_path / "data", tokenizer_folder, {"code": sources, "web": [web]})[
+        "components"
+    ]
     assert made["code"]["packed_tokens"] == 4096
     assert "packed_tokens" not in made["web"]
 
@@ -159,7 +194,12 @@ def _twice(folder: Path) -> None:
     manifest = read(folder)
     manifest["shards"][2] = manifest["shards"][1]
     write(
-        folder, manifest | {key: manifest[key] + manifest["shards"][1][key] for key in ("documents", "tokens", "bytes")}
+        folder,
+        manifest
+        | {
+            key: manifest[key] + manifest["shards"][1][key]
+            for key in ("documents", "tokens", "bytes")
+        },
     )
 
 
@@ -171,24 +211,44 @@ def _twice(folder: Path) -> None:
         (_empty, "code/manifest.json: the component holds no document"),
         (_sums, r"code/manifest.json: states \{'documents': 4"),
         (_lost, "code/shard-00001.idx: no such file"),
-        (_cut, "code/shard-00000.bin: has 5 bytes but the manifest's 2 documents of 12 tokens take 24"),
-        (_index_of_another, "code/shard-00000.idx: has 62 bytes but the manifest's 2 documents of 12 tokens take 82"),
-        (_twice, "code/shard-00001: holds the same tokens as .*code/shard-00001 and would be read twice"),
+        (
+            _cut,
+            "code/shard-00000.bin: has 5 bytes but the manifest's 2 documents of 12 tokens take 24",
+        ),
+        (
+            _index_of_another,
+            "code/shard-00000.idx: has 62 bytes but the manifest's 2 documents of 12 tokens take 82",
+        ),
+        (
+            _twice,
+            "code/shard-00001: holds the same tokens as .*code/shard-00001 and would be read twice",
+        ),
     ],
 )
-def test_a_damaged_component_is_refused(tmp_path: Path, tokenizer_folder: Path, code: Path, damage, sentence) -> None:
+def test_a_damaged_component_is_refused(
+    tmp_path: Path, tokenizer_folder: Path, code: Path, damage, sentence
+) -> None:
     damage(code)
     with pytest.raises(UserError, match=sentence):
         assemble(tmp_path / "data", tokenizer_folder, {"code": [Source(code)]})
     assert not (tmp_path / "data").exists()
 
 
-def test_a_component_of_another_tokenizer_is_refused(tmp_path: Path, tokenizer_folder: Path, code: Path) -> None:
+def test_a_component_of_another_tokenizer_is_refused(
+    tmp_path: Path, tokenizer_folder: Path, code: Path
+) -> None:
     tokenizer.train([tokenizer_files.FINGERPRINT_TEXT * 5], 300, tmp_path / "other")
     web = component(tmp_path / "web", tmp_path / "other", [["text"]])
-    one, other = (tokenizer_files.fingerprint(folder)[:12] for folder in (tokenizer_folder, tmp_path / "other"))
-    with pytest.raises(UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"):
-        assemble(tmp_path / "data", tokenizer_folder, {"code": [Source(code)], "web": [Source(web)]})
+    one, other = (
+        tokenizer_files.fingerprint(folder)[:12]
+        for folder in (tokenizer_folder, tmp_path / "other")
+    )
+    with pytest.raises(
+        UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"
+    ):
+        assemble(
+            tmp_path / "data", tokenizer_folder, {"code": [Source(code)], "web": [Source(web)]}
+        )
     assert not (tmp_path / "data").exists()
 
 
@@ -196,13 +256,24 @@ def test_a_component_of_another_tokenizer_is_refused(tmp_path: Path, tokenizer_f
     ("words", "sentence"),
     [
         (["code"], "code: expected NAME=DIR or NAME=DIR:WEIGHT"),
-        (["code=a", "code=b:1"], "code: 1 of 2 sources have a weight; give all of them one, or none"),
-        (["code=a:1", "code=b:-1"], "code: its sources have weights [1.0, -1.0], expected none below 0"),
-        (["code=a:0", "code=b:0"], "code: its sources have weights [0.0, 0.0], expected none below 0 and one above"),
+        (
+            ["code=a", "code=b:1"],
+            "code: 1 of 2 sources have a weight; give all of them one, or none",
+        ),
+        (
+            ["code=a:1", "code=b:-1"],
+            "code: its sources have weights [1.0, -1.0], expected none below 0",
+        ),
+        (
+            ["code=a:0", "code=b:0"],
+            "code: its sources have weights [0.0, 0.0], expected none below 0 and one above",
+        ),
         (["code=a:nan"], "code: its sources have weights [nan]"),
     ],
 )
-def test_words_that_are_no_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, words, sentence) -> None:
+def test_words_that_are_no_components(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, words, sentence
+) -> None:
     command = [
         "granite41",
         "data",

@@ -10,26 +10,36 @@ import pytest
 import zstandard
 
 from data_prep import documents
-from data_prep.documents import BadRecord, parts_of, read, where
+from data_prep.documents import BadRecord, read, split_inputs, where
 from recipes.common.errors import UserError
 
 pytestmark = pytest.mark.slow
 
 TEXTS = [f"document {n}: größer, 日本語 🙂\r\nline two\t" + "x" * (n * 37 % 101) for n in range(40)]
-LINES = b"".join(json.dumps({"id": n, "text": text}).encode() + b"\n" for n, text in enumerate(TEXTS))
+LINES = b"".join(
+    json.dumps({"id": n, "text": text}).encode() + b"\n" for n, text in enumerate(TEXTS)
+)
 
 
 def texts_of(path: Path | str, piece_bytes: int = 1 << 20, **options) -> list[str]:
-    return [document.text for part in parts_of([str(path)], piece_bytes) for document in read(part, **options)]
+    return [
+        document.text
+        for part in split_inputs([str(path)], piece_bytes)
+        for document in read(part, **options)
+    ]
 
 
 def parquet(path: Path, texts: list, column: str = "text", kind: pa.DataType | None = None) -> Path:
-    pq.write_table(pa.table({column: pa.array(texts, kind), "id": range(len(texts))}), path, row_group_size=7)
+    pq.write_table(
+        pa.table({column: pa.array(texts, kind), "id": range(len(texts))}), path, row_group_size=7
+    )
     return path
 
 
 def many_frames(data: bytes) -> bytes:
-    return b"".join(zstandard.compress(data[start : start + 999]) for start in range(0, len(data), 999))
+    return b"".join(
+        zstandard.compress(data[start : start + 999]) for start in range(0, len(data), 999)
+    )
 
 
 @pytest.fixture
@@ -56,17 +66,17 @@ def test_every_kind_gives_the_same_documents_however_it_is_cut(inputs: dict[str,
 
 
 def test_cutting(inputs: dict[str, Path]) -> None:
-    parts = parts_of([str(inputs["plain.jsonl"])], 500)
+    parts = split_inputs([str(inputs["plain.jsonl"])], 500)
     assert len(parts) == round(len(LINES) / 500)
     assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
     assert sum(part.bytes for part in parts) == len(LINES)
-    assert len(parts_of([str(inputs["a.parquet"])], 500)) == 6
-    assert len(parts_of([str(inputs["a.jsonl.gz"])], 500)) == 1
+    assert len(split_inputs([str(inputs["a.parquet"])], 500)) == 6
+    assert len(split_inputs([str(inputs["a.jsonl.gz"])], 500)) == 1
 
 
 def test_other_fields(inputs: dict[str, Path]) -> None:
     for name in ("plain.jsonl", "a.parquet"):
-        part = parts_of([str(inputs[name])], 1 << 30)[0]
+        part = split_inputs([str(inputs[name])], 1 << 30)[0]
         found = [document.fields for document in read(part, others=("id", "absent"))]
         assert found[:2] == [{"id": 0, "absent": None}, {"id": 1, "absent": None}], name
 
@@ -91,7 +101,10 @@ RULES = {
 def test_text_out_of_several_fields(tmp_path: Path, rule: str, kind: str) -> None:
     lists = {
         "files": [{"path": "a", "content": "x = 1"}, {"path": "b", "content": "y = 2"}],
-        "turns": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}],
+        "turns": [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because."},
+        ],
         "said": [{"from": "a", "value": "Hello"}, {"from": "b", "value": "World"}],
     }
     rows, path = [row | lists for row in ROWS], tmp_path / f"a.{kind}"
@@ -112,7 +125,13 @@ def test_plain_text_is_one_document_a_file_and_folders_are_read_in_order(tmp_pat
     (tmp_path / "a.md").write_text("first")
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"third\r\n"))
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    for name in ("plan.json", "manifest.json", "shard-00000.json", "shard-00000.removed.jsonl", ".hidden.txt"):
+    for name in (
+        "plan.json",
+        "manifest.json",
+        "shard-00000.json",
+        "shard-00000.removed.jsonl",
+        ".hidden.txt",
+    ):
         (tmp_path / f"b/{name}").write_text('{"text": "no document"}')
     assert texts_of(tmp_path) == ["first", "two\nlines\n", "third\r\n"]
 
@@ -122,27 +141,38 @@ def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(3):
         parquet(folder / f"train-{number}.parquet", TEXTS[number * 10 : number * 10 + 10])
-    parts = parts_of([f"hf:{folder}"], 1)
+    parts = split_inputs([f"hf:{folder}"], 1)
     assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 2), (2, 3)]
     assert texts_of(f"hf:{folder}::train") == TEXTS[:30]
-    with pytest.raises(UserError, match=r"shard 1, record 1: no field 'content' among id, text; name the field"):
+    with pytest.raises(
+        UserError, match=r"shard 1, record 1: no field 'content' among id, text; name the field"
+    ):
         list(read(parts[1], "content"))
 
 
 def test_files_of_a_repository_by_a_pattern() -> None:
     name = documents._hub_name("hf:LLM360/TxT360/data/freelaw/**/*.jsonl@abc")
-    assert (name.repository, name.glob, name.revision) == ("LLM360/TxT360", "data/freelaw/**/*.jsonl", "abc")
+    assert (name.repository, name.glob, name.revision) == (
+        "LLM360/TxT360",
+        "data/freelaw/**/*.jsonl",
+        "abc",
+    )
     assert documents._hub_name(str(name)) == name
 
 
 @pytest.mark.parametrize(
-    "name", ["hf:", "hf:a:b:c:d", "hf:owner/name/data/*.jsonl", "hf:{}/no/such/data_set", "hf:{}::test"]
+    "name",
+    ["hf:", "hf:a:b:c:d", "hf:owner/name/data/*.jsonl", "hf:{}/no/such/data_set", "hf:{}::test"],
 )
-def test_a_data_set_that_cannot_be_reached(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_that_cannot_be_reached(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     parquet(tmp_path / "train.parquet", TEXTS)
-    with pytest.raises(UserError, match=r"hf:.*(expected hf:NAME|cannot be read from the Hub).*") as caught:
-        parts_of([name.format(tmp_path)], 1)
+    with pytest.raises(
+        UserError, match=r"hf:.*(expected hf:NAME|cannot be read from the Hub).*"
+    ) as caught:
+        split_inputs([name.format(tmp_path)], 1)
     assert "\n" not in str(caught.value)
 
 
@@ -159,7 +189,9 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("bad", BAD_LINES)
 @pytest.mark.parametrize("piece_bytes", [1 << 30, 200])
-def test_a_bad_line_is_named_with_its_number_in_the_file(tmp_path: Path, bad: bytes, piece_bytes: int) -> None:
+def test_a_bad_line_is_named_with_its_number_in_the_file(
+    tmp_path: Path, bad: bytes, piece_bytes: int
+) -> None:
     lines = LINES.split(b"\n")
     lines[30] = bad
     path = tmp_path / "a.jsonl"
@@ -173,7 +205,9 @@ def test_a_bad_line_is_named_with_its_number_in_the_file(tmp_path: Path, bad: by
 
 
 def test_a_bad_row_of_parquet_is_named_with_its_number_in_the_file(tmp_path: Path) -> None:
-    broken = pa.array([text.encode() for text in TEXTS[:16]] + [b"\xff\xfe"] + [b"y"] * 5).cast(pa.binary())
+    broken = pa.array([text.encode() for text in TEXTS[:16]] + [b"\xff\xfe"] + [b"y"] * 5).cast(
+        pa.binary()
+    )
     # as a careless writer leaves it: bytes declared as text
     table = pa.table({"text": pa.Array.from_buffers(pa.string(), len(broken), broken.buffers())})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=5)
@@ -193,7 +227,9 @@ def test_plain_text_that_is_not_utf8(tmp_path: Path) -> None:
         texts_of(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "two_members.jsonl.gz", "a.jsonl.zst", "frames.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl.gz", "two_members.jsonl.gz", "a.jsonl.zst", "frames.jsonl.zst", "a.parquet"]
+)
 @pytest.mark.parametrize("kept", [0.3, 0.8, 0.995])
 def test_a_truncated_file(inputs: dict[str, Path], name: str, kept: float) -> None:
     data = inputs[name].read_bytes()
@@ -224,12 +260,12 @@ def test_inputs_that_are_not_there_or_unknown(tmp_path: Path) -> None:
         "empty": "holds no file that can be read",
     }.items():
         with pytest.raises(UserError, match=rf"{name}: {message}"):
-            parts_of([str(tmp_path / name)], 1)
+            split_inputs([str(tmp_path / name)], 1)
 
 
 def test_where_counts_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINES.replace(b"\n", b"\n\n"))
-    for part in parts_of([str(path)], 300):
+    for part in split_inputs([str(path)], 300):
         for document in read(part, others=("id",)):
             assert where(part, document.record).endswith(f"record {2 * document.fields['id'] + 1}")

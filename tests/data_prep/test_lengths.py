@@ -44,13 +44,24 @@ def _data_folder(folder: Path, components: dict[str, list[list[int]]]) -> Path:
 
 def test_exact_numbers(tmp_path: Path) -> None:
     # documents of 1024, 512, 256, 128, 32, 31 and 17 tokens; the 1024 are two sequences, in a shard of its own
-    shards = [_index(tmp_path / "a", [512, 256, 128, 32, 31, 17]), _index(tmp_path / "b", [1000, 24], [0, 2])]
+    shards = [
+        _index(tmp_path / "a", [512, 256, 128, 32, 31, 17]),
+        _index(tmp_path / "b", [1000, 24], [0, 2]),
+    ]
     found = measure("web", shards, 1024)
     assert (found.documents, found.tokens) == (7, 2000)
     assert found.percentiles == {"10": 17, "50": 128, "90": 1024, "99": 1024, "max": 1024}
     assert found.at_least == {"1": 0.512, "1/2": 0.768, "1/4": 0.896, "1/8": 0.96}
     assert found.below == {"1/32": 0.024}
-    assert found.histogram == {16: 0.024, 32: 0.016, 64: 0, 128: 0.064, 256: 0.128, 512: 0.256, 1024: 0.512}
+    assert found.histogram == {
+        16: 0.024,
+        32: 0.016,
+        64: 0,
+        128: 0.064,
+        256: 0.128,
+        512: 0.256,
+        1024: 0.512,
+    }
     assert found.long_enough
 
 
@@ -68,18 +79,25 @@ def test_a_data_folder_a_tokenized_folder_and_a_prefix(tmp_path: Path) -> None:
         "code": [data / "code/shard-00000"],
     }
     tokenized = data / "books"
-    (tokenized / "manifest.json").write_text(json.dumps({"shards": [{"prefix": "shard-00001", "documents": 1}]}))
+    (tokenized / "manifest.json").write_text(
+        json.dumps({"shards": [{"prefix": "shard-00001", "documents": 1}]})
+    )
     assert prefixes(tokenized) == {"books": [tokenized / "shard-00001"]}
     prefix = tokenized / "shard-00000"
     assert prefixes(prefix) == prefixes(Path(f"{prefix}.idx")) == {"shard-00000": [prefix]}
 
 
 def test_the_command_warns_of_short_documents_and_succeeds(tmp_path: Path) -> None:
-    data = _data_folder(tmp_path / "data", {"books": [[65_536, 400_000]], "web": [[97] * 1000, [100_000 - 97_000]]})
+    data = _data_folder(
+        tmp_path / "data", {"books": [[65_536, 400_000]], "web": [[97] * 1000, [100_000 - 97_000]]}
+    )
     result = CliRunner().invoke(data_app, ["lengths", "--data", str(data)])
     assert result.exit_code == 0
     assert "lce_512k of 8b: sequences of 524,288 tokens" in result.stdout
-    assert "books: 100% of tokens are in documents of at least 65,536; long enough for the stage" in result.stdout
+    assert (
+        "books: 100% of tokens are in documents of at least 65,536; long enough for the stage"
+        in result.stdout
+    )
     bars = [line.split() for line in result.stdout.splitlines() if "#" in line]
     assert bars == [
         ["65,536", "to", "131,071", "14.1%", "#" * 6],
@@ -133,7 +151,13 @@ def test_bad_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             report(data, "lce_512k", "8b")
         index.touch()
-    for text in ("{", "[]", '{"components": {"web": {}}}', '{"components": {"web": {"shards": [3]}}}', "{}"):
+    for text in (
+        "{",
+        "[]",
+        '{"components": {"web": {}}}',
+        '{"components": {"web": {"shards": [3]}}}',
+        "{}",
+    ):
         (data / "manifest.json").write_text(text)
         with pytest.raises(UserError, match="names no shards"):
             report(data, "lce_512k", "8b")

@@ -19,7 +19,14 @@ def candidate(package: str, name: str, text: str = "x" * 300) -> machine_text._C
 def test_folder_is_read_sorted_and_what_is_left_out_is_counted(text_folder: Path) -> None:
     collection = machine_text.collect_folder(text_folder)
     documents = collection.components["text"]
-    assert [document.name for document in documents] == ["a.txt", "b.md", "c.rst", "d.py", "sub/e.txt", "sub/f.TXT"]
+    assert [document.name for document in documents] == [
+        "a.txt",
+        "b.md",
+        "c.rst",
+        "d.py",
+        "sub/e.txt",
+        "sub/f.TXT",
+    ]
     assert documents[0].text == (text_folder / "a.txt").read_bytes().decode()
     assert {document.licence for document in documents} == {"the user's own text"}
     expected = {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
@@ -66,7 +73,11 @@ def test_packages_take_turns_whatever_the_order() -> None:
     candidates = [candidate("large", f"file {number}") for number in range(9)]
     candidates += [candidate("small", f"file {number}") for number in range(2)]
     spread = machine_text._spread(candidates)
-    assert sorted(c.package for c in spread[:2]) == sorted(c.package for c in spread[2:4]) == ["large", "small"]
+    assert (
+        sorted(c.package for c in spread[:2])
+        == sorted(c.package for c in spread[2:4])
+        == ["large", "small"]
+    )
     assert [c.name for c in spread] == [c.name for c in machine_text._spread(reversed(candidates))]
 
 
@@ -83,10 +94,27 @@ def test_selection_ends_at_the_byte_cap_and_leaves_out_giants() -> None:
     ("fields", "expected"),
     [
         (["License-Expression: MIT", "License: BSD"], "MIT"),
-        (["License: Apache 2.0", "Classifier: License :: OSI Approved :: MIT License"], "Apache 2.0"),
+        (
+            ["License: Apache 2.0", "Classifier: License :: OSI Approved :: MIT License"],
+            "Apache 2.0",
+        ),
         (["License: UNKNOWN", "Classifier: License :: OSI Approved :: MIT License"], "MIT License"),
-        (["Classifier: License :: OSI Approved :: B", "Classifier: License :: OSI Approved :: A"], "A AND B"),
-        (["License: Title", "        ", "        The text", "Classifier: License :: OSI Approved"], "Title"),
+        (
+            [
+                "Classifier: License :: OSI Approved :: B",
+                "Classifier: License :: OSI Approved :: A",
+            ],
+            "A AND B",
+        ),
+        (
+            [
+                "License: Title",
+                "        ",
+                "        The text",
+                "Classifier: License :: OSI Approved",
+            ],
+            "Title",
+        ),
         (["License: UNKNOWN", "Classifier: Topic :: Text"], "unknown"),
         ([], "unknown"),
     ],
@@ -97,7 +125,9 @@ def test_licence_of_metadata(tmp_path: Path, fields: list[str], expected: str) -
 
 
 def test_own_distribution_is_the_project_and_is_left_out() -> None:
-    pyproject = tomllib.loads((Path(machine_text.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    pyproject = tomllib.loads(
+        (Path(machine_text.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )
     assert pyproject["project"]["name"] == machine_text.OWN_DISTRIBUTION
     packages = [package.split()[0] for package, _, _ in machine_text._distributions()]
     assert "numpy" in packages
@@ -124,9 +154,7 @@ def test_which_files_are_documents(file: str, expected: bool) -> None:
 
 
 def test_docstrings_of_a_module(tmp_path: Path) -> None:
-    source = (
-        '"""Module."""\nx = "no"\nclass A:\n    """Class.\n\n    More.\n    """\n    def f(self):\n        "Method."\n'
-    )
+    source = '"""Module."""\nx = "no"\nclass A:\n    """Class.\n\n    More.\n    """\n    def f(self):\n        "Method."\n'
     (tmp_path / "m.py").write_text(source)
     file = PackagePath("m.py")
     file.dist = type("Dist", (), {"locate_file": staticmethod(lambda path: tmp_path / path)})()

@@ -37,7 +37,8 @@ def _repositories() -> dict[str, dict[str, str]]:
     """Seven repositories, each path -> text: many small files, one longer than a document, one with one long line."""
     found = {
         f"owner/project-{number}": {
-            f"src/part{file}/module_{file % 4}.py": PARAGRAPH.format(n=100 * number + file) * (1 + file % 3)
+            f"src/part{file}/module_{file % 4}.py": PARAGRAPH.format(n=100 * number + file)
+            * (1 + file % 3)
             for file in range(9)
         }
         | {"README.md": f"# project {number}\nno line end"}
@@ -54,7 +55,9 @@ def _repositories() -> dict[str, dict[str, str]]:
 
 def _records(found: dict[str, dict[str, str]]) -> list[dict[str, str]]:
     records = [
-        {"repo": repo, "path": path, "text": text} for repo, files in found.items() for path, text in files.items()
+        {"repo": repo, "path": path, "text": text}
+        for repo, files in found.items()
+        for path, text in files.items()
     ]
     random.Random(0).shuffle(records)
     return records
@@ -112,10 +115,20 @@ def _quiet(_: str) -> None:
     pass
 
 
-def test_tokenization_keeps_what_was_packed(tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path) -> None:
+def test_tokenization_keeps_what_was_packed(
+    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
+) -> None:
     prepare(tmp_path / "packed", folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
-    tokenize([str(tmp_path / "packed")], tmp_path / "tokens", folder_of_tokenizer, say=_quiet, warn=_quiet)
-    assert json.loads((tmp_path / "tokens/manifest.json").read_text())["packed_tokens"] == MAX_TOKENS
+    tokenize(
+        [str(tmp_path / "packed")],
+        tmp_path / "tokens",
+        folder_of_tokenizer,
+        say=_quiet,
+        warn=_quiet,
+    )
+    assert (
+        json.loads((tmp_path / "tokens/manifest.json").read_text())["packed_tokens"] == MAX_TOKENS
+    )
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -126,12 +139,16 @@ def test_nothing_is_lost_and_no_document_is_too_long(
     manifest = prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
 
     expected, found = _repositories(), _documents(output)
-    assert {repo: "".join(document["text"] for document in documents) for repo, documents in found.items()} == {
-        repo: _whole(files) for repo, files in expected.items()
-    }
+    assert {
+        repo: "".join(document["text"] for document in documents)
+        for repo, documents in found.items()
+    } == {repo: _whole(files) for repo, files in expected.items()}
     reference = tokenizer_files.load(folder_of_tokenizer)
     documents = [document for documents in found.values() for document in documents]
-    tokens = [len(reference.encode(document["text"], add_special_tokens=False).ids) + 1 for document in documents]
+    tokens = [
+        len(reference.encode(document["text"], add_special_tokens=False).ids) + 1
+        for document in documents
+    ]
     assert tokens == [document["tokens"] for document in documents]
     assert max(tokens) <= MAX_TOKENS
     assert max(tokens) > 0.9 * MAX_TOKENS
@@ -159,29 +176,40 @@ def test_nothing_is_lost_and_no_document_is_too_long(
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_two_workers_write_what_one_does(tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path) -> None:
+def test_two_workers_write_what_one_does(
+    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
+) -> None:
     made = []
     for workers in (1, 2):
         output = tmp_path / str(workers)
-        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, workers=workers, say=_quiet)
+        prepare(
+            output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, workers=workers, say=_quiet
+        )
         made.append(_files_of(output))
     assert made[0] == made[1]
 
 
-def test_a_repository_that_fits_is_one_document(tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path) -> None:
+def test_a_repository_that_fits_is_one_document(
+    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
+) -> None:
     output = tmp_path / "output"
     manifest = prepare(output, folder_of_tokenizer, inputs, max_tokens=100_000, say=_quiet)
     expected, found = _repositories(), _documents(output)
-    assert {repo: [document["text"] for document in documents] for repo, documents in found.items()} == {
-        repo: [_whole(files)] for repo, files in expected.items()
-    }
+    assert {
+        repo: [document["text"] for document in documents] for repo, documents in found.items()
+    } == {repo: [_whole(files)] for repo, files in expected.items()}
     assert all(documents[0]["files"] == len(expected[repo]) for repo, documents in found.items())
     assert manifest["cut_files"] == 0
 
 
-def test_records_that_are_whole_repositories(tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path) -> None:
+def test_records_that_are_whole_repositories(
+    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
+) -> None:
     rows = [
-        {"repo_path": repo, "files": [{"file_path": path, "content": text} for path, text in files.items()]}
+        {
+            "repo_path": repo,
+            "files": [{"file_path": path, "content": text} for path, text in files.items()],
+        }
         for repo, files in _repositories().items()
     ]
     odd = [{"content": "no path"}, {"file_path": "a.py", "content": None}]
@@ -193,7 +221,13 @@ def test_records_that_are_whole_repositories(tmp_path: Path, inputs: list[str], 
     fields["files_field"] = "files"
     notes: list[str] = []
     manifest = prepare(
-        rows_output, folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, say=_quiet, warn=notes.append, **fields
+        rows_output,
+        folder_of_tokenizer,
+        [file],
+        max_tokens=MAX_TOKENS,
+        say=_quiet,
+        warn=notes.append,
+        **fields,
     )
     prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
     assert _documents(rows_output) == _documents(output)
@@ -204,7 +238,19 @@ def test_records_that_are_whole_repositories(tmp_path: Path, inputs: list[str], 
 
 
 def test_files_of_a_folder_stay_together_and_numbers_sort_by_value() -> None:
-    paths = ["b/z.py", "a/c/x.py", "page10", "a/d.py", "page2", "a/b.py", "page02", "2.txt", "1a/x", "10.txt", "a.py"]
+    paths = [
+        "b/z.py",
+        "a/c/x.py",
+        "page10",
+        "a/d.py",
+        "page2",
+        "a/b.py",
+        "page02",
+        "2.txt",
+        "1a/x",
+        "10.txt",
+        "a.py",
+    ]
     random.Random(1).shuffle(paths)
     assert sorted(paths, key=order) == [
         *("2.txt", "10.txt", "a.py", "page02", "page2", "page10"),
@@ -216,7 +262,9 @@ def test_a_file_is_cut_at_line_ends_and_a_long_line_within(folder_of_tokenizer: 
     encoder = Encoder(folder_of_tokenizer)
     files = _repositories()["owner/long"]
     documents = list(pack(files.items(), MAX_TOKENS, encoder))
-    assert [document.cut for document in documents] == [False, True] + [False] * (len(documents) - 2)
+    assert [document.cut for document in documents] == [False, True] + [False] * (
+        len(documents) - 2
+    )
     assert len(documents) > 5
     assert all(document.text.endswith("\n") for document in documents)
     # the file's last piece is followed by the next file
@@ -239,15 +287,30 @@ class _Squares:
 def test_a_document_that_is_too_long_as_a_whole_is_split_again() -> None:
     files = [(f"file{number}", "text\n") for number in range(5)]
     documents = list(pack(files, 17, _Squares()))  # type: ignore[arg-type]
-    assert [(document.files, document.tokens) for document in documents] == [(2, 17), (2, 17), (1, 5)]
+    assert [(document.files, document.tokens) for document in documents] == [
+        (2, 17),
+        (2, 17),
+        (1, 5),
+    ]
     assert "".join(document.text for document in documents) == _whole(dict(files))
 
 
-def test_pages_of_a_book_follow_each_other_without_headers(tmp_path: Path, folder_of_tokenizer: Path) -> None:
-    pages = [{"book": 7, "page": page, "content": f"Page {page} of the book."} for page in (10, 2, 1, 11)]
+def test_pages_of_a_book_follow_each_other_without_headers(
+    tmp_path: Path, folder_of_tokenizer: Path
+) -> None:
+    pages = [
+        {"book": 7, "page": page, "content": f"Page {page} of the book."} for page in (10, 2, 1, 11)
+    ]
     file = _json_lines(tmp_path / "books.jsonl", pages)
     fields = {"repository_field": "book", "path_field": "page", "text_field": "content"}
-    prepare(tmp_path / "output", folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, say=_quiet, **fields)
+    prepare(
+        tmp_path / "output",
+        folder_of_tokenizer,
+        [file],
+        max_tokens=MAX_TOKENS,
+        say=_quiet,
+        **fields,
+    )
     (document,) = _documents(tmp_path / "output")["7"]
     assert document["text"] == "".join(f"Page {page} of the book.\n" for page in (1, 2, 10, 11))
 
@@ -277,14 +340,21 @@ def test_an_interrupted_run_goes_on(
         with pytest.raises(OSError, match="went away"):
             prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
         assert not (output / "manifest.json").exists()
-    assert prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet) == manifest
+    assert (
+        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet) == manifest
+    )
     assert _files_of(output) == _files_of(whole)
-    assert {name for name, count in calls.items() if count > 1} == {"distribute shard-00002", "pack_shard shard-00001"}
+    assert {name for name, count in calls.items() if count > 1} == {
+        "distribute shard-00002",
+        "pack_shard shard-00001",
+    }
     assert not list(output.glob(".partition"))
 
     # finished: nothing is done again, and other settings are refused before anything is read
     before = calls.copy()
-    assert prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet) == manifest
+    assert (
+        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet) == manifest
+    )
     for changed in ({"max_tokens": 500}, {"max_tokens": MAX_TOKENS, "text_field": "content"}):
         with pytest.raises(UserError, match=f"was made with other {list(changed)[-1]}"):
             prepare(output, folder_of_tokenizer, inputs, say=_quiet, **changed)
@@ -305,7 +375,14 @@ def test_tokens_are_counted_by_the_reference_where_the_fast_encoder_differs(
 
     monkeypatch.setattr(repositories, "Encoder", Differing)
     notes: list[str] = []
-    prepare(tmp_path / "output", folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet, warn=notes.append)
+    prepare(
+        tmp_path / "output",
+        folder_of_tokenizer,
+        inputs,
+        max_tokens=MAX_TOKENS,
+        say=_quiet,
+        warn=notes.append,
+    )
     assert _files_of(tmp_path / "output") == _files_of(right)
     assert len(notes) == 1
     assert "gigatoken gave other ids" in notes[0]
@@ -334,7 +411,8 @@ def test_a_folder_of_repositories(tmp_path: Path, folder_of_tokenizer: Path) -> 
     output = tmp_path / "output"
     manifest = prepare(output, folder_of_tokenizer, folder=root, max_tokens=MAX_TOKENS, say=_quiet)
     assert {
-        repo: "".join(document["text"] for document in documents) for repo, documents in _documents(output).items()
+        repo: "".join(document["text"] for document in documents)
+        for repo, documents in _documents(output).items()
     } == {repo: _whole(files) for repo, files in expected.items()}
     assert manifest["left_out"] == {
         "binary": 2,
@@ -345,20 +423,38 @@ def test_a_folder_of_repositories(tmp_path: Path, folder_of_tokenizer: Path) -> 
     }
 
 
-def test_bad_records_are_left_out_named_and_counted(tmp_path: Path, folder_of_tokenizer: Path) -> None:
+def test_bad_records_are_left_out_named_and_counted(
+    tmp_path: Path, folder_of_tokenizer: Path
+) -> None:
     good = {"repo": "owner/a", "path": "x.py", "text": "x = 1\n"}
-    bad = [good | {"repo": None}, good | {"path": ""}, good | {"text": ""}, good | {"text": None}, {"repo": "owner/a"}]
+    bad = [
+        good | {"repo": None},
+        good | {"path": ""},
+        good | {"text": ""},
+        good | {"text": None},
+        {"repo": "owner/a"},
+    ]
     file = _json_lines(tmp_path / "a.jsonl", [*bad, good])
     notes: list[str] = []
     output = tmp_path / "output"
-    manifest = prepare(output, folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, say=_quiet, warn=notes.append)
-    assert manifest["left_out"] == {"damaged or without text": 2, "empty": 1, "without repository or path": 2}
+    manifest = prepare(
+        output, folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, say=_quiet, warn=notes.append
+    )
+    assert manifest["left_out"] == {
+        "damaged or without text": 2,
+        "empty": 1,
+        "without repository or path": 2,
+    }
     assert manifest["files"] == 1
     assert [note.partition(":")[0] for note in notes] == [f"{file}, record 4", f"{file}, record 5"]
 
 
-def test_bad_inputs_are_refused_before_anything_is_written(tmp_path: Path, folder_of_tokenizer: Path) -> None:
-    file = _json_lines(tmp_path / "a.jsonl", [{"repo": "owner/a", "path": "x.py", "text": "x = 1\n"}])
+def test_bad_inputs_are_refused_before_anything_is_written(
+    tmp_path: Path, folder_of_tokenizer: Path
+) -> None:
+    file = _json_lines(
+        tmp_path / "a.jsonl", [{"repo": "owner/a", "path": "x.py", "text": "x = 1\n"}]
+    )
     empty, full = tmp_path / "empty", tmp_path / "full"
     empty.mkdir()
     full.mkdir()
@@ -375,13 +471,26 @@ def test_bad_inputs_are_refused_before_anything_is_written(tmp_path: Path, folde
         ({"inputs": [file], "output": full}, "holds other files"),
     ]
     for arguments, message in cases:
-        settings = {"output": output, "tokenizer_folder": folder_of_tokenizer, "max_tokens": MAX_TOKENS} | arguments
+        settings = {
+            "output": output,
+            "tokenizer_folder": folder_of_tokenizer,
+            "max_tokens": MAX_TOKENS,
+        } | arguments
         with pytest.raises(UserError, match=message):
             prepare(**settings, say=_quiet)
         assert not output.exists()
     assert [item.name for item in full.iterdir()] == ["notes.txt"]
-    with pytest.raises(UserError, match=r"no record has text in 'text', a repository in 'repository'"):
-        prepare(output, folder_of_tokenizer, [file], max_tokens=100, repository_field="repository", say=_quiet)
+    with pytest.raises(
+        UserError, match=r"no record has text in 'text', a repository in 'repository'"
+    ):
+        prepare(
+            output,
+            folder_of_tokenizer,
+            [file],
+            max_tokens=100,
+            repository_field="repository",
+            say=_quiet,
+        )
     (empty / "repository").mkdir()
     with pytest.raises(UserError, match="holds no file of UTF-8 text"):
         prepare(tmp_path / "other", folder_of_tokenizer, folder=empty, max_tokens=100, say=_quiet)
@@ -391,7 +500,15 @@ def test_the_command_takes_several_inputs_after_one_flag(
     tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
 ) -> None:
     output = tmp_path / "output"
-    arguments = ["repositories", "--input", *inputs, "--tokenizer", str(folder_of_tokenizer), "--output", str(output)]
+    arguments = [
+        "repositories",
+        "--input",
+        *inputs,
+        "--tokenizer",
+        str(folder_of_tokenizer),
+        "--output",
+        str(output),
+    ]
     result = CliRunner().invoke(data_app, [*arguments, "--workers", "1"])
     assert result.exit_code == 0, result.output
     manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))

@@ -29,12 +29,18 @@ def write_name(parts: list[Part], folder: Path, name: str) -> dict:
 def run(output: Path, work=write_name, **options) -> list[str]:
     said: list[str] = []
     options = {"say": said.append, "warn": said.append} | options
-    shards.run(output, options.pop("plan", PLAN), options.pop("settings", {"a": 1}), work, **options)
+    shards.run(
+        output, options.pop("plan", PLAN), options.pop("settings", {"a": 1}), work, **options
+    )
     return said
 
 
 def contents(output: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(output.iterdir()) if not path.name.startswith(".")}
+    return {
+        path.name: path.read_text()
+        for path in sorted(output.iterdir())
+        if not path.name.startswith(".")
+    }
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,9 @@ def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         (tmp_path / f"set/{name}.jsonl").write_text('{"text": "x"}\n')
     assert len(shards.plan([str(lines)])) == 1
-    assert [[part.bytes for part in group] for group in shards.plan([str(lines)], 4)] == [[size // 4]] * 4
+    assert [[part.bytes for part in group] for group in shards.plan([str(lines)], 4)] == [
+        [size // 4]
+    ] * 4
     assert len(shards.plan([f"hf:{tmp_path / 'set'}"])) == 3
     assert len(shards.plan([f"hf:{tmp_path / 'set'}"], 2)) == 2
     monkeypatch.setattr(shards, "SHARD_BYTES", 5)
@@ -104,7 +112,9 @@ def fail_at_three(parts: list[Part], folder: Path, name: str) -> dict:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_keeps_finished_shards_and_leaves_no_torn_one(tmp_path: Path, workers: int) -> None:
+def test_a_failure_keeps_finished_shards_and_leaves_no_torn_one(
+    tmp_path: Path, workers: int
+) -> None:
     with pytest.raises(UserError, match="no more"):
         run(tmp_path / "out", fail_at_three, workers=workers)
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")}
@@ -113,7 +123,9 @@ def test_a_failure_keeps_finished_shards_and_leaves_no_torn_one(tmp_path: Path, 
     assert not list((tmp_path / "out").glob(".*.partial"))
     said = run(tmp_path / "out")
     assert said[0] == f"{len(kept) // 2} of 5 shards are finished already"
-    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")}.items() >= kept.items()
+    assert {
+        p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")
+    }.items() >= kept.items()
     assert len(shards.manifests(tmp_path / "out") or []) == 5
 
 
@@ -125,10 +137,18 @@ def fill_the_disk(parts: list[Part], folder: Path, name: str) -> dict:
 
 
 def test_a_full_disk_keeps_finished_shards(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"out: no space left on the device, finished shards are kept; free some"):
+    with pytest.raises(
+        UserError, match=r"out: no space left on the device, finished shards are kept; free some"
+    ):
         run(tmp_path / "out", fill_the_disk)
     assert sorted(contents(tmp_path / "out")) == [
-        *("plan.json", "shard-00000.json", "shard-00000.txt", "shard-00001.json", "shard-00001.txt"),
+        *(
+            "plan.json",
+            "shard-00000.json",
+            "shard-00000.txt",
+            "shard-00001.json",
+            "shard-00001.txt",
+        ),
     ]
 
 
@@ -140,7 +160,9 @@ def die(parts: list[Part], folder: Path, name: str) -> dict:
 
 
 def test_a_worker_that_is_killed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"out: a worker process died, .*; finished shards are kept"):
+    with pytest.raises(
+        UserError, match=r"out: a worker process died, .*; finished shards are kept"
+    ):
         run(tmp_path / "out", die, workers=2)
     run(tmp_path / "out")
     assert len(shards.manifests(tmp_path / "out") or []) == 5
@@ -162,11 +184,15 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
             shards.run(Path(sys.argv[1]), plan, {"a": 1}, work)
             """)
     )
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "out")], stdout=subprocess.DEVNULL
+    )
     while not list((tmp_path / "out").glob(".shard-00002.*/*.txt")):
         assert process.poll() is None
         time.sleep(0.02)
-    with pytest.raises(UserError, match=r"out: another process is writing here, expected to be alone"):
+    with pytest.raises(
+        UserError, match=r"out: another process is writing here, expected to be alone"
+    ):
         run(tmp_path / "out")
     with pytest.raises(UserError, match=r"out: another process is writing here"):
         run(tmp_path / "out", only=4)
@@ -203,14 +229,18 @@ def test_a_shard_whose_file_is_gone_or_torn_is_done_again(tmp_path: Path) -> Non
 def test_another_plan_or_other_files_are_not_mixed_in(tmp_path: Path) -> None:
     run(tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(UserError, match=r"out: began with other a than now, and shards of both would be mixed"):
+    with pytest.raises(
+        UserError, match=r"out: began with other a than now, and shards of both would be mixed"
+    ):
         run(tmp_path / "out", settings={"a": 2})
     with pytest.raises(UserError, match=r"out: began with other inputs than now"):
         run(tmp_path / "out", plan=PLAN[:4])
     assert contents(tmp_path / "out") == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"full: holds other files, expected a new, empty or begun folder"):
+    with pytest.raises(
+        UserError, match=r"full: holds other files, expected a new, empty or begun folder"
+    ):
         run(tmp_path / "full")
     with pytest.raises(UserError, match=r"letter.txt: is a file, expected a folder"):
         run(tmp_path / "full/letter.txt")

@@ -66,7 +66,10 @@ def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> No
         key: part[key] for key in ("documents", "tokens", "bytes")
     }
     for kind in ("bin", "idx"):
-        assert shard[f"{kind}_sha256"] == hashlib.sha256((output / f"text.{kind}").read_bytes()).hexdigest()
+        assert (
+            shard[f"{kind}_sha256"]
+            == hashlib.sha256((output / f"text.{kind}").read_bytes()).hexdigest()
+        )
     assert part["licences"] == {"the user's own text": 6}
     assert part["left_out"] == {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
     assert manifest["tokenizer"] == {
@@ -78,13 +81,20 @@ def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> No
     assert str(tmp_path) not in (output / "manifest.json").read_text()
 
 
-def test_end_of_text_spelled_out_in_a_text_does_not_end_it(text_folder: Path, tmp_path: Path) -> None:
+def test_end_of_text_spelled_out_in_a_text_does_not_end_it(
+    text_folder: Path, tmp_path: Path
+) -> None:
     text = "The token <|end_of_text|> is written here and <|pad|> too. " * 5
     (text_folder / "0.txt").write_text(text)
     prepare(tmp_path / "out", text_folder)
     ids = read_back(tmp_path / "out/text")[0]
     assert list(np.flatnonzero(ids <= 1)) == [len(ids) - 1]
-    assert tokenizer_files.load(tmp_path / "out/tokenizer").decode(ids[:-1].tolist(), skip_special_tokens=False) == text
+    assert (
+        tokenizer_files.load(tmp_path / "out/tokenizer").decode(
+            ids[:-1].tolist(), skip_special_tokens=False
+        )
+        == text
+    )
 
 
 def test_large_vocabulary_takes_wider_tokens(tmp_path: Path) -> None:
@@ -106,8 +116,12 @@ def test_second_run_returns_the_manifest_at_once(
     assert prepare(tmp_path / "out", text_folder) == first
 
 
-@pytest.mark.parametrize("change", ["text", "vocab_size", "lost file", "foreign manifest", "broken manifest"])
-def test_other_contents_are_not_taken_nor_overwritten(text_folder: Path, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    "change", ["text", "vocab_size", "lost file", "foreign manifest", "broken manifest"]
+)
+def test_other_contents_are_not_taken_nor_overwritten(
+    text_folder: Path, tmp_path: Path, change: str
+) -> None:
     output = tmp_path / "out"
     prepare(output, text_folder)
     if change == "text":
@@ -169,7 +183,11 @@ def test_interrupted_or_full_disk_leaves_nothing(
 def test_progress_has_one_line_a_step(text_folder: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     tiny.prepare(tmp_path / "out", vocab_size=300, text=text_folder, say=lines.append)
-    assert [line.split(":")[0] for line in lines] == ["collect", "train the tokenizer", "encode text"]
+    assert [line.split(":")[0] for line in lines] == [
+        "collect",
+        "train the tokenizer",
+        "encode text",
+    ]
     assert lines[0].startswith("collect: 6 documents of text (")
 
 
@@ -189,7 +207,12 @@ def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ids = read_back(output / name)[0][:-1].tolist()
         text = tokenizer_files.load(output / "tokenizer").decode(ids, skip_special_tokens=False)
         assert len(text) >= machine_text.MINIMUM_CHARACTERS
-        assert tokenizer_files.load(output / "tokenizer").encode(text, add_special_tokens=False).ids == ids
-    assert manifest["components"]["code"]["licences"] == {"PSF-2.0": manifest["components"]["code"]["documents"]}
+        assert (
+            tokenizer_files.load(output / "tokenizer").encode(text, add_special_tokens=False).ids
+            == ids
+        )
+    assert manifest["components"]["code"]["licences"] == {
+        "PSF-2.0": manifest["components"]["code"]["documents"]
+    }
     assert len(manifest["components"]["documentation"]["licences"]) > 3
     assert prepare(output, None, vocab_size=512) == manifest

@@ -36,7 +36,9 @@ def source(tmp_path: Path) -> Path:
 def tokenize(source: Path, output: Path, tokenizer_folder: Path, **options) -> list[str]:
     """Run it; return what it warned of."""
     warned: list[str] = []
-    tokenization.tokenize([str(source)], output, tokenizer_folder, say=lambda _: None, warn=warned.append, **options)
+    tokenization.tokenize(
+        [str(source)], output, tokenizer_folder, say=lambda _: None, warn=warned.append, **options
+    )
     return warned
 
 
@@ -44,28 +46,47 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_files_are_those_of_megatrons_own_tool(small: Path, source: Path, tmp_path: Path) -> None:
+def test_the_files_are_those_of_megatrons_own_tool(
+    small: Path, source: Path, tmp_path: Path
+) -> None:
     tokenize(source, tmp_path / "out", small)
-    assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+    assert {
+        kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")
+    } == reference.SHA256
 
 
-def test_the_files_are_those_of_megatrons_builder(small: Path, source: Path, tmp_path: Path) -> None:
+def test_the_files_are_those_of_megatrons_builder(
+    small: Path, source: Path, tmp_path: Path
+) -> None:
     wide = tmp_path / "wide"
     wide.mkdir()
-    words = Tokenizer(models.WordLevel({"<eos>": 0, **{f"w{n}": n for n in range(1, 70_000)}}, unk_token="w1"))
+    words = Tokenizer(
+        models.WordLevel({"<eos>": 0, **{f"w{n}": n for n in range(1, 70_000)}}, unk_token="w1")
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(wide / "tokenizer.json"))
-    (wide / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}')
+    (wide / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}'
+    )
     documents = {small: reference.DOCUMENTS, wide: ["w69999 w2", "w65500", "w3 w4 w5"]}
     for folder, texts in documents.items():
         reference.with_builder(folder, tmp_path / "expected", texts)
-        tokenize(reference.write_documents(tmp_path / "in.jsonl", texts), tmp_path / f"out_{folder.name}", folder)
+        tokenize(
+            reference.write_documents(tmp_path / "in.jsonl", texts),
+            tmp_path / f"out_{folder.name}",
+            folder,
+        )
         for kind in ("bin", "idx"):
             found = tmp_path / f"out_{folder.name}/shard-00000.{kind}"
-            assert found.read_bytes() == (tmp_path / f"expected.{kind}").read_bytes(), (folder.name, kind)
+            assert found.read_bytes() == (tmp_path / f"expected.{kind}").read_bytes(), (
+                folder.name,
+                kind,
+            )
 
 
-def test_shards_one_after_the_other_hold_the_same_tokens(small: Path, source: Path, tmp_path: Path) -> None:
+def test_shards_one_after_the_other_hold_the_same_tokens(
+    small: Path, source: Path, tmp_path: Path
+) -> None:
     reference.write_documents(source, reference.DOCUMENTS * 3)
     tokenize(source, tmp_path / "one", small)
     with pytest.MonkeyPatch.context() as patch:
@@ -88,19 +109,30 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
     shard = json.loads((tmp_path / "out/shard-00000.json").read_text())
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     tokens = np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)
-    identity = {"fingerprint": tokenizer_files.fingerprint(small), "vocab_size": 300, "end_of_text": 0}
+    identity = {
+        "fingerprint": tokenizer_files.fingerprint(small),
+        "vocab_size": 300,
+        "end_of_text": 0,
+    }
     assert shard["documents"] == len(reference.DOCUMENTS)
     assert shard["tokens"] == len(tokens)
     assert shard["bytes"] == sum(len(text.encode()) for text in reference.DOCUMENTS)
     assert shard["tokenizer"] == manifest["tokenizer"] == identity
     assert shard["licence"] == "CC-BY-4.0"
     assert shard["sources"] == [
-        {"input": str(source), "start": 0, "stop": source.stat().st_size, "documents": len(reference.DOCUMENTS)}
+        {
+            "input": str(source),
+            "start": 0,
+            "stop": source.stat().st_size,
+            "documents": len(reference.DOCUMENTS),
+        }
     ]
     assert shard["encoder"]["name"].startswith("gigatoken ")
     assert shard["encoder"]["checked_documents"] > 0
     assert shard["end_of_text_within_documents"] == 1
-    assert warned == ["shard-00000: end-of-text is spelled out 1 times within documents and ends them there"]
+    assert warned == [
+        "shard-00000: end-of-text is spelled out 1 times within documents and ends them there"
+    ]
     assert manifest == {
         "documents": shard["documents"],
         "tokens": shard["tokens"],
@@ -151,7 +183,9 @@ def test_what_the_inputs_were_packed_for_is_kept(
 def test_lengths_are_the_documents(small: Path, source: Path, tmp_path: Path) -> None:
     tokenize(source, tmp_path / "out", small)
     loaded = tokenizer_files.load(small)
-    expected = [len(loaded.encode(text, add_special_tokens=False).ids) + 1 for text in reference.DOCUMENTS]
+    expected = [
+        len(loaded.encode(text, add_special_tokens=False).ids) + 1 for text in reference.DOCUMENTS
+    ]
     assert indexed.lengths(tmp_path / "out/shard-00000").tolist() == expected
 
 
@@ -168,7 +202,9 @@ def test_a_damaged_index(small: Path, source: Path, tmp_path: Path, damage) -> N
     tokenize(source, tmp_path / "out", small)
     index = tmp_path / "out/shard-00000.idx"
     index.write_bytes(damage(index.read_bytes()))
-    with pytest.raises(UserError, match=r"shard-00000\.idx: is (truncated|damaged|not Megatron's index)"):
+    with pytest.raises(
+        UserError, match=r"shard-00000\.idx: is (truncated|damaged|not Megatron's index)"
+    ):
         indexed.lengths(tmp_path / "out/shard-00000")
 
 
@@ -179,7 +215,9 @@ class Wrong:
         self.inner = inner
 
     def encode_batch(self, texts: list[str], parallel: bool):
-        return self.inner.encode_batch(["x" if "日本語" in text else text for text in texts], parallel=parallel)
+        return self.inner.encode_batch(
+            ["x" if "日本語" in text else text for text in texts], parallel=parallel
+        )
 
     def encode(self, text: str) -> np.ndarray:
         return self.inner.encode("x" if "日本語" in text else text)
@@ -189,7 +227,9 @@ def test_a_difference_falls_back_to_the_reference_and_is_counted(
     small: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = gigatoken.Tokenizer.from_json
-    monkeypatch.setattr(gigatoken.Tokenizer, "from_json", staticmethod(lambda data: Wrong(real(data))))
+    monkeypatch.setattr(
+        gigatoken.Tokenizer, "from_json", staticmethod(lambda data: Wrong(real(data)))
+    )
     monkeypatch.setattr(encoder, "CHECKED_SHARE", 0.5)
     encoder._load.cache_clear()
     try:
@@ -203,14 +243,24 @@ def test_a_difference_falls_back_to_the_reference_and_is_counted(
         f"shard-00000: gigatoken gave other ids than tokenizers for {found['differing_documents']} of "
         f"{found['checked_documents']} documents compared; the whole shard was encoded by tokenizers"
     )
-    assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+    assert {
+        kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")
+    } == reference.SHA256
 
 
 def test_every_character_that_python_knows_has_the_references_ids(small: Path) -> None:
     """What is a letter or a digit is Unicode's business, and the two libraries have different versions of it."""
-    codes = [code for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")]
+    codes = [
+        code
+        for code in range(0x110000)
+        if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")
+    ]
     # Hangul and Chinese characters are many and alike
-    many = [code for code in codes if 0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or code >= 0x20000]
+    many = [
+        code
+        for code in codes
+        if 0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or code >= 0x20000
+    ]
     kept = sorted({*codes} - {*many} | {*many[::50]})
     texts = [f"a{c}b {c}1{c}\",\n{c}\n {c}{c} '{c}\r\n" for c in map(chr, kept)]
     assert len(texts) > 30_000
@@ -226,7 +276,10 @@ def test_documents_with_newer_characters_go_to_the_reference(tmp_path: Path) -> 
     # which then merges with what follows unless a letter ends there
     tokenizer.train(['⌏",\n▏",\n✏",\n' * 50], 262, tmp_path / "t")
     texts = ["before", 'x = "\ua7cf",\n', "after"] * 2
-    fast, slow = encoder.Encoder(tmp_path / "t"), encoder.Encoder(tmp_path / "t", reference_only=True)
+    fast, slow = (
+        encoder.Encoder(tmp_path / "t"),
+        encoder.Encoder(tmp_path / "t", reference_only=True),
+    )
     (ids, lengths), (expected, expected_lengths) = fast.encode(texts), slow.encode(texts)
     assert (ids.tolist(), lengths.tolist()) == (expected.tolist(), expected_lengths.tolist())
     assert fast.newer == 2
@@ -251,13 +304,17 @@ def test_a_tokenizer_that_gigatoken_cannot_read_is_encoded_by_the_reference(tmp_
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"eos_token": {"content": "<eos>"}}')
-    warned = tokenize(reference.write_documents(tmp_path / "in.jsonl", ["a b", "b"]), tmp_path / "out", folder)
+    warned = tokenize(
+        reference.write_documents(tmp_path / "in.jsonl", ["a b", "b"]), tmp_path / "out", folder
+    )
     assert "as gigatoken cannot read it" in warned[0]
     assert np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16).tolist() == [1, 2, 0, 2, 0]
 
 
 def test_empty_documents_are_left_out_named_and_counted(small: Path, tmp_path: Path) -> None:
-    source = reference.write_documents(tmp_path / "in.jsonl", ["one", "", "two", "", "", "", "three"])
+    source = reference.write_documents(
+        tmp_path / "in.jsonl", ["one", "", "two", "", "", "", "three"]
+    )
     warned = tokenize(source, tmp_path / "out", small)
     assert [note.split(": ")[-1] for note in warned] == ["is empty (left out)"] * 3
     assert f"{source}, record 2" in warned[0]
@@ -274,20 +331,28 @@ def test_bad_records_are_refused_or_left_out_named_and_counted(small: Path, tmp_
     assert not list((tmp_path / "out").glob("shard*"))
     warned = tokenize(source, tmp_path / "skipped", small, skip_bad_records=True)
     assert [note.partition("in.jsonl, ")[2][:9] for note in warned] == ["record 3:", "record 4:"]
-    assert json.loads((tmp_path / "skipped/manifest.json").read_text())["left_out"] == {"bad records": 2}
+    assert json.loads((tmp_path / "skipped/manifest.json").read_text())["left_out"] == {
+        "bad records": 2
+    }
 
 
 def test_a_document_of_100_megabytes_is_kept_whole_and_named(small: Path, tmp_path: Path) -> None:
     text = "It's one text, größer: 日本語 123456\n" * 2_400_000
     source = reference.write_documents(tmp_path / "in.jsonl", ["before", text, "after"])
     (note,) = tokenize(source, tmp_path / "out", small, shards_wanted=1)
-    assert note == f"{source}, record 2: is one document of {len(text.encode()) / 1e6:,.0f} MB, kept whole"
+    assert (
+        note
+        == f"{source}, record 2: is one document of {len(text.encode()) / 1e6:,.0f} MB, kept whole"
+    )
     lengths = indexed.lengths(tmp_path / "out/shard-00000")
     ids = tokenizer_files.load(small).encode(text[:3400], add_special_tokens=False).ids
     assert len(lengths) == 3
     assert lengths[1] > 10**7
     start = lengths[0]
-    assert np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)[start : start + len(ids)].tolist() == ids
+    assert (
+        np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)[start : start + len(ids)].tolist()
+        == ids
+    )
 
 
 def test_a_shard_within_one_document_holds_none_and_is_not_listed(
@@ -305,7 +370,10 @@ def test_a_shard_within_one_document_holds_none_and_is_not_listed(
 def test_another_tokenizer_is_not_mixed_in(small: Path, source: Path, tmp_path: Path) -> None:
     tokenize(source, tmp_path / "out", small)
     tokenizer.train(reference.DOCUMENTS, 290, tmp_path / "other")
-    with pytest.raises(UserError, match="out: began with other tokenizer than now, and shards of both would be mixed"):
+    with pytest.raises(
+        UserError,
+        match="out: began with other tokenizer than now, and shards of both would be mixed",
+    ):
         tokenize(source, tmp_path / "out", tmp_path / "other")
 
 
@@ -317,13 +385,17 @@ def test_a_truncated_input_keeps_finished_shards(small: Path, source: Path, tmp_
     def both() -> None:
         tokenization.tokenize([str(good), str(bad)], tmp_path / "out", small, shards_wanted=2)
 
-    with pytest.raises(UserError, match=r"b\.jsonl\.gz: is truncated, expected a complete file; fetch it again"):
+    with pytest.raises(
+        UserError, match=r"b\.jsonl\.gz: is truncated, expected a complete file; fetch it again"
+    ):
         both()
     assert sorted(path.name for path in (tmp_path / "out").glob("shard*")) == [
         *("shard-00000.bin", "shard-00000.idx", "shard-00000.json")
     ]
     assert not (tmp_path / "out/manifest.json").exists()
-    assert {kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")} == reference.SHA256
+    assert {
+        kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")
+    } == reference.SHA256
 
 
 @pytest.mark.parametrize(
@@ -332,7 +404,10 @@ def test_a_truncated_input_keeps_finished_shards(small: Path, source: Path, tmp_
         ({}, r"tokenizer\.json: no such file, expected a Hugging Face tokenizer"),
         ({"tokenizer.json": "{"}, r"tokenizer\.json: is no Hugging Face tokenizer"),
         ({"tokenizer_config.json": "{}"}, r"tokenizer_config\.json: names no eos_token"),
-        ({"tokenizer_config.json": '{"eos_token": "<x>"}'}, r"eos_token '<x>' is no entry of tokenizer\.json"),
+        (
+            {"tokenizer_config.json": '{"eos_token": "<x>"}'},
+            r"eos_token '<x>' is no entry of tokenizer\.json",
+        ),
     ],
 )
 def test_a_folder_without_a_usable_tokenizer(
@@ -356,7 +431,17 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
     second = reference.write_documents(tmp_path / "second.jsonl", ["more", ""])
-    words = ["--tokenizer", small, "--input", source, second, "--output", tmp_path / "out", "--workers", 2]
+    words = [
+        "--tokenizer",
+        small,
+        "--input",
+        source,
+        second,
+        "--output",
+        tmp_path / "out",
+        "--workers",
+        2,
+    ]
     dry = command(*words, "--dryrun")
     assert (dry.returncode, dry.stderr) == (0, "")
     assert "shards of 0.0 MB of input, numbered 0 to" in dry.stdout
@@ -367,7 +452,9 @@ def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
     assert f"{second}, record 2: is empty (left out)" in done.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["sources"] == {str(source): len(reference.DOCUMENTS), str(second): 1}
-    torn = command("--tokenizer", small, "--input", tmp_path / "no.jsonl", "--output", tmp_path / "out")
+    torn = command(
+        "--tokenizer", small, "--input", tmp_path / "no.jsonl", "--output", tmp_path / "out"
+    )
     assert (torn.returncode, torn.stdout) == (2, "")
     assert torn.stderr == (
         f"granite41: {tmp_path}/no.jsonl: no such file, expected a file or folder of text; check the path\n"
@@ -385,7 +472,16 @@ def test_the_command_takes_files_or_a_source_of_the_catalog(small: Path, tmp_pat
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"granite41: {message}")
     done = subprocess.run(
-        [sys.executable, "-m", "recipes.cli", "data", "tokenize", *map(str, words), "--source", "finemath"],
+        [
+            sys.executable,
+            "-m",
+            "recipes.cli",
+            "data",
+            "tokenize",
+            *map(str, words),
+            "--source",
+            "finemath",
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},

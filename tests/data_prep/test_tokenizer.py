@@ -37,22 +37,37 @@ def test_auto_tokenizer_agrees_and_gives_back_the_text(tmp_path: Path) -> None:
     assert len(auto) == 300
 
 
-def test_training_twice_gives_the_same_file_and_other_text_another_fingerprint(tmp_path: Path) -> None:
+def test_training_twice_gives_the_same_file_and_other_text_another_fingerprint(
+    tmp_path: Path,
+) -> None:
     for name, texts in {"one": TEXTS, "two": TEXTS, "other": TEXTS[1:]}.items():
         tokenizer.train(texts, 270, tmp_path / name)
-    assert (tmp_path / "one/tokenizer.json").read_bytes() == (tmp_path / "two/tokenizer.json").read_bytes()
-    assert tokenizer_files.fingerprint(tmp_path / "one") == tokenizer_files.fingerprint(tmp_path / "two")
-    assert tokenizer_files.fingerprint(tmp_path / "one") != tokenizer_files.fingerprint(tmp_path / "other")
+    assert (tmp_path / "one/tokenizer.json").read_bytes() == (
+        tmp_path / "two/tokenizer.json"
+    ).read_bytes()
+    assert tokenizer_files.fingerprint(tmp_path / "one") == tokenizer_files.fingerprint(
+        tmp_path / "two"
+    )
+    assert tokenizer_files.fingerprint(tmp_path / "one") != tokenizer_files.fingerprint(
+        tmp_path / "other"
+    )
 
 
 def test_fingerprint_tells_the_two_published_split_expressions_apart(tmp_path: Path) -> None:
     texts = [tokenizer_files.FINGERPRINT_TEXT * 5]
     tokenizer.train(texts, 400, tmp_path / "t")
     state = json.loads((tmp_path / "t/tokenizer.json").read_text())
-    state["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    state["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     (tmp_path / "gpt2").mkdir()
     Tokenizer.from_str(json.dumps(state)).save(str(tmp_path / "gpt2/tokenizer.json"))
-    assert tokenizer_files.fingerprint(tmp_path / "t") != tokenizer_files.fingerprint(tmp_path / "gpt2")
+    assert tokenizer_files.fingerprint(tmp_path / "t") != tokenizer_files.fingerprint(
+        tmp_path / "gpt2"
+    )
 
 
 def test_fingerprint_of_known_ids() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from evaluation import gates
 from evaluation.results import Evaluation, Unit
-from evaluation.suites import suite_of, units
+from evaluation.suites import get_suite, units
 from recipes.common.errors import UserError
 
 SETTINGS = {"num_fewshot": 5, "chat_template": False, "key": "depends on the model"}
@@ -18,7 +18,9 @@ SETTINGS = {"num_fewshot": 5, "chat_template": False, "key": "depends on the mod
 
 def unit(task: str = "mmlu", score: float = 75.0, stderr: float | None = 0.5, **more: Any) -> Unit:
     values: dict[str, Any] = {"length": None, "metric": "acc,none", "samples": 100, "expected": 100}
-    return Unit(task=task, score=score, stderr=stderr, settings=dict(SETTINGS), **{**values, **more})
+    return Unit(
+        task=task, score=score, stderr=stderr, settings=dict(SETTINGS), **{**values, **more}
+    )
 
 
 def evaluation(found: list[Unit], suite: str = "base", **more: Any) -> Evaluation:
@@ -85,7 +87,9 @@ def test_a_length_or_unit_without_reference_is_said_and_passes() -> None:
 
 def test_a_reference_that_does_not_exist_is_an_error() -> None:
     for suite in ("base", "long-context"):
-        with pytest.raises(UserError, match=f"no numbers are published for suite {suite} at size tiny"):
+        with pytest.raises(
+            UserError, match=f"no numbers are published for suite {suite} at size tiny"
+        ):
             gates.published(suite, "tiny")
     with pytest.raises(UserError, match="suite smoke at size 8b"):
         gates.published("smoke", "8b")
@@ -115,7 +119,9 @@ def test_what_just_passes() -> None:
 
 
 def test_missing_and_failed_units_and_no_units_at_all() -> None:
-    found = evaluation([unit()], expected=["mmlu", "drop", "bbh"], failures={"bbh": "took more than 5 s"})
+    found = evaluation(
+        [unit()], expected=["mmlu", "drop", "bbh"], failures={"bbh": "took more than 5 s"}
+    )
     missing, broken = failed(gates.gate(found, None))
     assert (missing.name, missing.reason) == ("drop", "missing: it has not been run")
     assert (broken.name, broken.reason) == ("bbh", "failed: took more than 5 s")
@@ -145,7 +151,9 @@ def test_a_calibrated_reference_comes_back_with_its_errors(tmp_path: Path) -> No
     reference = evaluation([unit(score=70.0, stderr=0.3), unit("drop", 60.0, 0.4)], model="ibm")
     file = gates.calibrate(reference, tmp_path / "reference.json")
     # tolerance 1.0, two standard errors of 0.5 (ours 0.4 and the reference's 0.3)
-    ours = evaluation([replace(unit(score=68.01, stderr=0.4), settings={**SETTINGS, "key": "another model"})])
+    ours = evaluation(
+        [replace(unit(score=68.01, stderr=0.4), settings={**SETTINGS, "key": "another model"})]
+    )
     against = gates.read_calibrated(file, ours)
     assert "ibm" in against.source
     check = gates.gate(ours, against)[-1]
@@ -206,7 +214,9 @@ def test_a_merge_may_cost_little_of_the_mean() -> None:
     # means of two: sqrt(0.36 + 0.64) / 2 = 0.5 each, so 1.0 + 2 x sqrt(0.5)
     allowed = 1.0 + 2 * math.sqrt(0.5)
     for loss, passes in ((allowed - 0.01, True), (allowed + 0.01, False)):
-        after = evaluation([unit(score=70.0 - 2 * loss, stderr=0.6), unit("drop", 60.0, 0.8), unit("bbh", 1.0)])
+        after = evaluation(
+            [unit(score=70.0 - 2 * loss, stderr=0.6), unit("drop", 60.0, 0.8), unit("bbh", 1.0)]
+        )
         check = gates.gate(after, None, baseline=before)[-1]
         assert check.name == "baseline, mean of 2"
         assert check.expected == pytest.approx(65.0 - allowed)
@@ -217,7 +227,9 @@ def test_bits_per_byte_may_rise_by_one_percent() -> None:
     text = {"metric": "bits_per_byte,none", "percent": False, "higher_is_better": False}
     before = evaluation([unit("smoke_text", 2.0, None, **text)], "smoke")
     for score, passes in ((2.0199, True), (2.0201, False), (1.0, True)):
-        check = gates.gate(evaluation([unit("smoke_text", score, None, **text)], "smoke"), None, baseline=before)[-1]
+        check = gates.gate(
+            evaluation([unit("smoke_text", score, None, **text)], "smoke"), None, baseline=before
+        )[-1]
         assert check.name == "baseline, mean of 1, bits_per_byte,none"
         assert check.ok is passes
 
@@ -232,15 +244,21 @@ def test_a_baseline_of_another_kind_is_refused() -> None:
 
 def test_a_standard_error_that_is_missing_is_bounded_by_the_scores() -> None:
     # sqrt(0.5 x 0.5 / 100) = 5 percent
-    assert gates.stderr_of(unit(score=50.0, stderr=None)) == pytest.approx(5.0)
-    assert gates.stderr_of(unit(score=50.0, stderr=math.nan)) == pytest.approx(5.0)
-    assert gates.stderr_of(unit(score=100.0, stderr=None)) == 0.0
-    assert gates.stderr_of(unit(score=0.9, stderr=None, percent=False)) == 0.0
-    assert gates.stderr_of(unit(stderr=0.7)) == 0.7
+    assert gates.standard_error(unit(score=50.0, stderr=None)) == pytest.approx(5.0)
+    assert gates.standard_error(unit(score=50.0, stderr=math.nan)) == pytest.approx(5.0)
+    assert gates.standard_error(unit(score=100.0, stderr=None)) == 0.0
+    assert gates.standard_error(unit(score=0.9, stderr=None, percent=False)) == 0.0
+    assert gates.standard_error(unit(stderr=0.7)) == 0.7
 
 
 def test_every_constant_has_a_reason() -> None:
-    for constant in (gates.Z, gates.MEAN_DROP, gates.RELATIVE, gates.FILL_MIN, *gates.TOLERANCE.values()):
+    for constant in (
+        gates.Z,
+        gates.MEAN_DROP,
+        gates.RELATIVE,
+        gates.FILL_MIN,
+        *gates.TOLERANCE.values(),
+    ):
         assert constant.origin == "assumed"
         assert len(constant.why) > 20
-    assert len(suite_of("long-context", "8b").tasks) == 13
+    assert len(get_suite("long-context", "8b").tasks) == 13

@@ -55,7 +55,11 @@ def test_each_unit_has_its_result_and_lm_evals_files(ran) -> None:
     for unit in evaluation.units:
         folder = output / "units" / unit.name
         assert read_unit(folder) == unit
-        assert len(list(folder.glob("results_*.json"))) == len(list(folder.glob("samples_*.jsonl"))) == 1
+        assert (
+            len(list(folder.glob("results_*.json")))
+            == len(list(folder.glob("samples_*.jsonl")))
+            == 1
+        )
         assert (unit.samples, unit.expected, unit.truncated) == (1, 1, 0)
         assert 0.95 <= unit.fill_min <= unit.fill_mean <= 1
         assert unit.corpus != "published"
@@ -67,11 +71,16 @@ def test_scores_are_those_of_the_samples(ran) -> None:
     for unit in read_evaluation(output).units:
         (file,) = (output / "units" / unit.name).glob("samples_*.jsonl")
         (sample,) = map(json.loads, file.read_text().splitlines())
-        generated = [json.loads(line) for line in (output / f"ruler/{unit.task}/256.jsonl").read_text().splitlines()]
+        generated = [
+            json.loads(line)
+            for line in (output / f"ruler/{unit.task}/256.jsonl").read_text().splitlines()
+        ]
         assert sample["arguments"]["gen_args_0"]["arg_0"] == generated[0]["input"]
         assert sample["doc"]["outputs"] == generated[0]["outputs"]
         answer = sample["filtered_resps"][0]
-        assert unit.score == pytest.approx(metrics.score(unit.task, answer, generated[0]["outputs"]))
+        assert unit.score == pytest.approx(
+            metrics.score(unit.task, answer, generated[0]["outputs"])
+        )
 
 
 def test_what_has_a_result_is_not_done_again(ran, model, forked) -> None:
@@ -92,7 +101,11 @@ def test_what_has_a_result_is_not_done_again(ran, model, forked) -> None:
     assert "cwe/256.jsonl: has " in printed
     assert "made again" in printed
     assert "12 of 13 units have their results already" in printed
-    changed = [path for path, time in before.items() if not path.exists() or path.stat().st_mtime_ns != time]
+    changed = [
+        path
+        for path, time in before.items()
+        if not path.exists() or path.stat().st_mtime_ns != time
+    ]
     assert {path.parent.name for path in changed} == {"vt@256"}
     assert len(read_evaluation(output).units) == 13
 
@@ -102,7 +115,9 @@ def test_another_model_has_no_result(ran, model, tmp_path, forked) -> None:
     other = tmp_path / "other"
     forked(write_model, other, 256, 1)
     copy = shutil.copytree(output, tmp_path / "copy")
-    code, printed, _ = forked(granite41, *_words("long-context", other, copy, "--tasks", "vt", "fwe"))
+    code, printed, _ = forked(
+        granite41, *_words("long-context", other, copy, "--tasks", "vt", "fwe")
+    )
     assert code == 0
     assert "have their results already" not in printed
     found = read_evaluation(copy)
@@ -124,14 +139,28 @@ def test_gates_on_it(ran, tmp_path, forked) -> None:
     assert (code, error) == (0, "")
     assert json.loads((output / "gate.json").read_text())["passed"] is True
     assert "no numbers are published" in _refused(forked, "eval", "gate", "--folders", str(output))
-    assert "no such file; run `granite41 eval`" in _refused(forked, "eval", "gate", "--folders", str(tmp_path))
+    assert "no such file; run `granite41 eval`" in _refused(
+        forked, "eval", "gate", "--folders", str(tmp_path)
+    )
 
 
 def test_a_calibrated_reference(model, tmp_path, forked) -> None:
-    words = ("smoke", "--model", str(model), "--size", "tiny", "--output", str(tmp_path / "ibm"), "--samples", "4")
+    words = (
+        "smoke",
+        "--model",
+        str(model),
+        "--size",
+        "tiny",
+        "--output",
+        str(tmp_path / "ibm"),
+        "--samples",
+        "4",
+    )
     code, _, error = forked(granite41, "eval", "calibrate", *words)
     assert code == 0, error
-    text = next(unit for unit in read_evaluation(tmp_path / "ibm").units if unit.task == "smoke_text")
+    text = next(
+        unit for unit in read_evaluation(tmp_path / "ibm").units if unit.task == "smoke_text"
+    )
     (file,) = (tmp_path / "ibm/units/smoke_text").glob("samples_*.jsonl")
     pairs = [json.loads(line)["bits_per_byte"] for line in file.read_text().splitlines()]
 
@@ -143,7 +172,9 @@ def test_a_calibrated_reference(model, tmp_path, forked) -> None:
     jackknife = statistics.pstdev(left_out) * math.sqrt(len(pairs) - 1)
     assert text.stderr == pytest.approx(jackknife, rel=0.2)
     reference = ("--reference", str(tmp_path / "ibm/reference.json"))
-    code, _, error = forked(granite41, "eval", "gate", "--folders", str(tmp_path / "ibm"), *reference)
+    code, _, error = forked(
+        granite41, "eval", "gate", "--folders", str(tmp_path / "ibm"), *reference
+    )
     assert code == 0, error
     worse = json.loads((tmp_path / "ibm/evaluation.json").read_text())
     for unit in worse["units"]:
@@ -151,7 +182,9 @@ def test_a_calibrated_reference(model, tmp_path, forked) -> None:
             unit["score"] += 1.1 * 0.01 * text.score + 2.1 * math.sqrt(2) * text.stderr
     (tmp_path / "worse").mkdir()
     (tmp_path / "worse/evaluation.json").write_text(json.dumps(worse))
-    code, _, error = forked(granite41, "eval", "gate", "--folders", str(tmp_path / "worse"), *reference)
+    code, _, error = forked(
+        granite41, "eval", "gate", "--folders", str(tmp_path / "worse"), *reference
+    )
     assert code == 1
     assert "smoke_text" in error
 
@@ -159,15 +192,27 @@ def test_a_calibrated_reference(model, tmp_path, forked) -> None:
 @pytest.mark.parametrize(
     ("remove", "words", "sentence"),
     [
-        ("tokenizer.json", (), "holds no tokenizer.json, and texts cannot be measured without a tokenizer"),
-        ("config.json", (), "holds neither a Hugging Face config.json nor a NeMo checkpoint's weights"),
+        (
+            "tokenizer.json",
+            (),
+            "holds no tokenizer.json, and texts cannot be measured without a tokenizer",
+        ),
+        (
+            "config.json",
+            (),
+            "holds neither a Hugging Face config.json nor a NeMo checkpoint's weights",
+        ),
         ("model.safetensors", (), "holds no *.safetensors"),
         (None, ("--lengths", "4096"), "has 256 positions, but 4,096 tokens are asked for"),
         (None, ("--tasks", "niah_singel_1"), "did you mean 'niah_single_1'?"),
         (None, ("--backend", "hff"), "--backend hff: unknown (did you mean 'hf'?)"),
         (None, ("--backend", "vllm"), "vLLM is not installed"),
         (None, ("--backend", "local-completions"), "--url belongs to --backend local-completions"),
-        (None, ("--backend-args", "trust_remote_code=true"), "code from a model's folder is not run"),
+        (
+            None,
+            ("--backend-args", "trust_remote_code=true"),
+            "code from a model's folder is not run",
+        ),
         (None, ("--on", "moon"), "--on moon: no cluster of this name"),
     ],
 )
@@ -181,8 +226,12 @@ def test_refused_before_any_work(model, tmp_path, forked, remove, words, sentenc
 
 def test_a_model_that_is_not_there(tmp_path, forked) -> None:
     run = ("--size", "tiny", "--run-dir", str(tmp_path))
-    assert "was not trained in this run" in _refused(forked, "eval", "smoke", "--model", "phase1", *run)
-    error = _refused(forked, "eval", "smoke", "--model", "phse1", "--output", str(tmp_path / "out"), *run)
+    assert "was not trained in this run" in _refused(
+        forked, "eval", "smoke", "--model", "phase1", *run
+    )
+    error = _refused(
+        forked, "eval", "smoke", "--model", "phse1", "--output", str(tmp_path / "out"), *run
+    )
     assert "neither a stage (did you mean 'phase1'?) nor a folder" in error
     words = ("eval", "smoke", "--model", ".", *run)
     assert "name the folder with --output, or a --stage and --label" in _refused(forked, *words)
@@ -190,9 +239,27 @@ def test_a_model_that_is_not_there(tmp_path, forked) -> None:
 
 
 def test_a_merge_of_another_weight_is_reported_under_its_stage(model, tmp_path, forked) -> None:
-    words = ("--size", "tiny", "--run-dir", str(tmp_path), "--stage", "lce_32k", "--label", "weight-0.3")
+    words = (
+        "--size",
+        "tiny",
+        "--run-dir",
+        str(tmp_path),
+        "--stage",
+        "lce_32k",
+        "--label",
+        "weight-0.3",
+    )
     code, _, error = forked(
-        granite41, "eval", "smoke", "--model", str(model), *words, "--samples", "2", "--tasks", "smoke_cloze"
+        granite41,
+        "eval",
+        "smoke",
+        "--model",
+        str(model),
+        *words,
+        "--samples",
+        "2",
+        "--tasks",
+        "smoke_cloze",
     )
     assert code == 0, error
     found = read_evaluation(tmp_path / "lce_32k/eval/smoke-weight-0.3")
@@ -208,9 +275,15 @@ def test_a_checkpoint_is_exported_once(model, tmp_path, forked) -> None:
     checkpoint = tmp_path / "nemo"
     code, _, error = forked(granite41, "import", "--hf", str(model), "--output", str(checkpoint))
     assert code == 0, error
-    words = _words("smoke", checkpoint, tmp_path / "out", "--tasks", "smoke_cloze", "--samples", "2")
+    words = _words(
+        "smoke", checkpoint, tmp_path / "out", "--tasks", "smoke_cloze", "--samples", "2"
+    )
     code, printed, _ = forked(granite41, *words, "--dryrun")
-    assert (code, "which a dry run does not do" in printed, (tmp_path / "out").exists()) == (0, True, False)
+    assert (code, "which a dry run does not do" in printed, (tmp_path / "out").exists()) == (
+        0,
+        True,
+        False,
+    )
     code, printed, error = forked(granite41, *words)
     assert code == 0, error
     assert "exporting" in printed
@@ -222,13 +295,22 @@ def test_a_checkpoint_is_exported_once(model, tmp_path, forked) -> None:
 
 
 def test_a_server(model, tmp_path, forked) -> None:
-    words = _words("long-context", model, tmp_path / "out", "--tasks", "niah_single_1", "vt", "--samples", "2")
+    words = _words(
+        "long-context", model, tmp_path / "out", "--tasks", "niah_single_1", "vt", "--samples", "2"
+    )
     server = ("--backend", "local-completions", "--backend-args", "max_retries=1,timeout=1")
     with completions() as url:
         code, _, error = forked(granite41, *words, *server, "--url", url)
         assert code == 0, error
         assert [unit.samples for unit in read_evaluation(tmp_path / "out").units] == [2, 2]
-        long = _words("long-context", model, tmp_path / "long", *server, "--url", url.replace("completions", "chat"))
+        long = _words(
+            "long-context",
+            model,
+            tmp_path / "long",
+            *server,
+            "--url",
+            url.replace("completions", "chat"),
+        )
         assert "expected the address of completions" in _refused(forked, *long)
     assert "no server answers (ConnectionError)" in _refused(forked, *words, *server, "--url", url)
 
@@ -243,7 +325,10 @@ def test_right_answers_score_all_and_half_of_them_half(model, tmp_path, forked) 
         key = re.findall(r"for (\S+)", prompt)[-1]
         return re.findall(rf"for {re.escape(key)} is: (\d+)", prompt)
 
-    for answer, share in ((lambda prompt: ", ".join(values(prompt)), 1), (lambda prompt: values(prompt)[0], 0)):
+    for answer, share in (
+        (lambda prompt: ", ".join(values(prompt)), 1),
+        (lambda prompt: values(prompt)[0], 0),
+    ):
         with completions(answer) as url:
             code, _, error = forked(granite41, *words, *server, "--url", url)
         assert code == 0, error
@@ -261,7 +346,9 @@ def test_right_answers_score_all_and_half_of_them_half(model, tmp_path, forked) 
     ],
 )
 def test_a_server_that_fails_in_the_middle(model, tmp_path, forked, misbehaviour, sentence) -> None:
-    words = _words("long-context", model, tmp_path, "--tasks", "niah_single_1", "vt", "--samples", "2")
+    words = _words(
+        "long-context", model, tmp_path, "--tasks", "niah_single_1", "vt", "--samples", "2"
+    )
     server = ("--backend", "local-completions", "--backend-args", "max_retries=1,timeout=1")
     with completions(**misbehaviour) as url:
         error = _refused(forked, *words, *server, "--url", url)
@@ -332,10 +419,16 @@ def _hostile(model: Path, folder: Path) -> dict:
             output.mkdir()
             task = folder / f"{kind}.yaml"
             if kind != "absent":
-                task.write_text(TASK.format(name=kind, kind=kind, tokens=240 if kind == "cut" else 4))
-            job = Job(kind, str(task), (), str(output), None, None, None, False, False, opened.positions)
+                task.write_text(
+                    TASK.format(name=kind, kind=kind, tokens=240 if kind == "cut" else 4)
+                )
+            job = Job(
+                kind, str(task), (), str(output), None, None, None, False, False, opened.positions
+            )
             try:
-                found[f"{kind} {number}"] = worker.run(job, 5 if kind == "hangs" else 100)["truncated"]
+                found[f"{kind} {number}"] = worker.run(job, 5 if kind == "hangs" else 100)[
+                    "truncated"
+                ]
             except runner._Failed as failure:
                 found[f"{kind} {number}"] = str(failure)
     return found
@@ -354,9 +447,12 @@ def test_a_unit_that_kills_or_hangs_lm_eval_costs_itself_only(model, tmp_path, f
 def _without_samples() -> list[str]:
     from evaluation import runner, suites
 
-    task = suites.suite_of("smoke", "tiny").tasks["smoke_cloze"]
+    task = suites.get_suite("smoke", "tiny").tasks["smoke_cloze"]
     unit, found = runner.Planned(task, None, None, 1.0), []
-    for result in ({"row": {"acc,none": 0.5}, "samples": 0}, {"row": {"acc_norm,none": 0.5}, "samples": 1}):
+    for result in (
+        {"row": {"acc,none": 0.5}, "samples": 0},
+        {"row": {"acc_norm,none": 0.5}, "samples": 1},
+    ):
         try:
             runner._unit(unit, result, None, 0.0, "key")
         except runner._Failed as failure:
@@ -375,7 +471,9 @@ def test_a_full_disk(model, tmp_path, forked) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
     )
     if mount.returncode:
         pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
@@ -405,7 +503,9 @@ def test_reports_on_it(ran, tmp_path, forked) -> None:
         *("evaluation.html", "evaluation.md", "evaluation.json"),
     }
     pair = (str(output), str(output))
-    code, printed, error = forked(granite41, "eval", "compare", *pair, "--output", str(tmp_path / "c.html"))
+    code, printed, error = forked(
+        granite41, "eval", "compare", *pair, "--output", str(tmp_path / "c.html")
+    )
     assert code == 0, error
     assert (tmp_path / "c.html").is_file()
 
@@ -413,7 +513,10 @@ def test_reports_on_it(ran, tmp_path, forked) -> None:
 def test_tasks_that_run_code_are_left_out_unless_allowed(forked, model, tmp_path) -> None:
     code, printed, error = forked(granite41, *_words("base", model, tmp_path, "--dryrun"))
     assert code == 0, error
-    assert "humaneval: left out, it runs what the model writes; --allow-code runs it in a sandbox" in printed
+    assert (
+        "humaneval: left out, it runs what the model writes; --allow-code runs it in a sandbox"
+        in printed
+    )
     assert "minerva_math: left out" in printed
     assert "mmlu" in printed.splitlines()
     assert "humaneval" not in printed.splitlines()

@@ -11,7 +11,6 @@ import pytest
 
 from evaluation.sandbox import Outcome, run_many, run_python
 
-
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("namespaces")]
 
@@ -63,7 +62,13 @@ def test_nothing_of_the_user_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_TOKEN", "secret")
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
-    unseen = [str(secret), str(ROOT / "pyproject.toml"), str(Path.home() / ".cache"), "/etc/passwd", "/proc/1/environ"]
+    unseen = [
+        str(secret),
+        str(ROOT / "pyproject.toml"),
+        str(Path.home() / ".cache"),
+        "/etc/passwd",
+        "/proc/1/environ",
+    ]
     # a library of this project may lie beneath /tmp itself
     own = [ROOT.parts[2]] if ROOT.is_relative_to("/tmp") else []
     program = f"""
@@ -127,7 +132,9 @@ time.sleep(0.2)
 assert os.waitpid(child, os.WNOHANG) == (0, 0)
 """
     assert run(program) == Outcome(True, "passed")
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+    ).stdout
     assert mark not in listed
 
 
@@ -141,7 +148,9 @@ def in_user_namespace(setup: str, program: str) -> str:
 
 
 def test_within_a_user_namespace() -> None:
-    assert "Outcome(passed=True, reason='passed')" in in_user_namespace("true", "import os; assert os.getuid() == 1000")
+    assert "Outcome(passed=True, reason='passed')" in in_user_namespace(
+        "true", "import os; assert os.getuid() == 1000"
+    )
 
 
 def test_without_namespaces_nothing_runs() -> None:

@@ -16,8 +16,16 @@ from recipes.spec.sizes import SIZES
 
 FACTS = yaml.safe_load((Path(__file__).parents[2] / "recipes/facts.yaml").read_text())
 THEIRS = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"  # type: ignore[union-attr, arg-type]
-TASKS = [(suite, task) for suite in suites.suite_names() for task in suites.suite_of(suite, "8b").tasks.values()]
-AVAILABLE = [pytest.param(suite, task, id=f"{suite}-{task.name}") for suite, task in TASKS if not task.unavailable]
+TASKS = [
+    (suite, task)
+    for suite in suites.suite_names()
+    for task in suites.get_suite(suite, "8b").tasks.values()
+]
+AVAILABLE = [
+    pytest.param(suite, task, id=f"{suite}-{task.name}")
+    for suite, task in TASKS
+    if not task.unavailable
+]
 FROM_LM_EVAL = [param for param in AVAILABLE if param.values[1].folders]
 OWN = [param for param in AVAILABLE if param.values[1].own and not param.values[1].folders]
 CODE = ("humaneval", "humaneval_plus", "mbpp", "mbpp_plus")
@@ -39,7 +47,9 @@ def content(folder: Path) -> dict[Path, str]:
 def defining(name: str, folders: list[Path]) -> Path:
     """Return the file that defines the task or group ``name``."""
     pattern = re.compile(rf"^(task|group): *{re.escape(name)} *$", re.MULTILINE)
-    files = [file for folder in folders for file, text in content(folder).items() if pattern.search(text)]
+    files = [
+        file for folder in folders for file, text in content(folder).items() if pattern.search(text)
+    ]
     assert len(files) == 1, f"{name}: {files}"
     return files[0]
 
@@ -52,18 +62,25 @@ def read(file: Path) -> dict[str, Any]:
 def keys(config: dict[str, Any]) -> set[str]:
     """Return the keys ``metric,filter`` that a task or group reports."""
     if "group" in config:
-        pairs = [(row["metric"], row.get("filter_list") or "none") for row in config["aggregate_metric_list"]]
+        pairs = [
+            (row["metric"], row.get("filter_list") or "none")
+            for row in config["aggregate_metric_list"]
+        ]
     else:
         filters = [row["name"] for row in config.get("filter_list", [{"name": "none"}])]
         pairs = [(row["metric"], name) for row in config["metric_list"] for name in filters]
     return {f"{metric},{name}" for metric, name in pairs}
 
 
-@pytest.mark.parametrize(("suite", "table"), [("base", "benchmarks_base"), ("instruct", "benchmarks_instruct")])
+@pytest.mark.parametrize(
+    ("suite", "table"), [("base", "benchmarks_base"), ("instruct", "benchmarks_instruct")]
+)
 def test_every_benchmark_of_ibms_table_is_in_its_suite_once(suite: str, table: str) -> None:
-    assert list(suites.suite_of(suite, "3b").tasks) == list(FACTS[table])
+    assert list(suites.get_suite(suite, "3b").tasks) == list(FACTS[table])
     for name, row in FACTS[table].items():
-        assert [suites.reference(suite, name, size) for size in ("3b", "8b", "30b")] == row["scores"]
+        assert [suites.reference(suite, name, size) for size in ("3b", "8b", "30b")] == row[
+            "scores"
+        ]
         assert suites.setting(suite, name) == row["setting"]
 
 
@@ -79,7 +96,10 @@ def test_lm_eval_has_the_task_in_its_folder_with_the_metric(suite: str, task: su
         # a group of the project over lm-eval's tasks
         assert len(config["task"]) == len(set(config["task"]))
         members = [read(defining(name, folders)) for name in config["task"]]
-        assert all(task.metric.split(",")[0] in {key.split(",")[0] for key in keys(member)} for member in members)
+        assert all(
+            task.metric.split(",")[0] in {key.split(",")[0] for key in keys(member)}
+            for member in members
+        )
         assert task.lm_eval.startswith("granite_")  # type: ignore[union-attr]
 
 
@@ -91,7 +111,9 @@ def test_the_projects_own_tasks_have_the_metric(suite: str, task: suites.Task) -
 
 
 @pytest.mark.parametrize(("suite", "task"), FROM_LM_EVAL)
-def test_examples_in_the_prompt_are_what_ibm_says_and_lm_eval_lets_them_be(suite: str, task: suites.Task) -> None:
+def test_examples_in_the_prompt_are_what_ibm_says_and_lm_eval_lets_them_be(
+    suite: str, task: suites.Task
+) -> None:
     said = re.match(r"(\d+)-shot", suites.setting(suite, task.name) or "")
     if said:
         assert task.num_fewshot == int(said[1])
@@ -117,14 +139,19 @@ def test_what_is_unavailable_says_why_and_is_no_unit() -> None:
     assert {"minerva_math", "simpleqa", "arena_hard", "bfcl_v3", "salad_bench"} <= reasons.keys()
     assert all(len(reason) > 20 for reason in reasons.values())
     assert not {task.name for task, _ in suites.units("instruct", "8b")} & reasons.keys()
-    with pytest.raises(UserError, match=r"task arena_hard: cannot be run, lm-eval 0\.4\.13 does not have it"):
+    with pytest.raises(
+        UserError, match=r"task arena_hard: cannot be run, lm-eval 0\.4\.13 does not have it"
+    ):
         suites.units("instruct", "8b", tasks=["arena_hard"])
 
 
 def test_ruler_has_thirteen_tasks_and_ibms_means() -> None:
-    tasks = suites.suite_of("long-context", "8b").tasks
+    tasks = suites.get_suite("long-context", "8b").tasks
     assert len(tasks) == 13
-    assert {name for name, task in tasks.items() if task.metric == "match_any,none"} == {"qa_1", "qa_2"}
+    assert {name for name, task in tasks.items() if task.metric == "match_any,none"} == {
+        "qa_1",
+        "qa_2",
+    }
     for size, row in FACTS["ruler_base"].items():
         assert suites.ruler_references(str(size)) == row
     assert suites.ruler_references("tiny") == {}
@@ -142,15 +169,28 @@ def test_lengths_double_up_to_the_stages_own() -> None:
 
 
 def test_samples_and_settings_by_size() -> None:
-    assert [suites.samples(suite, "8b") for suite in suites.suite_names()] == [None, None, 500, None]
+    assert [suites.samples(suite, "8b") for suite in suites.suite_names()] == [
+        None,
+        None,
+        500,
+        None,
+    ]
     assert [suites.samples(suite, "tiny") for suite in ("long-context", "smoke")] == [1, 16]
-    assert suites.suite_of("long-context", "tiny").seconds < suites.suite_of("long-context", "8b").seconds
-    assert suites.suite_of("long-context", "30b").batch_size == "1"
+    assert (
+        suites.get_suite("long-context", "tiny").seconds
+        < suites.get_suite("long-context", "8b").seconds
+    )
+    assert suites.get_suite("long-context", "30b").batch_size == "1"
 
 
 def test_units_are_tasks_by_length() -> None:
     found = suites.units("long-context", "tiny", [256, 2048], ["vt", "qa_1"])
-    assert [(task.name, length) for task, length in found] == [("vt", 256), ("qa_1", 256), ("vt", 2048), ("qa_1", 2048)]
+    assert [(task.name, length) for task, length in found] == [
+        ("vt", 256),
+        ("qa_1", 256),
+        ("vt", 2048),
+        ("qa_1", 2048),
+    ]
     assert len(suites.units("long-context", "8b", suites.lengths("8b", 131072))) == 13 * 6
     smoke = [(task.name, length) for task, length in suites.units("smoke", "tiny")]
     assert smoke == [("smoke_cloze", None), ("smoke_recall", None), ("smoke_text", None)]
@@ -159,26 +199,26 @@ def test_units_are_tasks_by_length() -> None:
 def test_every_stage_is_followed_by_suites() -> None:
     for stage in STAGES:
         for size in SIZES:
-            assert suites.suites_of(stage, size)
-    assert suites.suites_of("phase3", "8b") == ("base",)
-    assert suites.suites_of("lce_128k", "30b") == ("long-context", "base")
-    assert suites.suites_of("sft", "3b") == ("instruct",)
-    assert suites.suites_of("lce_128k", "tiny") == ("long-context", "smoke")
-    assert suites.suites_of("sft", "tiny") == suites.suites_of("phase1", "tiny") == ("smoke",)
+            assert suites.stage_suites(stage, size)
+    assert suites.stage_suites("phase3", "8b") == ("base",)
+    assert suites.stage_suites("lce_128k", "30b") == ("long-context", "base")
+    assert suites.stage_suites("sft", "3b") == ("instruct",)
+    assert suites.stage_suites("lce_128k", "tiny") == ("long-context", "smoke")
+    assert suites.stage_suites("sft", "tiny") == suites.stage_suites("phase1", "tiny") == ("smoke",)
     assert suites.lengths("tiny", resolve("lce_32k", "tiny").sequence_length.value) == [256, 2048]
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: suites.suite_of("bse", "8b"), "did you mean 'base'"),
-        (lambda: suites.suite_of("base", "9b"), "unknown size '9b'"),
-        (lambda: suites.suite_of("tiny", "8b"), "unknown suite 'tiny'"),
+        (lambda: suites.get_suite("bse", "8b"), "did you mean 'base'"),
+        (lambda: suites.get_suite("base", "9b"), "unknown size '9b'"),
+        (lambda: suites.get_suite("tiny", "8b"), "unknown suite 'tiny'"),
         (lambda: suites.units("base", "8b", tasks=["mmul"]), "did you mean 'mmlu'"),
         (lambda: suites.reference("base", "gsm9k", "8b"), "did you mean 'gsm8k'"),
         (lambda: suites.units("base", "8b", [4096]), "lengths belong to long-context"),
         (lambda: suites.units("long-context", "8b"), "lengths belong to long-context"),
-        (lambda: suites.suites_of("phase9", "8b"), "did you mean 'phase"),
+        (lambda: suites.stage_suites("phase9", "8b"), "did you mean 'phase"),
     ],
 )
 def test_unknown_names_are_said(call: Any, words: str) -> None:
@@ -193,16 +233,23 @@ def test_a_size_without_published_scores_has_none() -> None:
 
 
 def test_folders_to_index_exist() -> None:
-    task = suites.suite_of("base", "8b").tasks["mmmlu"]
+    task = suites.get_suite("base", "8b").tasks["mmmlu"]
     folders = [Path(folder) for folder in suites.task_folders(task)]
-    assert folders == [THEIRS / "openai-mmmlu/default", THEIRS / "mmlu/default", suites.OWN_TASKS / "multilingual"]
-    assert suites.task_folders(suites.suite_of("long-context", "8b").tasks["vt"]) == ()
+    assert folders == [
+        THEIRS / "openai-mmmlu/default",
+        THEIRS / "mmlu/default",
+        suites.OWN_TASKS / "multilingual",
+    ]
+    assert suites.task_folders(suites.get_suite("long-context", "8b").tasks["vt"]) == ()
 
 
 def test_a_score_may_be_the_mean_of_metrics() -> None:
     row = {"a,none": 0.5, "a_stderr,none": 0.02, "b,none": 0.7, "b_stderr,none": 0.04}
-    assert suites.score_of("a,none", row) == (0.5, 0.02)
-    assert suites.score_of("a,none + b,none", row) == (pytest.approx(0.6), pytest.approx(0.03))
-    assert suites.score_of("a,none + b,none", {**row, "b_stderr,none": "N/A"}) == (pytest.approx(0.6), None)
+    assert suites.read_score("a,none", row) == (0.5, 0.02)
+    assert suites.read_score("a,none + b,none", row) == (pytest.approx(0.6), pytest.approx(0.03))
+    assert suites.read_score("a,none + b,none", {**row, "b_stderr,none": "N/A"}) == (
+        pytest.approx(0.6),
+        None,
+    )
     with pytest.raises(KeyError):
-        suites.score_of("c,none", row)
+        suites.read_score("c,none", row)

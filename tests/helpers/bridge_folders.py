@@ -31,7 +31,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-def write_granite(folder: Path, dtype: torch.dtype = torch.float32, **fields: Any) -> GraniteForCausalLM:
+def write_granite(
+    folder: Path, dtype: torch.dtype = torch.float32, **fields: Any
+) -> GraniteForCausalLM:
     """Write a Granite model with random weights and its tokenizer; return the model."""
     torch.manual_seed(0)
     model = GraniteForCausalLM(GraniteConfig(**{**SMALL, **fields})).eval()
@@ -47,7 +49,9 @@ def write_granite(folder: Path, dtype: torch.dtype = torch.float32, **fields: An
 
 def write_tokenizer(folder: Path, tokens: int = VOCAB_SIZE) -> None:
     """Write a tokenizer of ``tokens`` words."""
-    words = {"<unk>": 0, "<pad>": 1, "<end>": 2} | {f"w{number}": number for number in range(3, tokens)}
+    words = {"<unk>": 0, "<pad>": 1, "<end>": 2} | {
+        f"w{number}": number for number in range(3, tokens)
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(

@@ -42,7 +42,10 @@ def completions(
             else:
                 given = body["prompt"]
                 prompts = [given] if isinstance(given, str) else ["" for _ in given]
-                choices = [{"index": number, "text": answer(prompt)} for number, prompt in enumerate(prompts)]
+                choices = [
+                    {"index": number, "text": answer(prompt)}
+                    for number, prompt in enumerate(prompts)
+                ]
                 self._send(200, {"choices": choices})
 
         def _send(self, code: int, content: dict) -> None:

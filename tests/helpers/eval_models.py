@@ -9,7 +9,12 @@ POSITIONS = 256
 
 
 def write_model(
-    folder: Path, positions: int = POSITIONS, seed: int = 0, *, hidden_size: int = 32, layers: int = 1
+    folder: Path,
+    positions: int = POSITIONS,
+    seed: int = 0,
+    *,
+    hidden_size: int = 32,
+    layers: int = 1,
 ) -> None:
     """Write a model with random weights and a byte-level BPE tokenizer of 2,048 entries."""
     import torch
@@ -18,7 +23,11 @@ def write_model(
     from data_prep import tokenizer
 
     sources = Path(tokenizer.__file__).parents[1]
-    texts = [path.read_text() for name in ("recipes", "evaluation") for path in sorted((sources / name).rglob("*.py"))]
+    texts = [
+        path.read_text()
+        for name in ("recipes", "evaluation")
+        for path in sorted((sources / name).rglob("*.py"))
+    ]
     tokenizer.train(texts, 2048, folder)
     torch.manual_seed(seed)
     config = GraniteConfig(

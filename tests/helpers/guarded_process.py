@@ -12,7 +12,9 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
-def start(command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+def start(
+    command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
     """Start ``command``, which must stay in the foreground, with its output appended to ``log``.
 
     The process returned is a guard around it: it ends when the command ends, and :func:`stop` (or the end of the
@@ -40,7 +42,9 @@ def stop(*guards: subprocess.Popen) -> None:
 def _guard(parent: int, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a descendant that loses its parent becomes the guard's child
+    prctl(
+        PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
+    )  # a descendant that loses its parent becomes the guard's child
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         return 1

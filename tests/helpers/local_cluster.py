@@ -18,7 +18,17 @@ from typing import TypeVar
 
 from tests.helpers import guarded_process
 
-PROGRAMS = ["munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct", "sshd"]
+PROGRAMS = [
+    "munged",
+    "mariadbd",
+    "mariadb-install-db",
+    "slurmdbd",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "sacct",
+    "sshd",
+]
 ACCOUNT = "granite"
 PATIENCE = 60  # seconds
 Result = TypeVar("Result")
@@ -115,9 +125,13 @@ class LocalCluster:
 
         Raises ``RuntimeError`` with its error output when it fails and ``check`` is set.
         """
-        done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=os.environ | self.environment, capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
-            raise RuntimeError(f"{' '.join(map(str, command))}: exit status {done.returncode}: {done.stderr}")
+            raise RuntimeError(
+                f"{' '.join(map(str, command))}: exit status {done.returncode}: {done.stderr}"
+            )
         return done.stdout
 
     def submit(self, script: str, *options: str) -> str:
@@ -137,7 +151,9 @@ class LocalCluster:
 
     def state(self, job: str) -> str:
         """Return a job's present state by ``sacct``, such as ``COMPLETED``; empty before accounting knows the job."""
-        return self.run("sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "-j", job).strip()
+        return self.run(
+            "sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "-j", job
+        ).strip()
 
     def wait_for(self, job: str, *states: str, seconds: float = PATIENCE) -> str:
         """Wait until a job is in one of the states and return that state; ``TimeoutError`` after ``seconds``."""
@@ -146,11 +162,15 @@ class LocalCluster:
             # "CANCELLED by 0" is a state too
             return next((state for state in states if self.state(job).startswith(state)), None)
 
-        return self._wait(reached, lambda: f"job {job} is {self.state(job)!r}, not {' or '.join(states)}", seconds)
+        return self._wait(
+            reached, lambda: f"job {job} is {self.state(job)!r}, not {' or '.join(states)}", seconds
+        )
 
     def node_state(self, node: str) -> str:
         """Return a node's state as ``sinfo`` shows it: ``idle``, ``mixed``, ``down*`` (not answering)..."""
-        return self.run("sinfo", "--noheader", "--partition=batch", f"--nodes={node}", "--format=%T").strip()
+        return self.run(
+            "sinfo", "--noheader", "--partition=batch", f"--nodes={node}", "--format=%T"
+        ).strip()
 
     def wait_for_node(self, node: str, *states: str, seconds: float = PATIENCE) -> str:
         """Wait until a node is in one of the states and return that state; ``TimeoutError`` after ``seconds``."""
@@ -158,7 +178,11 @@ class LocalCluster:
         def reached() -> str | None:
             return found if (found := self.node_state(node)) in states else None
 
-        return self._wait(reached, lambda: f"{node} is {self.node_state(node)}, not {' or '.join(states)}", seconds)
+        return self._wait(
+            reached,
+            lambda: f"{node} is {self.node_state(node)}, not {' or '.join(states)}",
+            seconds,
+        )
 
     def kill_controller(self) -> None:
         """Stop slurmctld. It saves its state: a crash would lose the jobs of the last seconds."""
@@ -168,7 +192,10 @@ class LocalCluster:
     def start_controller(self) -> None:
         """Start slurmctld, from its saved state if it has run before, and wait until it answers."""
         self._start("slurmctld", "-D")
-        self._wait(lambda: "UP" in self.run("scontrol", "ping", check=False), lambda: "slurmctld does not answer")
+        self._wait(
+            lambda: "UP" in self.run("scontrol", "ping", check=False),
+            lambda: "slurmctld does not answer",
+        )
 
     def kill_node(self, node: str) -> None:
         """Crash a node: its slurmd and all that ran on it are gone, and the controller has to find out."""
@@ -183,19 +210,47 @@ class LocalCluster:
         """Start every daemon and wait until all nodes are idle."""
         data, database = self.folder / "database", self.folder / "mariadb.socket"
         self._start("munged", "--foreground", "--force", *self._munge_options())
-        install = ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"]
+        install = [
+            "mariadb-install-db",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={data}",
+            "--skip-test-db",
+        ]
         (self.folder / "mariadb-install-db.log").write_text(self.run(*install))
         # whoever can open the socket, inside this private folder, may do everything
         access = ["--skip-grant-tables", "--skip-networking", f"--socket={database}"]
-        fast = ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0"]
+        fast = [
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-doublewrite=0",
+        ]
         patient = ["--innodb-lock-wait-timeout=900"]  # slurmdbd asks for it
-        self._start("mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", *access, *fast, *patient)
+        self._start(
+            "mariadbd",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={data}",
+            *access,
+            *fast,
+            *patient,
+        )
         self._wait(database.exists, lambda: "mariadbd opens no socket", daemon="mariadbd")
         self._start("slurmdbd", "-D", MYSQL_UNIX_PORT=str(database))
         add_cluster = ["sacctmgr", "-i", "add", "cluster", "local"]
-        self._wait(lambda: self._ran(*add_cluster), lambda: "slurmdbd does not answer", daemon="slurmdbd")
+        self._wait(
+            lambda: self._ran(*add_cluster), lambda: "slurmdbd does not answer", daemon="slurmdbd"
+        )
         self.run("sacctmgr", "-i", "add", "account", ACCOUNT)
-        self.run("sacctmgr", "-i", "add", "user", getpass.getuser(), f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
+        self.run(
+            "sacctmgr",
+            "-i",
+            "add",
+            "user",
+            getpass.getuser(),
+            f"account={ACCOUNT}",
+            f"defaultaccount={ACCOUNT}",
+        )
         self.start_controller()
         for node in self.nodes:
             self._start(f"slurmd-{node}", "-D", "-N", node)
@@ -216,15 +271,22 @@ class LocalCluster:
             "accounting_port": accounting_port,
         }
         each = f"NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000000"
-        lines = [f"NodeName={node} Port={port} {each}" for node, port in zip(self.nodes, node_ports, strict=True)]
+        lines = [
+            f"NodeName={node} Port={port} {each}"
+            for node, port in zip(self.nodes, node_ports, strict=True)
+        ]
         if gpus:  # a GPU with a type needs a device file: an empty one will do
             lines = ["GresTypes=gpu", *(f"{line} Gres=gpu:h100:{gpus}" for line in lines)]
             devices = [self.folder / f"gpu{number}" for number in range(gpus)]
             for device in devices:
                 device.touch()
-            (self.folder / "gres.conf").write_text("".join(f"Name=gpu Type=h100 File={path}\n" for path in devices))
+            (self.folder / "gres.conf").write_text(
+                "".join(f"Name=gpu Type=h100 File={path}\n" for path in devices)
+            )
         # the nodes come before the partitions that have them all
-        (self.folder / "slurm.conf").write_text("\n".join(lines) + "\n" + SLURM_CONF.format(**values))
+        (self.folder / "slurm.conf").write_text(
+            "\n".join(lines) + "\n" + SLURM_CONF.format(**values)
+        )
         (self.folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
         (self.folder / "slurmdbd.conf").chmod(0o600)
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
@@ -271,9 +333,13 @@ class LocalCluster:
         while not (result := ready()):
             for name, guard in self._daemons.items():
                 if guard.poll() is not None:
-                    raise RuntimeError(f"{name} ended with exit status {guard.returncode}:\n{self._log_tail(name)}")
+                    raise RuntimeError(
+                        f"{name} ended with exit status {guard.returncode}:\n{self._log_tail(name)}"
+                    )
             if time.monotonic() > end:
-                raise TimeoutError(f"after {seconds:.0f} s {problem()}; {daemon} says:\n{self._log_tail(daemon)}")
+                raise TimeoutError(
+                    f"after {seconds:.0f} s {problem()}; {daemon} says:\n{self._log_tail(daemon)}"
+                )
             time.sleep(0.1)
         return result
 

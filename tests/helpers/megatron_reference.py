@@ -7,10 +7,16 @@ import numpy as np
 
 from data_prep import tokenizer
 
-VOCABULARY_TEXT = ["It's one text, größer: 日本語 123456 🙂\r\n\r\n  x = f(y)  # why ?\n" * 4, "other things. " * 9]
+VOCABULARY_TEXT = [
+    "It's one text, größer: 日本語 123456 🙂\r\n\r\n  x = f(y)  # why ?\n" * 4,
+    "other things. " * 9,
+]
 
 DOCUMENTS = [
-    *(f"document {n}: " + "größer, 日本語, x = f(y)  # why ?\r\n" * (n * 7 % 13) for n in range(50)),
+    *(
+        f"document {n}: " + "größer, 日本語, x = f(y)  # why ?\r\n" * (n * 7 % 13)
+        for n in range(50)
+    ),
     "a special token <|end_of_text|> spelled out, and <|pad|> too",
     "combining e\u0301, ligature ﬁ, Ⅷ, 𝔘, NUL \x00, zero width \u200b, line \u2028, wide space \u3000 and 👩‍💻",
     " ",

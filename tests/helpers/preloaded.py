@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"])
+WARM.set_forkserver_preload(
+    ["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"]
+)
 
 
 def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
@@ -20,7 +22,10 @@ def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
     """
     port = _free_port()
     with ProcessPoolExecutor(world_size, mp_context=WARM, max_tasks_per_child=1) as pool:
-        ranks = [pool.submit(_as_rank, rank, world_size, port, function, args) for rank in range(world_size)]
+        ranks = [
+            pool.submit(_as_rank, rank, world_size, port, function, args)
+            for rank in range(world_size)
+        ]
         results = [rank.result() for rank in ranks]
     return results[0]
 
@@ -28,7 +33,10 @@ def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
 def start(function: Callable, *args: Any, world_size: int = 1) -> list[Any]:
     """Start what :func:`run` runs and return the processes, which may be killed."""
     port = _free_port()
-    ranks = [WARM.Process(target=_as_rank, args=(rank, world_size, port, function, args)) for rank in range(world_size)]
+    ranks = [
+        WARM.Process(target=_as_rank, args=(rank, world_size, port, function, args))
+        for rank in range(world_size)
+    ]
     for rank in ranks:
         rank.start()
     return ranks
@@ -65,7 +73,12 @@ def _free_port() -> int:
 def _as_rank(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> Any:
     import torch
 
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    environment = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": world_size,
+    }
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))

@@ -58,12 +58,16 @@ class Ended:
                 continue
 
 
-def run(words: list[str], *faults: Callable[[], Any], world_size: int = 1, clean: bool = True) -> Ended:
+def run(
+    words: list[str], *faults: Callable[[], Any], world_size: int = 1, clean: bool = True
+) -> Ended:
     """Run the command line ``words`` with ``faults`` built in, until it ends."""
     output = Path(words[words.index("--run-dir") + 1]).with_suffix(".output")
     output.write_text("")
     output.with_suffix(".errors").write_text("")
-    ended = Ended(preloaded.start(_command_line, words, output, faults, world_size=world_size), output)
+    ended = Ended(
+        preloaded.start(_command_line, words, output, faults, world_size=world_size), output
+    )
     if clean:
         ended.clean()
     return ended
@@ -119,7 +123,9 @@ def read_in_a_worker() -> None:
 def send(step: int, signum: int, *, rank: int = 0, to_group: bool = False, times: int = 1) -> None:
     """Send a signal to this process, or to all that it has started too, in the middle of ``step``, on ``rank``."""
     if os.environ["RANK"] == str(rank):
-        target = partial(os.killpg, 0, signum) if to_group else partial(os.kill, os.getpid(), signum)
+        target = (
+            partial(os.killpg, 0, signum) if to_group else partial(os.kill, os.getpid(), signum)
+        )
         _in_step(step, lambda: [target() for _ in range(times)])
 
 
@@ -208,8 +214,14 @@ def no_repeats_apart() -> None:
 
 def lines(run_folder: Path) -> list[dict[str, Any]]:
     """What the metrics hold of every step and validation, without the speed."""
-    read = [json.loads(line) for line in (run_folder / "phase1/metrics/steps.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in read]
+    read = [
+        json.loads(line)
+        for line in (run_folder / "phase1/metrics/steps.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in line.items() if name != "tokens_per_second"}
+        for line in read
+    ]
 
 
 def manifest(run_folder: Path) -> dict[str, Any]:
@@ -226,8 +238,14 @@ def state(run_folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the final checkpoint: weights and Adam's moments."""
     from torch.distributed.checkpoint import FileSystemReader, load
 
-    reader = FileSystemReader(run_folder / "phase1" / manifest(run_folder)["checkpoint"] / "weights")
+    reader = FileSystemReader(
+        run_folder / "phase1" / manifest(run_folder)["checkpoint"] / "weights"
+    )
     found = reader.read_metadata().state_dict_metadata
-    tensors = {key: torch.empty(tuple(entry.size)) for key, entry in found.items() if getattr(entry, "size", ())}
+    tensors = {
+        key: torch.empty(tuple(entry.size))
+        for key, entry in found.items()
+        if getattr(entry, "size", ())
+    }
     load(tensors, storage_reader=reader, no_dist=True)
     return tensors

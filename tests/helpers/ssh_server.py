@@ -40,9 +40,18 @@ class SshServer:
 
     def run(self, command: str) -> str:
         """Run a shell command over ssh and return what it printed; ``CalledProcessError`` when it fails."""
-        options = ["-F", "none", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={self.known_hosts}"]
+        options = [
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"UserKnownHostsFile={self.known_hosts}",
+        ]
         login = ["-i", str(self.identity), "-p", str(self.port), f"{self.user}@{self.host}"]
-        return subprocess.run(["ssh", *options, *login, command], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["ssh", *options, *login, command], check=True, capture_output=True, text=True
+        ).stdout
 
 
 @contextmanager
@@ -54,7 +63,13 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[SshServer]
     for key in ["host_key", "user_key"]:
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
         subprocess.run(keygen, check=True)
-    server = SshServer("127.0.0.1", free_ports(1)[0], getpass.getuser(), folder / "user_key", folder / "known_hosts")
+    server = SshServer(
+        "127.0.0.1",
+        free_ports(1)[0],
+        getpass.getuser(),
+        folder / "user_key",
+        folder / "known_hosts",
+    )
     host_key = (folder / "host_key.pub").read_text()
     server.known_hosts.write_text(f"[{server.host}]:{server.port} {host_key}")
     variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
@@ -62,12 +77,16 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[SshServer]
     (folder / "sshd_config").write_text(f"{config}SetEnv {variables}\n")
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     log = folder / "sshd.log"
-    sshd = guarded_process.start([program("sshd") or "sshd", "-D", "-e", "-f", folder / "sshd_config"], log)
+    sshd = guarded_process.start(
+        [program("sshd") or "sshd", "-D", "-e", "-f", folder / "sshd_config"], log
+    )
     try:
         end = time.monotonic() + PATIENCE
         while not _listens(server):
             if sshd.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"sshd does not listen on port {server.port}:\n{log.read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"sshd does not listen on port {server.port}:\n{log.read_text()[-2000:]}"
+                )
             time.sleep(0.05)
         yield server
     finally:

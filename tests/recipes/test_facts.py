@@ -6,14 +6,16 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from recipes.registry.resolve import STAGES, resolve, sizes_of
+from recipes.registry.resolve import STAGES, resolve, stage_sizes
 from recipes.spec.origin import SOURCES, Sourced
 from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU, USABLE_MEMORY
 from recipes.spec.sizes import SIZES
-from recipes.spec.tree import PENDING, flatten
+from recipes.spec.tree import COMPUTED, flatten
 
-FACTS = yaml.safe_load(importlib.resources.files("recipes").joinpath("facts.yaml").read_text(encoding="utf-8"))
-RECIPES = [(stage, size) for stage in STAGES for size in sizes_of(stage)]
+FACTS = yaml.safe_load(
+    importlib.resources.files("recipes").joinpath("facts.yaml").read_text(encoding="utf-8")
+)
+RECIPES = [(stage, size) for stage in STAGES for size in stage_sizes(stage)]
 
 
 def fact(path: str) -> object:
@@ -28,13 +30,24 @@ def every_leaf() -> Iterator[tuple[str, Sourced]]:
         yield from ((f"{name}: {path}", leaf) for path, leaf in flatten(size).items())
     for name, stage in STAGES.items():
         # a table's pending values are computed by the recipe's rules
-        yield from ((f"{name}: {path}", leaf) for path, leaf in flatten(stage).items() if leaf is not PENDING)
+        yield from (
+            (f"{name}: {path}", leaf)
+            for path, leaf in flatten(stage).items()
+            if leaf is not COMPUTED
+        )
     for name, by_gpu_type in PARALLELISM.items():
-        yield from ((f"{name}: {path}", leaf) for path, leaf in flatten(by_gpu_type).items() if leaf is not PENDING)
+        yield from (
+            (f"{name}: {path}", leaf)
+            for path, leaf in flatten(by_gpu_type).items()
+            if leaf is not COMPUTED
+        )
     yield from ((f"memory of {gpu_type}", leaf) for gpu_type, leaf in GPU_MEMORY.items())
     yield from (("tokens per GPU", TOKENS_PER_GPU), ("usable memory", USABLE_MEMORY))
     for stage, size in RECIPES:
-        yield from ((f"{stage} {size}: {path}", leaf) for path, leaf in flatten(resolve(stage, size)).items())
+        yield from (
+            (f"{stage} {size}: {path}", leaf)
+            for path, leaf in flatten(resolve(stage, size)).items()
+        )
 
 
 def test_published_values_are_the_facts() -> None:
@@ -64,7 +77,14 @@ def test_floats_are_floats_and_integers_integers() -> None:
         "prompts",
         "schedule.batch",
     }
-    floats = {"rope_theta", "hidden_lr_divisor", "kl_beta", "schedule.lr_max", "schedule.lr_start", "schedule.lr_end"}
+    floats = {
+        "rope_theta",
+        "hidden_lr_divisor",
+        "kl_beta",
+        "schedule.lr_max",
+        "schedule.lr_start",
+        "schedule.lr_end",
+    }
     for stage, size in RECIPES:
         for path, leaf in flatten(resolve(stage, size)).items():
             if path in integers:
@@ -112,7 +132,7 @@ def test_lce_stages_have_every_published_number(index: int) -> None:
         mixture = FACTS["pretraining"]["phases"][3]["mixture"]
     assert recipe.sequence_length.value == published["sequence_length"]
     assert {name: percent.value for name, percent in recipe.mixture.items()} == mixture
-    assert sizes_of(published["name"]) == (*published["sizes"], "tiny")
+    assert stage_sizes(published["name"]) == (*published["sizes"], "tiny")
     assert (recipe.schedule.lr_start.value, recipe.schedule.lr_end.value) == (1e-4, 0)
 
 

@@ -25,7 +25,12 @@ STEPS = 250
 SMALL = [
     *("model.vocab_size=512", "model.num_layers=1", "sequence_length=64", "global_batch_size=4"),
     *("parallelism.micro_batch_size=2", f"tokens={STEPS * 256}", "schedule.warmup_tokens=512"),
-    *("checkpoint_every_tokens=12800", "validate_every_tokens=76800", "validation_batches=1", "split=900,100,0"),
+    *(
+        "checkpoint_every_tokens=12800",
+        "validate_every_tokens=76800",
+        "validation_batches=1",
+        "split=900,100,0",
+    ),
 ]
 FEW = f"tokens={40 * 256}"
 
@@ -50,7 +55,12 @@ class Site:
 
     def write(self, changes: dict[str, Any]) -> None:
         """Write the cluster file, with changes."""
-        compute = {"partition": "batch", "time_limit": "00:10:00", "gpu_type": "cpu", "gpus_per_node": 1}
+        compute = {
+            "partition": "batch",
+            "time_limit": "00:10:00",
+            "gpu_type": "cpu",
+            "gpus_per_node": 1,
+        }
         content = {
             "account": "granite",
             "folder": str(self.folder),
@@ -95,20 +105,30 @@ class Site:
 
     def events(self, task: str) -> list[str]:
         path = self.run_folder / "slurm" / task / "events.jsonl"
-        return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
+        return (
+            [json.loads(line)["event"] for line in path.read_text().splitlines()]
+            if path.exists()
+            else []
+        )
 
     def steps(self) -> list[int]:
         path = self.run_folder / "phase1/metrics/steps.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line)["step"] for line in lines if '"loss"' in line and line.endswith("}")]
+        return [
+            json.loads(line)["step"] for line in lines if '"loss"' in line and line.endswith("}")
+        ]
 
     def wait(self, ready: Callable[[], Any], seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:
-                logs = sorted(self.run_folder.glob("slurm/experiments/*/*/*/*.out"), key=os.path.getmtime)
+                logs = sorted(
+                    self.run_folder.glob("slurm/experiments/*/*/*/*.out"), key=os.path.getmtime
+                )
                 tails = "".join(f"== {log.name}\n{log.read_text()[-2000:]}" for log in logs[-4:])
-                events = "".join(path.read_text() for path in self.run_folder.glob("slurm/*/events.jsonl"))
+                events = "".join(
+                    path.read_text() for path in self.run_folder.glob("slurm/*/events.jsonl")
+                )
                 raise TimeoutError(f"{self.cluster.run('squeue')}\n{events}\n{tails}")
             time.sleep(0.2)
 
@@ -145,7 +165,9 @@ def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, da
     ids = site.submit(data, "--devices", "2")
     assert list(ids) == ["phase1", "phase1-export", "report", "generate"]
     # a dry run prints what nemo-run submits
-    written = {path.name: path for path in site.run_folder.glob("slurm/experiments/*/*/*_sbatch.sh")}
+    written = {
+        path.name: path for path in site.run_folder.glob("slurm/experiments/*/*/*_sbatch.sh")
+    }
     for job in ids:
         path = written[f"{job}_sbatch.sh"]
         assert path.read_text().replace(path.parent.name, "EXPERIMENT") in printed
@@ -155,14 +177,18 @@ def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, da
     site.cluster.submit("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
     site.wait_for_start(3)
     site.cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
-    site.wait(lambda: site.cluster.state(ids["phase1"]).startswith(("PENDING", "REQUEUED", "NODE_FAIL")))
+    site.wait(
+        lambda: site.cluster.state(ids["phase1"]).startswith(("COMPUTED", "REQUEUED", "NODE_FAIL"))
+    )
     site.cluster.run("scontrol", "update", "nodename=n2", "state=resume")
     site.wait_for(ids["generate"], "COMPLETED")
 
     assert site.steps() == list(range(1, STEPS + 1))
     manifest = json.loads((site.run_folder / "phase1/manifest.json").read_text())
     assert (manifest["status"], manifest["starts"]) == ("finished", 4)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert yaml.safe_load((site.run_folder / "phase1/recipe.yaml").read_text())["code"] == commit
     assert (site.folder / "code" / commit / "recipes/cli/main.py").exists()
     told = site.status()
@@ -183,7 +209,7 @@ def test_a_time_limit_is_followed_by_another_start(site, data) -> None:
     first = site.steps()[-1]
     # those that wait for it do not take that for its end
     site.wait_for_start(2)
-    assert site.status()["phase1-export"]["state"] == "PENDING"
+    assert site.status()["phase1-export"]["state"] == "COMPUTED"
     site.granite41("cancel", *site.where)
     site.wait_for(ids["phase1"], "CANCELLED")
     steps = site.steps()
@@ -198,7 +224,10 @@ def test_starts_without_a_new_checkpoint_are_counted_and_end(site, data, tmp_pat
     site.wait_for(ids["generate"], "CANCELLED")
     assert site.events("phase1") == ["started", "crashed", "started", "crashed", "given up"]
     told = site.status()
-    assert told["phase1"]["reason"] == "as many starts as the cluster file allows brought no new checkpoint"
+    assert (
+        told["phase1"]["reason"]
+        == "as many starts as the cluster file allows brought no new checkpoint"
+    )
     assert told["phase1"]["starts"] == 2
 
 
@@ -214,7 +243,9 @@ def test_the_fault_tolerant_launcher_restarts_a_lost_process_in_the_job(site, da
     site.write({"launcher": "fault_tolerant"})
     ids = site.submit(data)
     site.wait_for_step(60)
-    subprocess.run(["pkill", "-KILL", "-f", f"python -u -m recipes.cli train .*{site.run_folder}"], check=True)
+    subprocess.run(
+        ["pkill", "-KILL", "-f", f"python -u -m recipes.cli train .*{site.run_folder}"], check=True
+    )
     site.wait_for(ids["phase1"], "COMPLETED")
     assert site.steps() == list(range(1, STEPS + 1))
     assert json.loads((site.run_folder / "phase1/manifest.json").read_text())["starts"] == 2
@@ -255,7 +286,13 @@ LIST = ("list", "--json")
 
 def test_a_failed_job_ends_those_that_wait_for_it_with_its_reason(site, forked) -> None:
     site.write({"environment": {}})
-    wrong = ("export", "--checkpoint", str(site.folder / "none"), "--output", str(site.folder / "hf"))
+    wrong = (
+        "export",
+        "--checkpoint",
+        str(site.folder / "none"),
+        "--output",
+        str(site.folder / "hf"),
+    )
     chain = [
         Task("one", LIST),
         Task("two", wrong, ("one",)),
@@ -278,9 +315,30 @@ def test_a_stage_with_its_merge_evaluations_and_gate(site, data, forked) -> None
     site.wait_for(ids["phase1-export"], "COMPLETED")
     site.granite41("cancel", *site.where)
     site.wait_for_empty_queue()
-    words = ["run", "lce_32k", "--size", "tiny", "--on", site.file, "--run-dir", site.run_folder, "--data", data]
-    words += ["--init", f"hf:{site.run_folder}/phase1/hf", "model.vocab_size=512", "model.num_layers=1"]
-    short = ["sequence_length=512", "global_batch_size=2", "parallelism.micro_batch_size=1", "split=900,100,0"]
+    words = [
+        "run",
+        "lce_32k",
+        "--size",
+        "tiny",
+        "--on",
+        site.file,
+        "--run-dir",
+        site.run_folder,
+        "--data",
+        data,
+    ]
+    words += [
+        "--init",
+        f"hf:{site.run_folder}/phase1/hf",
+        "model.vocab_size=512",
+        "model.num_layers=1",
+    ]
+    short = [
+        "sequence_length=512",
+        "global_batch_size=2",
+        "parallelism.micro_batch_size=1",
+        "split=900,100,0",
+    ]
     site.granite41(*words, *short, "tokens=4096", "validation_batches=1")
     ids = site.ids()
     site.wait_for(ids["report"], "COMPLETED")
@@ -290,11 +348,17 @@ def test_a_stage_with_its_merge_evaluations_and_gate(site, data, forked) -> None
     assert {path.name for path in (folder / "eval").iterdir()} == {
         *("long-context", "long-context-unmerged", "smoke", "smoke-unmerged")
     }
-    assert {unit.length for unit in read_evaluation(folder / "eval/long-context").units} == {256, 512}
+    assert {unit.length for unit in read_evaluation(folder / "eval/long-context").units} == {
+        256,
+        512,
+    }
     assert (folder / "merged").is_dir()
     assert (site.run_folder / "evaluation.html").exists()
     # a gate that fails stops what comes after it, and says why: texts of the project's own are refused
-    gate = Task("gate", ("eval", "gate", "--folders", str(folder / "eval/long-context"), "--reference", "none"))
+    gate = Task(
+        "gate",
+        ("eval", "gate", "--folders", str(folder / "eval/long-context"), "--reference", "none"),
+    )
     ids = forked(_submit, [gate, Task("next", LIST, ("gate",))], site.file, site.run_folder)
     site.wait_for(ids["next"], "CANCELLED")
     assert site.status()["gate"]["state"] == "FAILED"
@@ -319,14 +383,26 @@ def test_what_sbatch_refuses_leaves_nothing_in_the_queue(site, forked) -> None:
     [
         ({"account": "nobody"}, "account: not nobody, expected one of yours: granite, root"),
         ({"compute": {"partition": "bach"}}, "compute.partition: no bach, expected one of batch, "),
-        ({"compute": {"gres": "gpu:h100:3"}}, "compute.gres: gpu:h100:2, expected a node with gpu:h100:3"),
-        ({"compute": {"gres": "gpu:a100:1"}}, "compute.gres: gpu:h100:2, expected a node with gpu:a100:1"),
+        (
+            {"compute": {"gres": "gpu:h100:3"}},
+            "compute.gres: gpu:h100:2, expected a node with gpu:h100:3",
+        ),
+        (
+            {"compute": {"gres": "gpu:a100:1"}},
+            "compute.gres: gpu:h100:2, expected a node with gpu:a100:1",
+        ),
         (
             {"compute": {"partition": "short", "time_limit": "01:00:00"}},
             "compute.time_limit: 01:00:00, expected at most",
         ),
-        ({"container": {"image": "/no/image.sqsh"}}, "container: srun has no --container-image, expected pyxis"),
-        ({"container": {"image": "/no/image.sqsh"}}, "container.image: not there, or not readable, expected /no/image"),
+        (
+            {"container": {"image": "/no/image.sqsh"}},
+            "container: srun has no --container-image, expected pyxis",
+        ),
+        (
+            {"container": {"image": "/no/image.sqsh"}},
+            "container.image: not there, or not readable, expected /no/image",
+        ),
         ({"python": "/no/python"}, "python: "),
         ({"folder": "/proc/here"}, "folder: /proc/here is not writable"),
     ],
@@ -341,7 +417,9 @@ def test_what_the_cluster_has_not_is_told_before_submission(site, data, changes,
 
 
 def test_more_nodes_than_there_are(site, data) -> None:
-    refused = site.granite41(*site.run_phase1(data, "global_batch_size=8", "--devices", "4"), status=2)
+    refused = site.granite41(
+        *site.run_phase1(data, "global_batch_size=8", "--devices", "4"), status=2
+    )
     assert "compute.nodes: 2 nodes, expected at least 4" in refused
 
 
@@ -366,7 +444,9 @@ def test_from_elsewhere_through_a_login_node(site, ssh, data, tmp_path) -> None:
     site.where += ["--on", site.file]
     # a user's ssh knows the login node
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -o UserKnownHostsFile={ssh.known_hosts} "$@"\n')
+    (tmp_path / "bin/ssh").write_text(
+        f'#!/bin/sh\nexec /usr/bin/ssh -o UserKnownHostsFile={ssh.known_hosts} "$@"\n'
+    )
     (tmp_path / "bin/ssh").chmod(0o755)
     site.shell["PATH"] = f"{tmp_path}/bin:{site.shell['PATH']}"
     site.shell["NEMORUN_HOME"] = str(tmp_path / "nemo_run_home")
@@ -377,16 +457,30 @@ def test_from_elsewhere_through_a_login_node(site, ssh, data, tmp_path) -> None:
     assert f"see `granite41 status --run-dir {site.run_folder} --on {site.file}`" in said
     ids = site.ids()
     site.wait_for(ids["report"], "COMPLETED")
-    assert {job["state"] for task, job in site.status().items() if task != "generate"} == {"COMPLETED"}
+    assert {job["state"] for task, job in site.status().items() if task != "generate"} == {
+        "COMPLETED"
+    }
     # whoever asks on the login node has other ways to it
-    assert json.loads((site.run_folder / "slurm/submitted.json").read_text())["cluster"]["login"] is None
+    assert (
+        json.loads((site.run_folder / "slurm/submitted.json").read_text())["cluster"]["login"]
+        is None
+    )
     assert "step 40/40" in site.granite41("logs", "phase1", *site.where)
     assert "phase1: finished already" in site.granite41(*site.run_phase1(data, FEW))
     assert "relative path means nothing" in site.granite41(*site.run_phase1(Path("data")), status=2)
 
 
 def test_a_login_node_that_refuses(site, ssh, data) -> None:
-    site.write({"login": {"host": ssh.host, "port": ssh.port, "user": "nobody", "identity": str(ssh.identity)}})
+    site.write(
+        {
+            "login": {
+                "host": ssh.host,
+                "port": ssh.port,
+                "user": "nobody",
+                "identity": str(ssh.identity),
+            }
+        }
+    )
     refused = site.granite41("cluster", "check", site.file, status=2)
     assert f"{ssh.host}: " in refused
     assert "must work without a password" in refused
@@ -398,7 +492,9 @@ def test_a_full_shared_folder(site, data) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full], check=True)
     try:
         site.write({"folder": str(full)})
-        assert "folder: 0.001049 GB free, expected 0.0" in site.granite41(*site.run_phase1(data), status=2)
+        assert "folder: 0.001049 GB free, expected 0.0" in site.granite41(
+            *site.run_phase1(data), status=2
+        )
     finally:
         subprocess.run(["umount", full], check=True)
 
@@ -406,7 +502,9 @@ def test_a_full_shared_folder(site, data) -> None:
 def test_shards_are_tokenized_by_an_array(site, data, tmp_path) -> None:
     texts = [tmp_path / f"{number}.jsonl" for number in range(3)]
     for number, path in enumerate(texts):
-        path.write_text("".join(json.dumps({"text": f"line {number} {line}"}) + "\n" for line in range(50)))
+        path.write_text(
+            "".join(json.dumps({"text": f"line {number} {line}"}) + "\n" for line in range(50))
+        )
     words = ["--input", *texts, "--tokenizer", data / "tokenizer", "--shards", "3"]
     alone = site.folder / "alone"
     site.granite41("data", "tokenize", *words, "--output", alone, "--workers", "1")
@@ -414,9 +512,13 @@ def test_shards_are_tokenized_by_an_array(site, data, tmp_path) -> None:
     where = ["--output", output, "--on", site.file, "--run-dir", site.run_folder]
     assert "3 jobs for as many shards" in site.granite41("data", "tokenize", *words, *where)
     site.wait(lambda: site.status()["tokenize"]["state"] == "COMPLETED")
-    written = {path.name: path.read_bytes() for path in output.iterdir() if path.suffix in (".bin", ".idx")}
+    written = {
+        path.name: path.read_bytes() for path in output.iterdir() if path.suffix in (".bin", ".idx")
+    }
     assert len(written) == 6
-    assert written == {path.name: path.read_bytes() for path in alone.iterdir() if path.suffix in (".bin", ".idx")}
+    assert written == {
+        path.name: path.read_bytes() for path in alone.iterdir() if path.suffix in (".bin", ".idx")
+    }
     assert (output / "manifest.json").exists()
     # what fails is counted, with its sentence
     texts[1].write_text("no JSON")
@@ -428,21 +530,36 @@ def test_shards_are_tokenized_by_an_array(site, data, tmp_path) -> None:
 
 def test_an_evaluation_has_a_job_for_each_length(site, forked, tmp_path) -> None:
     forked(write_model, tmp_path / "model", 512)
-    words = ["eval", "long-context", "--model", tmp_path / "model", "--size", "tiny", "--output", tmp_path / "out"]
+    words = [
+        "eval",
+        "long-context",
+        "--model",
+        tmp_path / "model",
+        "--size",
+        "tiny",
+        "--output",
+        tmp_path / "out",
+    ]
     words += ["--tasks", "niah_single_1", "vt", "--lengths", "256", "384", "--samples", "1"]
     site.granite41(*words, "--on", site.file, "--run-dir", site.run_folder)
     ids = site.ids()
     assert list(ids) == ["eval-long-context-256", "eval-long-context-384", "eval-long-context"]
     site.wait_for(ids["eval-long-context"], "COMPLETED")
     evaluation = read_evaluation(tmp_path / "out")
-    assert {unit.name for unit in evaluation.units} == {*("niah_single_1@256", "vt@256", "niah_single_1@384", "vt@384")}
-    assert "4 of 4 units have their results already" in site.granite41("logs", "eval-long-context", *site.where)
+    assert {unit.name for unit in evaluation.units} == {
+        *("niah_single_1@256", "vt@256", "niah_single_1@384", "vt@384")
+    }
+    assert "4 of 4 units have their results already" in site.granite41(
+        "logs", "eval-long-context", *site.where
+    )
 
 
 def test_without_accounting_nothing_is_submitted(site, data, tmp_path) -> None:
     (tmp_path / "bin").mkdir()
     for name in ("sacct", "sacctmgr"):
-        (tmp_path / "bin" / name).write_text("#!/bin/sh\necho Slurm accounting storage is disabled >&2\nexit 1\n")
+        (tmp_path / "bin" / name).write_text(
+            "#!/bin/sh\necho Slurm accounting storage is disabled >&2\nexit 1\n"
+        )
         (tmp_path / "bin" / name).chmod(0o755)
     site.shell["PATH"] = f"{tmp_path}/bin:{site.shell['PATH']}"
     refused = site.granite41(*site.run_phase1(data), status=2)

@@ -10,7 +10,9 @@ pytestmark = pytest.mark.slurm
 
 def test_both_nodes_answer(cluster: LocalCluster) -> None:
     assert [cluster.node_state(node) for node in cluster.nodes] == ["idle", "idle"]
-    names = cluster.run("srun", "-N2", "--gpus-per-node=2", "--mem=0", "printenv", "SLURMD_NODENAME")
+    names = cluster.run(
+        "srun", "-N2", "--gpus-per-node=2", "--mem=0", "printenv", "SLURMD_NODENAME"
+    )
     assert sorted(names.split()) == ["n1", "n2"]
 
 

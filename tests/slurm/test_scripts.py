@@ -27,7 +27,16 @@ def _dryrun(*words: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def chain() -> dict[str, str]:
     return _dryrun(
-        "run", "phase1..lce_512k", "--size", "8b", "--on", "h100", "--data", "/lustre/data", "--run-dir", "/r/8b"
+        "run",
+        "phase1..lce_512k",
+        "--size",
+        "8b",
+        "--on",
+        "h100",
+        "--data",
+        "/lustre/data",
+        "--run-dir",
+        "/r/8b",
     )
 
 
@@ -61,16 +70,36 @@ compute: {partition: p, time_limit: "1-00:00:00", gpu_type: gb200, gpus_per_node
 """
     )
     written = _dryrun(
-        "run", "phase4", "--size", "3b", "--on", str(file), "--data", "/d", "--no-eval", "--init", "/c", "seed=7"
+        "run",
+        "phase4",
+        "--size",
+        "3b",
+        "--on",
+        str(file),
+        "--data",
+        "/d",
+        "--no-eval",
+        "--init",
+        "/c",
+        "seed=7",
     )
-    assert [headline for headline in written if headline.startswith("phase4:")] == ["phase4: 128 x 4 on p"]
+    assert [headline for headline in written if headline.startswith("phase4:")] == [
+        "phase4: 128 x 4 on p"
+    ]
     _compare("bare", written["phase4: 128 x 4 on p"])
 
 
 def test_dry_runs_of_tokenization_and_of_an_evaluation(tmp_path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("text")
-    words = ["--input", *map(str, tmp_path.iterdir()), "--output", str(tmp_path / "out"), "--tokenizer", str(tmp_path)]
+    words = [
+        "--input",
+        *map(str, tmp_path.iterdir()),
+        "--output",
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(tmp_path),
+    ]
     words = [
         "data",
         "tokenize",
@@ -87,9 +116,22 @@ def test_dry_runs_of_tokenization_and_of_an_evaluation(tmp_path) -> None:
     (script,) = _dryrun(*words).values()
     assert "#SBATCH --array=0-1\n" in script
     assert "--workers=3 --shard=$SLURM_ARRAY_TASK_ID" in script
-    words = ["eval", "long-context", "--model", str(tmp_path), "--size", "tiny", "--lengths", "256", "384"]
+    words = [
+        "eval",
+        "long-context",
+        "--model",
+        str(tmp_path),
+        "--size",
+        "tiny",
+        "--lengths",
+        "256",
+        "384",
+    ]
     found = _dryrun(*words, "--on", "cpu", "--run-dir", str(tmp_path / "run"))
-    assert list(found)[-1] == "eval-long-context: 1 x 1 on batch after eval-long-context-256, eval-long-context-384"
+    assert (
+        list(found)[-1]
+        == "eval-long-context: 1 x 1 on batch after eval-long-context-256, eval-long-context-384"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -101,7 +143,9 @@ def test_a_dry_run_loads_neither_nemo_nor_torch() -> None:
         "except SystemExit: pass\n"
         "print([name for name in ('nemo', 'torch', 'megatron', 'torchx') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "['torchx']"
 
 

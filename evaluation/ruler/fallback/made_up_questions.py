@@ -56,7 +56,9 @@ _PEOPLE = (
 def single() -> dict[str, Any]:
     """Return 60 paragraphs with one or two questions each, in SQuAD's format; one article is a town and its people."""
     articles = []
-    for (town, river, founded, craft, festival), (person, trade, born, work) in zip(_TOWNS, _PEOPLE, strict=True):
+    for (town, river, founded, craft, festival), (person, trade, born, work) in zip(
+        _TOWNS, _PEOPLE, strict=True
+    ):
         place = _paragraph(
             f"{town} lies on the river {river}. It was founded in {founded} by settlers who followed the river.",
             (f"On which river does {town} lie?", (river, f"the river {river}")),
@@ -65,7 +67,10 @@ def single() -> dict[str, Any]:
         custom = _paragraph(
             f"The town of {town} is known for {craft}. Every year its people hold {festival}.",
             (f"What is {town} known for?", (craft,)),
-            (f"Which feast do the people of {town} hold every year?", (festival, festival.removeprefix("the "))),
+            (
+                f"Which feast do the people of {town} hold every year?",
+                (festival, festival.removeprefix("the ")),
+            ),
         )
         life = _paragraph(
             f"{person} was {trade}, born in {town} in {born}, and is remembered for {work}.",
@@ -77,7 +82,11 @@ def single() -> dict[str, Any]:
 
 def _paragraph(text: str, *asked: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
     questions = [
-        {"question": query, "answers": [{"text": answer} for answer in answers], "is_impossible": False}
+        {
+            "question": query,
+            "answers": [{"text": answer} for answer in answers],
+            "is_impossible": False,
+        }
         for query, answers in asked
     ]
     return {"context": text, "qas": questions}
@@ -94,7 +103,9 @@ def double() -> list[dict[str, Any]]:
         for (person, trade, _, _), (town, *_) in zip(_PEOPLE, _TOWNS, strict=True)
     }
     asked = []
-    for number, ((person, *_), (town, river, _, craft, _)) in enumerate(zip(_PEOPLE, _TOWNS, strict=True)):
+    for number, ((person, *_), (town, river, _, craft, _)) in enumerate(
+        zip(_PEOPLE, _TOWNS, strict=True)
+    ):
         # the people and towns that follow in the tables are the distractors
         others = [(number + step) % len(_TOWNS) for step in (1, 2, 3, 4)]
         names = [person, town, *(_PEOPLE[n][0] for n in others), *(_TOWNS[n][0] for n in others)]
@@ -104,5 +115,7 @@ def double() -> list[dict[str, Any]]:
             (f"On which river lies the town where {person} was born?", river),
             (f"What is the town known for where {person} was born?", craft),
         ):
-            asked.append({"question": query, "answer": answer, "context": context, "supporting_facts": facts})
+            asked.append(
+                {"question": query, "answer": answer, "context": context, "supporting_facts": facts}
+            )
     return asked

@@ -22,7 +22,9 @@ Document = dict[str, Any]
 def run_humaneval(responses: list[list[str]], documents: list[Document]) -> list[str]:
     """HumanEval and HumanEval+: the prompt continued, then the problem's ``check`` of it."""
     return _run(
-        responses, documents, lambda doc, text: f"{doc['prompt']}{text}\n{doc['test']}\ncheck({doc['entry_point']})"
+        responses,
+        documents,
+        lambda doc, text: f"{doc['prompt']}{text}\n{doc['test']}\ncheck({doc['entry_point']})",
     )
 
 
@@ -41,7 +43,9 @@ def pass_at_1(document: Document, results: list[str]) -> dict[str, float]:
     return {"pass@1": float(results[0] == sandbox.PASSED)}
 
 
-def _run(responses: list[list[str]], documents: list[Document], program: Callable[[Document, str], str]) -> list[str]:
+def _run(
+    responses: list[list[str]], documents: list[Document], program: Callable[[Document, str], str]
+) -> list[str]:
     if os.environ.get(ALLOW) != "1":
         raise UserError(
             f"this task runs code that the model has written, which nobody has allowed; set {ALLOW}=1 "

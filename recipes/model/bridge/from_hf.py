@@ -12,7 +12,7 @@ from nemo.lightning import MegatronStrategy, io, teardown
 from nemo.lightning.pytorch.trainer import Trainer
 from safetensors import safe_open
 
-from recipes.common.files import check_space, whole_folder
+from recipes.common.files import atomic_directory, check_space
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
 from recipes.model.nemo import GraniteConfig, GraniteModel
@@ -31,7 +31,7 @@ def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:
     Raises:
         UserError: ``source`` is not such a folder, ``output`` exists, or there is no space left.
     """
-    with whole_folder(output) as temporary:
+    with atomic_directory(output) as temporary:
         HFGraniteImporter(str(source)).apply(temporary, dtype=dtype)
 
 
@@ -65,7 +65,9 @@ class HFGraniteImporter(io.ModelConnector):
             trainer = Trainer(
                 devices=1,
                 accelerator="cpu",
-                strategy=MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True, ckpt_async_save=False),
+                strategy=MegatronStrategy(
+                    ckpt_save_optimizer=False, always_save_context=True, ckpt_async_save=False
+                ),
                 # one process, also where Slurm's variables are those of a job
                 plugins=LightningEnvironment(),
             )

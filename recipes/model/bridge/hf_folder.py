@@ -37,7 +37,11 @@ def local_folder(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+        return Path(
+            snapshot_download(
+                source, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]
+            )
+        )
     except Exception as error:  # the library lets its transports' own exceptions through
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -59,12 +63,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         given = json.loads(path.read_text(encoding="utf-8"))
         model_type = given["model_type"]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not the config of a model ({error!r}); download the folder again") from error
+        raise UserError(
+            f"{path}: not the config of a model ({error!r}); download the folder again"
+        ) from error
     if model_type != "granite":
         raise UserError(f"{path}: model_type is {model_type!r}, but only 'granite' can be imported")
     for name in CONFIG_FIELDS:
         if name != "head_dim" and not isinstance(given.get(name), int | float):
-            raise UserError(f"{path}: {name} is {given.get(name)!r}, but a Granite model needs a number there; add it")
+            raise UserError(
+                f"{path}: {name} is {given.get(name)!r}, but a Granite model needs a number there; add it"
+            )
     config = GraniteConfig.from_dict(given).to_dict()
     for name, expected in FIXED_FIELDS.items():
         if config[name] != expected:
@@ -83,9 +91,13 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
     """
     if (folder / INDEX).is_file():
         try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder / INDEX}: damaged ({error!r}); download the folder again") from error
+            raise UserError(
+                f"{folder / INDEX}: damaged ({error!r}); download the folder again"
+            ) from error
     else:
         names = [WEIGHTS]
     files: dict[str, safe_open] = {}
@@ -105,12 +117,20 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
     unknown = files.keys() - expected.keys() - {"lm_head.weight"}
     missing = expected.keys() - files.keys()
     if missing or unknown:
-        problem = f"lacks the tensor {min(missing)}" if missing else f"has the tensor {min(unknown)}, not Granite's"
-        raise UserError(f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it again")
+        problem = (
+            f"lacks the tensor {min(missing)}"
+            if missing
+            else f"has the tensor {min(unknown)}, not Granite's"
+        )
+        raise UserError(
+            f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it again"
+        )
     for name, shape in expected.items():
         found = tuple(files[name].get_slice(name).get_shape())
         if found != shape:
-            raise UserError(f"{folder}: {name} has shape {found}, but {CONFIG} asks for {shape}; download it again")
+            raise UserError(
+                f"{folder}: {name} has shape {found}, but {CONFIG} asks for {shape}; download it again"
+            )
     return files
 
 
@@ -126,9 +146,13 @@ def read_tokenizer(folder: Path, vocab_size: int) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         tokens = max(tokenizer.get_vocab().values()) + 1
-    except Exception as error:  # transformers and tokenizers raise whatever the broken file leads to
+    except (
+        Exception
+    ) as error:  # transformers and tokenizers raise whatever the broken file leads to
         reason = str(error).splitlines()[0]
-        raise UserError(f"{folder}: no tokenizer that transformers can load ({reason}); put its files there") from error
+        raise UserError(
+            f"{folder}: no tokenizer that transformers can load ({reason}); put its files there"
+        ) from error
     if tokens > vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokens} tokens but the model {vocab_size}; use its own tokenizer"

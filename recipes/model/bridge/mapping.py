@@ -69,11 +69,15 @@ class Weight:
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Split Megatron's tensor of :attr:`shape` into ``parts``."""
         rows = [shape[0] // self.groups for shape in self.parts.values()]
-        return [part.flatten(0, 1) for part in tensor.unflatten(0, (self.groups, -1)).split(rows, dim=1)]
+        return [
+            part.flatten(0, 1) for part in tensor.unflatten(0, (self.groups, -1)).split(rows, dim=1)
+        ]
 
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
         """Put ``parts`` together into Megatron's tensor; the inverse of :meth:`split`."""
-        return torch.cat([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(0, 1)
+        return torch.cat([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(
+            0, 1
+        )
 
 
 def weights(config: dict[str, Any]) -> list[Weight]:
@@ -94,11 +98,19 @@ def weights(config: dict[str, Any]) -> list[Weight]:
         ),
         ("self_attention.linear_proj.weight", {"self_attn.o_proj": (hidden, query)}, 1),
         ("mlp.linear_fc1.layer_norm_weight", {"post_attention_layernorm": (hidden,)}, 1),
-        ("mlp.linear_fc1.weight", {"mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden)}, 1),
+        (
+            "mlp.linear_fc1.weight",
+            {"mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden)},
+            1,
+        ),
         ("mlp.linear_fc2.weight", {"mlp.down_proj": (hidden, ffn)}, 1),
     ]
     return [
-        Weight("embedding.word_embeddings.weight", None, {"model.embed_tokens.weight": (config["vocab_size"], hidden)}),
+        Weight(
+            "embedding.word_embeddings.weight",
+            None,
+            {"model.embed_tokens.weight": (config["vocab_size"], hidden)},
+        ),
         *(
             Weight(
                 f"decoder.layers.{key}",

@@ -10,18 +10,18 @@ from torch import Tensor
 from recipes.common.errors import UserError
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def tensor_bytes_view(tensor: Tensor) -> memoryview:
     """Return the bytes of a contiguous tensor, to read into or to write."""
     return tensor.flatten().view(torch.uint8).numpy().data
 
 
-def read_at(file: FileIO, place: int, target: Tensor) -> None:
+def read_into(file: FileIO, place: int, target: Tensor) -> None:
     """Fill a contiguous tensor with the bytes of ``file`` from ``place``; several threads may read one file.
 
     Raises:
         UserError: the file ends before.
     """
-    content = bytes_of(target)
+    content = tensor_bytes_view(target)
     while content:
         # a single call gives at most 2 GB
         read = os.preadv(file.fileno(), [content], place)

@@ -11,10 +11,10 @@ import yaml
 from transformers import GenerationConfig, GraniteConfig
 
 from recipes.common.errors import UserError
-from recipes.common.files import check_space, whole_folder
+from recipes.common.files import atomic_directory, check_space
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight, weights
-from recipes.model.bridge.tensor_bytes import bytes_of
+from recipes.model.bridge.tensor_bytes import tensor_bytes_view
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 
 # as save_pretrained of transformers
@@ -25,7 +25,11 @@ _SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float1
 
 
 def export_hf(
-    checkpoint: Path, output: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES, say: Callable[[str], object] = print
+    checkpoint: Path,
+    output: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    say: Callable[[str], object] = print,
 ) -> None:
     """Write the Hugging Face folder ``output`` from the NeMo 2 checkpoint folder ``checkpoint``.
 
@@ -40,7 +44,9 @@ def export_hf(
     """
     for folder in (checkpoint, checkpoint / "weights", checkpoint / "context"):
         if not folder.is_dir():
-            raise UserError(f"{folder}: not found; name a NeMo 2 checkpoint, a folder with weights/ and context/")
+            raise UserError(
+                f"{folder}: not found; name a NeMo 2 checkpoint, a folder with weights/ and context/"
+            )
     config, tokenizer_folder = read_context(checkpoint / "context")
     tokenizer = hf_folder.read_tokenizer(tokenizer_folder, config["vocab_size"])
     source = TorchDistCheckpoint(checkpoint / "weights")
@@ -51,7 +57,7 @@ def export_hf(
     shards = plan_shards(planned, source, max_shard_bytes)
     check_space(output, sum(shard.tensor_bytes for shard in shards))
 
-    with whole_folder(output) as temporary:
+    with atomic_directory(output) as temporary:
         hf_config = GraniteConfig(
             **FIXED_FIELDS,
             **config,
@@ -62,7 +68,9 @@ def export_hf(
             pad_token_id=tokenizer.pad_token_id,
         )
         if hf_config.head_dim == hf_config.hidden_size // hf_config.num_attention_heads:
-            del hf_config.head_dim  # transformers' default, which Granite's published configs leave out
+            del (
+                hf_config.head_dim
+            )  # transformers' default, which Granite's published configs leave out
         hf_config.save_pretrained(temporary)
         GenerationConfig.from_model_config(hf_config).save_pretrained(temporary)
         hf_folder.copy_tokenizer(tokenizer_folder, temporary)
@@ -80,7 +88,9 @@ def export_hf(
                 "metadata": {"total_size": sum(shard.tensor_bytes for shard in shards)},
                 "weight_map": weight_map,
             }
-            (temporary / hf_folder.INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            (temporary / hf_folder.INDEX).write_text(
+                json.dumps(index, indent=2) + "\n", encoding="utf-8"
+            )
 
 
 def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -96,14 +106,22 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
         tokenizer = folder / Path(str(model["tokenizer"]["pretrained_model_name"])).name
         config = {name: model["config"].get(field) for name, field in CONFIG_FIELDS.items()}
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not found; the checkpoint needs the context that NeMo saves with it") from error
+        raise UserError(
+            f"{path}: not found; the checkpoint needs the context that NeMo saves with it"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: damaged or without tokenizer ({error!r}); use another checkpoint") from error
+        raise UserError(
+            f"{path}: damaged or without tokenizer ({error!r}); use another checkpoint"
+        ) from error
     if config["head_dim"] is None and config["hidden_size"]:
         config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
-    unknown = [field for name, field in CONFIG_FIELDS.items() if not isinstance(config[name], int | float)]
+    unknown = [
+        field for name, field in CONFIG_FIELDS.items() if not isinstance(config[name], int | float)
+    ]
     if unknown:
-        raise UserError(f"{path}: config has no number for {', '.join(unknown)}; only Granite models can be exported")
+        raise UserError(
+            f"{path}: config has no number for {', '.join(unknown)}; only Granite models can be exported"
+        )
     return config, tokenizer
 
 
@@ -134,12 +152,14 @@ class Shard:
         file.write(len(header).to_bytes(8, "little") + header)
         for weight in self.weights:
             for tensor in weight.split(source.read(weight)):
-                content = bytes_of(tensor.contiguous())
+                content = tensor_bytes_view(tensor.contiguous())
                 for start in range(0, len(content), _WRITE_BYTES):
                     file.write(content[start : start + _WRITE_BYTES])
 
 
-def plan_shards(planned: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int) -> list[Shard]:
+def plan_shards(
+    planned: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int
+) -> list[Shard]:
     """Put the tensors into as few files as the limit and their order allow; those of one Megatron tensor stay together.
 
     Raises:
@@ -149,8 +169,13 @@ def plan_shards(planned: list[Weight], source: TorchDistCheckpoint, max_shard_by
     for weight in planned:
         dtype = source.dtype(weight)
         if dtype not in _SAFETENSORS_TYPES:
-            raise UserError(f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be exported")
-        if shards[-1].weights and shards[-1].tensor_bytes + weight.elements * dtype.itemsize > max_shard_bytes:
+            raise UserError(
+                f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be exported"
+            )
+        if (
+            shards[-1].weights
+            and shards[-1].tensor_bytes + weight.elements * dtype.itemsize > max_shard_bytes
+        ):
             shards.append(Shard())
         shards[-1].add(weight, dtype)
     return shards

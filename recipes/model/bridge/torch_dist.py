@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 
 from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import Weight
-from recipes.model.bridge.tensor_bytes import read_at
+from recipes.model.bridge.tensor_bytes import read_into
 
 # NeMo saves the Lightning module, which holds the Megatron model under this name
 _PREFIX = "module."
@@ -78,9 +78,13 @@ class TorchDistCheckpoint:
                 for key, tensor in found.state_dict_metadata.items()
                 if isinstance(tensor, metadata.TensorStorageMetadata)
             }
-            self._places: dict[metadata.MetadataIndex, filesystem._StorageInfo] = dict(found.storage_data)
+            self._places: dict[metadata.MetadataIndex, filesystem._StorageInfo] = dict(
+                found.storage_data
+            )
         except FileNotFoundError as error:
-            raise UserError(f"{path}: not found, so the save was not finished; use another checkpoint") from error
+            raise UserError(
+                f"{path}: not found, so the save was not finished; use another checkpoint"
+            ) from error
         except Exception as error:  # a damaged pickle raises nearly anything
             raise UserError(
                 f"{path}: damaged or not a checkpoint's metadata ({error}); use another checkpoint"
@@ -112,8 +116,13 @@ class TorchDistCheckpoint:
         """
         tensor = self._tensors.get(_PREFIX + weight.key)
         if tensor is None:
-            raise UserError(f"{self.folder}: lacks the tensor {_PREFIX}{weight.key}; name a Granite model's checkpoint")
-        found, expected = tuple(tensor.size), weight.shape if weight.layer is None else (layers, *weight.shape)
+            raise UserError(
+                f"{self.folder}: lacks the tensor {_PREFIX}{weight.key}; name a Granite model's checkpoint"
+            )
+        found, expected = (
+            tuple(tensor.size),
+            weight.shape if weight.layer is None else (layers, *weight.shape),
+        )
         padded = weight.layer is None and found[1:] == expected[1:] and found > expected
         if found != expected and not padded:
             raise UserError(
@@ -121,13 +130,19 @@ class TorchDistCheckpoint:
                 "the two folders are of different models"
             )
         if sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(found):
-            raise UserError(f"{self.folder}: parts of {weight.key} were not saved; use another checkpoint")
+            raise UserError(
+                f"{self.folder}: parts of {weight.key} were not saved; use another checkpoint"
+            )
         for chunk in tensor.chunks:
             path, place = self._place(weight.key, chunk)
             if not path.is_file():
-                raise UserError(f"{path}: not found, though .metadata names it; copy the checkpoint again")
+                raise UserError(
+                    f"{path}: not found, though .metadata names it; copy the checkpoint again"
+                )
             if path.stat().st_size < place.offset + place.length:
-                raise UserError(f"{path}: cut short at {path.stat().st_size} bytes; copy the checkpoint again")
+                raise UserError(
+                    f"{path}: cut short at {path.stat().st_size} bytes; copy the checkpoint again"
+                )
 
     def read(self, weight: Weight) -> Tensor:
         """Read one tensor of ``weight.shape``, put together from the chunks of all ranks; valid until the next read."""
@@ -138,17 +153,25 @@ class TorchDistCheckpoint:
                 if not 0 <= weight.layer - starts[0] < sizes[0]:
                     continue
                 starts, sizes = starts[1:], sizes[1:]
-            target = whole[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))]
+            target = whole[
+                tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+            ]
             self._read_chunk(weight, chunk, target)
         return whole
 
-    def _place(self, key: str, chunk: metadata.ChunkStorageMetadata) -> tuple[Path, filesystem._StorageInfo]:
+    def _place(
+        self, key: str, chunk: metadata.ChunkStorageMetadata
+    ) -> tuple[Path, filesystem._StorageInfo]:
         place = self._places.get(metadata.MetadataIndex(_PREFIX + key, chunk.offsets))
         if place is None:
-            raise UserError(f"{self.folder / '.metadata'}: does not say where {key} is; use another checkpoint")
+            raise UserError(
+                f"{self.folder / '.metadata'}: does not say where {key} is; use another checkpoint"
+            )
         return self.folder / Path(place.relative_path).name, place
 
-    def located(self, weight: Weight, chunk: metadata.ChunkStorageMetadata) -> tuple[Path, int, Tensor]:
+    def located(
+        self, weight: Weight, chunk: metadata.ChunkStorageMetadata
+    ) -> tuple[Path, int, Tensor]:
         """Return the file of one rank's part, the place of its storage there, and its layout as a meta tensor.
 
         Raises:
@@ -161,7 +184,9 @@ class TorchDistCheckpoint:
                 # says where the numbers are and reads none
                 described = torch.load(view, map_location="meta", weights_only=True)
             if described.shape != chunk.sizes or described.dtype != self.dtype(weight):
-                raise ValueError(f"{tuple(described.shape)}, {described.dtype} in place of {tuple(chunk.sizes)}")
+                raise ValueError(
+                    f"{tuple(described.shape)}, {described.dtype} in place of {tuple(chunk.sizes)}"
+                )
             storage = described.untyped_storage()
             if storage._checkpoint_offset + storage.nbytes() > place.length:
                 raise EOFError(f"{storage.nbytes()} bytes in a place of {place.length}")
@@ -169,19 +194,27 @@ class TorchDistCheckpoint:
             raise
         except Exception as error:  # torch.load raises whatever the broken bytes lead to
             reason = str(error).partition("\n")[0]
-            raise UserError(f"{path}: damaged at {weight.key} ({reason}); copy the checkpoint again") from error
+            raise UserError(
+                f"{path}: damaged at {weight.key} ({reason}); copy the checkpoint again"
+            ) from error
         return path, place.offset + storage._checkpoint_offset, described
 
-    def _read_chunk(self, weight: Weight, chunk: metadata.ChunkStorageMetadata, target: Tensor) -> None:
+    def _read_chunk(
+        self, weight: Weight, chunk: metadata.ChunkStorageMetadata, target: Tensor
+    ) -> None:
         """Read one rank's part (of a chunk of several layers, the layer of ``weight``) into ``target``."""
         path, start, described = self.located(weight, chunk)
         stored = described.untyped_storage().nbytes()
         straight = target.is_contiguous() and described.is_contiguous() and stored == target.nbytes
-        numbers = target if straight else self._chunk.take(stored // described.itemsize, described.dtype)
+        numbers = (
+            target if straight else self._chunk.take(stored // described.itemsize, described.dtype)
+        )
         with path.open("rb", buffering=0) as file:
-            read_at(file, start, numbers)
+            read_into(file, start, numbers)
         if not straight:
-            tensor = numbers.as_strided(described.size(), described.stride(), described.storage_offset())
+            tensor = numbers.as_strided(
+                described.size(), described.stride(), described.storage_offset()
+            )
             if weight.layer is not None:
                 tensor = tensor[weight.layer - chunk.offsets[0]]
             target.copy_(tensor[: len(target)])
@@ -202,10 +235,14 @@ class _Scratch:
 def _check_format(folder: Path) -> None:
     path = folder / "metadata.json"
     if not path.is_file():
-        raise UserError(f"{path}: not found, so this is not a distributed checkpoint or its save was not finished")
+        raise UserError(
+            f"{path}: not found, so this is not a distributed checkpoint or its save was not finished"
+        )
     try:
         backend = json.loads(path.read_text(encoding="utf-8"))["sharded_backend"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: damaged ({error!r}); use another checkpoint") from error
     if backend != "torch_dist":
-        raise UserError(f"{path}: the format is {backend!r}, but only 'torch_dist' can be read; save it again as that")
+        raise UserError(
+            f"{path}: the format is {backend!r}, but only 'torch_dist' can be read; save it again as that"
+        )

@@ -9,7 +9,7 @@ from importlib import resources
 import pytest
 import yaml
 
-from data_prep.catalog.catalog import BYTES_PER_TOKEN, load_catalog, loading_of
+from data_prep.catalog.catalog import BYTES_PER_TOKEN, get_loading, load_catalog
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
 
@@ -21,7 +21,12 @@ FIELDS = {
     *("user_data", "synthetic", "seed_data"),
 }
 CONFIRMED = {"dataset card", "repository page", "public code", "not checked"}
-STAGES = {"base.pre_training", "base.post_training", "instruct.pre_training", "instruct.post_training"}
+STAGES = {
+    "base.pre_training",
+    "base.post_training",
+    "instruct.pre_training",
+    "instruct.post_training",
+}
 EVERY_ADDITION = {**OURS["sources"], **OURS["not_disclosed"]}
 
 
@@ -78,7 +83,8 @@ def test_whatever_ibm_calls_public_or_gives_an_address_for_has_an_entry() -> Non
     said = {
         entry["id"]
         for entry in IBM["sources"]
-        if entry["disclosed"]["url"] or entry["disclosed"]["data_provenance"].startswith("Publicly available")
+        if entry["disclosed"]["url"]
+        or entry["disclosed"]["data_provenance"].startswith("Publicly available")
     }
     assert len(said) == 83
     assert said <= set(OURS["sources"])
@@ -92,7 +98,17 @@ def test_an_addition_is_loaded_or_says_why_not(name: str, addition: dict) -> Non
     assert addition["public"] or "reason" in addition
     if "load" in addition:
         load = addition["load"]
-        allowed = {"dataset", "configuration", "split", "format", "files", "text", "fields", "messages", "confirmed"}
+        allowed = {
+            "dataset",
+            "configuration",
+            "split",
+            "format",
+            "files",
+            "text",
+            "fields",
+            "messages",
+            "confirmed",
+        }
         assert set(load) <= allowed
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", load["dataset"])
         assert len({"text", "fields", "messages"} & set(load)) == 1
@@ -100,7 +116,9 @@ def test_an_addition_is_loaded_or_says_why_not(name: str, addition: dict) -> Non
         assert load["confirmed"] in CONFIRMED
 
 
-@pytest.mark.parametrize("name", [name for name, entry in EVERY_ADDITION.items() if "tokens" in entry])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in EVERY_ADDITION.items() if "tokens" in entry]
+)
 def test_token_counts_say_where_they_come_from(name: str) -> None:
     tokens = EVERY_ADDITION[name]["tokens"]
     source = load_catalog()[name]
@@ -161,7 +179,10 @@ def test_sources_lists_all(run) -> None:
     assert rows["gneissweb"].split()[1:7] == ["web", "30.2", "TB", "en", "apache-2.0", "yes"]
     assert "and 148 more" in rows["granite-feedback"]
     assert rows["webhose"].split()[1:] == ["web", "170", "GB", "en", "unknown", "no"]
-    assert "HuggingFaceTB/finemath (finemath-3plus, infiwebmath-3plus), train: text; dataset card" in rows["finemath"]
+    assert (
+        "HuggingFaceTB/finemath (finemath-3plus, infiwebmath-3plus), train: text; dataset card"
+        in rows["finemath"]
+    )
     assert "seed" in rows["openmathreasoning"].split()
     assert "152 sources disclosed by IBM: 78 public, 62 of them loaded by datasets; 4 others" in out
 
@@ -177,9 +198,17 @@ def test_sources_json(run) -> None:
 def test_sources_of_a_phase(run) -> None:
     status, out, err = run("sources", "--phase", "3")
     assert (status, err) == (0, "")
-    assert "phase3: synthetic: no public source of IBM's; stands in: nemotron-cc, cosmopedia-v2" in out
-    assert "phase3: long_cot: no public source of IBM's; stands in: llama-nemotron-post-training-dataset," in out
-    assert "phase3: code: partly not public; stands in: stack-v3-train, starcoderdata, github-code-clean" in out
+    assert (
+        "phase3: synthetic: no public source of IBM's; stands in: nemotron-cc, cosmopedia-v2" in out
+    )
+    assert (
+        "phase3: long_cot: no public source of IBM's; stands in: llama-nemotron-post-training-dataset,"
+        in out
+    )
+    assert (
+        "phase3: code: partly not public; stands in: stack-v3-train, starcoderdata, github-code-clean"
+        in out
+    )
     assert "phase3: math: partly" not in out
     components = {line.split()[0] for line in out.splitlines() if "train: text" in line}
     assert {"math", "technical", "multilingual"} <= components
@@ -222,7 +251,9 @@ def test_heavy_libraries_stay_out(words: str) -> None:
         "heavy = {'torch', 'datasets', 'numpy', 'pyarrow', 'nemo', 'transformers'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -232,7 +263,10 @@ def test_heavy_libraries_stay_out(words: str) -> None:
         ("open-web-math", ("hf:open-web-math/open-web-math::train",), "text"),
         (
             "finemath",
-            ("hf:HuggingFaceTB/finemath:finemath-3plus:train", "hf:HuggingFaceTB/finemath:infiwebmath-3plus:train"),
+            (
+                "hf:HuggingFaceTB/finemath:finemath-3plus:train",
+                "hf:HuggingFaceTB/finemath:infiwebmath-3plus:train",
+            ),
             "text",
         ),
         ("txt360-free-law", ("hf:LLM360/TxT360/data/freelaw/**/*.jsonl",), "text"),
@@ -241,26 +275,33 @@ def test_heavy_libraries_stay_out(words: str) -> None:
         ("stack-v3-train", ("hf:HuggingFaceCode/stack-v3-train::train",), "files[].content"),
     ],
 )
-def test_what_tokenizing_a_source_reads(name: str, inputs: tuple[str, ...], text_field: str) -> None:
-    loading, _ = loading_of(name)
+def test_what_tokenizing_a_source_reads(
+    name: str, inputs: tuple[str, ...], text_field: str
+) -> None:
+    loading, _ = get_loading(name)
     assert (loading.inputs, loading.text_field) == (inputs, text_field)
 
 
 def test_each_split_is_an_input_of_its_own() -> None:
-    loading, licence = loading_of("llama-nemotron-post-training-dataset")
+    loading, licence = get_loading("llama-nemotron-post-training-dataset")
     splits = ("code", "math", "science", "chat", "safety")
-    assert loading.inputs == tuple(f"hf:nvidia/Llama-Nemotron-Post-Training-Dataset:SFT:{split}" for split in splits)
+    assert loading.inputs == tuple(
+        f"hf:nvidia/Llama-Nemotron-Post-Training-Dataset:SFT:{split}" for split in splits
+    )
     assert licence == load_catalog()["llama-nemotron-post-training-dataset"].licence
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gneissweb", "gneissweb: `datasets` cannot load it: the address holds a card and figures, no text"),
+        (
+            "gneissweb",
+            "gneissweb: `datasets` cannot load it: the address holds a card and figures, no text",
+        ),
         ("webhose", "webhose: `datasets` cannot load it"),
         ("fine-math", r"fine-math: no such source \(did you mean 'finemath'\?\)"),
     ],
 )
 def test_a_source_that_cannot_be_tokenized(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        loading_of(name)
+        get_loading(name)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from data_prep.catalog.catalog import load_catalog
-from data_prep.mixtures.mixture import PHASES, load_mixture, parse_tokens, plan, stages_of
+from data_prep.mixtures.mixture import PHASES, load_mixture, parse_tokens, phase_stages, plan
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
 from recipes.registry.resolve import STAGES
@@ -61,7 +61,9 @@ def test_shipped_mixtures_are_the_recipes(stage: str) -> None:
     mixture = load_mixture(stage)
     recipe = STAGES[stage].mixture
     assert [component.name for component in mixture.components] == list(recipe)
-    assert [component.percent for component in mixture.components] == [percent.value for percent in recipe.values()]
+    assert [component.percent for component in mixture.components] == [
+        percent.value for percent in recipe.values()
+    ]
     assert mixture.warnings == ()
     for component in mixture.components:
         assert sum(component.weights.values()) == pytest.approx(1)
@@ -128,7 +130,10 @@ def test_an_unknown_size_gives_unknown_epochs(run, monkeypatch) -> None:
     row = rows_of("phase1")["common_crawl", "gneissweb"]
     assert (row.epochs, row.repeated) == (None, False)
     _, out, _ = run("--phase", "1")
-    assert next(line for line in out.splitlines() if " gneissweb " in line).split()[-3:] == ["unknown"] * 3
+    assert (
+        next(line for line in out.splitlines() if " gneissweb " in line).split()[-3:]
+        == ["unknown"] * 3
+    )
     assert " 10.3T and 1 unknown" in out
     stage = json.loads(run("--phase", "1", "--json")[1])[0]
     assert stage["components"][0]["sources"][0]["available"] is None
@@ -145,7 +150,7 @@ def test_an_unknown_size_gives_unknown_epochs(run, monkeypatch) -> None:
     ],
 )
 def test_stages_of(phase: str, stages: tuple[str, ...]) -> None:
-    assert stages_of(phase) == stages
+    assert phase_stages(phase) == stages
 
 
 def test_the_phases_are_the_stages_of_pretraining() -> None:
@@ -154,7 +159,14 @@ def test_the_phases_are_the_stages_of_pretraining() -> None:
 
 @pytest.mark.parametrize(
     ("text", "tokens"),
-    [("2T", 2 * 10**12), ("500B", 5 * 10**11), ("1e12", 10**12), ("1.5e9", 15 * 10**8), ("0.5t", 5 * 10**11), ("7", 7)],
+    [
+        ("2T", 2 * 10**12),
+        ("500B", 5 * 10**11),
+        ("1e12", 10**12),
+        ("1.5e9", 15 * 10**8),
+        ("0.5t", 5 * 10**11),
+        ("7", 7),
+    ],
 )
 def test_parse_tokens(text: str, tokens: int) -> None:
     assert parse_tokens(text) == tokens
@@ -172,7 +184,9 @@ def test_a_users_mixture(write) -> None:
     assert weights["common_crawl_hq"] == {"dclm-baseline": 0.75, "gneissweb": 0.25}
     assert weights["math"] == {"finemath": 1}
     assert mixture.warnings == ()
-    assert not next(component for component in mixture.components if component.name == "code").has_public_source
+    assert not next(
+        component for component in mixture.components if component.name == "code"
+    ).has_public_source
 
 
 def test_a_users_percentages_may_differ(write) -> None:
@@ -212,29 +226,83 @@ MISTAKES = {
         -1,
         "component math: sources: finemath: weight is -1, expected",
     ),
-    "weight in words": (("math", "sources", "finemath"), "many", "weight is 'many', expected a number of zero or more"),
+    "weight in words": (
+        ("math", "sources", "finemath"),
+        "many",
+        "weight is 'many', expected a number of zero or more",
+    ),
     "weight true": (("math", "sources", "finemath"), True, "weight is True, expected a number"),
-    "weight nan": (("math", "sources", "finemath"), float("nan"), "weight is nan, expected a number"),
-    "weight inf": (("math", "sources", "finemath"), float("inf"), "weight is inf, expected a number"),
+    "weight nan": (
+        ("math", "sources", "finemath"),
+        float("nan"),
+        "weight is nan, expected a number",
+    ),
+    "weight inf": (
+        ("math", "sources", "finemath"),
+        float("inf"),
+        "weight is inf, expected a number",
+    ),
     "weight none": (("math", "sources", "finemath"), None, "weight is None, expected a number"),
-    "all zero": (("math", "sources"), {"finemath": 0}, "component math: found only weights of zero, expected"),
-    "no source": (("math",), {"percent": 20}, "component math: found no sources, expected a weight above zero"),
-    "unknown id": (("math", "sources"), {"finemth": 1}, "unknown source 'finemth' (did you mean 'finemath'?)"),
+    "all zero": (
+        ("math", "sources"),
+        {"finemath": 0},
+        "component math: found only weights of zero, expected",
+    ),
+    "no source": (
+        ("math",),
+        {"percent": 20},
+        "component math: found no sources, expected a weight above zero",
+    ),
+    "unknown id": (
+        ("math", "sources"),
+        {"finemth": 1},
+        "unknown source 'finemth' (did you mean 'finemath'?)",
+    ),
     "number as id": (("math", "sources"), {7: 1}, "unknown source 7"),
-    "not public": (("math", "sources"), {"webhose": 1}, "webhose is not public (Private non-publicly available"),
-    "twice": (("math", "stand_in"), {"finemath": 1}, "finemath is in sources and in stand_in, expected once"),
-    "list": (("math", "sources"), ["finemath"], "component math: sources: found a list, expected `id: weight` pairs"),
-    "unknown component": (("maths",), {"percent": 0}, "unknown component 'maths' (did you mean 'math'?)"),
-    "component a number": (("math",), 20, "component math: found 20, expected percent, why, sources and stand_in"),
+    "not public": (
+        ("math", "sources"),
+        {"webhose": 1},
+        "webhose is not public (Private non-publicly available",
+    ),
+    "twice": (
+        ("math", "stand_in"),
+        {"finemath": 1},
+        "finemath is in sources and in stand_in, expected once",
+    ),
+    "list": (
+        ("math", "sources"),
+        ["finemath"],
+        "component math: sources: found a list, expected `id: weight` pairs",
+    ),
+    "unknown component": (
+        ("maths",),
+        {"percent": 0},
+        "unknown component 'maths' (did you mean 'math'?)",
+    ),
+    "component a number": (
+        ("math",),
+        20,
+        "component math: found 20, expected percent, why, sources and stand_in",
+    ),
     "unknown key": (("math", "source"), {}, "unknown key 'source' (did you mean 'sources'?)"),
-    "percent in words": (("math", "percent"), "a fifth", "component math: percent is 'a fifth', expected a number"),
-    "percent negative": (("math", "percent"), -20, "component math: percent is -20, expected a number"),
+    "percent in words": (
+        ("math", "percent"),
+        "a fifth",
+        "component math: percent is 'a fifth', expected a number",
+    ),
+    "percent negative": (
+        ("math", "percent"),
+        -20,
+        "component math: percent is -20, expected a number",
+    ),
     "percent sum": (("math", "percent"), 25, "the percentages add up to 105, expected 100"),
 }
 
 
 @pytest.mark.parametrize(("path", "value", "says"), MISTAKES.values(), ids=list(MISTAKES))
-def test_a_mistake_in_a_users_file(write, run, path: tuple[str, ...], value: object, says: str) -> None:
+def test_a_mistake_in_a_users_file(
+    write, run, path: tuple[str, ...], value: object, says: str
+) -> None:
     document = copy.deepcopy(MINE)
     place = document["phase4"]
     for key in path[:-1]:
@@ -258,7 +326,9 @@ def test_a_missing_component(write) -> None:
 def test_a_missing_percentage(write) -> None:
     document = copy.deepcopy(MINE)
     del document["phase4"]["math"]["percent"]
-    with pytest.raises(UserError, match="component math: no percent, expected a number from 0 to 100; add it"):
+    with pytest.raises(
+        UserError, match="component math: no percent, expected a number from 0 to 100; add it"
+    ):
         load_mixture("phase4", write(document))
 
 
@@ -270,7 +340,10 @@ def test_a_missing_percentage(write) -> None:
         ("phase4: [\n", "not a readable YAML file"),
         ("phase4: !!python/object/apply:os.getcwd []\n", "not a readable YAML file"),
         ("phase4: 3\n", "stage phase4: found 3, expected components"),
-        ("phase3: {}\n", "no mixture for stage phase4, found phase3; put its components under the key phase4"),
+        (
+            "phase3: {}\n",
+            "no mixture for stage phase4, found phase3; put its components under the key phase4",
+        ),
         ("phase4: {same_as: phase33}\n", "same_as names 'phase33' (did you mean 'phase3'?)"),
         ("phase4: {same_as: sft}\n", "same_as names 'sft', expected a stage of pre-training"),
         ("phase4: {same_as: phase4}\n", "unknown component 'same_as'"),
@@ -329,7 +402,9 @@ def test_plan_json(run) -> None:
     assert [stage["stage"] for stage in stages] == ["phase1"]
     stage = stages[0]
     assert stage["tokens"]["value"] == 10**13
-    assert [component["component"] for component in stage["components"]] == list(STAGES["phase1"].mixture)
+    assert [component["component"] for component in stage["components"]] == list(
+        STAGES["phase1"].mixture
+    )
     web = stage["components"][0]
     assert (web["share_percent"], web["tokens"]) == (pytest.approx(59), 5_900_000_000_000)
     assert web["available"] == 20_300_000_000_000
@@ -340,7 +415,11 @@ def test_plan_json(run) -> None:
         False,
     )
     # FinePDFs stands in for two components and is there once
-    every = {source["source"]: source["available"] for part in stage["components"] for source in part["sources"]}
+    every = {
+        source["source"]: source["available"]
+        for part in stage["components"]
+        for source in part["sources"]
+    }
     assert stage["total"]["available"] == sum(every.values())
     assert stage["total"]["tokens"] == 10**13
     assert stage["warnings"] == []
@@ -374,7 +453,9 @@ def test_plan_warns_of_other_percentages(write, run) -> None:
         (("--phase", "1", "--tokens", "lots"), "--tokens lots: expected a number of tokens"),
     ],
 )
-def test_a_wrong_option_is_one_sentence_and_status_2(run, words: tuple[str, ...], says: str) -> None:
+def test_a_wrong_option_is_one_sentence_and_status_2(
+    run, words: tuple[str, ...], says: str
+) -> None:
     status, out, err = run(*words)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1

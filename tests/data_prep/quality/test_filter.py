@@ -21,7 +21,11 @@ from recipes.common.errors import UserError
 pytestmark = pytest.mark.slow
 
 ALL = Steps(
-    normalise=True, min_characters=20, max_characters=50_000, exact_duplicates=True, near_duplicates=0.8
+    normalise=True,
+    min_characters=20,
+    max_characters=50_000,
+    exact_duplicates=True,
+    near_duplicates=0.8,
 )  # and, in `everything`, decontaminate
 SUITE = "In which year did the last of the great auks die upon the rocks of Eldey island"
 
@@ -38,7 +42,9 @@ def _near(text: str, changed: int) -> str:
 
 
 def _write(file: Path, texts: list[str]) -> Path:
-    rows = [{"id": number, "text": text, "meta": {"n": number}} for number, text in enumerate(texts)]
+    rows = [
+        {"id": number, "text": text, "meta": {"n": number}} for number, text in enumerate(texts)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
@@ -59,7 +65,9 @@ def texts() -> list[str]:
         "short",
         "x" * 60_000,
         base[3],
-        base[3].replace(" ", "\r\n", 1),  # equal to nothing before normalisation, near base[3] before and after
+        base[3].replace(
+            " ", "\r\n", 1
+        ),  # equal to nothing before normalisation, near base[3] before and after
         base[50],
         _near(base[5], 8),  # of 196 5-grams 188 are shared: Jaccard similarity 188/204 = 0.92
         _near(base[6], 70),  # 126/266 = 0.47
@@ -86,14 +94,16 @@ def _run(source: Path | list[str], output: Path, wanted: Steps, **options: Any) 
 
 def _read(output: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(output.glob("*.jsonl.zst")):
-        for part in documents.parts_of([str(file)], 10**9):
+        for part in documents.split_inputs([str(file)], 10**9):
             for document in documents.read(part, others=None):
                 yield {"text": document.text, **document.fields}
 
 
 def _removed(output: Path) -> list[dict[str, Any]]:
     return [
-        json.loads(line) for file in sorted(output.glob("*.removed.jsonl")) for line in file.read_text().splitlines()
+        json.loads(line)
+        for file in sorted(output.glob("*.removed.jsonl"))
+        for line in file.read_text().splitlines()
     ]
 
 
@@ -134,7 +144,12 @@ def test_the_audit_names_what_was_removed_and_why(
     assert audit[61] == {"record": 61, "step": "empty", "reason": "no text"}
     assert audit[63] == {"record": 63, "step": "min_characters", "reason": "5 characters"}
     kept = {"input": str(source), "record": 4}
-    assert audit[65] == {"record": 65, "step": "exact_duplicates", "reason": "equal text", "duplicates": kept}
+    assert audit[65] == {
+        "record": 65,
+        "step": "exact_duplicates",
+        "reason": "equal text",
+        "duplicates": kept,
+    }
     assert audit[67]["duplicates"]["record"] == 51
     assert audit[66]["step"] == "near_duplicates" and audit[66]["duplicates"] == kept
     assert audit[68]["duplicates"]["record"] == 6 and 0.8 <= audit[68]["similarity"] < 1
@@ -142,10 +157,14 @@ def test_the_audit_names_what_was_removed_and_why(
     assert audit[70]["ngram"] == ngram and audit[70]["suite"].endswith("suite.txt")
 
 
-def test_nothing_is_done_that_was_not_asked_for(source: Path, tmp_path: Path, texts: list[str]) -> None:
+def test_nothing_is_done_that_was_not_asked_for(
+    source: Path, tmp_path: Path, texts: list[str]
+) -> None:
     manifest = _run(source, tmp_path / "out", Steps(min_characters=1))
     assert manifest["removed"] == {"empty": 2, "min_characters": 0} and manifest["changed"] == 0
-    assert [row["text"] for row in _read(tmp_path / "out")] == [text for text in texts if text.strip()]
+    assert [row["text"] for row in _read(tmp_path / "out")] == [
+        text for text in texts if text.strip()
+    ]
     assert not list((tmp_path / "out").glob(".passes"))
 
 
@@ -156,7 +175,9 @@ def test_workers_and_shards_change_nothing(
     for number, (size, workers) in enumerate([(10**6, 1), (30_000, 1), (60_000, 1), (60_000, 2)]):
         monkeypatch.setattr(shards, "SHARD_BYTES", size)
         manifest = _run(source, tmp_path / str(number), everything, workers=workers)
-        found.append((list(_read(tmp_path / str(number))), _removed(tmp_path / str(number)), manifest))
+        found.append(
+            (list(_read(tmp_path / str(number))), _removed(tmp_path / str(number)), manifest)
+        )
     assert all(item == found[0] for item in found[1:])
     for file in (tmp_path / "2").glob("shard-*"):
         assert file.read_bytes() == (tmp_path / "3" / file.name).read_bytes()
@@ -170,13 +191,18 @@ def test_near_duplicates_above_and_below_the_threshold(tmp_path: Path) -> None:
     manifest = _run(source, tmp_path / "out", Steps(near_duplicates=0.8))
     assert manifest["removed"]["near_duplicates"] == 100
     assert [row["id"] for row in _read(tmp_path / "out")] == [*range(100), *range(200, 300)]
-    assert _run(source, tmp_path / "strict", Steps(near_duplicates=1.0))["removed"]["near_duplicates"] == 0
+    assert (
+        _run(source, tmp_path / "strict", Steps(near_duplicates=1.0))["removed"]["near_duplicates"]
+        == 0
+    )
 
 
 def test_nothing_goes_for_resembling_what_is_gone(tmp_path: Path) -> None:
     first = _text(1)
     second = _near(first, 12)  # 0.89 to the first
-    third = " ".join([f"begin{number}" for number in range(14)] + second.split()[14:])  # 0.87 to the second, 0.77 to it
+    third = " ".join(
+        [f"begin{number}" for number in range(14)] + second.split()[14:]
+    )  # 0.87 to the second, 0.77 to it
     source = _write(tmp_path / "in.jsonl", [first, second, third])
     _run(source, tmp_path / "out", Steps(near_duplicates=0.8))
     assert [row["id"] for row in _read(tmp_path / "out")] == [0, 2]
@@ -199,7 +225,12 @@ def test_short_texts_and_texts_without_words_are_no_near_duplicates(tmp_path: Pa
 
 @pytest.mark.parametrize("work", ["sign_shard", "filter_shard"])
 def test_a_run_that_fails_in_a_pass_goes_on_there(
-    work: str, source: Path, tmp_path: Path, everything: Steps, small_shards: None, monkeypatch: pytest.MonkeyPatch
+    work: str,
+    source: Path,
+    tmp_path: Path,
+    everything: Steps,
+    small_shards: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _run(source, tmp_path / "whole", everything)
     output = tmp_path / "out"
@@ -230,7 +261,9 @@ def test_a_run_that_fails_in_a_pass_goes_on_there(
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_finished_output_is_left_as_it_is(source: Path, tmp_path: Path, everything: Steps) -> None:
+def test_a_finished_output_is_left_as_it_is(
+    source: Path, tmp_path: Path, everything: Steps
+) -> None:
     first = _run(source, tmp_path / "out", everything)
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("shard-*")}
     assert _run(source, tmp_path / "out", everything) == first
@@ -240,7 +273,9 @@ def test_a_finished_output_is_left_as_it_is(source: Path, tmp_path: Path, everyt
         _run(source, tmp_path / "out", everything)
 
 
-def test_other_steps_do_not_go_on_in_the_same_folder(source: Path, tmp_path: Path, everything: Steps) -> None:
+def test_other_steps_do_not_go_on_in_the_same_folder(
+    source: Path, tmp_path: Path, everything: Steps
+) -> None:
     _run(source, tmp_path / "out", everything)
     with pytest.raises(UserError, match="began with other min_characters"):
         _run(source, tmp_path / "out", Steps(**{**everything.__dict__, "min_characters": 21}))
@@ -271,7 +306,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
         with pytest.raises(UserError, match="no space left on the device"):
             _run(source, tmp_path / "out", Steps(exact_duplicates=True))
     assert not list((tmp_path / "out").rglob("*.partial"))
-    assert _run(source, tmp_path / "out", Steps(exact_duplicates=True))["removed"]["exact_duplicates"] == 2
+    assert (
+        _run(source, tmp_path / "out", Steps(exact_duplicates=True))["removed"]["exact_duplicates"]
+        == 2
+    )
 
 
 def test_a_change_of_the_input_between_two_passes_removes_nothing_wrongly(
@@ -313,25 +351,50 @@ def test_bad_inputs_end_in_one_sentence(source: Path, tmp_path: Path) -> None:
 
 
 def test_parquet_and_text_files_in_one_run(tmp_path: Path) -> None:
-    table = pa.table({"url": ["a", "b", "c"], "text": [_text(1), _text(2), _text(1)], "score": [0.5, None, 1.0]})
+    table = pa.table(
+        {"url": ["a", "b", "c"], "text": [_text(1), _text(2), _text(1)], "score": [0.5, None, 1.0]}
+    )
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=2)
     (tmp_path / "a.txt").write_text(_text(2))
-    _run([str(tmp_path / "in.parquet"), str(tmp_path / "a.txt")], tmp_path / "out", Steps(exact_duplicates=True))
+    _run(
+        [str(tmp_path / "in.parquet"), str(tmp_path / "a.txt")],
+        tmp_path / "out",
+        Steps(exact_duplicates=True),
+    )
     assert list(_read(tmp_path / "out")) == [
         {"text": _text(1), "url": "a", "score": 0.5},
         {"text": _text(2), "url": "b", "score": None},
     ]
-    assert [(line["record"], line["duplicates"]["record"]) for line in _removed(tmp_path / "out")] == [(3, 1), (1, 2)]
+    assert [
+        (line["record"], line["duplicates"]["record"]) for line in _removed(tmp_path / "out")
+    ] == [(3, 1), (1, 2)]
     pq.write_table(pa.table({"text": ["abc"], "raw": [b"\xff"]}), tmp_path / "bytes.parquet")
     with pytest.raises(UserError, match="record 1: a field cannot be written as JSON"):
         _run(tmp_path / "bytes.parquet", tmp_path / "bytes", Steps(exact_duplicates=True))
 
 
 def test_command(source: Path, tmp_path: Path, everything: Steps) -> None:
-    arguments = ["filter", "--input", str(source), str(tmp_path / "suite.txt"), "--output", str(tmp_path / "out")]
-    arguments += ["--workers", "1", "--normalise", "--min-characters", "20", "--max-characters", "50000"]
+    arguments = [
+        "filter",
+        "--input",
+        str(source),
+        str(tmp_path / "suite.txt"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    arguments += [
+        "--workers",
+        "1",
+        "--normalise",
+        "--min-characters",
+        "20",
+        "--max-characters",
+        "50000",
+    ]
     arguments += ["--exact-duplicates", "--near-duplicates", "--jaccard", "0.8", "--decontaminate"]
-    result = CliRunner().invoke(data_app, [*arguments, str(tmp_path / "suite.txt")], catch_exceptions=False)
+    result = CliRunner().invoke(
+        data_app, [*arguments, str(tmp_path / "suite.txt")], catch_exceptions=False
+    )
     assert result.exit_code == 0
     rows = [line.split() for line in result.output.splitlines()]
     assert ["normalise", "0", "2", "72"] in rows and ["near_duplicates", "2", "64"] in rows

@@ -28,7 +28,10 @@ CODE = 'def f(s):\n\t"""“Curly”, ﬁne, Ｆull, ½ ≤ x² &amp; &lt;b&gt;""
         ("el sÃ³tano", "el sótano"),
         ("It's â€œquotedâ€\x9d", "It's “quoted”"),
         # zero-width joiners of emoji and of Indic scripts, marks of direction and no-break spaces mean something
-        ("👩\u200d🚀 क्\u200dष \u200fעברית\u200e 1\u00a0000 🇪🇺", "👩\u200d🚀 क्\u200dष \u200fעברית\u200e 1\u00a0000 🇪🇺"),
+        (
+            "👩\u200d🚀 क्\u200dष \u200fעברית\u200e 1\u00a0000 🇪🇺",
+            "👩\u200d🚀 क्\u200dष \u200fעברית\u200e 1\u00a0000 🇪🇺",
+        ),
         ("x² ≠ x2, ﷺ, ㎏, ℝ, 𝑥", "x² ≠ x2, ﷺ, ㎏, ℝ, 𝑥"),
         (CODE, CODE),
         (" \n trailing \n\n", " \n trailing \n\n"),
@@ -55,13 +58,21 @@ def test_a_document_that_quotes_wrongly_decoded_text_beside_other_scripts_is_lef
         ("abcdef", "max_characters"),
     ],
 )
-def test_lengths_are_counted_in_characters_and_limits_are_allowed(text: str, step: str | None) -> None:
+def test_lengths_are_counted_in_characters_and_limits_are_allowed(
+    text: str, step: str | None
+) -> None:
     assert steps.too_short_or_long(text, 3, 5) == step
 
 
 def test_words() -> None:
     assert ngrams.words("Don't snake_case(x1+Y2);") == [b"don", b"t", b"snake_case", b"x1", b"y2"]
-    assert [word.decode() for word in ngrams.words("NAI\u0308VE हिन्दी 日本 語")] == ["naïve", "हिन्दी", "日", "本", "語"]
+    assert [word.decode() for word in ngrams.words("NAI\u0308VE हिन्दी 日本 語")] == [
+        "naïve",
+        "हिन्दी",
+        "日",
+        "本",
+        "語",
+    ]
     assert ngrams.words("-- !? \n") == []
 
 
@@ -79,7 +90,10 @@ def test_equal_ngrams_have_equal_hashes_wherever_they_stand() -> None:
 
 
 def _jaccard(one: str, two: str) -> float:
-    sets = [{tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in (one.split(), two.split())]
+    sets = [
+        {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+        for words in (one.split(), two.split())
+    ]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
@@ -88,7 +102,9 @@ def test_signatures_estimate_the_jaccard_similarity() -> None:
     base = [f"w{generator.randrange(10**6)}" for _ in range(600)]
     for keep in (600, 560, 480, 300, 0):
         other = base[:keep] + [f"v{generator.randrange(10**6)}" for _ in range(600 - keep)]
-        estimate = np.mean(duplicates.signature(" ".join(base)) == duplicates.signature(" ".join(other)))
+        estimate = np.mean(
+            duplicates.signature(" ".join(base)) == duplicates.signature(" ".join(other))
+        )
         assert estimate == pytest.approx(_jaccard(" ".join(base), " ".join(other)), abs=0.13)
     # more n-grams than one batch holds
     one, two = (" ".join(f"{name if i >= 1500 else ''}{i}" for i in range(3000)) for name in "ab")
@@ -114,7 +130,9 @@ def test_a_document_is_compared_with_all_that_stay_in_its_band(tmp_path: Path) -
     identities = np.zeros(3, duplicates.IDENTITY)
     identities["record"] = [1, 2, 3]
     identities.tofile(tmp_path / "in.identities")
-    duplicates.decide([tmp_path / "in"], [tmp_path / "out"], exact=False, threshold=0.8, say=lambda line: None)
+    duplicates.decide(
+        [tmp_path / "in"], [tmp_path / "out"], exact=False, threshold=0.8, say=lambda line: None
+    )
     removals = np.fromfile(tmp_path / "out", duplicates.REMOVAL)
     assert removals["document"].tolist() == [2] and removals["record"].tolist() == [2]
     assert removals["similarity"][0] == 113 / 128
@@ -184,9 +202,14 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_task_of_lm_eval_gives_prompts_and_targets(task: Path) -> None:
     index, counts = contamination.build((f"task:{task}",), 13)
     assert counts == {"lighthouse": {"texts": 2, "too_short": 0}}
-    found = index.find("of these did the old lighthouse keeper BSEE that night far out beyond the reef")
+    found = index.find(
+        "of these did the old lighthouse keeper BSEE that night far out beyond the reef"
+    )
     assert found and found[1] == "lighthouse"
-    assert index.find("of these did the old lighthouse keeper csee that night far out beyond the reef") is None
+    assert (
+        index.find("of these did the old lighthouse keeper csee that night far out beyond the reef")
+        is None
+    )
 
 
 def test_a_task_whose_data_is_out_of_reach_is_one_sentence(task: Path) -> None:

@@ -40,7 +40,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     here = f"http://127.0.0.1:{server.server_port}"
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.*"))]
     sources = {
-        name: Source(((f"{here}/{name}", hashlib.sha256((folder / name).read_bytes()).hexdigest()),), "CC0")
+        name: Source(
+            ((f"{here}/{name}", hashlib.sha256((folder / name).read_bytes()).hexdigest()),), "CC0"
+        )
         for name in names
     }
     monkeypatch.setattr(corpora, "SOURCES", sources)
@@ -53,7 +55,13 @@ def test_fetch_and_load(served: Path, tmp_path: Path) -> None:
     corpora.fetch(tmp_path / "texts", said.append)
     assert len(said) == 4
     manifest = json.loads((tmp_path / "texts" / "manifest.json").read_text())
-    assert set(manifest) == {"essays/a.txt", "essays/b.txt", "squad.json", "hotpotqa.json", "english_words.json"}
+    assert set(manifest) == {
+        "essays/a.txt",
+        "essays/b.txt",
+        "squad.json",
+        "hotpotqa.json",
+        "english_words.json",
+    }
     assert manifest["squad.json"]["licence"] == "CC0"
     assert manifest["squad.json"]["bytes"] == (served / "squad.json").stat().st_size
     loaded = corpora.load(tmp_path / "texts")
@@ -83,35 +91,54 @@ def test_published_texts_reach_the_samples(served: Path, tmp_path: Path) -> None
             say=lambda line: None,
         )
         if folder is None:
-            before = read_metadata(tmp_path / "out", "niah_single_2", 600), read_metadata(tmp_path / "out", "vt", 600)
-    after = read_metadata(tmp_path / "out", "niah_single_2", 600), read_metadata(tmp_path / "out", "vt", 600)
+            before = (
+                read_metadata(tmp_path / "out", "niah_single_2", 600),
+                read_metadata(tmp_path / "out", "vt", 600),
+            )
+    after = (
+        read_metadata(tmp_path / "out", "niah_single_2", 600),
+        read_metadata(tmp_path / "out", "vt", 600),
+    )
     assert (before[0].kind, after[0].kind) == ("fallback", "published")
     assert before[0].corpus != after[0].corpus
     assert before[1] == after[1]  # has no texts
-    assert "First one here. It goes on." in samples_file(tmp_path / "out", "niah_single_2", 600).read_text()
+    assert (
+        "First one here. It goes on."
+        in samples_file(tmp_path / "out", "niah_single_2", 600).read_text()
+    )
 
 
-def test_second_place_is_tried(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_place_is_tried(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ((address, checksum),) = corpora.SOURCES["squad.json"].places
     places = ((address.replace("squad", "missing"), checksum), (address, checksum))
     monkeypatch.setitem(corpora.SOURCES, "squad.json", Source(places, "CC0"))
     corpora.fetch(tmp_path / "texts", lambda line: None)
-    assert json.loads((tmp_path / "texts" / "manifest.json").read_text())["squad.json"]["url"] == address
+    assert (
+        json.loads((tmp_path / "texts" / "manifest.json").read_text())["squad.json"]["url"]
+        == address
+    )
 
 
 def test_wrong_checksum_leaves_nothing(served: Path, tmp_path: Path) -> None:
     (served / "squad.json").write_text("{}")
-    with pytest.raises(UserError, match=r"squad\.json: cannot be fetched from .* \(SHA-256 [0-9a-f]+, expected"):
+    with pytest.raises(
+        UserError, match=r"squad\.json: cannot be fetched from .* \(SHA-256 [0-9a-f]+, expected"
+    ):
         corpora.fetch(tmp_path / "texts", lambda line: None)
     assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
 def test_unreachable_host_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        corpora, "SOURCES", {"squad.json": Source((("http://127.0.0.1:9/squad.json", "0" * 64),), "CC0")}
+        corpora,
+        "SOURCES",
+        {"squad.json": Source((("http://127.0.0.1:9/squad.json", "0" * 64),), "CC0")},
     )
     with pytest.raises(
-        UserError, match=r"cannot be fetched from http://127\.0\.0\.1:9/squad\.json \(ConnectionError\)"
+        UserError,
+        match=r"cannot be fetched from http://127\.0\.0\.1:9/squad\.json \(ConnectionError\)",
     ):
         corpora.fetch(tmp_path / "texts", lambda line: None)
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +159,9 @@ def test_folder_that_is_not_whole_is_refused(served: Path, tmp_path: Path) -> No
 
 def test_pinned_sources() -> None:
     checksums = [checksum for source in corpora.SOURCES.values() for _, checksum in source.places]
-    assert all(len(checksum) == 64 and set(checksum) <= set("0123456789abcdef") for checksum in checksums)
+    assert all(
+        len(checksum) == 64 and set(checksum) <= set("0123456789abcdef") for checksum in checksums
+    )
     assert len(corpora.SOURCES) == 49 + 3
     assert all(source.licence for source in corpora.SOURCES.values())
 

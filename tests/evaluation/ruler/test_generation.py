@@ -23,7 +23,7 @@ from evaluation.ruler.generation import generate, read_metadata, samples_file
 from evaluation.ruler.settings import NEEDLE_TASKS, TASKS
 from recipes.common.encoder import Differs
 from recipes.common.errors import UserError
-from recipes.common.files import whole_file
+from recipes.common.files import atomic_write
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,10 @@ def good(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def poor(folder: Path) -> Path:
     """A tokenizer trained on code: under three characters a token."""
-    sources = [path.read_text() for path in sorted(Path(generation.__file__).parents[2].glob("recipes/**/*.py"))]
+    sources = [
+        path.read_text()
+        for path in sorted(Path(generation.__file__).parents[2].glob("recipes/**/*.py"))
+    ]
     bpe.train(sources, 2048, folder / "poor")
     return folder / "poor"
 
@@ -64,7 +67,9 @@ def made(folder: Path, good: Path) -> Path:
 
 
 def read(output: Path, task: str, length: int) -> list[dict]:
-    return [json.loads(line) for line in samples_file(output, task, length).read_text().splitlines()]
+    return [
+        json.loads(line) for line in samples_file(output, task, length).read_text().splitlines()
+    ]
 
 
 def check_lengths(output: Path, folder: Path, length: int) -> None:
@@ -83,8 +88,12 @@ def check_lengths(output: Path, folder: Path, length: int) -> None:
             assert sample["input"].endswith(sample["answer_prefix"])
             assert sample["settings"] == metadata.settings["name"]
             # the answer has room
-            answer = " ".join(sample["outputs"][:1] if task.startswith("qa_") else sample["outputs"])
-            assert len(reference.encode(answer).ids) <= sample["budget"] == metadata.settings["budget"], task
+            answer = " ".join(
+                sample["outputs"][:1] if task.startswith("qa_") else sample["outputs"]
+            )
+            assert (
+                len(reference.encode(answer).ids) <= sample["budget"] == metadata.settings["budget"]
+            ), task
         assert metadata.count == len(found)
         assert metadata.fill_min == min(fills)
         assert metadata.fill_mean == pytest.approx(np.mean(fills))
@@ -123,9 +132,15 @@ def test_tokenizer_whose_pieces_do_not_add_up(tmp_path: Path) -> None:
     unigram.normalizer = normalizers.NFKC()
     # the words are not split before the model sees them: any piece depends on what stands beside it
     unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
-    words = " ".join(f"{number}. {word}" for number, word in enumerate(corpora.load(None).pool("wonderwords")))
-    texts = [text[n : n + 200] for text in (ESSAYS[:6000], words[:6000]) for n in range(0, 6000, 200)]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+    )
+    words = " ".join(
+        f"{number}. {word}" for number, word in enumerate(corpora.load(None).pool("wonderwords"))
+    )
+    texts = [
+        text[n : n + 200] for text in (ESSAYS[:6000], words[:6000]) for n in range(0, 6000, 200)
+    ]
     unigram.train_from_iterator(texts, trainer)
     (tmp_path / "unigram").mkdir()
     unigram.save(str(tmp_path / "unigram" / "tokenizer.json"))
@@ -191,14 +206,22 @@ def test_needles(made: Path, task: str, length: int) -> None:
     uuids = task in ("niah_single_3", "niah_multikey_3")
     keys = 4 if task in ("niah_multikey_1", "niah_multiquery") else 1
     values = 4 if task == "niah_multivalue" else 1
-    value = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" if uuids else r"\d{7}"
+    value = (
+        r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+        if uuids
+        else r"\d{7}"
+    )
     kind = "uuid" if uuids else "number"
     several = task in ("niah_multivalue", "niah_multiquery")
     for sample in read(made, task, length):
         assert sample["budget"] == 128
-        query = re.search(r"for (.*) mentioned in the provided text (?:is|are)$", sample["answer_prefix"])[1]
+        query = re.search(
+            r"for (.*) mentioned in the provided text (?:is|are)$", sample["answer_prefix"]
+        )[1]
         text = context(sample, "several" if several else "one", kind=kind, query=query)
-        needles = re.findall(rf"One of the special magic {kind}s for ([^.:\n]+) is: ({value})\.", text)
+        needles = re.findall(
+            rf"One of the special magic {kind}s for ([^.:\n]+) is: ({value})\.", text
+        )
         asked = re.split(r", and |, ", query)
         assert len(asked) == (4 if task == "niah_multiquery" else 1)
         # exactly the answers stand in the text for what is asked
@@ -209,7 +232,9 @@ def test_needles(made: Path, task: str, length: int) -> None:
             assert len(text.splitlines()) - len(needles) <= 1  # the last one is cut
             continue
         assert len(needles) == keys * values
-        haystack = re.sub(rf"\s*One of the special magic {kind}s for [^.:\n]+ is: {value}\.", "", text).strip()
+        haystack = re.sub(
+            rf"\s*One of the special magic {kind}s for [^.:\n]+ is: {value}\.", "", text
+        ).strip()
         if task == "niah_single_1":
             noise = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
             lines = haystack.splitlines()
@@ -221,7 +246,15 @@ def test_needles(made: Path, task: str, length: int) -> None:
 
 
 def test_needle_places_vary(good: Path, tmp_path: Path) -> None:
-    generate(good, [1024], 20, tmp_path, tasks=["niah_single_1", "niah_single_2"], workers=1, say=lambda line: None)
+    generate(
+        good,
+        [1024],
+        20,
+        tmp_path,
+        tasks=["niah_single_1", "niah_single_2"],
+        workers=1,
+        say=lambda line: None,
+    )
     for task in ("niah_single_1", "niah_single_2"):
         samples = read(tmp_path, task, 1024)
         places = {round(10 * s["input"].index(s["outputs"][0]) / len(s["input"])) for s in samples}
@@ -258,7 +291,8 @@ def test_variable_tracking(made: Path, length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "times"), [(1024, (6, 1, 3, 1, 20)), (4096, (30, 3, 10, 3, 40)), (LONG, (30, 3, 10, 3, 40))]
+    ("length", "times"),
+    [(1024, (6, 1, 3, 1, 20)), (4096, (30, 3, 10, 3, 40)), (LONG, (30, 3, 10, 3, 40))],
 )
 def test_common_words(made: Path, length: int, times: tuple[int, ...]) -> None:
     common, other, example_common, example_other, example_words = times
@@ -276,7 +310,9 @@ def test_common_words(made: Path, length: int, times: tuple[int, ...]) -> None:
         assert empty == ""
         counts = listed(context({**sample, "input": head + main}, "cwe"))
         assert len(sample["outputs"]) == 10
-        assert {word: counts.pop(word) for word in sample["outputs"]} == dict.fromkeys(sample["outputs"], common)
+        assert {word: counts.pop(word) for word in sample["outputs"]} == dict.fromkeys(
+            sample["outputs"], common
+        )
         assert set(counts.values()) == {other}
         shown, answer = example.split(f"{tail}{prefix} ")
         shown_counts, answers = listed(shown), listed(answer.removesuffix("\n"))
@@ -335,7 +371,9 @@ def test_questions(made: Path, task: str, length: int) -> None:
         assert max(whole.values()) - min(whole.values()) <= 2
 
 
-def test_question_that_does_not_fit_is_passed_over(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_question_that_does_not_fit_is_passed_over(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = made_up_questions.single()
     data["data"][0]["paragraphs"][0]["context"] += " It is a long story." * 100
     monkeypatch.setattr(made_up_questions, "single", lambda: data)
@@ -353,8 +391,12 @@ def test_hotpot_keeps_what_supports_the_answer_when_short(made: Path, good: Path
         assert all(known.documents[number] in sample["input"] for number in question.supporting)
 
 
-def test_samples_depend_on_nothing_else(made: Path, good: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(generation, "_CHUNK_TOKENS", 1 << 10)  # so that there is work for two processes
+def test_samples_depend_on_nothing_else(
+    made: Path, good: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        generation, "_CHUNK_TOKENS", 1 << 10
+    )  # so that there is work for two processes
     tasks = ["qa_1", "cwe", "niah_multikey_2", "niah_single_2"]
     generate(good, [1024, 256], 8, tmp_path, tasks=tasks, workers=2, say=lambda line: None)
     for task in tasks:
@@ -365,7 +407,9 @@ def test_samples_depend_on_nothing_else(made: Path, good: Path, tmp_path: Path, 
             assert more.count(b"\n") == 8
             assert len(set(more.splitlines())) == 8
     generate(good, [256], 3, tmp_path, tasks=["vt"], seed=43, workers=1, say=lambda line: None)
-    assert samples_file(tmp_path, "vt", 256).read_bytes() != samples_file(made, "vt", 256).read_bytes()
+    assert (
+        samples_file(tmp_path, "vt", 256).read_bytes() != samples_file(made, "vt", 256).read_bytes()
+    )
 
 
 def test_kept_and_made_again(good: Path, tmp_path: Path) -> None:
@@ -373,7 +417,15 @@ def test_kept_and_made_again(good: Path, tmp_path: Path) -> None:
 
     def run(samples: int = 2, folder: Path = good) -> bytes:
         said.clear()
-        generate(folder, [300], samples, tmp_path / "out", tasks=["vt", "fwe"], workers=1, say=said.append)
+        generate(
+            folder,
+            [300],
+            samples,
+            tmp_path / "out",
+            tasks=["vt", "fwe"],
+            workers=1,
+            say=said.append,
+        )
         return path.read_bytes()
 
     path = samples_file(tmp_path / "out", "vt", 300)
@@ -403,7 +455,9 @@ def test_kept_and_made_again(good: Path, tmp_path: Path) -> None:
     assert "kept" not in "".join(said)
     other = tmp_path / "other"
     other.mkdir()
-    (other / "tokenizer.json").write_text(json.dumps(json.loads((good / "tokenizer.json").read_text())))
+    (other / "tokenizer.json").write_text(
+        json.dumps(json.loads((good / "tokenizer.json").read_text()))
+    )
     run(3, other)
     assert "kept" not in "".join(said)
     assert not list(path.parent.glob(".*"))
@@ -435,15 +489,32 @@ def test_pairs_of_words_where_words_are_too_few(good: Path, tmp_path: Path) -> N
 
 def test_refusals(good: Path, tmp_path: Path) -> None:
     def refused(
-        message: str, lengths: tuple[int, ...] = (256,), samples: int = 1, tasks: tuple[str, ...] = TASKS
+        message: str,
+        lengths: tuple[int, ...] = (256,),
+        samples: int = 1,
+        tasks: tuple[str, ...] = TASKS,
     ) -> None:
         with pytest.raises(UserError, match=message):
-            generate(good, lengths, samples, tmp_path / "out", tasks=tasks, workers=1, say=lambda line: None)
+            generate(
+                good,
+                lengths,
+                samples,
+                tmp_path / "out",
+                tasks=tasks,
+                workers=1,
+                say=lambda line: None,
+            )
         assert not (tmp_path / "out").exists()
 
-    refused(r"niah_single_1: 20 tokens are too few for its smallest settings, which needs \d+ tokens", (20,))
+    refused(
+        r"niah_single_1: 20 tokens are too few for its smallest settings, which needs \d+ tokens",
+        (20,),
+    )
     refused("qa_2: 60 tokens are too few", (60,), tasks=("qa_2",))
-    refused("task 'niah_singl_1': expected one of .* \\(did you mean 'niah_single_1'", tasks=("niah_singl_1",))
+    refused(
+        "task 'niah_singl_1': expected one of .* \\(did you mean 'niah_single_1'",
+        tasks=("niah_singl_1",),
+    )
     refused("expected numbers of 1 or more", samples=0)
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         generate(tmp_path, [256], 1, tmp_path / "out", workers=1, say=lambda line: None)
@@ -454,20 +525,22 @@ def test_refusals(good: Path, tmp_path: Path) -> None:
 def test_full_disk(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def full(path: Path) -> Iterator[Path]:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.unlink()
             temporary.symlink_to("/dev/full")  # takes no byte
             yield temporary
 
     generate(good, [256], 1, tmp_path, tasks=["vt"], workers=1, say=lambda line: None)
-    monkeypatch.setattr(generation, "whole_file", full)
+    monkeypatch.setattr(generation, "atomic_write", full)
     with pytest.raises(UserError, match="no space left on the device, finished files are kept"):
         generate(good, [256], 1, tmp_path, tasks=["vt", "fwe"], workers=1, say=lambda line: None)
     assert read_metadata(tmp_path, "vt", 256).count == 1
     assert [path.name for path in (tmp_path / "fwe").iterdir()] == []
 
 
-def test_reference_counts_where_the_fast_encoder_differs(made: Path, good: Path, tmp_path: Path, monkeypatch) -> None:
+def test_reference_counts_where_the_fast_encoder_differs(
+    made: Path, good: Path, tmp_path: Path, monkeypatch
+) -> None:
     made_by: list[bool] = []
 
     class Wrong(counting.Encoder):
@@ -483,7 +556,10 @@ def test_reference_counts_where_the_fast_encoder_differs(made: Path, good: Path,
     monkeypatch.setattr(counting, "Encoder", Wrong)
     generate(good, [256], 3, tmp_path, tasks=["fwe"], workers=1, say=lambda line: None)
     assert made_by == [False, True]
-    assert samples_file(tmp_path, "fwe", 256).read_bytes() == samples_file(made, "fwe", 256).read_bytes()
+    assert (
+        samples_file(tmp_path, "fwe", 256).read_bytes()
+        == samples_file(made, "fwe", 256).read_bytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -507,4 +583,9 @@ def test_import_is_light() -> None:
         "import sys, evaluation.ruler.generation, evaluation.ruler.metrics, evaluation.ruler.corpora\n"
         "print([n for n in ('torch', 'transformers', 'lm_eval', 'numpy', 'nltk', 'tokenizers') if n in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

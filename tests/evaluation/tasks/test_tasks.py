@@ -19,13 +19,23 @@ from recipes.common.errors import UserError
 pytestmark = pytest.mark.slow
 
 TASKS = Path(sandbox.__file__).parent / "tasks"
-ENTRIES = ["humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "smoke_cloze", "smoke_recall", "smoke_text"]
+ENTRIES = [
+    "humaneval",
+    "humaneval_plus",
+    "mbpp",
+    "mbpp_plus",
+    "smoke_cloze",
+    "smoke_recall",
+    "smoke_text",
+]
 
 
 class Canned(LM):
     """Generates what ``answers`` holds, request by request; finds every text likely by ``loglikelihoods``."""
 
-    def __init__(self, answers: Sequence[str] = (), loglikelihoods: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, answers: Sequence[str] = (), loglikelihoods: dict[str, float] | None = None
+    ) -> None:
         super().__init__()
         self.answers, self.loglikelihoods = list(answers), loglikelihoods or {}
         self.requests: list[tuple] = []
@@ -34,11 +44,18 @@ class Canned(LM):
         self.requests = [request.args for request in requests]
         return self.answers[: len(requests)]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         self.requests = [request.args for request in requests]
-        return [(self.loglikelihoods.get(continuation, -9.0), False) for _, continuation in self.requests]
+        return [
+            (self.loglikelihoods.get(continuation, -9.0), False)
+            for _, continuation in self.requests
+        ]
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
         self.requests = [request.args for request in requests]
         return [-math.log(2) * len(text.encode()) for (text,) in self.requests]
 
@@ -49,9 +66,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
 
 
-def evaluate(task: str, model: LM, *folders: Path, limit: int | None = None) -> tuple[dict[str, Any], list[dict]]:
+def evaluate(
+    task: str, model: LM, *folders: Path, limit: int | None = None
+) -> tuple[dict[str, Any], list[dict]]:
     manager = TaskManager(include_defaults=False, include_path=[TASKS, *folders])
-    found = lm_eval.simple_evaluate(model=model, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=100)
+    found = lm_eval.simple_evaluate(
+        model=model, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=100
+    )
     return found["results"][task], found["samples"][task]
 
 
@@ -69,25 +90,35 @@ def members(name: str, manager: TaskManager) -> list[str]:
     children = sorted(entry.tags - {name})
     if entry.yaml_path:
         listed = load_yaml(entry.yaml_path, resolve_func=False).get("task")
-        children = [child if isinstance(child, str) else child["task"] for child in listed] if listed != name else []
+        children = (
+            [child if isinstance(child, str) else child["task"] for child in listed]
+            if listed != name
+            else []
+        )
     return [task for child in children for task in members(child, manager)] or [name]
 
 
 def test_the_folders_of_every_benchmark_hold_all_of_its_tasks() -> None:
     expected = {"mmlu": 57, "mmlu_pro": 14, "bbh": 27, "agi_eval": 10, "mmmlu": 11 * 57, "mgsm": 5}
     for suite in ("base", "instruct", "smoke"):
-        for task in suites.suite_of(suite, "8b").tasks.values():
+        for task in suites.get_suite(suite, "8b").tasks.values():
             if not task.unavailable:
-                manager = TaskManager(include_defaults=False, include_path=list(suites.task_folders(task)))
+                manager = TaskManager(
+                    include_defaults=False, include_path=list(suites.task_folders(task))
+                )
                 found = members(task.lm_eval, manager)
                 assert len(found) == len(set(found))
-                assert len(found) == expected.get(task.name, 66 if task.name == "include" else 1), task.name
+                assert len(found) == expected.get(task.name, 66 if task.name == "include" else 1), (
+                    task.name
+                )
 
 
 def test_cloze_is_decided_by_the_line_that_continues() -> None:
     items = documents("cloze.jsonl")
     lines = {item["choices"][item["answer"]]: -1.0 for item in items}
-    model = Canned(loglikelihoods=lines)  # finds every right line likely wherever it stands, as one without context
+    model = Canned(
+        loglikelihoods=lines
+    )  # finds every right line likely wherever it stands, as one without context
     results, samples = evaluate("smoke_cloze", model)
     assert len(samples) == len(items) == 64
     assert results["acc,none"] == sum(item["answer"] == 0 for item in items) / 64 == 0.25
@@ -104,15 +135,23 @@ def test_cloze_items_are_sound() -> None:
 def test_recall_strips_what_surrounds_the_word() -> None:
     items = documents("recall.jsonl")
     assert len(items) == 32
-    assert all(f"{item['answer']}" in item["prompt"] and len(item["prompt"]) < 400 for item in items)
-    answers = [f"  {item['answer']} " for item in items[:24]] + [item["answer"] + "x" for item in items[24:]]
+    assert all(
+        f"{item['answer']}" in item["prompt"] and len(item["prompt"]) < 400 for item in items
+    )
+    answers = [f"  {item['answer']} " for item in items[:24]] + [
+        item["answer"] + "x" for item in items[24:]
+    ]
     model = Canned(answers)
     results, _ = evaluate("smoke_recall", model)
     assert results["exact_match,none"] == 0.75
     assert results["exact_match_stderr,none"] == pytest.approx(math.sqrt(0.75 * 0.25 / 31))
     prompt, settings = model.requests[0]
     assert prompt == items[0]["prompt"]
-    assert (settings["until"], settings["max_gen_toks"], settings["do_sample"]) == (["\n"], 8, False)
+    assert (settings["until"], settings["max_gen_toks"], settings["do_sample"]) == (
+        ["\n"],
+        8,
+        False,
+    )
 
 
 def test_text_of_one_bit_per_byte() -> None:
@@ -167,7 +206,10 @@ def local(folder: Path, task: str, data: list[dict]) -> Path:
         "task": task,
         "dataset_path": "json",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {"test": str(folder / "data.jsonl")}, "cache_dir": str(folder / "cache")},
+        "dataset_kwargs": {
+            "data_files": {"test": str(folder / "data.jsonl")},
+            "cache_dir": str(folder / "cache"),
+        },
     }
     (folder / "task.yaml").write_text(json.dumps(settings))  # JSON is YAML
     return folder
@@ -178,7 +220,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code is allowed, and endless programs cost 2 seconds."""
     run_many = sandbox.run_many
     monkeypatch.setenv("GRANITE41_ALLOW_CODE", "1")
-    monkeypatch.setattr(sandbox, "run_many", lambda *args, **limits: run_many(*args, **{**limits, "seconds": 2.0}))
+    monkeypatch.setattr(
+        sandbox, "run_many", lambda *args, **limits: run_many(*args, **{**limits, "seconds": 2.0})
+    )
 
 
 @pytest.mark.usefixtures("short")
@@ -192,7 +236,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         ("mbpp_plus", MBPP, PROGRAMS),
     ],
 )
-def test_code_is_scored_by_its_tests(tmp_path: Path, task: str, data: list[dict], answers: list[str]) -> None:
+def test_code_is_scored_by_its_tests(
+    tmp_path: Path, task: str, data: list[dict], answers: list[str]
+) -> None:
     results, samples = evaluate(task, Canned(answers), local(tmp_path, task, data))
     assert results["pass@1,none"] == pytest.approx(1 / 3)
     assert results["pass@1_stderr,none"] == pytest.approx(1 / 3)

@@ -7,13 +7,15 @@ import sys
 import pytest
 
 from recipes.cli import main as cli
-from recipes.common.errors import MISTAKE, BusyError, UserError
+from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.tables import human
 from recipes.registry.resolve import STAGES, resolve
 from recipes.spec.tree import flatten
 
 
-def granite41(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
+def granite41(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["granite41", *words])
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -28,11 +30,23 @@ def run(capsys, monkeypatch):
 
 def test_list_prints_a_line_per_stage(run) -> None:
     status, out, err = run("list")
-    lines = [line.strip() for line in out.splitlines() if line.split()[:1] and line.split()[0] in STAGES]
+    lines = [
+        line.strip() for line in out.splitlines() if line.split()[:1] and line.split()[0] in STAGES
+    ]
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in lines] == list(STAGES)
     assert lines[0].split() == [
-        *("phase1", "general", "pre-training", "10T", "published", "4,096", "power", "with", "warm-up"),
+        *(
+            "phase1",
+            "general",
+            "pre-training",
+            "10T",
+            "published",
+            "4,096",
+            "power",
+            "with",
+            "warm-up",
+        ),
         *("3b", "8b", "30b", "tiny", "ready"),
     ]
     assert "…" not in out
@@ -42,7 +56,16 @@ def test_list_json(run) -> None:
     rows = json.loads(run("list", "--json")[1])
     assert [row["stage"] for row in rows] == list(STAGES)
     assert set(rows[0]) == {
-        *("stage", "title", "tokens", "tokens_origin", "sequence_length", "lr_schedule", "sizes", "status")
+        *(
+            "stage",
+            "title",
+            "tokens",
+            "tokens_origin",
+            "sequence_length",
+            "lr_schedule",
+            "sizes",
+            "status",
+        )
     }
     assert rows[0]["tokens"] == 10**13
     assert rows[6]["sizes"] == ["8b", "30b", "tiny"]
@@ -84,12 +107,14 @@ def test_a_mistake_is_one_sentence_and_status_2(run, words: tuple[str, ...]) -> 
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [UserError, BusyError])
-def test_what_may_pass_by_itself_is_no_mistake_to_a_launcher(run, monkeypatch, tmp_path, error) -> None:
+@pytest.mark.parametrize("error", [UserError, LockedError])
+def test_what_may_pass_by_itself_is_no_mistake_to_a_launcher(
+    run, monkeypatch, tmp_path, error
+) -> None:
     def refuse(**options: str) -> None:
         raise error("not now")
 
-    monkeypatch.setenv(MISTAKE, str(tmp_path / "mistake"))
+    monkeypatch.setenv(USER_ERROR_MARKER, str(tmp_path / "mistake"))
     monkeypatch.setattr(cli, "app", refuse)
     assert run("list") == (2, "", "granite41: not now\n")
     assert (tmp_path / "mistake").exists() is (error is UserError)
@@ -110,7 +135,9 @@ def test_help_names_the_commands(run) -> None:
     assert "show" in out
 
 
-@pytest.mark.parametrize("words", ["list", "show phase1 --size 8b", "show phase1 --size 8b --json seed=3"])
+@pytest.mark.parametrize(
+    "words", ["list", "show phase1 --size 8b", "show phase1 --size 8b --json seed=3"]
+)
 def test_heavy_libraries_stay_out(words: str) -> None:
     script = (
         "import sys\n"
@@ -121,7 +148,9 @@ def test_heavy_libraries_stay_out(words: str) -> None:
         "heavy = {'torch', 'nemo', 'nemo_run', 'numpy', 'megatron', 'lightning', 'transformers'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -132,7 +161,9 @@ def test_the_plain_layer_imports_no_library() -> None:
         "found = {'torch', 'nemo', 'omegaconf', 'yaml', 'typer', 'rich', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {found}' if found else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

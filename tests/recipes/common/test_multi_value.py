@@ -6,12 +6,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from recipes.common.multi_value import ManyValues
+from recipes.common.multi_value import MultiValueCommand
 
 app = typer.Typer()
 
 
-@app.command(cls=ManyValues)
+@app.command(cls=MultiValueCommand)
 def command(
     names: Annotated[list[str] | None, typer.Argument()] = None,
     inputs: Annotated[list[str] | None, typer.Option("--input")] = None,

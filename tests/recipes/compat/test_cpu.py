@@ -13,8 +13,12 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(cpu.WRITTEN_FOR))
 def test_another_version_of_a_patched_library_is_named(package, monkeypatch) -> None:
     found = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9.9" if name == package else found(name))
-    with pytest.raises(RuntimeError, match=f"patches {package} {cpu.WRITTEN_FOR[package]} but 9.9.9 is installed"):
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9.9" if name == package else found(name)
+    )
+    with pytest.raises(
+        RuntimeError, match=f"patches {package} {cpu.WRITTEN_FOR[package]} but 9.9.9 is installed"
+    ):
         cpu.check_versions()
 
 
@@ -66,7 +70,9 @@ def _patched_with_cuda() -> tuple[bool, str]:
         "from recipes.compat import cpu; cpu.install()\n"
         "print(bool(cpu._installed), torch.cuda.current_device.__name__)"
     )
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
     return out[0] == "True", out[1]
 
 

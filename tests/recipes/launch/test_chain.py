@@ -8,7 +8,7 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
-from recipes.launch.chain import stages_of, tasks
+from recipes.launch.chain import select_stages, tasks
 from recipes.registry.resolve import STAGES, resolve_pretraining
 from recipes.runs.stage_folder import write_manifest, write_recipe
 from recipes.runs.task import Task
@@ -19,7 +19,15 @@ CHAIN = "phase1..lce_512k"
 def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> dict[str, Task]:
     data = options.pop("data", Path("d"))
     options.setdefault("evaluate", False)
-    found = tasks(stages_of(stages, size, options.pop("first", None)), size, folder, data, None, overrides, **options)
+    found = tasks(
+        select_stages(stages, size, options.pop("first", None)),
+        size,
+        folder,
+        data,
+        None,
+        overrides,
+        **options,
+    )
     return {task.name: task for task in found}
 
 
@@ -49,19 +57,28 @@ def test_each_stage_waits_for_what_it_begins_with(tmp_path) -> None:
         "lce_512k": ("data", "lce_128k-merge"),
         "lce_512k-merge": ("lce_512k",),
         "lce_512k-export": ("lce_512k-merge",),
-        "report": tuple(f"{stage}-export" for stage in stages_of(CHAIN, "tiny")),
+        "report": tuple(f"{stage}-export" for stage in select_stages(CHAIN, "tiny")),
         "generate": ("report",),
     }
     names = list(found)
-    assert all(names.index(name) < names.index(task.name) for task in found.values() for name in task.after)
+    assert all(
+        names.index(name) < names.index(task.name) for task in found.values() for name in task.after
+    )
 
 
 def test_sizes_go_through_their_own_stages(tmp_path) -> None:
-    assert stages_of("phase4..lce_128k", "3b") == ["phase4", "lce_32k", "lce_128k"]
-    assert stages_of("phase2", "8b") == ["phase2"]
+    assert select_stages("phase4..lce_128k", "3b") == ["phase4", "lce_32k", "lce_128k"]
+    assert select_stages("phase2", "8b") == ["phase2"]
     chain = _tasks("phase1", "30b", tmp_path)
-    assert chain["phase1"].processes == resolve_pretraining("phase1", "30b").parallelism.gpus_per_replica > 1
-    assert f"torchrun --nproc-per-node {chain['phase1'].processes} -m recipes.cli train phase1" in str(chain["phase1"])
+    assert (
+        chain["phase1"].processes
+        == resolve_pretraining("phase1", "30b").parallelism.gpus_per_replica
+        > 1
+    )
+    assert (
+        f"torchrun --nproc-per-node {chain['phase1'].processes} -m recipes.cli train phase1"
+        in str(chain["phase1"])
+    )
 
 
 def test_a_merge_is_of_the_stage_and_what_it_began_with(tmp_path) -> None:
@@ -78,8 +95,20 @@ def test_a_merge_is_of_the_stage_and_what_it_began_with(tmp_path) -> None:
 
 
 def test_an_override_is_for_the_stages_that_have_its_key(tmp_path) -> None:
-    words = _tasks("phase4..lce_512k", "8b", tmp_path, "merge.weight=0.5", "seed=1", "mixture.books=80", init="c")
-    given = {name: task.arguments[task.arguments.index("d") + 1 :] for name, task in words.items() if name in STAGES}
+    words = _tasks(
+        "phase4..lce_512k",
+        "8b",
+        tmp_path,
+        "merge.weight=0.5",
+        "seed=1",
+        "mixture.books=80",
+        init="c",
+    )
+    given = {
+        name: task.arguments[task.arguments.index("d") + 1 :]
+        for name, task in words.items()
+        if name in STAGES
+    }
     assert given["phase4"] == ("--init", "c", "seed=1")
     assert given["lce_32k"] == ("merge.weight=0.5", "seed=1")
     assert given["lce_512k"] == ("merge.weight=0.5", "seed=1", "mixture.books=80")
@@ -94,16 +123,27 @@ def test_what_is_there_has_no_task(tmp_path) -> None:
     assert _tasks("phase1..phase2", "8b", tmp_path)["phase2"].after == ()
     assert list(_tasks("phase1", "8b", tmp_path)) == ["report", "generate"]
     _finish(tmp_path, "lce_32k", "8b", start={"checkpoint": "c"})
-    assert list(_tasks("lce_32k", "8b", tmp_path)) == ["lce_32k-merge", "lce_32k-export", "report", "generate"]
+    assert list(_tasks("lce_32k", "8b", tmp_path)) == [
+        "lce_32k-merge",
+        "lce_32k-export",
+        "report",
+        "generate",
+    ]
     (tmp_path / "lce_32k/merged").mkdir()
     assert _tasks("lce_32k", "8b", tmp_path)["lce_32k-export"].after == ()
-    with pytest.raises(UserError, match=r"phase1/recipe\.yaml: seed was 1234 when this run began and is 1 now"):
+    with pytest.raises(
+        UserError, match=r"phase1/recipe\.yaml: seed was 1234 when this run began and is 1 now"
+    ):
         _tasks("phase1..phase2", "8b", tmp_path, "seed=1")
 
 
 def test_each_stage_is_evaluated_and_the_next_waits_for_its_gate(tmp_path) -> None:
     found = _tasks("phase4..lce_128k", "tiny", tmp_path, data=None, evaluate=True)
-    after = {name: task.after for name, task in found.items() if name.partition("-")[0] in ("phase4", "lce_32k")}
+    after = {
+        name: task.after
+        for name, task in found.items()
+        if name.partition("-")[0] in ("phase4", "lce_32k")
+    }
     assert after == {
         "phase4": ("data",),
         "phase4-export": ("phase4",),
@@ -123,7 +163,13 @@ def test_each_stage_is_evaluated_and_the_next_waits_for_its_gate(tmp_path) -> No
     words = found["ruler"].arguments
     assert words[words.index("--lengths") + 1 : words.index("--samples")] == ("256", "2048", "8192")
     assert found["lce_32k-gate"].arguments == (
-        *("eval", "gate", "--folders", f"{tmp_path}/lce_32k/eval/long-context", f"{tmp_path}/lce_32k/eval/smoke"),
+        *(
+            "eval",
+            "gate",
+            "--folders",
+            f"{tmp_path}/lce_32k/eval/long-context",
+            f"{tmp_path}/lce_32k/eval/smoke",
+        ),
         *("--reference", "none", "--baseline", f"{tmp_path}/phase4/eval/smoke", "--allow-fallback"),
     )
     assert "--unmerged" in found["lce_32k-smoke-unmerged"].arguments
@@ -137,16 +183,27 @@ def test_real_sizes_are_evaluated_on_published_texts_and_end_at_published_number
     corpora = ("--corpora", f"{tmp_path}/corpora")
     assert [name for name, task in found.items() if task.arguments[-2:] == corpora] == [
         "ruler",
-        *(f"lce_{k}-long-context{label}" for k in ("32k", "128k", "512k") for label in ("-unmerged", "")),
+        *(
+            f"lce_{k}-long-context{label}"
+            for k in ("32k", "128k", "512k")
+            for label in ("-unmerged", "")
+        ),
     ]
     gates = {name: task.arguments for name, task in found.items() if name.endswith("-gate")}
     references = {name: words[words.index("--reference") + 1] for name, words in gates.items()}
-    assert references == {"lce_32k-gate": "none", "lce_128k-gate": "none", "lce_512k-gate": "published"}
+    assert references == {
+        "lce_32k-gate": "none",
+        "lce_128k-gate": "none",
+        "lce_512k-gate": "published",
+    }
     assert not any("--allow-fallback" in words for words in gates.values())
     # what the first stage began with was not evaluated in this run
     assert "--baseline" not in gates["lce_32k-gate"]
     assert gates["lce_512k-gate"][-2:] == ("--baseline", f"{tmp_path}/lce_128k/eval/base")
-    assert "published" in _tasks("lce_128k", "3b", tmp_path, init="c", evaluate=True)["lce_128k-gate"].arguments
+    assert (
+        "published"
+        in _tasks("lce_128k", "3b", tmp_path, init="c", evaluate=True)["lce_128k-gate"].arguments
+    )
     (tmp_path / "corpora").mkdir()
     assert "corpora" not in _tasks("lce_32k", "8b", tmp_path, evaluate=True)
 
@@ -172,14 +229,14 @@ def test_an_evaluation_that_is_whole_has_no_task(tmp_path) -> None:
 
 
 def test_from_a_stage_on(tmp_path) -> None:
-    assert stages_of(CHAIN, "8b", "lce_32k") == ["lce_32k", "lce_128k", "lce_512k"]
+    assert select_stages(CHAIN, "8b", "lce_32k") == ["lce_32k", "lce_128k", "lce_512k"]
     assert "phase3" not in _tasks(CHAIN, "8b", tmp_path, first="phase4", init="c")
     for first, message in (
         ("phase1", "--from phase1: not one of the stages phase2, phase3; name one of them"),
         ("phse2", "unknown stage 'phse2' .did you mean 'phase2'"),
     ):
         with pytest.raises(UserError, match=message):
-            stages_of("phase2..phase3", "8b", first)
+            select_stages("phase2..phase3", "8b", first)
 
 
 def test_a_model_of_the_hub_is_imported_once(tmp_path) -> None:
@@ -203,32 +260,50 @@ def _granite41(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["phase3..phase1", "--size", "8b"], "phase3..phase1: phase3 comes after phase1; name the earlier stage first"),
-        (["phase1..lce_512k", "--size", "3b"], "lce_512k: 3b does not go through it, only 8b, 30b, tiny"),
+        (
+            ["phase3..phase1", "--size", "8b"],
+            "phase3..phase1: phase3 comes after phase1; name the earlier stage first",
+        ),
+        (
+            ["phase1..lce_512k", "--size", "3b"],
+            "lce_512k: 3b does not go through it, only 8b, 30b, tiny",
+        ),
         (["phase1..phse4", "--size", "8b"], "unknown stage 'phse4' (did you mean 'phase4'?)"),
         (["phase1..sft", "--size", "8b"], "sft is no stage of pre-training"),
         (["phase1", "--size", "9b"], "unknown size '9b'"),
         (["phase1", "--size", "8b", "--on", "moon"], "--on moon: no cluster of this name"),
-        (["lce_32k", "--size", "8b", "merge.weight=1.5"], "merge.weight is 1.5, expected at most 1"),
-        (["lce_32k", "--size", "8b", "merge.method=task"], "merge.method is 'task', expected one of linear, slerp"),
+        (
+            ["lce_32k", "--size", "8b", "merge.weight=1.5"],
+            "merge.weight is 1.5, expected at most 1",
+        ),
+        (
+            ["lce_32k", "--size", "8b", "merge.method=task"],
+            "merge.method is 'task', expected one of linear, slerp",
+        ),
         (["phase1", "--size", "8b", "merge.weight=0.5"], "unknown key 'merge.weight'"),
     ],
 )
 def test_chains_that_are_refused(tmp_path, monkeypatch, capsys, words, message) -> None:
-    code, _, error = _granite41(monkeypatch, capsys, *words, "--data", "d", "--run-dir", str(tmp_path / "run"))
+    code, _, error = _granite41(
+        monkeypatch, capsys, *words, "--data", "d", "--run-dir", str(tmp_path / "run")
+    )
     assert (code, error.count("\n")) == (2, 1)
     assert message in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_size_without_data_of_its_own(tmp_path, monkeypatch, capsys) -> None:
-    error = _granite41(monkeypatch, capsys, "phase1", "--size", "8b", "--run-dir", str(tmp_path / "run"))[2]
+    error = _granite41(
+        monkeypatch, capsys, "phase1", "--size", "8b", "--run-dir", str(tmp_path / "run")
+    )[2]
     assert "size 8b needs prepared data: name its folder with --data" in error
 
 
 def test_what_a_chain_trains_with_is_asked_for_first(tmp_path, monkeypatch, capsys) -> None:
     words = ["phase2", "--size", "8b", "--run-dir", str(tmp_path / "run"), "--data", str(tmp_path)]
-    assert f"--data {tmp_path}: holds no manifest.json" in _granite41(monkeypatch, capsys, *words)[2]
+    assert (
+        f"--data {tmp_path}: holds no manifest.json" in _granite41(monkeypatch, capsys, *words)[2]
+    )
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "hf").mkdir()
     code, _, error = _granite41(monkeypatch, capsys, *words, "--init", str(tmp_path / "hf"))
@@ -239,12 +314,27 @@ def test_what_a_chain_trains_with_is_asked_for_first(tmp_path, monkeypatch, caps
 
 def test_dryrun_prints_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -> None:
     run_folder = tmp_path / "run"
-    words = ["phase1..phase2", "--size", "tiny", "--run-dir", str(run_folder), "--no-eval", "--dryrun"]
-    code, printed, _ = _granite41(monkeypatch, capsys, *words, "parallelism.tensor_model_parallel_size=2")
+    words = [
+        "phase1..phase2",
+        "--size",
+        "tiny",
+        "--run-dir",
+        str(run_folder),
+        "--no-eval",
+        "--dryrun",
+    ]
+    code, printed, _ = _granite41(
+        monkeypatch, capsys, *words, "parallelism.tensor_model_parallel_size=2"
+    )
     lines = printed.splitlines()
     assert code == 0
     assert [line.split(":")[0] for line in lines] == [
-        *("data", "phase1 (after data)", "phase1-export (after phase1)", "phase2 (after data, phase1)"),
+        *(
+            "data",
+            "phase1 (after data)",
+            "phase1-export (after phase1)",
+            "phase2 (after data, phase1)",
+        ),
         *("phase2-export (after phase2)", "report (after phase1-export, phase2-export)"),
         "generate (after report)",
     ]
@@ -267,11 +357,18 @@ def test_on_a_cluster_evaluations_are_side_by_side(tmp_path) -> None:
     lengths = (4096, 8192, 16384, 32768)
     parts = tuple(f"lce_32k-long-context-{length}" for length in lengths)
     assert all(after[part] == ("lce_32k-export", "phase4-gate") for part in parts)
-    assert [found[part].arguments[-2:] for part in parts] == [("--lengths", str(length)) for length in lengths]
+    assert [found[part].arguments[-2:] for part in parts] == [
+        ("--lengths", str(length)) for length in lengths
+    ]
     assert after["lce_32k-long-context"] == parts
-    assert not found["lce_32k-long-context"].computes
+    assert not found["lce_32k-long-context"].needs_gpu
     assert after["lce_32k-base"] == ("lce_32k-export", "phase4-gate")
-    ends = ("lce_32k-long-context-unmerged", "lce_32k-base-unmerged", "lce_32k-long-context", "lce_32k-base")
+    ends = (
+        "lce_32k-long-context-unmerged",
+        "lce_32k-base-unmerged",
+        "lce_32k-long-context",
+        "lce_32k-base",
+    )
     assert after["lce_32k-gate"] == (*ends, "lce_32k-export")
     # all of the recipe's GPUs, not one replica's
     assert found["phase4"].processes == resolve_pretraining("phase4", "8b").parallelism.gpus.value

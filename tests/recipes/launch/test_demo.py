@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from evaluation.results import read_evaluation
-from recipes.launch.chain import stages_of, tasks
+from recipes.launch.chain import select_stages, tasks
 from recipes.registry.resolve import resolve_pretraining
 
 pytestmark = pytest.mark.slow
 
 GRANITE41 = [sys.executable, "-m", "recipes.cli"]
-CHAIN = stages_of("phase1..lce_512k", "tiny")
+CHAIN = select_stages("phase1..lce_512k", "tiny")
 MERGED = [stage for stage in CHAIN if stage.startswith("lce")]
 
 
@@ -64,7 +64,14 @@ def run_folder(command) -> Path:
     assert "phase1: starts, 153 steps of 8,192 tokens" in interrupted
     assert _manifest(folder, "phase1")["status"] == "stopped"
     refused = subprocess.run(
-        [*GRANITE41, "export", "--checkpoint", str(folder / "phase1"), "--output", str(folder / "early")],
+        [
+            *GRANITE41,
+            "export",
+            "--checkpoint",
+            str(folder / "phase1"),
+            "--output",
+            str(folder / "early"),
+        ],
         capture_output=True,
         text=True,
     )
@@ -82,13 +89,20 @@ def _manifest(folder: Path, stage: str) -> dict:
 
 
 def _lines(folder: Path, stage: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / stage / "metrics" / "steps.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / stage / "metrics" / "steps.jsonl").read_text().splitlines()
+    ]
 
 
 def test_it_continues_where_it_was_interrupted(run_folder) -> None:
-    after = int(re.search(r"phase1: continues after step (\d+)", (run_folder / "output.txt").read_text())[1])
+    after = int(
+        re.search(r"phase1: continues after step (\d+)", (run_folder / "output.txt").read_text())[1]
+    )
     assert 18 <= after <= 20
-    assert [line["step"] for line in _lines(run_folder, "phase1") if "loss" in line] == list(range(1, 154))
+    assert [line["step"] for line in _lines(run_folder, "phase1") if "loss" in line] == list(
+        range(1, 154)
+    )
     assert _manifest(run_folder, "phase1")["starts"] == 2
 
 
@@ -112,7 +126,10 @@ def test_every_task_is_of_one_experiment_with_dependencies(run_folder, forked) -
 def test_the_loss_ends_a_quarter_below_the_unigram_entropy(run_folder) -> None:
     manifest = _manifest(run_folder, "phase1")
     lines = _lines(run_folder, "phase1")
-    assert manifest["validation_loss"] == [line["val_loss"] for line in lines if "val_loss" in line][-1]
+    assert (
+        manifest["validation_loss"]
+        == [line["val_loss"] for line in lines if "val_loss" in line][-1]
+    )
     assert manifest["validation_loss"] <= 0.75 * manifest["unigram_entropy"]
     assert lines[-1].keys() == {"step", "val_loss"}
     assert lines[-1]["step"] == 153
@@ -154,21 +171,31 @@ def test_the_tokens_of_the_run_add_up(run_folder) -> None:
 
 
 @pytest.mark.parametrize("stage", MERGED)
-def test_each_long_context_stage_ends_with_a_merge_and_the_next_one_begins_there(run_folder, stage) -> None:
+def test_each_long_context_stage_ends_with_a_merge_and_the_next_one_begins_there(
+    run_folder, stage
+) -> None:
     before = CHAIN[CHAIN.index(stage) - 1]
     merge = json.loads((run_folder / stage / "merged" / "merge_manifest.json").read_text())
     assert (merge["method"], merge["weights"]) == ("linear", [0.7, 0.3])
     assert [parent["stage"] for parent in merge["parents"]] == [stage, before]
-    own, earlier = (_manifest(run_folder, name)["checkpoint"].rpartition("/")[2] for name in (stage, before))
+    own, earlier = (
+        _manifest(run_folder, name)["checkpoint"].rpartition("/")[2] for name in (stage, before)
+    )
     left = "merged" if before in MERGED else earlier
     assert [parent["checkpoint"] for parent in merge["parents"]] == [own, left]
     begun = _manifest(run_folder, stage)["start"]
     assert begun["optimizer_state"] == "fresh"
-    expected = run_folder / before / ("merged" if before in MERGED else _manifest(run_folder, before)["checkpoint"])
+    expected = (
+        run_folder
+        / before
+        / ("merged" if before in MERGED else _manifest(run_folder, before)["checkpoint"])
+    )
     assert begun["checkpoint"] == str(expected)
 
 
-def test_a_merge_has_the_stages_theta_and_length_and_the_weighted_mean(run_folder, tmp_path) -> None:
+def test_a_merge_has_the_stages_theta_and_length_and_the_weighted_mean(
+    run_folder, tmp_path
+) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -180,7 +207,9 @@ def test_a_merge_has_the_stages_theta_and_length_and_the_weighted_mean(run_folde
         for folder in (tmp_path / "hf", run_folder / "phase4/hf", run_folder / "lce_32k/hf")
     )
     for name, tensor in merged.items():
-        assert torch.allclose(tensor, 0.7 * own[name] + 0.3 * before[name], rtol=1e-5, atol=1e-7), name
+        assert torch.allclose(tensor, 0.7 * own[name] + 0.3 * before[name], rtol=1e-5, atol=1e-7), (
+            name
+        )
     assert any(not torch.equal(tensor, own[name]) for name, tensor in merged.items())
     for stage in CHAIN:
         config = json.loads((run_folder / stage / "hf" / "config.json").read_text())
@@ -215,7 +244,10 @@ def test_the_export_is_the_trained_model(run_folder) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = run_folder / "phase1" / "hf"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     assert model.config.logits_scaling == 0.25
     text = Path(json.__file__).read_text()
     ids = tokenizer(text, return_tensors="pt").input_ids[:, :256]
@@ -228,7 +260,9 @@ def test_the_export_is_the_trained_model(run_folder) -> None:
 
 def test_what_is_finished_is_not_done_again(command, run_folder) -> None:
     before = {stage: (run_folder / stage / "manifest.json").read_text() for stage in CHAIN}
-    planned = subprocess.run([*command, "--dryrun"], capture_output=True, text=True, check=True).stdout.splitlines()
+    planned = subprocess.run(
+        [*command, "--dryrun"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert planned[: len(CHAIN)] == [f"{stage}: finished already" for stage in CHAIN]
     assert [line.split()[0] for line in planned[len(CHAIN) :]] == ["report:", "generate"]
     train = [*GRANITE41, "train", "phase1", "--size", "tiny", "--run-dir", str(run_folder)]
@@ -259,12 +293,21 @@ def test_stages_are_evaluated_before_and_after_the_merge(run_folder, evaluated) 
     found = {str(folder.relative_to(run_folder)): read_evaluation(folder) for folder in folders}
     for name, evaluation in found.items():
         assert [unit.name for unit in evaluation.units] == evaluation.expected, name
-        assert (evaluation.failures, evaluation.size, evaluation.stage) == ({}, "tiny", name.split("/")[0])
+        assert (evaluation.failures, evaluation.size, evaluation.stage) == (
+            {},
+            "tiny",
+            name.split("/")[0],
+        )
     assert found["lce_32k/eval/long-context"].expected[0] == "niah_single_1@256"
     assert found["lce_32k/eval/long-context"].expected[-1] == "qa_2@2048"
     # three models: the parent, the stage's own end, and their merge
     assert len({evaluation.fingerprint for evaluation in found.values()}) == 3
-    bits = {name: unit.score for name, found in found.items() for unit in found.units if unit.task == "smoke_text"}
+    bits = {
+        name: unit.score
+        for name, found in found.items()
+        for unit in found.units
+        if unit.task == "smoke_text"
+    }
     # its words were learned: with none of them it has 4 bits a byte and more
     assert len(bits) == 3
     assert all(1 < score < 3.5 for score in bits.values()), bits
@@ -279,5 +322,7 @@ def test_the_gates_let_the_chain_go_on(run_folder, evaluated) -> None:
     page = (run_folder / "evaluation.html").read_text()
     assert "unmerged" in page
     assert 'href="evaluation.html"' in (run_folder / "report.html").read_text()
-    again = subprocess.run([*evaluated, "--dryrun"], capture_output=True, text=True, check=True).stdout
+    again = subprocess.run(
+        [*evaluated, "--dryrun"], capture_output=True, text=True, check=True
+    ).stdout
     assert [line.split()[0] for line in again.splitlines()[2:]] == ["report:", "generate"]

@@ -30,14 +30,20 @@ def _run(chain: list[Task], folder: Path) -> str:
 
 def _printed(folder: Path) -> dict[str, str]:
     """What each task that was started has printed."""
-    logs = sorted(folder.glob("nemo_run/experiments/*/*/*/nemo_run/*/*/0/combined.log"), key=os.path.getmtime)
+    logs = sorted(
+        folder.glob("nemo_run/experiments/*/*/*/nemo_run/*/*/0/combined.log"), key=os.path.getmtime
+    )
     return {log.parent.parent.name: log.read_text() for log in logs}
 
 
 def test_every_task_runs_after_those_that_it_waits_for(forked, tmp_path) -> None:
     folder = tmp_path / "run"
     (folder / "phase1").mkdir(parents=True)
-    chain = [Task("one", LIST), Task("two", ("report", "--run-dir", str(folder)), ("one",)), Task("three", LIST)]
+    chain = [
+        Task("one", LIST),
+        Task("two", ("report", "--run-dir", str(folder)), ("one",)),
+        Task("three", LIST),
+    ]
     assert forked(_run, chain, folder) == "done"
     assert _printed(folder).keys() == {"one", "two", "three"}
     assert '"stage": "phase1"' in _printed(folder)["one"]
@@ -54,8 +60,12 @@ def test_the_first_failure_ends_the_chain_with_its_reason(forked, tmp_path) -> N
     assert "granite41: " in _printed(folder)["two"]
     # a stage has written down why
     (folder / "two").mkdir()
-    (folder / "two/manifest.json").write_text('{"status": "failed", "error": "RuntimeError: out of memory"}')
-    assert forked(_run, chain, folder).startswith("two failed (RuntimeError: out of memory); what comes after")
+    (folder / "two/manifest.json").write_text(
+        '{"status": "failed", "error": "RuntimeError: out of memory"}'
+    )
+    assert forked(_run, chain, folder).startswith(
+        "two failed (RuntimeError: out of memory); what comes after"
+    )
 
 
 def _interrupted(folder: Path, signum: int) -> tuple[str, float]:

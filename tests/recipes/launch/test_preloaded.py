@@ -43,7 +43,10 @@ recipes.cli.main = keep_a_manager
 class Server:
     def __init__(self, command: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER, command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.environment = {**os.environ, **json.loads(self.process.stdout.readline())}
 
@@ -89,10 +92,18 @@ def _gone(pid: int) -> bool:
 
 def test_a_command_prints_and_ends_as_by_itself(server) -> None:
     warm = server()
-    for words in (["show", "phase1", "--size", "tiny", "--json"], ["show", "phase11", "--size", "tiny"], ["run"]):
+    for words in (
+        ["show", "phase1", "--size", "tiny", "--json"],
+        ["show", "phase11", "--size", "tiny"],
+        ["run"],
+    ):
         alone = subprocess.run([*CLIENT, *words], capture_output=True, text=True)
         forked = warm.start(*words)
-        assert (*forked.communicate(), forked.returncode) == (alone.stdout, alone.stderr, alone.returncode), words
+        assert (*forked.communicate(), forked.returncode) == (
+            alone.stdout,
+            alone.stderr,
+            alone.returncode,
+        ), words
 
 
 def test_folder_environment_and_name_are_the_clients(server, tmp_path) -> None:

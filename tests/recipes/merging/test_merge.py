@@ -26,7 +26,12 @@ from recipes.merging.sweep import SWEEP, Score, parse_sweep, sweep, text_evaluat
 from recipes.merging.weighted_sum import Merge, slerp_factors
 from recipes.model.bridge.mapping import Weight
 from recipes.model.bridge.to_hf import export_hf
-from tests.helpers.bridge_folders import VOCAB_SIZE, assert_same_tensors, load_tensors, write_granite
+from tests.helpers.bridge_folders import (
+    VOCAB_SIZE,
+    assert_same_tensors,
+    load_tensors,
+    write_granite,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +71,9 @@ def bf16_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def nemo_models(models: list[Path], forked: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def nemo_models(
+    models: list[Path], forked: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
     """The first two models as NeMo checkpoints, the second one as two tensor-parallel ranks save it."""
     base = tmp_path_factory.mktemp("nemo")
     for name, source in zip("ab", models[:2], strict=True):
@@ -88,7 +95,9 @@ class Numbers:
         target.copy_(self.numbers.view(-1, target.shape[1])[start : start + len(target)])
 
 
-def merged(method: str, factors: list[float], *sources: Numbers, shape: tuple[int, ...] = (2,)) -> list[float]:
+def merged(
+    method: str, factors: list[float], *sources: Numbers, shape: tuple[int, ...] = (2,)
+) -> list[float]:
     with Merge(method, sources, factors) as sums:
         rows = [part.clone() for part in sums.rows(Weight("x", None, {"x": shape}))]
     return torch.cat(rows).flatten().tolist()
@@ -96,14 +105,19 @@ def merged(method: str, factors: list[float], *sources: Numbers, shape: tuple[in
 
 def test_linear_is_the_weighted_sum() -> None:
     assert merged("linear", [0.25, 0.75], Numbers(4, 8), Numbers(-4, 16)) == [-2, 14]
-    assert merged("linear", [0.5, 0.25, 0.25], Numbers(1, 2), Numbers(4, 8), Numbers(8, 4)) == [3.5, 4]
+    assert merged("linear", [0.5, 0.25, 0.25], Numbers(1, 2), Numbers(4, 8), Numbers(8, 4)) == [
+        3.5,
+        4,
+    ]
 
 
 def test_slerp_of_perpendicular_vectors_keeps_the_arc() -> None:
     third = [math.cos(math.pi / 6), math.sin(math.pi / 6)]
     assert merged("slerp", [2 / 3, 1 / 3], Numbers(1, 0), Numbers(0, 1)) == pytest.approx(third)
     # the angle is that of the directions, the factors are of the vectors as they are
-    assert merged("slerp", [2 / 3, 1 / 3], Numbers(2, 0), Numbers(0, 5)) == pytest.approx([2 * third[0], 5 * third[1]])
+    assert merged("slerp", [2 / 3, 1 / 3], Numbers(2, 0), Numbers(0, 5)) == pytest.approx(
+        [2 * third[0], 5 * third[1]]
+    )
 
 
 def test_slerp_at_sixty_degrees() -> None:
@@ -121,7 +135,9 @@ def test_slerp_of_nearly_parallel_vectors_is_linear() -> None:
 
 def test_slerp_counts_a_zero_vector_as_perpendicular() -> None:
     half = math.sin(math.pi / 4)
-    assert merged("slerp", [0.5, 0.5], Numbers(0, 0), Numbers(3, 4)) == pytest.approx([3 * half, 4 * half])
+    assert merged("slerp", [0.5, 0.5], Numbers(0, 0), Numbers(3, 4)) == pytest.approx(
+        [3 * half, 4 * half]
+    )
     assert merged("slerp", [0.5, 0.5], Numbers(0, 0), Numbers(0, 0)) == [0, 0]
 
 
@@ -157,11 +173,15 @@ def test_hugging_face_folders_are_summed_in_fp32(
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report.values()), report
     assert model.config.vocab_size == VOCAB_SIZE
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (bf16_models[0] / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        bf16_models[0] / "tokenizer.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp"])
-def test_weights_one_and_zero_give_back_a_parent(method: str, bf16_models: list[Path], tmp_path: Path) -> None:
+def test_weights_one_and_zero_give_back_a_parent(
+    method: str, bf16_models: list[Path], tmp_path: Path
+) -> None:
     merge(method, bf16_models[:2], [1, 0], tmp_path / "first", say=quiet)
     merge(method, bf16_models[:2], [0, 1], tmp_path / "second", say=quiet)
     for name, parent in zip(("first", "second"), bf16_models[:2], strict=True):
@@ -182,7 +202,13 @@ def test_several_files_stay_as_they_are(models: list[Path], tmp_path: Path) -> N
 def test_manifest(models: list[Path], tmp_path: Path) -> None:
     stage = tmp_path / "phase1"
     shutil.copytree(models[1], stage / "hf")
-    record = {"stage": "phase1", "size": "tiny", "status": "finished", "checkpoint": "checkpoints/step=7", "tokens": 99}
+    record = {
+        "stage": "phase1",
+        "size": "tiny",
+        "status": "finished",
+        "checkpoint": "checkpoints/step=7",
+        "tokens": 99,
+    }
     (stage / "manifest.json").write_text(json.dumps(record))
     for name in ("one", "two"):
         merge("linear", [models[0], stage / "hf"], [0.5, 0.5], tmp_path / name, say=quiet)
@@ -222,7 +248,9 @@ def test_nemo_checkpoints_merge_into_one_that_nemo_loads(
         expected = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")(ids).logits.numpy()
     found = forked(logits_of_checkpoint, tmp_path / "nemo", ids.numpy())
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert json.loads((tmp_path / "nemo" / MANIFEST).read_text())["optimizer_state"].startswith("dropped")
+    assert json.loads((tmp_path / "nemo" / MANIFEST).read_text())["optimizer_state"].startswith(
+        "dropped"
+    )
 
 
 def test_training_starts_from_a_merge_of_checkpoints_with_optimizer_state(
@@ -236,12 +264,20 @@ def test_training_starts_from_a_merge_of_checkpoints_with_optimizer_state(
     assert_same_tensors(tmp_path / "back", models[1])
 
 
-def test_finished_stages_are_merged(models: list[Path], nemo_models: list[Path], tmp_path: Path) -> None:
+def test_finished_stages_are_merged(
+    models: list[Path], nemo_models: list[Path], tmp_path: Path
+) -> None:
     stages = []
     for name, checkpoint in zip(("phase3", "phase4"), nemo_models, strict=True):
         stages.append(tmp_path / name)
         shutil.copytree(checkpoint, tmp_path / name / "checkpoints" / "step=3")
-        record = {"stage": name, "size": "tiny", "status": "finished", "checkpoint": "checkpoints/step=3", "tokens": 5}
+        record = {
+            "stage": name,
+            "size": "tiny",
+            "status": "finished",
+            "checkpoint": "checkpoints/step=3",
+            "tokens": 5,
+        }
         (tmp_path / name / "manifest.json").write_text(json.dumps(record))
     merge("linear", stages, [1, 0], tmp_path / "out", say=quiet)
     export_hf(tmp_path / "out", tmp_path / "back", say=quiet)
@@ -253,27 +289,40 @@ def test_finished_stages_are_merged(models: list[Path], nemo_models: list[Path],
     ]
 
 
-def test_long_context_stages_may_change_theta_and_length(models: list[Path], tmp_path: Path) -> None:
+def test_long_context_stages_may_change_theta_and_length(
+    models: list[Path], tmp_path: Path
+) -> None:
     write_granite(tmp_path / "long", rope_theta=5e7, max_position_embeddings=256)
     said: list[str] = []
     merge("linear", [tmp_path / "long", models[0]], [0.5, 0.5], tmp_path / "out", say=said.append)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["max_position_embeddings"] == 256
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["max_position_embeddings"] == 256
+    )
     assert said[0].startswith("rope_theta is 50000000.0 and 10000000.0; the merge gets 50000000.0")
 
 
 WORDS: dict[str, tuple[list, str]] = {
-    "sum": (["linear", 2, [0.5, 0.6], None], "--weights: 0.5 0.6 sum to 1.1, but linear needs a sum of 1"),
+    "sum": (
+        ["linear", 2, [0.5, 0.6], None],
+        "--weights: 0.5 0.6 sum to 1.1, but linear needs a sum of 1",
+    ),
     "sum of slerp": (["slerp", 2, [0.5, 0.4], None], "sum to 0.9"),
     "slightly off": (["linear", 2, [0.5, 0.50001], None], "sum to 1.00001"),
     "too few weights": (["linear", 3, [0.5, 0.5], None], "--weights: 2 given for 3 parents"),
-    "one parent": (["linear", 1, [1.0], None], "--parents: 1 given, but a merge needs at least two"),
+    "one parent": (
+        ["linear", 1, [1.0], None],
+        "--parents: 1 given, but a merge needs at least two",
+    ),
     "nan": (["task", 2, [math.nan, 0.5], "base"], "nan 0.5 has a weight that is not finite"),
     "infinite": (["task", 2, [math.inf, 0.5], "base"], "inf 0.5 has a weight that is not finite"),
     "slerp of three": (["slerp", 3, [0.2, 0.3, 0.5], None], "slerp merges exactly two"),
     "slerp beyond": (["slerp", 2, [-0.5, 1.5], None], "leads beyond the parents"),
     "task without base": (["task", 2, [0.5, 0.5], None], "--base: missing"),
     "base without task": (["linear", 2, [0.5, 0.5], "base"], "--base: linear has no base"),
-    "method": (["lerp", 2, [0.5, 0.5], None], "--method lerp: not one of linear, slerp, task (did you mean 'slerp'?)"),
+    "method": (
+        ["lerp", 2, [0.5, 0.5], None],
+        "--method lerp: not one of linear, slerp, task (did you mean 'slerp'?)",
+    ),
 }
 
 
@@ -317,23 +366,38 @@ PARENTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "first: intermediate_size 128 for 96, num_hidden_layers 3 for 4;",
     ),
     "other multiplier": (another(residual_multiplier=0.5), "residual_multiplier 0.5 for 0.7"),
-    "other type": (another(torch.bfloat16), "model.embed_tokens.weight is torch.bfloat16, but torch.float32 in"),
+    "other type": (
+        another(torch.bfloat16),
+        "model.embed_tokens.weight is torch.bfloat16, but torch.float32 in",
+    ),
     "tensor missing": (
         without("model.layers.2.mlp.up_proj.weight"),
         "lacks the tensor model.layers.2.mlp.up_proj.weight",
     ),
-    "truncated": (lambda folder: os.truncate(folder / FILE, 200_000), "model.safetensors: damaged or cut short"),
-    "damaged header": (lambda folder: (folder / FILE).write_bytes(b"x" * 1000), "model.safetensors: damaged"),
-    "not finite": (with_nan, "model.norm.weight: the merge is not finite in torch.float32; a parent has NaN"),
+    "truncated": (
+        lambda folder: os.truncate(folder / FILE, 200_000),
+        "model.safetensors: damaged or cut short",
+    ),
+    "damaged header": (
+        lambda folder: (folder / FILE).write_bytes(b"x" * 1000),
+        "model.safetensors: damaged",
+    ),
+    "not finite": (
+        with_nan,
+        "model.norm.weight: the merge is not finite in torch.float32; a parent has NaN",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", PARENTS)
 @pytest.mark.parametrize("method", ["linear", "slerp"])
-def test_refused_parents_leave_nothing(case: str, method: str, models: list[Path], tmp_path: Path) -> None:
+def test_refused_parents_leave_nothing(
+    case: str, method: str, models: list[Path], tmp_path: Path
+) -> None:
     damage, message = PARENTS[case]
     first, second = (
-        shutil.copytree(path, tmp_path / name) for name, path in zip(("first", "second"), models, strict=False)
+        shutil.copytree(path, tmp_path / name)
+        for name, path in zip(("first", "second"), models, strict=False)
     )
     damage(second)
     with pytest.raises(UserError) as refusal:
@@ -342,7 +406,9 @@ def test_refused_parents_leave_nothing(case: str, method: str, models: list[Path
     assert {path.name for path in tmp_path.iterdir()} <= {"first", "second"}
 
 
-def test_mixed_kinds_are_refused(models: list[Path], nemo_models: list[Path], tmp_path: Path) -> None:
+def test_mixed_kinds_are_refused(
+    models: list[Path], nemo_models: list[Path], tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"is a NeMo checkpoint, but .*a a Hugging Face folder"):
         merge("linear", [models[0], nemo_models[1]], [0.5, 0.5], tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -396,7 +462,11 @@ class FullDisk:
 
 @pytest.mark.parametrize("kind", ["hf", "nemo"])
 def test_a_disk_that_fills_up_leaves_nothing(
-    kind: str, models: list[Path], nemo_models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    models: list[Path],
+    nemo_models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = Path.open
 
@@ -408,11 +478,19 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(UserError, match="out: no space left on the device, nothing was kept"):
-        merge("linear", models[:2] if kind == "hf" else nemo_models, [0.5, 0.5], tmp_path / "out", say=quiet)
+        merge(
+            "linear",
+            models[:2] if kind == "hf" else nemo_models,
+            [0.5, 0.5],
+            tmp_path / "out",
+            say=quiet,
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_space_is_asked_for_before_writing(models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_asked_for_before_writing(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"needs 0\.00 GB"):
@@ -421,7 +499,13 @@ def test_space_is_asked_for_before_writing(models: list[Path], tmp_path: Path, m
 
 
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
-    write_granite(tmp_path / "a", hidden_size=1024, intermediate_size=4096, num_hidden_layers=3, vocab_size=16384)
+    write_granite(
+        tmp_path / "a",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=3,
+        vocab_size=16384,
+    )
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     size = (tmp_path / "a" / FILE).stat().st_size
     script = (
@@ -442,27 +526,56 @@ def test_sweep_weights() -> None:
     assert parse_sweep("0.1..0.9") == [0.1, 0.3, 0.5, 0.7, 0.9]
     assert parse_sweep("0.1..0.9:0.1") == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     assert parse_sweep("0..1:0.5") == [0, 0.5, 1]
-    for text in ("0.1", "0.9..0.1", "0..2", "0..1:0", "0..1:-1", "0..1:1e-6", "a..b", "0..1:nan", "nan..1"):
+    for text in (
+        "0.1",
+        "0.9..0.1",
+        "0..2",
+        "0..1:0",
+        "0..1:-1",
+        "0..1:1e-6",
+        "a..b",
+        "0..1:nan",
+        "nan..1",
+    ):
         with pytest.raises(UserError, match="--sweep"):
             parse_sweep(text)
 
 
 def weight_of(folder: Path, models: list[Path]) -> float:
     """Return the second parent's weight, read off the tensors."""
-    a, b, found = (load_tensors(path)["model.norm.weight"][0].item() for path in (*models[:2], folder))
+    a, b, found = (
+        load_tensors(path)["model.norm.weight"][0].item() for path in (*models[:2], folder)
+    )
     return round((found - a) / (b - a), 4)
 
 
-def test_sweep_picks_the_best_long_score_that_keeps_the_short_one(models: list[Path], tmp_path: Path) -> None:
+def test_sweep_picks_the_best_long_score_that_keeps_the_short_one(
+    models: list[Path], tmp_path: Path
+) -> None:
     def evaluate(folder: Path) -> Score:
         weight = weight_of(folder, models)
         return Score(short=2 + 0.1 * weight, long=3 - weight)
 
-    sweep("linear", models[:2], [0.1, 0.2, 0.3, 0.4], tmp_path / "out", evaluate, bound=0.012, say=quiet)
+    sweep(
+        "linear",
+        models[:2],
+        [0.1, 0.2, 0.3, 0.4],
+        tmp_path / "out",
+        evaluate,
+        bound=0.012,
+        say=quiet,
+    )
     found = json.loads((tmp_path / "out" / SWEEP).read_text())
     assert found["short_limit"] == pytest.approx(2.024)
     assert found["pick"] == [0.8, 0.2]
-    assert [row.get("weights") for row in found["rows"]] == [None, None, [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]
+    assert [row.get("weights") for row in found["rows"]] == [
+        None,
+        None,
+        [0.9, 0.1],
+        [0.8, 0.2],
+        [0.7, 0.3],
+        [0.6, 0.4],
+    ]
     assert [row["short"] for row in found["rows"][:2]] == [2.0, 2.1]
     assert weight_of(tmp_path / "out", models) == 0.2
     assert not (tmp_path / "out" / "candidate").exists()
@@ -471,17 +584,36 @@ def test_sweep_picks_the_best_long_score_that_keeps_the_short_one(models: list[P
 def test_sweep_of_nemo_checkpoints_is_evaluated_as_hugging_face(
     models: list[Path], nemo_models: list[Path], tmp_path: Path
 ) -> None:
-    sweep("linear", nemo_models, [0.5], tmp_path / "out", lambda folder: Score(1, weight_of(folder, models)), say=quiet)
-    assert [row["long"] for row in json.loads((tmp_path / "out" / SWEEP).read_text())["rows"]] == [0, 1, 0.5]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"context", "weights", MANIFEST, SWEEP}
+    sweep(
+        "linear",
+        nemo_models,
+        [0.5],
+        tmp_path / "out",
+        lambda folder: Score(1, weight_of(folder, models)),
+        say=quiet,
+    )
+    assert [row["long"] for row in json.loads((tmp_path / "out" / SWEEP).read_text())["rows"]] == [
+        0,
+        1,
+        0.5,
+    ]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "context",
+        "weights",
+        MANIFEST,
+        SWEEP,
+    }
 
 
-def test_sweep_without_a_merge_in_the_bound_leaves_nothing(models: list[Path], tmp_path: Path) -> None:
+def test_sweep_without_a_merge_in_the_bound_leaves_nothing(
+    models: list[Path], tmp_path: Path
+) -> None:
     def evaluate(folder: Path) -> Score:
         return Score(short=2 if folder in models else 3, long=1)
 
     with pytest.raises(
-        UserError, match=r"no merge keeps the short-context loss within 2\.0200, the lowest has 3\.0000"
+        UserError,
+        match=r"no merge keeps the short-context loss within 2\.0200, the lowest has 3\.0000",
     ):
         sweep("linear", models[:2], [0.5], tmp_path / "out", evaluate, say=quiet)
     with pytest.raises(UserError, match="exactly two"):
@@ -490,8 +622,12 @@ def test_sweep_without_a_merge_in_the_bound_leaves_nothing(models: list[Path], t
 
 
 def test_texts_are_evaluated_as_transformers_does(models: list[Path], tmp_path: Path) -> None:
-    documents = [" ".join(f"w{(7 * number * step) % 300 + 3}" for number in range(60)) for step in (1, 5)]
-    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    documents = [
+        " ".join(f"w{(7 * number * step) % 300 + 3}" for number in range(60)) for step in (1, 5)
+    ]
+    (tmp_path / "short.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in documents)
+    )
     (tmp_path / "long.txt").write_text(" ".join(documents))
     score = text_evaluation(tmp_path / "short.jsonl", tmp_path / "long.txt")(models[0])
     model = AutoModelForCausalLM.from_pretrained(models[0])
@@ -508,16 +644,36 @@ def test_texts_are_evaluated_as_transformers_does(models: list[Path], tmp_path: 
 
 def test_command_line(models: list[Path], tmp_path: Path) -> None:
     parents = ["merge", "--parents", *map(str, models[:2])]
-    words = [*parents, "--method", "slerp", "--weights", "0.5", "0.5", "--output", str(tmp_path / "out")]
+    words = [
+        *parents,
+        "--method",
+        "slerp",
+        "--weights",
+        "0.5",
+        "0.5",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["weights"] == [0.5, 0.5]
     (tmp_path / "text.txt").write_text(" ".join(f"w{number}" for number in range(3, 90)))
     texts = ["--short", str(tmp_path / "text.txt"), "--long", str(tmp_path / "text.txt")]
-    words = [*parents, "--method", "linear", "--sweep", "0..1:1", *texts, "--output", str(tmp_path / "swept")]
+    words = [
+        *parents,
+        "--method",
+        "linear",
+        "--sweep",
+        "0..1:1",
+        *texts,
+        "--output",
+        str(tmp_path / "swept"),
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert len(json.loads((tmp_path / "swept" / SWEEP).read_text())["rows"]) == 4
     for wrong in ([], ["--sweep", "0..1"], ["--weights", "1", "0", "--sweep", "0..1", *texts]):
-        refused = CliRunner().invoke(app, [*parents, "--method", "linear", *wrong, "--output", str(tmp_path / "no")])
+        refused = CliRunner().invoke(
+            app, [*parents, "--method", "linear", *wrong, "--output", str(tmp_path / "no")]
+        )
         assert isinstance(refused.exception, UserError)

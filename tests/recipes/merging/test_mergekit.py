@@ -72,7 +72,9 @@ def run_mergekit(program: str, folder: Path, method: str) -> dict[str, torch.Ten
     # a relative path is looked up on the Hub
     (folder / f"{method}.yaml").write_text(RECIPES[method].replace("model: ", f"model: {folder}/"))
     words = [program, f"{method}.yaml", f"mergekit_{method}"]
-    done = subprocess.run(words, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return load_file(folder / f"mergekit_{method}" / FILE)
 
@@ -84,9 +86,18 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_equal_to(theirs: dict[str, torch.Tensor], parents: Path, method: str, output: Path) -> None:
+def assert_equal_to(
+    theirs: dict[str, torch.Tensor], parents: Path, method: str, output: Path
+) -> None:
     base = parents / "base" if method == "task" else None
-    merge(method, [parents / "a", parents / "b"], WEIGHTS[method], output, base=base, say=lambda line: None)
+    merge(
+        method,
+        [parents / "a", parents / "b"],
+        WEIGHTS[method],
+        output,
+        base=base,
+        say=lambda line: None,
+    )
     ours = load_file(output / FILE)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():

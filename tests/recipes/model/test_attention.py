@@ -15,12 +15,16 @@ SCALE = 0.125
 def _inputs(seed=0):
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(SEQUENCE, BATCH, HEADS, HEAD_DIM, generator=generator)
-    key, value = (torch.randn(SEQUENCE, BATCH, GROUPS, HEAD_DIM, generator=generator) for _ in range(2))
+    key, value = (
+        torch.randn(SEQUENCE, BATCH, GROUPS, HEAD_DIM, generator=generator) for _ in range(2)
+    )
     return query, key, value
 
 
 def _documents():
-    return torch.stack([torch.arange(SEQUENCE) // 10, (torch.arange(SEQUENCE) >= 17).long()])[:, None]
+    return torch.stack([torch.arange(SEQUENCE) // 10, (torch.arange(SEQUENCE) >= 17).long()])[
+        :, None
+    ]
 
 
 def _reference(query, key, value, hidden):
@@ -52,11 +56,15 @@ def _core(context_parallel_size=1, **settings):
         attention_dropout=settings.pop("attention_dropout", 0.0),
         context_parallel_size=context_parallel_size,
     )
-    return SdpaCoreAttention(config, 1, AttnMaskType.causal, "self", softmax_scale=SCALE, **settings)
+    return SdpaCoreAttention(
+        config, 1, AttnMaskType.causal, "self", softmax_scale=SCALE, **settings
+    )
 
 
 def _gradients(output, inputs):
-    return torch.autograd.grad((output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum(), inputs)
+    return torch.autograd.grad(
+        (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum(), inputs
+    )
 
 
 def _assert_equal(inputs, output, expected):
@@ -75,7 +83,9 @@ def _check_masks():
     _assert_equal(inputs, core(*inputs, boolean), _reference(*inputs, _hidden(_documents())))
     for block_elements in (2**24, 5 * SEQUENCE):  # one block, and blocks of 5 rows
         attention.MASK_BLOCK_ELEMENTS = block_elements
-        _assert_equal(inputs, core(*inputs, _documents()), _reference(*inputs, _hidden(_documents())))
+        _assert_equal(
+            inputs, core(*inputs, _documents()), _reference(*inputs, _hidden(_documents()))
+        )
 
 
 def _check_cache():
@@ -86,7 +96,9 @@ def _check_cache():
     core = _core()
     decoded = core(query[-1:], key, value, None, attn_mask_type=AttnMaskType.no_mask)
     torch.testing.assert_close(decoded, expected[-1:], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(core(query[-5:], key, value, None), expected[-5:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        core(query[-5:], key, value, None), expected[-5:], rtol=1e-5, atol=1e-5
+    )
 
 
 def _check_refusals():
@@ -115,7 +127,9 @@ def _check_context_parallel():
         weight = torch.linspace(-1, 1, expected.numel()).view_as(expected)
         expected_gradients = torch.autograd.grad((expected * weight).sum(), leaves)
         mine = [local(x, 0).contiguous().requires_grad_() for x in whole]
-        output = _core(dist.get_world_size())(*mine, None if documents is None else local(documents, 2))
+        output = _core(dist.get_world_size())(
+            *mine, None if documents is None else local(documents, 2)
+        )
         torch.testing.assert_close(output, local(expected, 0), rtol=1e-5, atol=1e-5)
         gradients = torch.autograd.grad((output * local(weight, 0)).sum(), mine)
         for ours, theirs in zip(gradients, expected_gradients, strict=True):
@@ -127,7 +141,9 @@ def _check_context_parallel():
 def _peak_of_long_sequence():
     """Return the growth of peak memory, in bytes, of a forward and backward pass over 8,192 tokens in documents."""
     sequence = 8192
-    query, key, value = (torch.randn(sequence, 1, n, HEAD_DIM, requires_grad=True) for n in (HEADS, GROUPS, GROUPS))
+    query, key, value = (
+        torch.randn(sequence, 1, n, HEAD_DIM, requires_grad=True) for n in (HEADS, GROUPS, GROUPS)
+    )
     documents = (torch.arange(sequence) // 3000)[None, None]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _core()(query, key, value, documents).sum().backward()

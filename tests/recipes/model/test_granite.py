@@ -24,7 +24,10 @@ def _build(size, **settings):
     from recipes.model.nemo import GraniteConfig
 
     return GraniteConfig(
-        **GraniteConfig.settings_of(SIZES[size]), seq_length=4096, rotary_base=1e4, **settings
+        **GraniteConfig.transformer_settings(SIZES[size]),
+        seq_length=4096,
+        rotary_base=1e4,
+        **settings,
     ).configure_model()
 
 
@@ -43,7 +46,11 @@ def _count_on_meta(sizes):
 
 def _deviations():
     _one_process()
-    return {name: weight.std().item() for name, weight in _build("tiny").named_parameters() if weight.dim() > 1}
+    return {
+        name: weight.std().item()
+        for name, weight in _build("tiny").named_parameters()
+        if weight.dim() > 1
+    }
 
 
 def _theta_and_scale():
@@ -80,7 +87,11 @@ def _transformer_engine_spec():
 
 
 def test_parameter_counts_are_the_published_ones(forked) -> None:
-    assert forked(_count_on_meta, ["3b", "8b", "30b"]) == {"3b": 3402836480, "8b": 8380551168, "30b": 28865728512}
+    assert forked(_count_on_meta, ["3b", "8b", "30b"]) == {
+        "3b": 3402836480,
+        "8b": 8380551168,
+        "30b": 28865728512,
+    }
 
 
 def test_initial_weights_follow_mup(forked) -> None:

@@ -23,7 +23,11 @@ def _nemo1_model(config, **changed):
 
     from recipes.model.nemo1 import MegatronGraniteModel
 
-    settings = {name: value for name, value in vars(config).items() if isinstance(value, float | int | str | bool)}
+    settings = {
+        name: value
+        for name, value in vars(config).items()
+        if isinstance(value, float | int | str | bool)
+    }
     del settings["softmax_scale"]  # attention_multiplier alone must decide it
     settings |= {
         "activation": "fast-swiglu",
@@ -52,7 +56,9 @@ def _differences_of_logits():
     torch.distributed.init_process_group("gloo")
     parallel_state.initialize_model_parallel()
     model_parallel_cuda_manual_seed(1234)
-    config = GraniteConfig(**GraniteConfig.settings_of(SIZES["tiny"]), seq_length=SEQUENCE, rotary_base=5e5)
+    config = GraniteConfig(
+        **GraniteConfig.transformer_settings(SIZES["tiny"]), seq_length=SEQUENCE, rotary_base=5e5
+    )
     nemo2 = config.configure_model().eval()
     ids = torch.randint(config.vocab_size, (2, SEQUENCE))
     mask, _, positions = get_ltor_masks_and_position_ids(ids, 0, False, False, False)
@@ -62,10 +68,14 @@ def _differences_of_logits():
     with torch.no_grad():
         expected = nemo2(ids, positions, None)
         for doubled in (None, *GRANITE_SETTINGS):
-            nemo1 = _nemo1_model(config, **({doubled: 2 * getattr(config, doubled)} if doubled else {}))
+            nemo1 = _nemo1_model(
+                config, **({doubled: 2 * getattr(config, doubled)} if doubled else {})
+            )
             assert _shapes(nemo1.model) == _shapes(nemo2)
             nemo1.model.load_state_dict(nemo2.state_dict())
-            differences[doubled] = (nemo1(ids, positions, mask, labels=None) - expected).abs().max().item()
+            differences[doubled] = (
+                (nemo1(ids, positions, mask, labels=None) - expected).abs().max().item()
+            )
     return differences
 
 
@@ -83,7 +93,9 @@ def _check_patches():
     assert MegatronBaseModel._enable_nvidia_optimizations is method
     with pytest.MonkeyPatch.context() as upstream:
         upstream.delattr(MegatronBaseModel, method.__name__)
-        with pytest.raises(RuntimeError, match=f"patches NeMo's MegatronBaseModel.{method.__name__}"):
+        with pytest.raises(
+            RuntimeError, match=f"patches NeMo's MegatronBaseModel.{method.__name__}"
+        ):
             nemo1.install()
     with pytest.MonkeyPatch.context() as upstream:
         upstream.setattr(build_model, "build_model", lambda: None)

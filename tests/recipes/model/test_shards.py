@@ -32,8 +32,10 @@ def _command(*words: str) -> tuple[int, str, str]:
 def _with_another_model(settings: dict) -> tuple[int, str, str]:
     from recipes.model.nemo import GraniteConfig
 
-    settings_of = GraniteConfig.settings_of
-    GraniteConfig.settings_of = staticmethod(lambda size: settings_of(size) | settings)
+    transformer_settings = GraniteConfig.transformer_settings
+    GraniteConfig.transformer_settings = staticmethod(
+        lambda size: transformer_settings(size) | settings
+    )
     return _command("--size", "8b", "--stage", "lce_32k", "--json")
 
 
@@ -81,8 +83,15 @@ def test_every_stage_holds(forked, size, gpu_type, world_size) -> None:
     assert len(stages) == (6 if size == "3b" else 7)
     assert [row["name"] for row in rows if row["stage"] == "lce_128k"][-3:] == MODEL_CHECKS
     shards = {row["found"] for row in rows if row["name"] == "shards"}
-    parameters = {"3b": "3,402,836,480", "8b": "8,380,551,168", "30b": "28,865,728,512", "tiny": "328,256"}[size]
-    assert all(found.startswith(parameters) and f" of {world_size} hold" in found for found in shards)
+    parameters = {
+        "3b": "3,402,836,480",
+        "8b": "8,380,551,168",
+        "30b": "28,865,728,512",
+        "tiny": "328,256",
+    }[size]
+    assert all(
+        found.startswith(parameters) and f" of {world_size} hold" in found for found in shards
+    )
 
 
 def test_an_override_that_does_not_divide_fails(forked) -> None:
@@ -90,15 +99,28 @@ def test_an_override_that_does_not_divide_fails(forked) -> None:
     status, out, err = forked(_command, *words)
     assert status == 1
     assert "FAILED" in out
-    assert "tensor_model_parallel_size 3 does not divide model.num_attention_heads 32; choose a divisor" in err
+    assert (
+        "tensor_model_parallel_size 3 does not divide model.num_attention_heads 32; choose a divisor"
+        in err
+    )
     assert "phase1, shards FAILED: not built: world_size (1024) is not divisible by 3" in err
 
 
 def test_megatron_itself_refuses_what_it_cannot_split(forked) -> None:
-    words = ("--size", "8b", "--stage", "phase1", "--json", "parallelism.tensor_model_parallel_size=16")
+    words = (
+        "--size",
+        "8b",
+        "--stage",
+        "phase1",
+        "--json",
+        "parallelism.tensor_model_parallel_size=16",
+    )
     status, out, _ = forked(_command, *words)
     assert status == 1
-    assert "num_query_groups (8) must be a multiple of tensor_model_parallel_size (16)" in _failed(out)["shards"]
+    assert (
+        "num_query_groups (8) must be a multiple of tensor_model_parallel_size (16)"
+        in _failed(out)["shards"]
+    )
 
 
 EMBEDDING = 100352 * 4096

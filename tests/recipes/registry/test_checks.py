@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from recipes.common.errors import UserError
-from recipes.registry.checks import check_numbers, recipes_of
-from recipes.registry.resolve import resolve, resolve_pretraining, sizes_of
+from recipes.registry.checks import check_numbers, resolve_chain
+from recipes.registry.resolve import resolve, resolve_pretraining, stage_sizes
 from recipes.spec.memory import estimate, shard_parameters
 from recipes.spec.origin import assumed
 from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU
@@ -20,12 +20,17 @@ SPLITS = [(size, gpu_type) for size, by_gpu_type in PARALLELISM.items() for gpu_
 
 def failed(recipes) -> dict[str, str]:
     """Return the names of the checks that fail, with what was found."""
-    return {check.name: check.found for checks in check_numbers(recipes).values() for check in checks if not check.ok}
+    return {
+        check.name: check.found
+        for checks in check_numbers(recipes).values()
+        for check in checks
+        if not check.ok
+    }
 
 
 @pytest.mark.parametrize(("size", "gpu_type"), SPLITS)
 def test_every_stage_holds(size: str, gpu_type: str) -> None:
-    recipes = recipes_of(size, overrides=[f"parallelism.gpu_type={gpu_type}"])
+    recipes = resolve_chain(size, overrides=[f"parallelism.gpu_type={gpu_type}"])
     assert len(recipes) == (6 if size == "3b" else 7)
     assert failed(recipes) == {}
     assert {len(checks) for checks in check_numbers(recipes).values()} == {12}
@@ -34,25 +39,65 @@ def test_every_stage_holds(size: str, gpu_type: str) -> None:
 @pytest.mark.parametrize(
     ("stage", "overrides", "names", "found"),
     [
-        ("phase1", ["parallelism.tensor_model_parallel_size=3"], "values fit together, world size, global batch", ""),
-        ("phase1", ["parallelism.pipeline_model_parallel_size=16"], "values fit together", "does not divide model.num"),
-        ("lce_32k", ["parallelism.context_parallel_size=3"], "values fit together, world size, global batch", ""),
-        ("lce_512k", ["parallelism.tensor_model_parallel_size=16"], "values fit together", "query_groups 8"),
-        ("phase1", ["parallelism.gpus=1023"], "world size, global batch", "GPUs 1,023 (gb200), replicas 511"),
-        ("phase1", ["parallelism.gpus=1"], "world size, global batch", "GPUs 1 (gb200), replicas 0"),
+        (
+            "phase1",
+            ["parallelism.tensor_model_parallel_size=3"],
+            "values fit together, world size, global batch",
+            "",
+        ),
+        (
+            "phase1",
+            ["parallelism.pipeline_model_parallel_size=16"],
+            "values fit together",
+            "does not divide model.num",
+        ),
+        (
+            "lce_32k",
+            ["parallelism.context_parallel_size=3"],
+            "values fit together, world size, global batch",
+            "",
+        ),
+        (
+            "lce_512k",
+            ["parallelism.tensor_model_parallel_size=16"],
+            "values fit together",
+            "query_groups 8",
+        ),
+        (
+            "phase1",
+            ["parallelism.gpus=1023"],
+            "world size, global batch",
+            "GPUs 1,023 (gb200), replicas 511",
+        ),
+        (
+            "phase1",
+            ["parallelism.gpus=1"],
+            "world size, global batch",
+            "GPUs 1 (gb200), replicas 0",
+        ),
         ("phase1", ["parallelism.gpus=4096"], "global batch", "1,024 sequences"),
         ("lce_32k", ["global_batch_size=100"], "global batch, tokens per batch", "100 sequences"),
         ("lce_32k", ["global_batch_size=256"], "tokens per batch", "8,388,608"),
         ("phase1", ["steps=2384187"], "steps x batch", "2,384,187 x 4,194,304"),
         ("phase4", ["checkpoint_every_tokens=600000000000"], "intervals", "143,051"),
         ("phase1", ["schedule.lr_max=0.0001"], "learning rate at the end", "0.0001"),
-        ("phase2", ["schedule.start_tokens=0"], "learning rate at the start, learning rate at the end", "0.02"),
+        (
+            "phase2",
+            ["schedule.start_tokens=0"],
+            "learning rate at the start, learning rate at the end",
+            "0.02",
+        ),
         ("phase3", ["schedule.lr_start=0.001"], "learning rate at the start", "0.001"),
         ("phase4", ["schedule.lr_end=1e-9"], "learning rate at the end", "1e-09"),
         ("phase4", ["schedule.warmup_tokens=1000000"], "learning rate at the start", "0"),
         ("lce_32k", ["schedule.lr_start=1.1e-4"], "learning rate at the start", "0.00011"),
         ("lce_512k", ["schedule.lr_end=1e-9"], "learning rate at the end", "1e-09"),
-        ("phase1", ["mixture.code=30"], "values fit together, mixture", "mixture sums to 110 percent"),
+        (
+            "phase1",
+            ["mixture.code=30"],
+            "values fit together, mixture",
+            "mixture sums to 110 percent",
+        ),
         ("lce_128k", ["rope_theta=999999"], "theta", "theta 999,999 at 131,072 tokens"),
         ("lce_32k", ["rope_theta=5000001"], "theta", "theta 5,000,001"),
         ("lce_512k", ["rope_theta=20000000"], "theta", "theta 20,000,000"),
@@ -67,14 +112,14 @@ def test_every_stage_holds(size: str, gpu_type: str) -> None:
     ],
 )
 def test_a_broken_recipe_fails(stage: str, overrides: list[str], names: str, found: str) -> None:
-    broken = failed(recipes_of("8b", stage, overrides))
+    broken = failed(resolve_chain("8b", stage, overrides))
     assert ", ".join(broken) == names
     assert found in next(iter(broken.values()))
 
 
 def test_an_override_of_every_stage_meets_its_neighbours() -> None:
     # the power schedules of phases 1 and 2 follow the batch, and phase 3 starts where they end
-    recipes = recipes_of("8b", overrides=["global_batch_size=512", "parallelism.gpus=512"])
+    recipes = resolve_chain("8b", overrides=["global_batch_size=512", "parallelism.gpus=512"])
     phases = ("phase1", "phase2", "phase3", "phase4")
     assert failed({name: recipes[name] for name in phases}) == {}
     assert recipes["phase3"].schedule.lr(0) == pytest.approx(0.5 * 4096 * (12e12) ** -0.51)
@@ -85,7 +130,9 @@ def test_an_override_of_every_stage_meets_its_neighbours() -> None:
     [
         LinearDecay(assumed(1.0, "-"), assumed(2.0, "-"), assumed(100, "-"), assumed(0, "-")),
         LinearDecay(assumed(1.0, "-"), assumed(-1.0, "-"), assumed(100, "-"), assumed(0, "-")),
-        LinearDecay(assumed(float("nan"), "-"), assumed(0.0, "-"), assumed(100, "-"), assumed(10, "-")),
+        LinearDecay(
+            assumed(float("nan"), "-"), assumed(0.0, "-"), assumed(100, "-"), assumed(10, "-")
+        ),
         LinearDecay(assumed(-1.0, "-"), assumed(-2.0, "-"), assumed(100, "-"), assumed(10, "-")),
     ],
     ids=["rises", "negative", "not a number", "falls in the warm-up"],
@@ -142,7 +189,9 @@ def test_memory_of_the_paper() -> None:
     8 + 2 x (2 + 2) + 6 x 8/3 = 32.
     """
     recipe = resolve_pretraining(
-        "phase1", "8b", ["model.num_query_groups=32", "model.ffn_hidden_size=12288", "model.num_layers=10"]
+        "phase1",
+        "8b",
+        ["model.num_query_groups=32", "model.ffn_hidden_size=12288", "model.num_layers=10"],
     )
     assert estimate(recipe).activations == (8 + 8 + 6 * 3) * 4096 / 2 * 8192 * 11
 
@@ -163,23 +212,33 @@ def test_memory_follows_recomputation_and_pipeline() -> None:
 def test_long_sequences_are_cut_to_8k_tokens_a_gpu() -> None:
     for size, gpu_type in SPLITS:
         for stage in ("lce_32k", "lce_128k", "lce_512k"):
-            if size == "tiny" or size not in sizes_of(stage):
+            if size == "tiny" or size not in stage_sizes(stage):
                 continue
             recipe = resolve_pretraining(stage, size, [f"parallelism.gpu_type={gpu_type}"])
             tokens = recipe.sequence_length.value / recipe.parallelism.context_parallel_size.value
-            assert tokens * recipe.parallelism.micro_batch_size.value == TOKENS_PER_GPU.value == 8192
+            assert (
+                tokens * recipe.parallelism.micro_batch_size.value == TOKENS_PER_GPU.value == 8192
+            )
 
 
 def test_the_split_follows_the_gpu_type() -> None:
     assert {gpu_type for _, gpu_type in SPLITS} == set(GPU_MEMORY)
     default = resolve("phase1", "30b").parallelism
-    assert (default.gpu_type.value, default.gpus.value, default.pipeline_model_parallel_size.value) == (
+    assert (
+        default.gpu_type.value,
+        default.gpus.value,
+        default.pipeline_model_parallel_size.value,
+    ) == (
         "gb200",
         2048,
         1,
     )
     split = resolve("phase1", "30b", ["parallelism.gpu_type=h100"]).parallelism
-    assert (split.gpus.value, split.pipeline_model_parallel_size.value, split.micro_batch_size.value) == (1024, 2, 1)
+    assert (
+        split.gpus.value,
+        split.pipeline_model_parallel_size.value,
+        split.micro_batch_size.value,
+    ) == (1024, 2, 1)
     long = resolve("lce_512k", "30b", ["parallelism.gpu_type=h100"]).parallelism
     assert (long.context_parallel_size.value, long.pipeline_model_parallel_size.value) == (64, 2)
     kept = resolve(
@@ -198,8 +257,10 @@ def test_alignment_uses_sfts_published_gpus() -> None:
 
 @pytest.mark.parametrize(("size", "gpu_type"), [("8b", "cpu"), ("tiny", "h100")])
 def test_a_gpu_type_without_a_split(size: str, gpu_type: str) -> None:
-    with pytest.raises(UserError, match=f"parallelism.gpu_type is '{gpu_type}', but size {size} is split for"):
-        recipes_of(size, "phase1", [f"parallelism.gpu_type={gpu_type}"])
+    with pytest.raises(
+        UserError, match=f"parallelism.gpu_type is '{gpu_type}', but size {size} is split for"
+    ):
+        resolve_chain(size, "phase1", [f"parallelism.gpu_type={gpu_type}"])
 
 
 @pytest.mark.parametrize(
@@ -213,17 +274,19 @@ def test_a_gpu_type_without_a_split(size: str, gpu_type: str) -> None:
 )
 def test_mistakes(size: str, stage: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recipes_of(size, stage)
+        resolve_chain(size, stage)
 
 
 def test_numbers_are_checked_without_torch() -> None:
     script = (
         "import sys\n"
         "import recipes.model.shards\n"
-        "from recipes.registry.checks import check_numbers, recipes_of\n"
-        "check_numbers(recipes_of('8b'))\n"
+        "from recipes.registry.checks import check_numbers, resolve_chain\n"
+        "check_numbers(resolve_chain('8b'))\n"
         "found = {'torch', 'megatron', 'nemo', 'numpy', 'yaml'} & set(sys.modules)\n"
         "sys.exit(f'imported {found}' if found else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -37,7 +37,9 @@ def test_phase3_starts_where_phase2_ends_with_the_same_batch() -> None:
     phase2, phase3 = resolve("phase2", "8b", override), resolve("phase3", "8b", override)
     assert phase3.schedule.lr(0) == phase2.schedule.lr(phase2.tokens.value)
     assert phase3.schedule.lr(0) < resolve("phase3", "8b").schedule.lr(0)
-    assert resolve("phase3", "tiny", override).schedule.lr(0) == resolve("phase3", "8b").schedule.lr(0)
+    assert resolve("phase3", "tiny", override).schedule.lr(0) == resolve(
+        "phase3", "8b"
+    ).schedule.lr(0)
 
 
 def test_batch_follows_sequence_length() -> None:
@@ -82,8 +84,12 @@ def test_sft_and_rl_follow() -> None:
 
 
 def test_sequence_parallel_follows_tensor_parallelism() -> None:
-    assert not resolve("phase1", "8b", ["parallelism.tensor_model_parallel_size=1"]).parallelism.sequence_parallel.value
-    assert resolve("phase1", "3b", ["parallelism.tensor_model_parallel_size=2"]).parallelism.sequence_parallel.value
+    assert not resolve(
+        "phase1", "8b", ["parallelism.tensor_model_parallel_size=1"]
+    ).parallelism.sequence_parallel.value
+    assert resolve(
+        "phase1", "3b", ["parallelism.tensor_model_parallel_size=2"]
+    ).parallelism.sequence_parallel.value
 
 
 @pytest.mark.parametrize(
@@ -115,12 +121,22 @@ def test_a_mixture_can_be_changed_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("stage", "size", "overrides", "message"),
     [
-        ("phas1", "8b", [], "unknown stage 'phas1' (did you mean 'phase1'?); known are phase1, .*rl_math"),
+        (
+            "phas1",
+            "8b",
+            [],
+            "unknown stage 'phas1' (did you mean 'phase1'?); known are phase1, .*rl_math",
+        ),
         ("phase1", "7b", [], "unknown size '7b'.*; known are 3b, 8b, 30b, tiny"),
         ("lce_512k", "3b", [], "stage lce_512k does not exist for size '3b'; it has 8b, 30b, tiny"),
         ("phase1", "8b", ["seed"], "override 'seed' has no '='"),
         ("phase1", "8b", ["=3"], "unknown key ''"),
-        ("phase1", "8b", ["tokns=3"], "unknown key 'tokns' .*did you mean 'tokens'.*granite41 show phase1 --size 8b"),
+        (
+            "phase1",
+            "8b",
+            ["tokns=3"],
+            "unknown key 'tokns' .*did you mean 'tokens'.*granite41 show phase1 --size 8b",
+        ),
         ("phase1", "8b", ["schedule=3"], "unknown key 'schedule'"),
         ("phase1", "8b", ["optimizer.beta=[0.9,0.99]"], "did you mean 'optimizer.betas'"),
         ("phase1", "8b", ["seed=[1,"], "cannot be read as YAML"),
@@ -130,12 +146,22 @@ def test_a_mixture_can_be_changed_as_a_whole() -> None:
         ("phase1", "8b", ["seed="], "seed is None, expected an integer"),
         ("phase1", "8b", ["seed=${x}"], "seed is .*, expected an integer"),
         ("phase1", "8b", ["schedule.lr_max=high"], "schedule.lr_max is 'high', expected a number"),
-        ("phase1", "8b", ["schedule.lr_max=.nan"], "schedule.lr_max is nan, expected a positive number"),
+        (
+            "phase1",
+            "8b",
+            ["schedule.lr_max=.nan"],
+            "schedule.lr_max is nan, expected a positive number",
+        ),
         ("phase1", "8b", ["split=3"], "split is 3, expected text"),
         ("phase1", "8b", ["parallelism.sequence_parallel=1"], "is 1, expected true or false"),
         ("phase1", "8b", ["precision=fp8"], "precision is 'fp8', expected one of bf16-mixed, 32"),
         ("phase1", "8b", ["optimizer_state=warm"], "expected one of fresh, carry"),
-        ("lce_512k", "8b", ["document_masking=full"], "document_masking is 'full', expected one of none"),
+        (
+            "lce_512k",
+            "8b",
+            ["document_masking=full"],
+            "document_masking is 'full', expected one of none",
+        ),
         ("phase1", "8b", ["optimizer.betas=0.9"], "expected a list of 2 values"),
         ("phase1", "8b", ["optimizer.betas=[0.9]"], "expected a list of 2 values"),
         ("phase1", "8b", ["optimizer.betas=[0.9,x]"], "expected a number"),
@@ -143,21 +169,61 @@ def test_a_mixture_can_be_changed_as_a_whole() -> None:
         ("rl_math", "8b", ["domains=[]"], "expected a list of one or more values"),
         ("phase1", "8b", ["tokens=0"], "tokens is 0, expected a positive number"),
         ("phase1", "8b", ["steps=-3"], "steps is -3, expected a positive number"),
-        ("phase1", "8b", ["global_batch_size=0"], "global_batch_size is 0, expected a positive number"),
+        (
+            "phase1",
+            "8b",
+            ["global_batch_size=0"],
+            "global_batch_size is 0, expected a positive number",
+        ),
         ("phase1", "8b", ["seed=-1"], "seed is -1, expected zero or a positive number"),
-        ("phase1", "8b", ["parallelism.tensor_model_parallel_size=0"], "expected a positive number"),
-        ("phase1", "8b", ["parallelism.tensor_model_parallel_size=3"], "does not divide model.num_attention_heads 32"),
-        ("phase1", "8b", ["parallelism.tensor_model_parallel_size=16"], "does not divide model.num_query_groups 8"),
+        (
+            "phase1",
+            "8b",
+            ["parallelism.tensor_model_parallel_size=0"],
+            "expected a positive number",
+        ),
+        (
+            "phase1",
+            "8b",
+            ["parallelism.tensor_model_parallel_size=3"],
+            "does not divide model.num_attention_heads 32",
+        ),
+        (
+            "phase1",
+            "8b",
+            ["parallelism.tensor_model_parallel_size=16"],
+            "does not divide model.num_query_groups 8",
+        ),
         ("phase1", "8b", ["model.vocab_size=100353"], "does not divide model.vocab_size 100353"),
-        ("phase1", "8b", ["parallelism.pipeline_model_parallel_size=3"], "does not divide model.num_layers 40"),
-        ("phase1", "8b", ["parallelism.context_parallel_size=3"], "cannot cut sequence_length 4096"),
-        ("phase1", "8b", ["parallelism.micro_batch_size=3"], "does not divide global_batch_size 1024"),
+        (
+            "phase1",
+            "8b",
+            ["parallelism.pipeline_model_parallel_size=3"],
+            "does not divide model.num_layers 40",
+        ),
+        (
+            "phase1",
+            "8b",
+            ["parallelism.context_parallel_size=3"],
+            "cannot cut sequence_length 4096",
+        ),
+        (
+            "phase1",
+            "8b",
+            ["parallelism.micro_batch_size=3"],
+            "does not divide global_batch_size 1024",
+        ),
         ("phase1", "3b", ["parallelism.sequence_parallel=true"], "tensor_model_parallel_size is 1"),
         ("phase1", "8b", ["tokens_per_batch=8", "global_batch_size=4"], "set only one of the two"),
         ("phase1", "8b", ["mixture.code=25"], "mixture sums to 105 percent, expected 100"),
         ("phase1", "8b", ["mixture.cod=25"], "did you mean 'mixture.code'"),
         ("sft", "8b", ["warmup_fraction=1"], "expected fewer than schedule.tokens"),
-        ("rl_math", "8b", ["samples_per_prompt=15"], "samples_per_prompt 15 does not divide train_batch_size 1024"),
+        (
+            "rl_math",
+            "8b",
+            ["samples_per_prompt=15"],
+            "samples_per_prompt 15 does not divide train_batch_size 1024",
+        ),
     ],
 )
 def test_errors(stage: str, size: str, overrides: list[str], message: str) -> None:

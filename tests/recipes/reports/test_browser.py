@@ -15,7 +15,9 @@ from recipes.runs.stage_folder import write_recipe
 
 pytestmark = pytest.mark.slow
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 if BROWSER is None:
     pytest.skip("no browser: install chromium to see the report rendered", allow_module_level=True)
@@ -29,23 +31,47 @@ def run_folder(tmp_path: Path) -> Path:
         (folder / "metrics").mkdir(parents=True)
         write_recipe(folder, recipe)
         rows = [
-            {"step": step, "tokens": step * 8192, "loss": 8 - step / 50, "lr": recipe.schedule.lr((step - 1) * 8192)}
+            {
+                "step": step,
+                "tokens": step * 8192,
+                "loss": 8 - step / 50,
+                "lr": recipe.schedule.lr((step - 1) * 8192),
+            }
             for step in range(1, 101)
         ]
         (folder / "metrics/steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        manifest = {"stage": name, "status": "failed", "error": "<img src=http://example.com/x.png><script>1</script>"}
-        (folder / "manifest.json").write_text(json.dumps(manifest | {"tokens": recipe.tokens.value}))
+        manifest = {
+            "stage": name,
+            "status": "failed",
+            "error": "<img src=http://example.com/x.png><script>1</script>",
+        }
+        (folder / "manifest.json").write_text(
+            json.dumps(manifest | {"tokens": recipe.tokens.value})
+        )
     write_report(tmp_path / "run")
     return tmp_path / "run"
 
 
 def browse(page: Path, *options: str) -> str:
     """Return what a headless browser without a network prints on opening ``page``."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
     # the browser's own calls home
-    command += ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     command += [f"--user-data-dir={page.parent / 'browser'}", "--window-size=1200,1600", *options]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout
 
 
@@ -55,8 +81,16 @@ def requested(page: Path) -> tuple[str, list[str]]:
     dom = browse(page, "--dump-dom", f"--log-net-log={net_log}")
     log = json.loads(net_log.read_text())
     start = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    requests = [event["params"] for event in log["events"] if event["type"] == start and "url" in event["params"]]
-    return dom, [request["url"] for request in requests if request["network_isolation_key"].startswith("file:")]
+    requests = [
+        event["params"]
+        for event in log["events"]
+        if event["type"] == start and "url" in event["params"]
+    ]
+    return dom, [
+        request["url"]
+        for request in requests
+        if request["network_isolation_key"].startswith("file:")
+    ]
 
 
 def colours(png: Path) -> int:

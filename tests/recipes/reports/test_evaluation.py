@@ -48,19 +48,27 @@ class Page(HTMLParser):
     def cells(self, *first: str) -> dict[str, str]:
         """Return the row that begins with ``first``, by the header before it."""
         at = next(at for at, row in enumerate(self.rows) if tuple(row[: len(first)]) == first)
-        header = next(row for row in reversed(self.rows[:at]) if len(row) == len(self.rows[at]) and row[0] in HEADERS)
+        header = next(
+            row
+            for row in reversed(self.rows[:at])
+            if len(row) == len(self.rows[at]) and row[0] in HEADERS
+        )
         return dict(zip(header, self.rows[at], strict=True))
 
 
 HEADERS = ("stage", "benchmark", "length", "task", "unit", "model", "")
 
 
-def unit(task: str, score: float, stderr: float | None = 0.5, length: int | None = None, **more: Any) -> Unit:
+def unit(
+    task: str, score: float, stderr: float | None = 0.5, length: int | None = None, **more: Any
+) -> Unit:
     settings = {"num_fewshot": 5, **more.pop("settings", {})}
     return Unit(task, length, "acc,none", score, stderr, 100, 100, settings=settings, **more)
 
 
-def write(run: Path, stage: str, suite: str, found: list[Unit], label: str = "", **more: Any) -> Path:
+def write(
+    run: Path, stage: str, suite: str, found: list[Unit], label: str = "", **more: Any
+) -> Path:
     values: dict[str, Any] = {
         "size": "8b",
         "model": f"run/{stage}/hf",
@@ -72,7 +80,9 @@ def write(run: Path, stage: str, suite: str, found: list[Unit], label: str = "",
         "versions": {},
         "finished": "2026-05-01T00:00:00+00:00",
     }
-    evaluation = Evaluation(suite=suite, stage=stage, label=label, units=found, **{**values, **more})
+    evaluation = Evaluation(
+        suite=suite, stage=stage, label=label, units=found, **{**values, **more}
+    )
     folder = run / stage / "eval" / evaluation_name(suite, label)
     write_evaluation(folder, evaluation)
     return folder
@@ -80,7 +90,10 @@ def write(run: Path, stage: str, suite: str, found: list[Unit], label: str = "",
 
 def ruler(score: float, lengths: tuple[int, ...], **more: Any) -> list[Unit]:
     more = {"corpus": "published", "fill_min": 0.96, "fill_mean": 0.98, **more}
-    return [unit(task.name, score, 2.0, length, **more) for task, length in units("long-context", "8b", lengths)]
+    return [
+        unit(task.name, score, 2.0, length, **more)
+        for task, length in units("long-context", "8b", lengths)
+    ]
 
 
 def report(run: Path) -> Page:
@@ -115,7 +128,12 @@ def test_what_fell_beyond_two_standard_errors_is_marked(tmp_path: Path) -> None:
     write(tmp_path, "phase1", "base", [unit("mmlu", 60.0), unit("bbh", 60.0)])
     # the difference's standard error is sqrt(0.5)
     fall = 2 * math.sqrt(0.5)
-    write(tmp_path, "phase2", "base", [unit("mmlu", 60.0 - fall - 0.01), unit("bbh", 60.0 - fall + 0.01)])
+    write(
+        tmp_path,
+        "phase2",
+        "base",
+        [unit("mmlu", 60.0 - fall - 0.01), unit("bbh", 60.0 - fall + 0.01)],
+    )
     page = report(tmp_path)
     assert page.cells("mmlu")["phase2"].endswith("▼")
     assert not page.cells("bbh")["phase2"].endswith("▼")
@@ -136,7 +154,10 @@ def test_lower_is_better_for_bits_per_byte() -> None:
     text = {"higher_is_better": False, "percent": False}
     before, after = unit("smoke_text", 1.0, 0.01, **text), unit("smoke_text", 1.1, 0.01, **text)
     assert z_score(before, after) == pytest.approx(-0.1 / math.hypot(0.01, 0.01))
-    assert z_score(unit("smoke_text", 1.0, None, **text), unit("smoke_text", 1.1, None, **text)) is None
+    assert (
+        z_score(unit("smoke_text", 1.0, None, **text), unit("smoke_text", 1.1, None, **text))
+        is None
+    )
 
 
 def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
@@ -146,10 +167,20 @@ def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
     # sqrt(13 x 4) / 13
     assert page.cells("32K", "83.60")["lce_32k"] == "90.00 ± 0.55"
     assert page.cells("128K")["IBM 8b"] == "73.00"
-    assert page.cells("niah_single_1") == {"task": "niah_single_1", "4K": "85.00 ± 2.00", "32K": "85.00 ± 2.00"}
-    heat = [attrs["class"] for tag, attrs in page.tags if tag == "td" and "heat" in (attrs.get("class") or "")]
+    assert page.cells("niah_single_1") == {
+        "task": "niah_single_1",
+        "4K": "85.00 ± 2.00",
+        "32K": "85.00 ± 2.00",
+    }
+    heat = [
+        attrs["class"]
+        for tag, attrs in page.tags
+        if tag == "td" and "heat" in (attrs.get("class") or "")
+    ]
     assert len(heat) == 2 * (13 * 2 + 2)
-    curves = [attrs for tag, attrs in page.tags if tag == "polyline" and attrs["points"] != "0,4 26,4"]
+    curves = [
+        attrs for tag, attrs in page.tags if tag == "polyline" and attrs["points"] != "0,4 26,4"
+    ]
     assert [len(str(curve["points"]).split()) for curve in curves] == [3, 2, 2]
     assert [curve["class"] for curve in curves] == ["ibm", "c0 d0", "c1 d0"]
     row = page.cells("4K", "1,300")
@@ -165,7 +196,9 @@ def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
 def test_the_fallback_corpus_is_said_before_any_number(tmp_path: Path) -> None:
     write(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096,), corpus="fallback"))
     page = report(tmp_path)
-    assert page.words.index(FALLBACK) < page.words.index("lce_32k")  # its first mention is in the warning
+    assert page.words.index(FALLBACK) < page.words.index(
+        "lce_32k"
+    )  # its first mention is in the warning
     assert ("p", {"class": "warning", "role": "note"}) in page.tags
     assert FALLBACK in (tmp_path / "evaluation.md").read_text()
 
@@ -192,10 +225,18 @@ def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
 
 def test_other_settings_are_listed(tmp_path: Path) -> None:
     found = [unit("vt", 80.0, 1.0, 4096, settings={"rung": "compact"})]
-    write(tmp_path, "lce_32k", "long-context", [*found, unit("cwe", 80.0, 1.0, 4096, settings={"rung": "published"})])
+    write(
+        tmp_path,
+        "lce_32k",
+        "long-context",
+        [*found, unit("cwe", 80.0, 1.0, 4096, settings={"rung": "published"})],
+    )
     write(tmp_path, "phase1", "base", [unit("mmlu", 60.0, settings={"num_fewshot": 0})], limit=8)
     page = report(tmp_path)
-    assert page.cells("lce_32k", "RULER's settings are compact, not the published ones")["units"] == "vt@4096"
+    assert (
+        page.cells("lce_32k", "RULER's settings are compact, not the published ones")["units"]
+        == "vt@4096"
+    )
     assert page.cells("phase1", "0 examples in the prompt, not 5")["units"] == "mmlu"
     assert page.cells("phase1", "8 samples of each task")["units"] == "all"
 
@@ -209,7 +250,11 @@ def test_gates_are_shown_with_what_failed(tmp_path: Path) -> None:
         gates.write_gate(folder, checks, against=against)
     write(tmp_path, "phase3", "base", [unit("mmlu", 73.0)])
     page = report(tmp_path)
-    assert [page.cells(stage)["gate"] for stage in ("phase1", "phase2", "phase3")] == ["failed", "passed", "-"]
+    assert [page.cells(stage)["gate"] for stage in ("phase1", "phase2", "phase3")] == [
+        "failed",
+        "passed",
+        "-",
+    ]
     assert page.cells("phase1", "failed", "mmlu")["expected"] == "70.6"
     assert page.cells("phase2", "passed", "mmlu")["found"] == "73"
     assert "Gate: 1 of 2 checks failed" in page.words
@@ -230,7 +275,9 @@ def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
         left_out={SCRIPT: SCRIPT},
         finished="a | b",
     )
-    (folder / "gate.json").write_text(json.dumps({"checks": [{"name": SCRIPT, "found": SCRIPT, "reason": SCRIPT}]}))
+    (folder / "gate.json").write_text(
+        json.dumps({"checks": [{"name": SCRIPT, "found": SCRIPT, "reason": SCRIPT}]})
+    )
     write(tmp_path, "lce_32k", "long-context", ruler(80.0, (4096,)), label=SCRIPT.replace("/", ""))
     page = report(tmp_path)
     assert "script" not in {tag for tag, _ in page.tags}
@@ -248,7 +295,12 @@ def test_a_score_that_is_no_number_is_said(tmp_path: Path, score: float) -> None
     page = report(tmp_path)
     assert page.cells("mmlu")["phase1"] == "no number"
     assert page.cells("4K", "-")["lce_32k"] == "-"
-    assert json.loads((tmp_path / "evaluation.json").read_text())["evaluations"][0]["units"][0]["score"] is None
+    assert (
+        json.loads((tmp_path / "evaluation.json").read_text())["evaluations"][0]["units"][0][
+            "score"
+        ]
+        is None
+    )
 
 
 def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
@@ -317,7 +369,11 @@ def test_two_evaluations_are_compared_whatever_their_stages(tmp_path: Path) -> N
     assert path.name == "v1.2.html"
     page = Page(path.read_text())
     assert page.cells("mmlu")["z"] == "-14.1 ▼"
-    assert (page.cells("drop")["a"], page.cells("drop")["b"], page.cells("drop")["z"]) == ("5.00 ± 0.50", "-", "-")
+    assert (page.cells("drop")["a"], page.cells("drop")["b"], page.cells("drop")["z"]) == (
+        "5.00 ± 0.50",
+        "-",
+        "-",
+    )
     other = write(tmp_path / "z", "phase2", "smoke", [unit("smoke_cloze", 50.0)])
     with pytest.raises(UserError, match=r"is of suite base and .* of smoke"):
         compare(a, other, tmp_path / "c")
@@ -335,4 +391,9 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
 
 
 def test_lengths_are_written_as_the_field_does() -> None:
-    assert [length_name(length) for length in (256, 4096, 131072, 5000)] == ["256", "4K", "128K", "5,000"]
+    assert [length_name(length) for length in (256, 4096, 131072, 5000)] == [
+        "256",
+        "4K",
+        "128K",
+        "5,000",
+    ]

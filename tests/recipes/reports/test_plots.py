@@ -18,7 +18,8 @@ STAGES = ["phase1", "phase2", "phase3", "phase4", "lce_32k", "lce_128k", "lce_51
 
 def texts(svg: Path) -> str:
     return "\n".join(
-        "".join(node.itertext()) for node in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
+        "".join(node.itertext())
+        for node in ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
     )
 
 
@@ -53,7 +54,12 @@ def test_every_size_has_its_stages() -> None:
 def test_the_learning_rates_picture_names_stages_units_and_origins(tmp_path: Path) -> None:
     plot_lr("8b", tmp_path / "lr.svg")
     words = texts(tmp_path / "lr.svg")
-    for expected in (*STAGES, "tokens of the run (T)", "base learning rate", "rate rests on an assumed number"):
+    for expected in (
+        *STAGES,
+        "tokens of the run (T)",
+        "base learning rate",
+        "rate rests on an assumed number",
+    ):
         assert expected in words
     assert "Power Scheduler paper" in words
     assert "lce_32k 250B" in words
@@ -71,7 +77,9 @@ def test_the_mixtures_picture_names_and_numbers_every_component(tmp_path: Path) 
             assert component in words
             assert f"{share.value:g}" in words.splitlines()
     assert "42 of the 42 shares" in words
-    assert "date>" not in (tmp_path / "mixture.svg").read_text(), "the same recipes give the same file"
+    assert "date>" not in (tmp_path / "mixture.svg").read_text(), (
+        "the same recipes give the same file"
+    )
 
 
 def test_components_are_told_apart() -> None:

@@ -5,8 +5,19 @@ from recipes.reports.run_report import write_report
 
 
 def test_a_stage_on_data_without_token_counts_has_a_dash_for_its_entropy(tmp_path: Path) -> None:
-    manifest = {"status": "finished", "tokens": 1000, "validation_loss": 5.5, "unigram_entropy": None, "seconds": 9.0}
+    manifest = {
+        "status": "finished",
+        "tokens": 1000,
+        "validation_loss": 5.5,
+        "unigram_entropy": None,
+        "seconds": 9.0,
+    }
     (tmp_path / "phase1").mkdir()
-    (tmp_path / "phase1/manifest.json").write_text(json.dumps(manifest | {"checkpoint": "checkpoints/step=00000001"}))
+    (tmp_path / "phase1/manifest.json").write_text(
+        json.dumps(manifest | {"checkpoint": "checkpoints/step=00000001"})
+    )
     report = write_report(tmp_path).read_text()
-    assert "| phase1 | finished | 1,000 | 5.500 | - | - | 9 | phase1/checkpoints/step=00000001 | - |" in report
+    assert (
+        "| phase1 | finished | 1,000 | 5.500 | - | - | 9 | phase1/checkpoints/step=00000001 | - |"
+        in report
+    )

@@ -52,23 +52,42 @@ class Page(HTMLParser):
 
     def points(self, kind: str) -> list[int]:
         """Return the numbers of points of the polylines of ``kind``, those of the keys left out."""
-        found = [attrs["points"].split() for tag, attrs in self.tags if tag == "polyline" and attrs["class"] == kind]
+        found = [
+            attrs["points"].split()
+            for tag, attrs in self.tags
+            if tag == "polyline" and attrs["class"] == kind
+        ]
         return [len(points) for points in found if points != ["0,4", "26,4"]]
 
 
-def write_stage(run: Path, name: str, steps: int, status: str = "finished", **more: object) -> dict[str, object]:
+def write_stage(
+    run: Path, name: str, steps: int, status: str = "finished", **more: object
+) -> dict[str, object]:
     recipe = resolve_pretraining(name, "tiny")
     (run / name / "metrics").mkdir(parents=True)
     write_recipe(run / name, recipe)
     lines = []
     for step in range(1, steps + 1):
         rate = recipe.schedule.lr((step - 1) * BATCH)
-        values = {"step": step, "tokens": step * BATCH, "loss": 8 - step / 100, "lr": rate, "tokens_per_second": 1000.0}
+        values = {
+            "step": step,
+            "tokens": step * BATCH,
+            "loss": 8 - step / 100,
+            "lr": rate,
+            "tokens_per_second": 1000.0,
+        }
         lines.append(json.dumps(values))
         if step % 10 == 0:
             lines.append(json.dumps({"step": step, "val_loss": 8.125 - step / 100}))
     (run / name / "metrics/steps.jsonl").write_text("\n".join(lines) + "\n")
-    manifest = {"stage": name, "size": "tiny", "status": status, "parent": recipe.parent, "seconds": 75.0, "starts": 2}
+    manifest = {
+        "stage": name,
+        "size": "tiny",
+        "status": status,
+        "parent": recipe.parent,
+        "seconds": 75.0,
+        "starts": 2,
+    }
     manifest |= {"tokens": recipe.steps.value * BATCH, "tokenizer_fingerprint": "f" * 64, **more}
     (run / name / "manifest.json").write_text(json.dumps(manifest))
     return manifest
@@ -79,7 +98,9 @@ def report(run: Path) -> tuple[str, Page]:
 
 
 def assert_self_contained(page: Page, run: Path) -> None:
-    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & {
+        tag for tag, _ in page.tags
+    }
     anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     for _, attrs in page.tags:
         assert not {"src", "srcset", "data", "xlink:href", "style"} & attrs.keys()
@@ -95,11 +116,18 @@ def assert_self_contained(page: Page, run: Path) -> None:
 
 
 def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
-    data = {"code": {"weight": 0.2, "bin_sha256": "aa"}, "text": {"weight": 0.8, "bin_sha256": "bb"}}
+    data = {
+        "code": {"weight": 0.2, "bin_sha256": "aa"},
+        "text": {"weight": 0.8, "bin_sha256": "bb"},
+    }
     ledger = {"aa": {"prefix": "code", "next_document": 120, "epochs": 0.31}}
     first = write_stage(
         *(tmp_path, "phase1", 153),
-        **{"checkpoint": "checkpoints/step=00000153", "validation_loss": 6.5, "unigram_entropy": 7.0},
+        **{
+            "checkpoint": "checkpoints/step=00000153",
+            "validation_loss": 6.5,
+            "unigram_entropy": 7.0,
+        },
         **{"data": data, "ledger": ledger, "read_again": {"code": 1.5}},
     )
     (tmp_path / "phase1/checkpoints/step=00000153").mkdir(parents=True)
@@ -108,7 +136,10 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
     markdown, page = report(tmp_path)
 
     assert_self_contained(page, tmp_path)
-    assert [attrs["href"] for _, attrs in page.tags if attrs.get("href", "").startswith("#")] == ["#phase1", "#phase2"]
+    assert [attrs["href"] for _, attrs in page.tags if attrs.get("href", "").startswith("#")] == [
+        "#phase1",
+        "#phase2",
+    ]
     row = page.row("phase1")
     assert row["tokens"] == row["tokens done"] == row["tokens of the run"] == f"{first['tokens']:,}"
     assert (row["status"], row["steps"], row["wall time"], row["tokens/s"]) == (
@@ -117,9 +148,17 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
         "1 min 15 s",
         "1,000",
     )
-    assert (row["validation loss"], row["unigram entropy"], row["below entropy"]) == ("6.500", "7.000", "7.1%")
+    assert (row["validation loss"], row["unigram entropy"], row["below entropy"]) == (
+        "6.500",
+        "7.000",
+        "7.1%",
+    )
     row = page.row("phase2")
-    assert (row["status"], row["tokens"], row["tokens done"]) == ("failed", f"{second['tokens']:,}", f"{12 * BATCH:,}")
+    assert (row["status"], row["tokens"], row["tokens done"]) == (
+        "failed",
+        f"{second['tokens']:,}",
+        f"{12 * BATCH:,}",
+    )
     assert row["tokens of the run"] == f"{first['tokens'] + 12 * BATCH:,}"
     assert row["validation loss"] == "-"
 
@@ -135,7 +174,10 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
     assert ["text", "0.8", "-", "-"] in page.rows
     assert "code (1.5 epochs)" in page.words
 
-    assert "<script>alert(1)</script> | a `b` [c](http://d)\n\N{REPLACEMENT CHARACTER}[31mCUDA" in page.words
+    assert (
+        "<script>alert(1)</script> | a `b` [c](http://d)\n\N{REPLACEMENT CHARACTER}[31mCUDA"
+        in page.words
+    )
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| a \\`b\\` \\[c\\](http://d)" in markdown
     assert "\x1b" not in markdown
     assert f"| phase2 | failed | {second['tokens']:,} | - | - | - | 75 | - | - | 12 |" in markdown
@@ -155,7 +197,11 @@ def test_an_overridden_rate_is_the_one_drawn(tmp_path: Path) -> None:
     recipe = resolve("phase1", "tiny", ["schedule.a=2.0"])
     write_recipe(tmp_path / "phase1", recipe)
     schedule = read_run(tmp_path).stages[0].schedule
-    assert schedule.lr(10**6) == recipe.schedule.lr(10**6) != resolve("phase1", "tiny").schedule.lr(10**6)
+    assert (
+        schedule.lr(10**6)
+        == recipe.schedule.lr(10**6)
+        != resolve("phase1", "tiny").schedule.lr(10**6)
+    )
 
 
 def test_a_merge_names_its_parents(tmp_path: Path) -> None:
@@ -166,13 +212,18 @@ def test_a_merge_names_its_parents(tmp_path: Path) -> None:
             {
                 "method": "task",
                 "weights": [0.25, 0.75],
-                "parents": ["phase3/a", {"path": "phase3/<b>", "stage": "phase3", "checkpoint": "b", "tokens": 2000}],
+                "parents": [
+                    "phase3/a",
+                    {"path": "phase3/<b>", "stage": "phase3", "checkpoint": "b", "tokens": 2000},
+                ],
                 "base": {"path": "phase2"},
             }
         )
     )
     (tmp_path / "merged").mkdir()
-    (tmp_path / "merged/merge_manifest.json").write_text(json.dumps({"parents": "x", "weights": None}))
+    (tmp_path / "merged/merge_manifest.json").write_text(
+        json.dumps({"parents": "x", "weights": None})
+    )
     markdown, page = report(tmp_path)
     assert "Merge phase4/merge_manifest.json, method task" in page.words
     assert ["phase3/a", "-", "-", "-", "0.25"] in page.rows
@@ -185,9 +236,17 @@ def test_a_merge_names_its_parents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by_prefix", [False, True])
 def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None:
-    shards = [{"prefix": f"web/{i}", "component": "common_crawl", "weight": 0.01, "epochs": 0.5} for i in range(60)]
+    shards = [
+        {"prefix": f"web/{i}", "component": "common_crawl", "weight": 0.01, "epochs": 0.5}
+        for i in range(60)
+    ]
     shards += [{"prefix": "maths", "component": "math", "weight": 0.4, "next_document": 7}]
-    write_stage(tmp_path, "phase1", 3, data={shard.pop("prefix"): shard for shard in shards} if by_prefix else shards)
+    write_stage(
+        tmp_path,
+        "phase1",
+        3,
+        data={shard.pop("prefix"): shard for shard in shards} if by_prefix else shards,
+    )
     page = report(tmp_path)[1]
     assert ["common_crawl", "60", "60.00 %", "59.00 %"] in page.rows
     assert ["math", "1", "40.00 %", "7.00 %"] in page.rows
@@ -198,7 +257,13 @@ def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", "\udcff", '{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}', "[" * 10**5],
+    [
+        "{",
+        "[]",
+        "\udcff",
+        '{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}',
+        "[" * 10**5,
+    ],
 )
 def test_a_damaged_manifest_does_not_end_the_report(tmp_path: Path, content: str) -> None:
     write_stage(tmp_path, "phase1", 20, "running")
@@ -228,7 +293,9 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         "{",
         "size: 9b\nvalues: {}",
         "size: tiny\nvalues: {schedule.a: {value: 4}}",
-        "size: tiny\nvalues: {" + ", ".join(f"schedule.{name}: {{value: [1]}}" for name in ("a", "b")) + "}",
+        "size: tiny\nvalues: {"
+        + ", ".join(f"schedule.{name}: {{value: [1]}}" for name in ("a", "b"))
+        + "}",
     ],
 )
 def test_a_damaged_recipe_leaves_its_curve_out(tmp_path: Path, recipe: str) -> None:
@@ -250,7 +317,9 @@ def test_a_recipe_with_a_number_out_of_all_bounds_is_damaged(tmp_path: Path) -> 
 def test_damaged_lines_are_counted_and_a_cut_one_is_not(tmp_path: Path) -> None:
     write_stage(tmp_path, "phase1", 5)
     with (tmp_path / "phase1/metrics/steps.jsonl").open("a") as file:
-        file.write('no json\n[1]\n{"step": 6, "tokens": 49152, "loss": NaN, "lr": 1e999}\n{"step": 7, "tok')
+        file.write(
+            'no json\n[1]\n{"step": 6, "tokens": 49152, "loss": NaN, "lr": 1e999}\n{"step": 7, "tok'
+        )
     page = report(tmp_path)[1]
     assert "phase1/metrics/steps.jsonl: damaged lines left out: 2" in page.words
     assert "phase1/metrics/steps.jsonl: losses left out, no finite numbers: 1" in page.words
@@ -258,7 +327,9 @@ def test_damaged_lines_are_counted_and_a_cut_one_is_not(tmp_path: Path) -> None:
     assert page.points("train") == [5, 5]
 
 
-@pytest.mark.parametrize("checkpoint", ["../../secret", "/etc", "javascript:alert(1)", "a\x00b", "gone", "x" * 5000])
+@pytest.mark.parametrize(
+    "checkpoint", ["../../secret", "/etc", "javascript:alert(1)", "a\x00b", "gone", "x" * 5000]
+)
 def test_a_checkpoint_elsewhere_is_no_link(tmp_path: Path, checkpoint: str) -> None:
     write_stage(tmp_path, "phase1", 3, checkpoint=checkpoint)
     markdown, page = report(tmp_path)

@@ -44,7 +44,9 @@ def test_power_schedule_warms_up_linearly_from_zero() -> None:
 def test_phase1_continues_into_phase2_and_so_on() -> None:
     chain = [resolve(f"phase{number}", "8b") for number in (1, 2, 3, 4)]
     for before, after in itertools.pairwise(chain):
-        assert after.schedule.lr(0) == pytest.approx(before.schedule.lr(before.tokens.value), rel=1e-12)
+        assert after.schedule.lr(0) == pytest.approx(
+            before.schedule.lr(before.tokens.value), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("size", ["3b", "8b", "30b", "tiny"])
@@ -70,8 +72,12 @@ def test_exponential_decay() -> None:
 
 
 def test_linear_decay_with_warmup() -> None:
-    schedule = LinearDecay(lr_start=value(1.0), lr_end=value(0.2), tokens=value(110), warmup_tokens=value(10))
-    assert [schedule.lr(tokens) for tokens in (0, 5, 10, 60, 110, 500)] == pytest.approx([0, 0.5, 1, 0.6, 0.2, 0.2])
+    schedule = LinearDecay(
+        lr_start=value(1.0), lr_end=value(0.2), tokens=value(110), warmup_tokens=value(10)
+    )
+    assert [schedule.lr(tokens) for tokens in (0, 5, 10, 60, 110, 500)] == pytest.approx(
+        [0, 0.5, 1, 0.6, 0.2, 0.2]
+    )
 
 
 def test_constant_schedule() -> None:
@@ -106,7 +112,10 @@ def test_tiny_warms_up_over_a_tenth_of_phase1() -> None:
 
 
 def test_mup_divides_the_hidden_matrices_rate_in_pretraining_only() -> None:
-    assert {size: resolve("phase1", size).hidden_lr_divisor.value for size in ("3b", "8b", "30b", "tiny")} == {
+    assert {
+        size: resolve("phase1", size).hidden_lr_divisor.value
+        for size in ("3b", "8b", "30b", "tiny")
+    } == {
         "3b": 10,
         "8b": 16,
         "30b": 16,

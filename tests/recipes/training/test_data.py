@@ -26,7 +26,10 @@ SPLIT = "900,100,0"
 def words(tmp_path_factory) -> Path:
     """A tokenizer whose id of a document's number is the number + 1."""
     folder = tmp_path_factory.mktemp("words")
-    vocabulary = {tokenizer.END_OF_TEXT: 0, **{str(number): number + 1 for number in range(DOCUMENTS)}}
+    vocabulary = {
+        tokenizer.END_OF_TEXT: 0,
+        **{str(number): number + 1 for number in range(DOCUMENTS)},
+    }
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(folder / "tokenizer.json"))
@@ -45,10 +48,17 @@ def write_data(folder: Path, words: Path, shards: dict[str, list[int]]) -> dict[
     for name, sizes in shards.items():
         components[name] = {"shards": []}
         for index, documents in enumerate(sizes):
-            texts = [" ".join([str(n)] * (18 + 7 * n % 21)) for n in range(number, number + documents)]
+            texts = [
+                " ".join([str(n)] * (18 + 7 * n % 21)) for n in range(number, number + documents)
+            ]
             tokens = int(indexed.write(folder / f"{name}-{index}", texts, loaded).sum())
             components[name]["shards"].append(
-                {"prefix": f"{name}-{index}", "documents": documents, "tokens": tokens, "first": number}
+                {
+                    "prefix": f"{name}-{index}",
+                    "documents": documents,
+                    "tokens": tokens,
+                    "first": number,
+                }
             )
             number += documents
     assert number <= DOCUMENTS
@@ -65,8 +75,14 @@ def component_of(manifest: dict[str, Any]) -> dict[int, str]:
     }
 
 
-def paths_of(folder: Path, manifest: dict[str, Any], mixture: dict[str, float]) -> list[str | float]:
-    return [part for weight, prefix in blend(manifest, mixture) for part in (weight, str(folder / prefix))]
+def paths_of(
+    folder: Path, manifest: dict[str, Any], mixture: dict[str, float]
+) -> list[str | float]:
+    return [
+        part
+        for weight, prefix in blend(manifest, mixture)
+        for part in (weight, str(folder / prefix))
+    ]
 
 
 def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -111,7 +127,10 @@ def _samples(
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         module.build(steps, steps, 2, 0)
-    parts = {"train": (module._train_ds, steps * batch_size), "validation": (module._validation_ds, 2 * batch_size)}
+    parts = {
+        "train": (module._train_ds, steps * batch_size),
+        "validation": (module._validation_ds, 2 * batch_size),
+    }
     return {
         "read": module.read,
         "repeats": module.repeats,
@@ -133,7 +152,9 @@ MIXTURE = {"common_crawl": 59.0, "code": 20.0, "math": 21.0}
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory, words) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("mixed") / "data"
-    return folder, write_data(folder, words, {"code": [9] * 70, "common_crawl": [500, 300, 700], "math": [200, 300]})
+    return folder, write_data(
+        folder, words, {"code": [9] * 70, "common_crawl": [500, 300, 700], "math": [200, 300]}
+    )
 
 
 def test_the_mixture_is_the_recipes_from_the_first_batch_on(forked, words, mixed, tmp_path) -> None:
@@ -147,10 +168,15 @@ def test_the_mixture_is_the_recipes_from_the_first_batch_on(forked, words, mixed
     for first in (100, 10_000):
         shares = Counter(of_sample[:first])
         for name, percent in MIXTURE.items():
-            assert abs(100 * shares[name] / first - percent) < (2 if first == 100 else 0.05), (name, first)
+            assert abs(100 * shares[name] / first - percent) < (2 if first == 100 else 0.05), (
+                name,
+                first,
+            )
     # every shard has its part
     assert {shards[prefix]["component"] for prefix in found["read"]} == set(MIXTURE)
-    firsts = {shard["first"] for part in manifest["components"].values() for shard in part["shards"]}
+    firsts = {
+        shard["first"] for part in manifest["components"].values() for shard in part["shards"]
+    }
     assert all(any(first <= number < first + 9 for number in documents(train)) for first in firsts)
 
 
@@ -158,7 +184,9 @@ def test_components_of_many_shards_do_not_take_turns(forked, words, tmp_path) ->
     """Megatron alone gives the first 60 samples to one component, one of each of its shards."""
     manifest = write_data(tmp_path / "data", words, {"code": [9] * 60, "math": [12] * 60})
     paths = paths_of(tmp_path / "data", manifest, {"code": 52, "math": 48})
-    found = forked(_samples, paths, shards_of(tmp_path / "data", manifest), words, tmp_path / "index", 8, 60, 4)
+    found = forked(
+        _samples, paths, shards_of(tmp_path / "data", manifest), words, tmp_path / "index", 8, 60, 4
+    )
     names = component_of(manifest)
     shares = Counter(names[int(ids[ids > 0][0]) - 1] for ids in found["train"][:60])
     assert abs(shares["code"] - 0.52 * 60) <= 1
@@ -169,7 +197,12 @@ def test_a_seed_gives_one_order(forked, words, mixed, tmp_path) -> None:
     arguments = paths_of(folder, manifest, MIXTURE), shards_of(folder, manifest), words
     one, again, cached, other = (
         forked(_samples, *arguments, cache, 64, 10, 30, seed)["train"]
-        for cache, seed in ((tmp_path / "a", 1), (tmp_path / "b", 1), (tmp_path / "a", 1), (tmp_path / "a", 2))
+        for cache, seed in (
+            (tmp_path / "a", 1),
+            (tmp_path / "b", 1),
+            (tmp_path / "a", 1),
+            (tmp_path / "a", 2),
+        )
     )
     assert one.shape == (300, 64)
     np.testing.assert_array_equal(one, again)
@@ -180,7 +213,10 @@ def test_a_seed_gives_one_order(forked, words, mixed, tmp_path) -> None:
 def test_light_shards_beside_a_heavy_one(forked, words, tmp_path) -> None:
     """Megatron alone ends here with an IndexError: its blend takes more of the heavy shard than it had reserved."""
     manifest = write_data(tmp_path / "data", words, {"code": [1500, *[10] * 60]})
-    paths, shards = paths_of(tmp_path / "data", manifest, {"code": 1}), shards_of(tmp_path / "data", manifest)
+    paths, shards = (
+        paths_of(tmp_path / "data", manifest, {"code": 1}),
+        shards_of(tmp_path / "data", manifest),
+    )
     found = forked(_samples, paths, shards, words, tmp_path / "index", 64, 10, 10)
     assert np.mean([number < 1500 for number in documents(found["train"])]) > 0.6
 
@@ -188,11 +224,16 @@ def test_light_shards_beside_a_heavy_one(forked, words, tmp_path) -> None:
 def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
     folder = tmp_path / "data"
     manifest = write_data(folder, words, {"code": [300, 200], "math": [800]})
-    paths, shards = paths_of(folder, manifest, {"code": 50, "math": 50}), shards_of(folder, manifest)
+    paths, shards = (
+        paths_of(folder, manifest, {"code": 50, "math": 50}),
+        shards_of(folder, manifest),
+    )
     held_out, seen, epochs = set(), set(), []
     # 3,072, 3,072 and 4,000 tokens of each component, then as much again; one index cache, as nothing may rely on it
     for sequence_length, batch_size, steps in ((64, 4, 24), (64, 4, 24), (32, 10, 25)):
-        found = forked(_samples, paths, shards, words, tmp_path / "index", sequence_length, batch_size, steps)
+        found = forked(
+            _samples, paths, shards, words, tmp_path / "index", sequence_length, batch_size, steps
+        )
         train = documents(found["train"])
         assert len(train) > 100
         assert not train & seen
@@ -226,10 +267,15 @@ def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
 def test_one_stage_that_reads_everything_more_than_once(forked, words, tmp_path) -> None:
     manifest = write_data(tmp_path / "data", words, {"code": [40]})
     shards = shards_of(tmp_path / "data", manifest)
-    found = forked(_samples, [str(tmp_path / "data/code-0")], shards, words, tmp_path / "index", 32, 10, 10)
+    found = forked(
+        _samples, [str(tmp_path / "data/code-0")], shards, words, tmp_path / "index", 32, 10, 10
+    )
     (read,) = found["read"].values()
     # 36 documents for training, each with its end
     tokens = sum(19 + 7 * number % 21 for number in range(36))
     assert read["epochs"] == pytest.approx(3201 / tokens, abs=40 / tokens)
     assert documents(found["train"]) == set(range(36))
-    assert found["printed"] == f"code: {read['epochs']:.2f} epochs after this stage; documents are read again\n"
+    assert (
+        found["printed"]
+        == f"code: {read['epochs']:.2f} epochs after this stage; documents are read again\n"
+    )

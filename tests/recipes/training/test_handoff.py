@@ -12,7 +12,7 @@ from recipes.model.bridge.mapping import weights
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.registry.resolve import resolve_pretraining
 from recipes.spec.sizes import SIZES
-from recipes.training.handoff import start_of
+from recipes.training.handoff import initial_state
 from recipes.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,9 @@ def _moments(checkpoint: Path) -> dict[str, torch.Tensor]:
     reader = FileSystemReader(checkpoint / "weights")
     found = reader.read_metadata().state_dict_metadata
     state = {
-        key: torch.empty(tuple(tensor.size)) for key, tensor in found.items() if "exp_avg_sq" in key and tensor.size
+        key: torch.empty(tuple(tensor.size))
+        for key, tensor in found.items()
+        if "exp_avg_sq" in key and tensor.size
     }
     load(state, storage_reader=reader, no_dist=True)
     return state
@@ -72,7 +74,10 @@ def chain(forked, data, tmp_path_factory) -> Path:
 
 
 def _steps(folder: Path, stage: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / stage / "metrics/steps.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (folder / stage / "metrics/steps.jsonl").read_text().splitlines()
+    ]
     return [line for line in lines if "loss" in line]
 
 
@@ -80,7 +85,9 @@ def _steps(folder: Path, stage: str) -> list[dict]:
 def test_every_step_of_a_stage_has_its_own_rate(chain, stage) -> None:
     recipe = resolve_pretraining(stage, "tiny", [*SMALL, TOKENS])
     applied = [step["lr"] for step in _steps(chain, stage)]
-    assert applied == pytest.approx([recipe.schedule.lr(step * 4096) for step in range(STEPS)], rel=1e-12)
+    assert applied == pytest.approx(
+        [recipe.schedule.lr(step * 4096) for step in range(STEPS)], rel=1e-12
+    )
     parent = "phase1" if stage == "phase2" else "phase2"
     assert applied[0] != pytest.approx(_steps(chain, parent)[-1]["lr"], rel=1e-2)
     if stage == "lce_32k":
@@ -89,17 +96,30 @@ def test_every_step_of_a_stage_has_its_own_rate(chain, stage) -> None:
 
 def test_tokens_are_counted_over_the_run_and_steps_from_the_stages_own_zero(chain) -> None:
     manifests = {
-        stage: json.loads((chain / stage / "manifest.json").read_text()) for stage in ("phase1", "phase2", "lce_32k")
+        stage: json.loads((chain / stage / "manifest.json").read_text())
+        for stage in ("phase1", "phase2", "lce_32k")
     }
     assert [manifest["tokens_before"] for manifest in manifests.values()] == [0, 12288, 24576]
     assert [step["tokens"] for step in _steps(chain, "phase2")] == [4096, 8192, 12288]
-    assert manifests["phase1"]["start"] == {"checkpoint": "random weights", "optimizer_state": "fresh"}
-    assert manifests["phase2"]["start"] == {"checkpoint": str(_final(chain, "phase1")), "optimizer_state": "carry"}
-    assert manifests["lce_32k"]["start"] == {"checkpoint": str(_final(chain, "phase2")), "optimizer_state": "fresh"}
+    assert manifests["phase1"]["start"] == {
+        "checkpoint": "random weights",
+        "optimizer_state": "fresh",
+    }
+    assert manifests["phase2"]["start"] == {
+        "checkpoint": str(_final(chain, "phase1")),
+        "optimizer_state": "carry",
+    }
+    assert manifests["lce_32k"]["start"] == {
+        "checkpoint": str(_final(chain, "phase2")),
+        "optimizer_state": "fresh",
+    }
 
 
 def test_the_next_stage_reads_on(chain) -> None:
-    entries = [json.loads((chain / stage / "manifest.json").read_text()) for stage in ("phase1", "phase2", "lce_32k")]
+    entries = [
+        json.loads((chain / stage / "manifest.json").read_text())
+        for stage in ("phase1", "phase2", "lce_32k")
+    ]
     sha256 = entries[0]["data"]["text"]["bin_sha256"]
     documents = [entry["ledger"][sha256]["next_document"] for entry in entries]
     epochs = [entry["ledger"][sha256]["epochs"] for entry in entries]
@@ -130,7 +150,9 @@ def test_weights_always_carry_over(chain, still, choice) -> None:
 
 
 def test_moments_carry_over_by_choice(chain, still) -> None:
-    before, carried, fresh = map(_moments, (_final(chain, "phase1"), still["carry"], still["fresh"]))
+    before, carried, fresh = map(
+        _moments, (_final(chain, "phase1"), still["carry"], still["fresh"])
+    )
     assert before
     for key, old in before.items():
         # Adam with beta2 0.95 keeps 0.95 of the old moment and adds 0.05 of the squared gradient to it
@@ -142,8 +164,11 @@ def test_moments_carry_over_by_choice(chain, still) -> None:
 
 def test_a_stage_without_its_predecessor_is_refused(tmp_path) -> None:
     recipe = resolve_pretraining("phase3", "tiny")
-    with pytest.raises(UserError, match="phase3 starts from phase2, which this run has not trained; run it first, or"):
-        start_of(recipe, tmp_path, None)
+    with pytest.raises(
+        UserError,
+        match="phase3 starts from phase2, which this run has not trained; run it first, or",
+    ):
+        initial_state(recipe, tmp_path, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -151,26 +176,35 @@ def test_a_checkpoint_of_another_size_is_refused(chain, tmp_path) -> None:
     recipe = resolve_pretraining("phase2", "tiny", ["model.num_layers=3"])
     match = r"step=00000002: \(layers, hidden size, MLP width\) are \(4, 64, 192\), expected \(3, 64, 192\) for tiny"
     with pytest.raises(UserError, match=match):
-        start_of(recipe, tmp_path, _final(chain, "phase1"))
+        initial_state(recipe, tmp_path, _final(chain, "phase1"))
 
 
 def test_a_theta_that_goes_down_is_refused(chain, tmp_path) -> None:
     recipe = resolve_pretraining("phase2", "tiny", ["rope_theta=5000"])
     for init in (None, chain / "phase1", _final(chain, "phase1")):
-        with pytest.raises(UserError, match="has rope_theta 10000, and phase2 5000; theta must not go down"):
-            start_of(recipe, chain, init)
+        with pytest.raises(
+            UserError, match="has rope_theta 10000, and phase2 5000; theta must not go down"
+        ):
+            initial_state(recipe, chain, init)
     # an imported checkpoint has nothing beside it that tells its theta
     released = tmp_path / "released"
     shutil.copytree(_final(chain, "phase1"), released)
     model = released / "context/model.yaml"
     model.write_text(model.read_text().replace("rotary_base: 10000.0", "rotary_base: 12345678.0"))
-    with pytest.raises(UserError, match="released: has rope_theta 12345678, and phase2 10000;") as caught:
-        start_of(resolve_pretraining("phase2", "tiny"), chain, released)
+    with pytest.raises(
+        UserError, match="released: has rope_theta 12345678, and phase2 10000;"
+    ) as caught:
+        initial_state(resolve_pretraining("phase2", "tiny"), chain, released)
     remedy = str(caught.value).partition("(")[2].split()[0]
-    assert start_of(resolve_pretraining("phase2", "tiny", [remedy]), chain, released).checkpoint == released
+    assert (
+        initial_state(resolve_pretraining("phase2", "tiny", [remedy]), chain, released).checkpoint
+        == released
+    )
 
 
-def test_a_parent_of_another_tokenizer_or_that_has_not_finished_is_refused(chain, data, tmp_path) -> None:
+def test_a_parent_of_another_tokenizer_or_that_has_not_finished_is_refused(
+    chain, data, tmp_path
+) -> None:
     shutil.copytree(chain / "phase1", tmp_path / "phase1")
     manifest = json.loads((tmp_path / "phase1/manifest.json").read_text())
     words = ("phase2", "tiny", tmp_path, data, [*SMALL, TOKENS])
@@ -185,15 +219,22 @@ def test_a_parent_of_another_tokenizer_or_that_has_not_finished_is_refused(chain
     assert not (tmp_path / "phase2").exists()
 
 
-def test_a_checkpoint_without_an_optimizer_gives_fresh_moments(chain, tmp_path, monkeypatch) -> None:
+def test_a_checkpoint_without_an_optimizer_gives_fresh_moments(
+    chain, tmp_path, monkeypatch
+) -> None:
     recipe = resolve_pretraining("phase2", "tiny")
-    assert start_of(recipe, chain, None).optimizer_state == "carry"
+    assert initial_state(recipe, chain, None).optimizer_state == "carry"
     monkeypatch.setattr(TorchDistCheckpoint, "holds_optimizer", False)
-    assert start_of(recipe, chain, None).optimizer_state == "fresh"
+    assert initial_state(recipe, chain, None).optimizer_state == "fresh"
 
 
 def test_a_long_context_stage_without_its_merge_is_refused(chain) -> None:
     recipe = resolve_pretraining("lce_128k", "tiny")
-    with pytest.raises(UserError, match="lce_32k: is trained but not merged, as a long-context stage ends; `granite41"):
-        start_of(recipe, chain, None)
-    assert start_of(recipe, chain, _final(chain, "lce_32k")).checkpoint == _final(chain, "lce_32k")
+    with pytest.raises(
+        UserError,
+        match="lce_32k: is trained but not merged, as a long-context stage ends; `granite41",
+    ):
+        initial_state(recipe, chain, None)
+    assert initial_state(recipe, chain, _final(chain, "lce_32k")).checkpoint == _final(
+        chain, "lce_32k"
+    )

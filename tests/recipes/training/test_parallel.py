@@ -21,7 +21,9 @@ SETTINGS = [
 ]
 
 
-def _train(folder: Path, data: Path, overrides: list[str], checkpoint: Path | None = None, devices: int = 1) -> None:
+def _train(
+    folder: Path, data: Path, overrides: list[str], checkpoint: Path | None = None, devices: int = 1
+) -> None:
     import fiddle
 
     from recipes.phase1_general import phase1
@@ -41,7 +43,9 @@ def _train(folder: Path, data: Path, overrides: list[str], checkpoint: Path | No
 
 
 def _losses(folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / "metrics" / "steps.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / "metrics" / "steps.jsonl").read_text().splitlines()
+    ]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
@@ -63,7 +67,9 @@ def one_process(forked, data, tmp_path_factory) -> Path:
     ],
     ids=["tensor and sequence", "tensor", "pipeline", "context", "data"],
 )
-def test_two_processes_give_the_losses_of_one(forked, data, one_process, tmp_path, overrides) -> None:
+def test_two_processes_give_the_losses_of_one(
+    forked, data, one_process, tmp_path, overrides
+) -> None:
     expected = _losses(one_process)
     assert sorted(expected) == [1, 2, 3, 4]
     checkpoint = min((one_process / "checkpoints").glob("step=*"))

@@ -31,7 +31,11 @@ def _built_by_name(stage: str, size: str) -> dict:
         ),
         "max_steps": recipe.trainer.max_steps,
         "reset": (recipe.data.reset_position_ids, recipe.data.reset_attention_mask),
-        "batch": (recipe.data.global_batch_size, recipe.data.micro_batch_size, recipe.data.seq_length),
+        "batch": (
+            recipe.data.global_batch_size,
+            recipe.data.micro_batch_size,
+            recipe.data.seq_length,
+        ),
         "lr_mult": optim.lr_mult,
         "betas": (optim.config.adam_beta1, optim.config.adam_beta2),
         "bf16": optim.config.bf16,
@@ -59,7 +63,11 @@ def test_the_factory_says_what_the_plain_layer_says(forked, stage, size) -> None
         "max_steps": recipe.steps.value,
         # the one choice of document_masking that a recipe may have
         "reset": (False, False),
-        "batch": (recipe.global_batch_size.value, split.micro_batch_size.value, recipe.sequence_length.value),
+        "batch": (
+            recipe.global_batch_size.value,
+            split.micro_batch_size.value,
+            recipe.sequence_length.value,
+        ),
         "lr_mult": 1 / recipe.hidden_lr_divisor.value,
         "betas": recipe.optimizer.betas.value,
         "bf16": recipe.precision.value == "bf16-mixed",

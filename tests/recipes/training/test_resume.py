@@ -62,7 +62,15 @@ def assert_same(run_folder: Path, whole: Path) -> None:
         assert torch.equal(found[key], tensor), key
     one, other = manifest(run_folder), manifest(whole)
     assert other["status"] == "finished"
-    for key in ("status", "checkpoint", "validation_loss", "unigram_entropy", "ledger", "tokens", "data"):
+    for key in (
+        "status",
+        "checkpoint",
+        "validation_loss",
+        "unigram_entropy",
+        "ledger",
+        "tokens",
+        "data",
+    ):
         assert one[key] == other[key], key
     assert latest_checkpoint(run_folder / "phase1").name == SAVED[STEPS]
 
@@ -84,7 +92,9 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(data, whole, tmp_path) 
     # what a launcher does: the signal goes to all processes, and twice
     ended = run(words, partial(send, 5, signal.SIGTERM, to_group=True, times=2))
     assert ended.codes == [128 + signal.SIGTERM], ended.errors
-    sentence = "phase1: stopped after step 5 by SIGTERM, checkpoint saved; the same command continues"
+    sentence = (
+        "phase1: stopped after step 5 by SIGTERM, checkpoint saved; the same command continues"
+    )
     assert sentence in ended.output.splitlines()
     assert manifest(folder)["status"] == "stopped"
     assert latest_checkpoint(folder / "phase1").name == SAVED[5]
@@ -109,7 +119,9 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(data, whole, tmp_path) 
 
 def test_what_reads_the_data_goes_on_until_the_stop(data, whole, tmp_path) -> None:
     folder = tmp_path / "run"
-    ended = run(command(folder, data), read_in_a_worker, partial(send, 5, signal.SIGTERM, to_group=True))
+    ended = run(
+        command(folder, data), read_in_a_worker, partial(send, 5, signal.SIGTERM, to_group=True)
+    )
     assert ended.codes == [128 + signal.SIGTERM], ended.errors
     assert "phase1: stopped after step 5 by SIGTERM" in ended.output
     assert run(command(folder, data), read_in_a_worker).codes == [0]
@@ -117,7 +129,9 @@ def test_what_reads_the_data_goes_on_until_the_stop(data, whole, tmp_path) -> No
 
 
 def test_the_same_signal_again_ends_the_process_at_once(data, tmp_path) -> None:
-    ended = run(command(tmp_path / "run", data), no_repeats_apart, partial(send, 2, signal.SIGTERM, times=2))
+    ended = run(
+        command(tmp_path / "run", data), no_repeats_apart, partial(send, 2, signal.SIGTERM, times=2)
+    )
     assert ended.codes == [-signal.SIGTERM]
     assert manifest(tmp_path / "run")["status"] == "running"
     assert not (tmp_path / "run/phase1/checkpoints").exists()
@@ -157,7 +171,9 @@ def test_kills_and_a_failed_write_leave_no_trace(data, whole, tmp_path, request)
     assert not (torn / "weights/.metadata").exists()
     # all is written, and NeMo's mark not yet taken away
     logger = "lightning.pytorch.loggers.TensorBoardLogger"
-    assert "continues after step 3" in killed(3, partial(kill_when, logger, "after_save_checkpoint", 6))
+    assert "continues after step 3" in killed(
+        3, partial(kill_when, logger, "after_save_checkpoint", 6)
+    )
     assert torn.with_name(torn.name + "-unfinished").exists()
     assert (torn / "weights/metadata.json").exists() and (torn / "context").exists()
     check_full(run(words, partial(in_write, 6, fill)), folder, SAVED[3])
@@ -171,7 +187,10 @@ def test_kills_and_a_failed_write_leave_no_trace(data, whole, tmp_path, request)
 
 def test_kills_at_the_end_of_a_stage(data, whole, tmp_path) -> None:
     folder, words = tmp_path / "run", command(tmp_path / "run", data)
-    ended = run(words, partial(kill_when, "recipes.training.callbacks.StageProgress", "on_validation_end", STEPS))
+    ended = run(
+        words,
+        partial(kill_when, "recipes.training.callbacks.StageProgress", "on_validation_end", STEPS),
+    )
     assert ended.codes == [-signal.SIGKILL], ended.errors
     assert lines(folder)[-1]["step"] == STEPS
     # a last checkpoint without its validation would have nothing left to do
@@ -181,7 +200,9 @@ def test_kills_at_the_end_of_a_stage(data, whole, tmp_path) -> None:
     assert manifest(folder)["status"] == "running"
     assert latest_checkpoint(folder / "phase1").name == SAVED[STEPS]
     # as a kill between a save and the removal of the oldest checkpoint leaves it
-    shutil.copytree(folder / "phase1/checkpoints" / SAVED[3], folder / "phase1/checkpoints" / SAVED[2])
+    shutil.copytree(
+        folder / "phase1/checkpoints" / SAVED[3], folder / "phase1/checkpoints" / SAVED[2]
+    )
     ended = run(words)
     assert ended.codes == [0], ended.errors
     assert_same(folder, whole)
@@ -208,7 +229,9 @@ def check_full(ended, folder: Path, last: str) -> None:
     assert ended.errors.splitlines()[-1] == f"granite41: {sentence}"
     assert "Traceback" not in ended.errors
     assert latest_checkpoint(folder / "phase1").name == last
-    assert [name for name in checkpoints(folder) if name > last and not name.endswith("-unfinished")] == []
+    assert [
+        name for name in checkpoints(folder) if name > last and not name.endswith("-unfinished")
+    ] == []
     assert (manifest(folder)["status"], manifest(folder)["error"]) == ("failed", sentence)
 
 
@@ -217,7 +240,9 @@ def test_a_full_disk(data, whole, tmp_path) -> None:
     disk.mkdir()
     size = sum(file.stat().st_size for file in (whole / "phase1").rglob("*") if file.is_file())
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", str(disk)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
     )
     if mount.returncode:
         pytest.skip(f"no file system can be mounted here: {mount.stderr.strip()}")
@@ -232,7 +257,9 @@ def test_a_full_disk(data, whole, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_that_does_not_hold_the_manifest_either(data, tmp_path, monkeypatch, number) -> None:
+def test_a_full_disk_that_does_not_hold_the_manifest_either(
+    data, tmp_path, monkeypatch, number
+) -> None:
     write = training.write_manifest
 
     def first_only(folder: Path, content: dict) -> None:
@@ -246,7 +273,9 @@ def test_a_full_disk_that_does_not_hold_the_manifest_either(data, tmp_path, monk
 
     monkeypatch.setattr(training, "write_manifest", first_only)
     monkeypatch.setattr(training, "_fit", fail)
-    with pytest.raises(UserError, match="no space left on the device, the last whole checkpoint is none; free some"):
+    with pytest.raises(
+        UserError, match="no space left on the device, the last whole checkpoint is none; free some"
+    ):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert manifest(tmp_path)["status"] == "running"
 
@@ -273,14 +302,19 @@ def hold(folder: Path, connection: multiprocessing.connection.Connection) -> Non
         connection.recv()
 
 
-def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(data, tmp_path, monkeypatch) -> None:
+def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
+    data, tmp_path, monkeypatch
+) -> None:
     folder = tmp_path / "phase1"
     ours, theirs = multiprocessing.Pipe()
     holder = multiprocessing.get_context("spawn").Process(target=hold, args=(folder, theirs))
     holder.start()
     pid = ours.recv()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match=rf"phase1: process {pid} on {os.uname().nodename} trains in this folder; wait"):
+    with pytest.raises(
+        UserError,
+        match=rf"phase1: process {pid} on {os.uname().nodename} trains in this folder; wait",
+    ):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     holder.kill()
@@ -295,9 +329,15 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(data, tmp_pa
     assert manifest(tmp_path)["starts"] == 1
 
 
-def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(training, "_check_loader", lambda _: (tmp_path / "phase1").mkdir() or _another(tmp_path))
-    with pytest.raises(UserError, match="another process trained in this folder until just now; run again"):
+def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(
+    data, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        training, "_check_loader", lambda _: (tmp_path / "phase1").mkdir() or _another(tmp_path)
+    )
+    with pytest.raises(
+        UserError, match="another process trained in this folder until just now; run again"
+    ):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert manifest(tmp_path) == {"status": "finished"}
 

@@ -15,17 +15,29 @@ from recipes.training import run
 pytestmark = pytest.mark.slow
 
 REFUSED = {
-    "no data": ("phase1 --size tiny --data {tmp}/none", "manifest.json: not the manifest of prepared data"),
+    "no data": (
+        "phase1 --size tiny --data {tmp}/none",
+        "manifest.json: not the manifest of prepared data",
+    ),
     "tokenizer too large": (
         "phase1 --size tiny --data {data} model.vocab_size=384",
         "the tokenizer has 512 tokens but the model's vocabulary 384",
     ),
-    "planned stage": ("sft --size tiny --data {data}", "sft is no stage of pre-training; choose phase1 to phase4"),
+    "planned stage": (
+        "sft --size tiny --data {data}",
+        "sft is no stage of pre-training; choose phase1 to phase4",
+    ),
     "stage of another kind": ("sft --size tiny --data {data}", "sft is no stage of pre-training"),
     "misspelt stage": ("phase11 --size tiny --data {data}", "did you mean 'phase1'?"),
     "misspelt key": ("phase1 --size tiny --data {data} token=5", "did you mean 'tokens'?"),
-    "wrong type": ("phase1 --size tiny --data {data} tokens=many", "tokens is 'many', expected an integer"),
-    "no GPU": ("phase1 --size 8b --data {data} split=900,100,0", "size 8b trains on GPUs and this machine has none"),
+    "wrong type": (
+        "phase1 --size tiny --data {data} tokens=many",
+        "tokens is 'many', expected an integer",
+    ),
+    "no GPU": (
+        "phase1 --size 8b --data {data} split=900,100,0",
+        "size 8b trains on GPUs and this machine has none",
+    ),
     "too few processes": (
         "phase1 --size tiny --data {data} parallelism.tensor_model_parallel_size=2",
         "1 processes were started, but tensor x pipeline x context parallelism needs multiples of 2",
@@ -51,33 +63,60 @@ def _granite41(monkeypatch, capsys, *words: str) -> str:
 def test_train_refuses(case, data, tmp_path, monkeypatch, capsys) -> None:
     words, sentence = REFUSED[case]
     words = words.format(data=data, tmp=tmp_path).split()
-    assert sentence in _granite41(monkeypatch, capsys, "train", *words, "--run-dir", str(tmp_path / "run"))
+    assert sentence in _granite41(
+        monkeypatch, capsys, "train", *words, "--run-dir", str(tmp_path / "run")
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_more_processes_than_sequences(data, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    words = ["train", "phase1", "--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
-    assert "global_batch_size 32 is no multiple of the 64 sequences" in _granite41(monkeypatch, capsys, *words)
+    words = [
+        "train",
+        "phase1",
+        "--size",
+        "tiny",
+        "--data",
+        str(data),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    assert "global_batch_size 32 is no multiple of the 64 sequences" in _granite41(
+        monkeypatch, capsys, *words
+    )
 
 
 def test_a_model_that_is_neither_here_nor_on_the_hub(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     words = ["import", "--hf", "ibm-granite/granite-none", "--output", str(tmp_path / "nemo")]
-    assert "ibm-granite/granite-none: neither a folder here nor a model that the Hub gives" in _granite41(
-        monkeypatch, capsys, *words
+    assert (
+        "ibm-granite/granite-none: neither a folder here nor a model that the Hub gives"
+        in _granite41(monkeypatch, capsys, *words)
     )
     assert not (tmp_path / "nemo").exists()
 
 
-def test_a_stage_that_is_damaged_or_began_on_other_data(data, tmp_path, monkeypatch, capsys) -> None:
+def test_a_stage_that_is_damaged_or_began_on_other_data(
+    data, tmp_path, monkeypatch, capsys
+) -> None:
     stage = tmp_path / "run" / "phase1"
     stage.mkdir(parents=True)
     (stage / "manifest.json").write_text('{"status": "fin')
-    words = ["train", "phase1", "--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
+    words = [
+        "train",
+        "phase1",
+        "--size",
+        "tiny",
+        "--data",
+        str(data),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     assert "manifest.json: not valid JSON" in _granite41(monkeypatch, capsys, *words)
     began = {"status": "running", "data": {"text": {"weight": 1.0, "bin_sha256": "0"}}}
-    began["tokenizer_fingerprint"] = json.loads((data / "manifest.json").read_text())["tokenizer"]["fingerprint"]
+    began["tokenizer_fingerprint"] = json.loads((data / "manifest.json").read_text())["tokenizer"][
+        "fingerprint"
+    ]
     (stage / "manifest.json").write_text(json.dumps(began))
     assert "phase1: began on other data than" in _granite41(monkeypatch, capsys, *words)
 
@@ -91,7 +130,16 @@ def test_data_that_was_packed_for_longer_sequences(data, tmp_path, monkeypatch, 
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["components"]["text"]["packed_tokens"] = 2048
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    words = ["train", "phase1", "--size", "tiny", "--data", str(copied), "--run-dir", str(tmp_path / "run")]
+    words = [
+        "train",
+        "phase1",
+        "--size",
+        "tiny",
+        "--data",
+        str(copied),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     error = _granite41(monkeypatch, capsys, *words)
     assert "component 'text' was packed for 2,048 tokens, but phase1 reads 256 at a time" in error
     assert not (tmp_path / "run").exists()
@@ -101,10 +149,24 @@ def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, cap
     copied = _copied(data, tmp_path)
     shutil.rmtree(copied / "tokenizer")
     tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 258, copied / "tokenizer")
-    found, expected = (tokenizer_files.fingerprint(folder / "tokenizer")[:12] for folder in (copied, data))
-    words = ["train", "phase1", "--size", "tiny", "--data", str(copied), "--run-dir", str(tmp_path / "run")]
+    found, expected = (
+        tokenizer_files.fingerprint(folder / "tokenizer")[:12] for folder in (copied, data)
+    )
+    words = [
+        "train",
+        "phase1",
+        "--size",
+        "tiny",
+        "--data",
+        str(copied),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     error = _granite41(monkeypatch, capsys, *words)
-    assert f"this tokenizer has fingerprint {found} but {copied}/manifest.json was written with {expected}" in error
+    assert (
+        f"this tokenizer has fingerprint {found} but {copied}/manifest.json was written with {expected}"
+        in error
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -129,11 +191,30 @@ def test_a_tokenizer_that_transformers_loads_otherwise(data, tmp_path, monkeypat
     copied = _copied(data, tmp_path)
     path = copied / "tokenizer" / "tokenizer_config.json"
     config = json.loads(path.read_text())
-    words = ["train", "phase1", "--size", "tiny", "--data", str(copied), "--run-dir", str(tmp_path / "run")]
+    words = [
+        "train",
+        "phase1",
+        "--size",
+        "tiny",
+        "--data",
+        str(copied),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     # NeMo's loader takes tokens from here that tokenizer.json does not have
-    token = {"content": "count", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
-    path.write_text(json.dumps(config | {"added_tokens_decoder": {"512": token | {"special": True}}}))
-    assert "transformers loads this tokenizer with fingerprint" in _granite41(monkeypatch, capsys, *words)
+    token = {
+        "content": "count",
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+    }
+    path.write_text(
+        json.dumps(config | {"added_tokens_decoder": {"512": token | {"special": True}}})
+    )
+    assert "transformers loads this tokenizer with fingerprint" in _granite41(
+        monkeypatch, capsys, *words
+    )
     path.write_text(json.dumps(config | {"tokenizer_class": "NoSuchTokenizer"}))
     assert "transformers cannot load this tokenizer" in _granite41(monkeypatch, capsys, *words)
     assert not (tmp_path / "run").exists()

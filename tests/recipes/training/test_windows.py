@@ -21,7 +21,10 @@ def test_window_is_the_walk_around_the_documents() -> None:
     random = np.random.default_rng(1)
     for _ in range(300):
         lengths = random.integers(1, 20, random.integers(1, 12)).astype(np.int32)
-        start, tokens = int(random.integers(len(lengths))), int(random.integers(1, 3 * lengths.sum()))
+        start, tokens = (
+            int(random.integers(len(lengths))),
+            int(random.integers(1, 3 * lengths.sum())),
+        )
         found = window(lengths, start, tokens)
         documents, next_document, epochs = by_hand(lengths, start, tokens)
         assert sorted(found.documents) == sorted(documents), (lengths, start, tokens)
@@ -35,7 +38,11 @@ def test_consecutive_windows_are_disjoint_until_all_is_read() -> None:
     first = window(lengths, 0, 301)
     second = window(lengths, first.next_document, 500)
     third = window(lengths, second.next_document, 200)
-    assert [list(each.documents) for each in (first, second, third)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 0]]
+    assert [list(each.documents) for each in (first, second, third)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7, 8],
+        [9, 0],
+    ]
     assert [each.next_document for each in (first, second, third)] == [4, 9, 1]
     assert [each.epochs for each in (first, second, third)] == [0.4, 0.5, 0.2]
 
@@ -45,7 +52,11 @@ def test_the_whole_part_exactly_and_one_token_more() -> None:
     whole = window(lengths, 0, 12)
     assert (list(whole.documents), whole.next_document, whole.epochs) == ([0, 1, 2], 0, 1.0)
     more = window(lengths, 1, 13)
-    assert (list(more.documents), more.next_document, more.epochs) == ([1, 2, 0], 2, pytest.approx(16 / 12))
+    assert (list(more.documents), more.next_document, more.epochs) == (
+        [1, 2, 0],
+        2,
+        pytest.approx(16 / 12),
+    )
 
 
 def test_tokens_beyond_32_bits() -> None:
@@ -65,5 +76,10 @@ def test_only_components_read_again_are_told() -> None:
         "c": {"component": "math", "epochs": 0.9},
         "d": {"component": "web", "epochs": 1.5},
     }
-    after = {"a": {"epochs": 1.25}, "b": {"epochs": 0.9}, "c": {"epochs": 1.0}, "d": {"epochs": 1.6}}
+    after = {
+        "a": {"epochs": 1.25},
+        "b": {"epochs": 0.9},
+        "c": {"epochs": 1.0},
+        "d": {"epochs": 1.6},
+    }
     assert epochs_with_repeats(before, after) == {"code": 1.25, "web": 1.6}

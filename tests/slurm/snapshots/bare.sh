@@ -38,8 +38,8 @@ granite41_retries=3
 # What a job does around its command: it counts its starts, knows its end, and queues itself again when more is to do.
 granite41_records=$granite41_records${SLURM_ARRAY_TASK_ID:+/$SLURM_ARRAY_TASK_ID}
 mkdir -p "$granite41_records"
-export GRANITE41_MISTAKE=$granite41_records/mistake
-rm -f "$GRANITE41_MISTAKE"
+export GRANITE41_USER_ERROR_MARKER=$granite41_records/mistake
+rm -f "$GRANITE41_USER_ERROR_MARKER"
 granite41_cancelled=
 # far away where Slurm does not say
 granite41_end_time=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
@@ -59,7 +59,7 @@ granite41_end() {
     elif [ -n "$granite41_cancelled" ] && [ "$(date +%s)" -lt "$((granite41_end_time - 2))" ]; then
         # by scancel, or to make room for another job: Slurm knows whether it starts again
         granite41_record cancelled
-    elif [ -z "$granite41_stage" ] || [ -e "$GRANITE41_MISTAKE" ]; then
+    elif [ -z "$granite41_stage" ] || [ -e "$GRANITE41_USER_ERROR_MARKER" ]; then
         granite41_record failed
     else
         if grep -q '"status": "stopped"' "$manifest"; then granite41_record stopped; else granite41_record crashed; fi

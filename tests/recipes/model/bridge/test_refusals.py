@@ -88,22 +88,36 @@ DAMAGED_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (shutil.rmtree, "nemo: not found"),
     "no weights": (lambda nemo: shutil.rmtree(nemo / "weights"), "weights: not found"),
     "no context": (lambda nemo: shutil.rmtree(nemo / "context"), "context: not found"),
-    "no model.yaml": (lambda nemo: (nemo / "context" / "model.yaml").unlink(), "model.yaml: not found"),
-    "damaged model.yaml": (lambda nemo: (nemo / "context" / "model.yaml").write_text("{"), "model.yaml: damaged"),
-    "cut model.yaml": (lambda nemo: cut(nemo / "context" / "model.yaml", 100), "model.yaml: damaged"),
+    "no model.yaml": (
+        lambda nemo: (nemo / "context" / "model.yaml").unlink(),
+        "model.yaml: not found",
+    ),
+    "damaged model.yaml": (
+        lambda nemo: (nemo / "context" / "model.yaml").write_text("{"),
+        "model.yaml: damaged",
+    ),
+    "cut model.yaml": (
+        lambda nemo: cut(nemo / "context" / "model.yaml", 100),
+        "model.yaml: damaged",
+    ),
     "other model": (
         lambda nemo: edit(nemo / "context" / "model.yaml", "  residual_multiplier: 0.7\n", ""),
         "no number for residual_multiplier",
     ),
     "other shape": (
-        lambda nemo: edit(nemo / "context" / "model.yaml", "ffn_hidden_size: 96", "ffn_hidden_size: 97"),
+        lambda nemo: edit(
+            nemo / "context" / "model.yaml", "ffn_hidden_size: 96", "ffn_hidden_size: 97"
+        ),
         "mlp.linear_fc1.weight has shape (4, 192, 64), but the context's model.yaml asks for (4, 194, 64)",
     ),
     "more layers": (
         lambda nemo: edit(nemo / "context" / "model.yaml", "num_layers: 4", "num_layers: 5"),
         "asks for (5, 64)",
     ),
-    "no tokenizer": (lambda nemo: shutil.rmtree(nemo / "context" / "nemo_tokenizer"), "no tokenizer"),
+    "no tokenizer": (
+        lambda nemo: shutil.rmtree(nemo / "context" / "nemo_tokenizer"),
+        "no tokenizer",
+    ),
     "large tokenizer": (
         lambda nemo: write_tokenizer(nemo / "context" / "nemo_tokenizer", tokens=321),
         "has 321 tokens but the model 320",
@@ -112,19 +126,33 @@ DAMAGED_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda nemo: edit(nemo / "weights" / "metadata.json", "torch_dist", "zarr"),
         "the format is 'zarr'",
     ),
-    "no metadata.json": (lambda nemo: (nemo / "weights" / "metadata.json").unlink(), "metadata.json: not found"),
-    "cut metadata.json": (lambda nemo: cut(nemo / "weights" / "metadata.json", 9), "metadata.json: damaged"),
-    "no .metadata": (lambda nemo: (nemo / "weights" / ".metadata").unlink(), ".metadata: not found"),
+    "no metadata.json": (
+        lambda nemo: (nemo / "weights" / "metadata.json").unlink(),
+        "metadata.json: not found",
+    ),
+    "cut metadata.json": (
+        lambda nemo: cut(nemo / "weights" / "metadata.json", 9),
+        "metadata.json: damaged",
+    ),
+    "no .metadata": (
+        lambda nemo: (nemo / "weights" / ".metadata").unlink(),
+        ".metadata: not found",
+    ),
     "cut .metadata": (lambda nemo: cut(nemo / "weights" / ".metadata", 500), ".metadata: damaged"),
     "empty .metadata": (lambda nemo: cut(nemo / "weights" / ".metadata", 0), ".metadata: damaged"),
     "missing .distcp": (lambda nemo: largest(nemo).unlink(), ".distcp: not found"),
-    "cut .distcp": (lambda nemo: cut(largest(nemo), largest(nemo).stat().st_size - 1), ".distcp: cut short"),
+    "cut .distcp": (
+        lambda nemo: cut(largest(nemo), largest(nemo).stat().st_size - 1),
+        ".distcp: cut short",
+    ),
     "damaged .distcp": (lambda nemo: zero_middle(largest(nemo)), ".distcp: damaged at"),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGED_CHECKPOINTS)
-def test_export_refuses_what_is_not_a_whole_checkpoint(case: str, nemo: Path, tmp_path: Path) -> None:
+def test_export_refuses_what_is_not_a_whole_checkpoint(
+    case: str, nemo: Path, tmp_path: Path
+) -> None:
     damage, message = DAMAGED_CHECKPOINTS[case]
     damage(nemo)
     with pytest.raises(UserError) as refusal:
@@ -154,11 +182,15 @@ def test_tensors_cannot_run_code(nemo: Path, tmp_path: Path) -> None:
     with (nemo / "weights" / ".metadata").open("rb") as file:
         metadata = torch_dist._MetadataUnpickler(file).load()
     del metadata.all_local_plans
-    place = metadata.storage_data[MetadataIndex("module.decoder.final_layernorm.weight", torch.Size([0]))]
+    place = metadata.storage_data[
+        MetadataIndex("module.decoder.final_layernorm.weight", torch.Size([0]))
+    ]
     place.relative_path, place.offset = "evil.distcp", 0
     place.length = (nemo / "weights" / "evil.distcp").stat().st_size
     (nemo / "weights" / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(UserError, match=r"evil.distcp: damaged at decoder.final_layernorm.weight \(Weights only"):
+    with pytest.raises(
+        UserError, match=r"evil.distcp: damaged at decoder.final_layernorm.weight \(Weights only"
+    ):
         export_hf(nemo, tmp_path / "out")
     assert not (tmp_path / "proof").exists()
 
@@ -185,7 +217,9 @@ def test_export_keeps_an_existing_folder(nemo: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_export_asks_for_space_before_it_writes(nemo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_asks_for_space_before_it_writes(
+    nemo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)
     needed = 4 * sum(weight.elements for weight in weights({**SMALL, "head_dim": 8}))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
@@ -224,7 +258,9 @@ def change_config(**fields: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
         config = {**json.loads(path.read_text()), **fields}
-        path.write_text(json.dumps({name: value for name, value in config.items() if value != "delete"}))
+        path.write_text(
+            json.dumps({name: value for name, value in config.items() if value != "delete"})
+        )
 
     return change
 
@@ -246,20 +282,41 @@ def only_pickle(folder: Path) -> None:
 K_PROJ = "model.layers.1.self_attn.k_proj.weight"
 DAMAGED_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (shutil.rmtree, "config.json: not found"),
-    "damaged config": (lambda hf: cut(hf / "config.json", 30), "config.json: not the config of a model"),
+    "damaged config": (
+        lambda hf: cut(hf / "config.json", 30),
+        "config.json: not the config of a model",
+    ),
     "other model": (change_config(model_type="llama"), "model_type is 'llama'"),
-    "no residual multiplier": (change_config(residual_multiplier="delete"), "residual_multiplier is None"),
-    "no attention multiplier": (change_config(attention_multiplier="delete"), "attention_multiplier is None"),
-    "no embedding multiplier": (change_config(embedding_multiplier="delete"), "embedding_multiplier is None"),
+    "no residual multiplier": (
+        change_config(residual_multiplier="delete"),
+        "residual_multiplier is None",
+    ),
+    "no attention multiplier": (
+        change_config(attention_multiplier="delete"),
+        "attention_multiplier is None",
+    ),
+    "no embedding multiplier": (
+        change_config(embedding_multiplier="delete"),
+        "embedding_multiplier is None",
+    ),
     "no logits scaling": (change_config(logits_scaling="delete"), "logits_scaling is None"),
     "text for a number": (change_config(hidden_size="64"), "hidden_size is '64'"),
     "attention bias": (change_config(attention_bias=True), "attention_bias is True"),
     "mlp bias": (change_config(mlp_bias=True), "mlp_bias is True"),
     "untied": (change_config(tie_word_embeddings=False), "tie_word_embeddings is False"),
-    "scaled rope": (change_config(rope_scaling={"rope_type": "linear", "factor": 2.0}), "rope_scaling is"),
+    "scaled rope": (
+        change_config(rope_scaling={"rope_type": "linear", "factor": 2.0}),
+        "rope_scaling is",
+    ),
     "no safetensors": (only_pickle, "model.safetensors: not found; only safetensors are read"),
-    "cut safetensors": (lambda hf: cut(hf / "model.safetensors", 100_000), "model.safetensors: damaged or cut short"),
-    "missing tensor": (change_tensors(lambda tensors: tensors.pop(K_PROJ)), f"lacks the tensor {K_PROJ}"),
+    "cut safetensors": (
+        lambda hf: cut(hf / "model.safetensors", 100_000),
+        "model.safetensors: damaged or cut short",
+    ),
+    "missing tensor": (
+        change_tensors(lambda tensors: tensors.pop(K_PROJ)),
+        f"lacks the tensor {K_PROJ}",
+    ),
     "bias tensor": (
         change_tensors(lambda tensors: tensors.update({"model.norm.bias": torch.zeros(64)})),
         "has the tensor model.norm.bias",
@@ -269,12 +326,17 @@ DAMAGED_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         f"{K_PROJ} has shape (16, 63), but config.json asks for (16, 64)",
     ),
     "missing shard": (
-        lambda hf: (hf / hf_folder.INDEX).write_text(json.dumps({"weight_map": {K_PROJ: "model-1.safetensors"}})),
+        lambda hf: (hf / hf_folder.INDEX).write_text(
+            json.dumps({"weight_map": {K_PROJ: "model-1.safetensors"}})
+        ),
         "model-1.safetensors: not found",
     ),
     "damaged index": (lambda hf: (hf / hf_folder.INDEX).write_text("{"), "index.json: damaged"),
     "no tokenizer": (lambda hf: [file.unlink() for file in hf.glob("*token*")], "no tokenizer"),
-    "large tokenizer": (lambda hf: write_tokenizer(hf, tokens=400), "has 400 tokens but the model 320"),
+    "large tokenizer": (
+        lambda hf: write_tokenizer(hf, tokens=400),
+        "has 400 tokens but the model 320",
+    ),
 }
 
 
@@ -300,7 +362,12 @@ def test_a_refused_import_leaves_nothing(hf: Path, forked: Callable, tmp_path: P
 
 
 def test_export_takes_the_memory_of_its_largest_tensor(forked: Callable, tmp_path: Path) -> None:
-    fields = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 5, "vocab_size": 4096}
+    fields = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 5,
+        "vocab_size": 4096,
+    }
     model = write_granite(tmp_path / "hf", **fields)
     model_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     del model
@@ -317,7 +384,10 @@ def test_export_takes_the_memory_of_its_largest_tensor(forked: Callable, tmp_pat
         "print(memory('VmHWM') - before)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "nemo", tmp_path / "out"], check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, tmp_path / "nemo", tmp_path / "out"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     largest_tensor = 4 * 2 * 4096 * 1024  # gate and up together, one tensor in Megatron
     assert model_bytes > 300_000_000

@@ -15,7 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.model.bridge.to_hf import export_hf
 from recipes.spec.sizes import SIZES
-from tests.helpers.bridge_folders import VOCAB_SIZE, assert_same_tensors, load_tensors, write_granite, write_tokenizer
+from tests.helpers.bridge_folders import (
+    VOCAB_SIZE,
+    assert_same_tensors,
+    load_tensors,
+    write_granite,
+    write_tokenizer,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +40,9 @@ def import_through_nemo(source: Path, output: Path) -> None:
     from recipes.model.nemo import GraniteConfig, GraniteModel
 
     llm.import_ckpt(
-        GraniteModel(GraniteConfig(num_layers=1, hidden_size=256, num_attention_heads=4)), f"hf://{source}", output
+        GraniteModel(GraniteConfig(num_layers=1, hidden_size=256, num_attention_heads=4)),
+        f"hf://{source}",
+        output,
     )
 
 
@@ -52,7 +60,9 @@ def save_in_parallel(checkpoint: Path, output: Path, tensor: int, pipeline: int)
     from nemo.lightning import MegatronStrategy, Trainer
     from nemo.lightning.io import ModelConnector
 
-    os.environ["TORCHELASTIC_RUN_ID"] = "parallel"  # the ranks are here already: Lightning must not start them
+    os.environ["TORCHELASTIC_RUN_ID"] = (
+        "parallel"  # the ranks are here already: Lightning must not start them
+    )
     strategy = MegatronStrategy(
         tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=pipeline,
@@ -73,7 +83,9 @@ def train_one_step(checkpoint: Path, runs: Path) -> str:
     from megatron.core.optimizer import OptimizerConfig
     from nemo import lightning as nl
     from nemo.collections import llm
-    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer as NemoTokenizer
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import (
+        AutoTokenizer as NemoTokenizer,
+    )
 
     from recipes.model.nemo import GraniteModel
 
@@ -81,7 +93,9 @@ def train_one_step(checkpoint: Path, runs: Path) -> str:
     words = NemoTokenizer(str(checkpoint / "context" / "nemo_tokenizer"))
     llm.pretrain(
         model=GraniteModel(config, tokenizer=words),
-        data=llm.MockDataModule(seq_length=32, micro_batch_size=1, global_batch_size=2, tokenizer=words, num_workers=0),
+        data=llm.MockDataModule(
+            seq_length=32, micro_batch_size=1, global_batch_size=2, tokenizer=words, num_workers=0
+        ),
         trainer=nl.Trainer(
             accelerator="cpu",
             devices=1,
@@ -93,11 +107,16 @@ def train_one_step(checkpoint: Path, runs: Path) -> str:
             log_dir=str(runs),
             use_datetime_version=False,
             ckpt=nl.ModelCheckpoint(
-                every_n_train_steps=1, save_top_k=1, monitor="reduced_train_loss", save_optim_on_train_end=True
+                every_n_train_steps=1,
+                save_top_k=1,
+                monitor="reduced_train_loss",
+                save_optim_on_train_end=True,
             ),
         ),
         optim=nl.MegatronOptimizerModule(
-            OptimizerConfig(optimizer="adam", lr=0.0, min_lr=0.0, use_distributed_optimizer=False, bf16=False)
+            OptimizerConfig(
+                optimizer="adam", lr=0.0, min_lr=0.0, use_distributed_optimizer=False, bf16=False
+            )
         ),
         resume=nl.AutoResume(restore_config=nl.RestoreConfig(path=str(checkpoint))),
     )
@@ -114,7 +133,9 @@ def folders(forked: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @pytest.mark.parametrize("name", ["3b", "8b", "30b"])
-def test_megatron_and_transformers_give_the_same_logits(name: str, forked: Callable, tmp_path: Path) -> None:
+def test_megatron_and_transformers_give_the_same_logits(
+    name: str, forked: Callable, tmp_path: Path
+) -> None:
     size = SIZES[name]
     groups = 2
     heads = groups * size.num_attention_heads.value // size.num_query_groups.value
@@ -146,11 +167,20 @@ def test_round_trip_is_exact(dtype: torch.dtype, forked: Callable, tmp_path: Pat
     forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
     export_hf(tmp_path / "nemo", tmp_path / "back")
     assert_same_tensors(tmp_path / "back", tmp_path / "hf")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
-        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((tmp_path / "hf" / name).read_text())
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+    ):
+        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads(
+            (tmp_path / "hf" / name).read_text()
+        )
 
 
-def test_import_converts_to_a_given_type(folders: tuple[Path, Path], forked: Callable, tmp_path: Path) -> None:
+def test_import_converts_to_a_given_type(
+    folders: tuple[Path, Path], forked: Callable, tmp_path: Path
+) -> None:
     forked(import_in_fork, folders[0], tmp_path / "nemo", "bfloat16")
     export_hf(tmp_path / "nemo", tmp_path / "back")
     write_granite(tmp_path / "expected", torch.bfloat16)
@@ -168,7 +198,10 @@ def test_parallel_ranks_give_the_same_export(
     tensor: int, pipeline: int, folders: tuple[Path, Path], forked: Callable, tmp_path: Path
 ) -> None:
     forked(save_in_parallel, folders[1], tmp_path / "nemo", tensor, pipeline, world_size=2)
-    assert {file.name[:4] for file in (tmp_path / "nemo" / "weights").glob("*.distcp")} == {"__0_", "__1_"}
+    assert {file.name[:4] for file in (tmp_path / "nemo" / "weights").glob("*.distcp")} == {
+        "__0_",
+        "__1_",
+    }
     export_hf(tmp_path / "nemo", tmp_path / "back")
     assert_same_tensors(tmp_path / "back", folders[0])
 
@@ -190,19 +223,25 @@ def test_transformers_loads_an_export_without_a_warning(
     transformers.utils.logging.enable_propagation()
     with warnings.catch_warnings(), caplog.at_level("WARNING"):
         warnings.simplefilter("error")
-        model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "back", output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "back", output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "back")
     transformers.utils.logging.disable_propagation()
     assert not caplog.records
     assert not any(report.values()), report
-    generated = model.generate(**tokenizer("w5 w6 w7", return_tensors="pt"), max_new_tokens=5, min_new_tokens=5)
+    generated = model.generate(
+        **tokenizer("w5 w6 w7", return_tensors="pt"), max_new_tokens=5, min_new_tokens=5
+    )
     assert generated.shape == (1, 8)
 
 
 def test_padded_vocabulary_rows_are_dropped(folders: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(folders[1], tmp_path / "nemo")
     model_yaml = tmp_path / "nemo" / "context" / "model.yaml"
-    model_yaml.write_text(model_yaml.read_text().replace(f"vocab_size: {VOCAB_SIZE}", "vocab_size: 310"))
+    model_yaml.write_text(
+        model_yaml.read_text().replace(f"vocab_size: {VOCAB_SIZE}", "vocab_size: 310")
+    )
     write_tokenizer(tmp_path / "nemo" / "context" / "nemo_tokenizer", tokens=310)
     export_hf(tmp_path / "nemo", tmp_path / "back")
     embedding = load_tensors(tmp_path / "back")["model.embed_tokens.weight"]

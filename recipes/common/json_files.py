@@ -1,0 +1,124 @@
+"""JSON and JSON-lines files: written whole, and read with the file and the key named where they are damaged."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from recipes.common.errors import UserError
+from recipes.common.files import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the JSON object in ``path``.
+
+    Args:
+        remedy: what the user can do about a file that is missing or damaged, the end of a sentence.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, not JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not valid JSON ({error}); {remedy}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path}: holds a JSON {type(value).__name__}, expected an object; {remedy}"
+        )
+    return value
+
+
+def read_json_or_none(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in ``path``, or None where there is none that can be read."""
+    try:
+        return read_json(path, "")
+    except UserError:
+        return None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write ``value`` to ``path``, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_record(record_type: type[Record], path: Path, remedy: str) -> Record:
+    """Return the dataclass that :func:`write_record` wrote to ``path``; keys that it does not have are passed over.
+
+    Raises:
+        UserError: as :func:`read_json`; a key is missing, or holds another type than its field.
+    """
+    return parse_record(record_type, read_json(path, remedy), str(path), remedy)
+
+
+def parse_record(
+    record_type: type[Record], value: dict[str, Any], where: str, remedy: str
+) -> Record:
+    """Return ``value`` as ``record_type``, with nested dataclasses, lists, dicts and tuples as its fields say.
+
+    Args:
+        where: the file, for the sentence of an error.
+
+    Raises:
+        UserError: a key is missing, or holds another type than its field.
+    """
+    import dacite
+
+    # JSON has no tuples
+    config = dacite.Config(cast=[tuple], check_types=True)
+    try:
+        return dacite.from_dict(record_type, value, config)
+    except dacite.MissingValueError as error:
+        raise UserError(f"{where}: has no key {error.field_path!r}; {remedy}") from error
+    except dacite.WrongTypeError as error:
+        found = type(error.value).__name__
+        raise UserError(
+            f"{where}: key {error.field_path!r} holds {error.value!r:.60} ({found}); {remedy}"
+        ) from error
+    except (dacite.DaciteError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: is damaged ({error}); {remedy}") from error
+
+
+def write_record(path: Path, record: "DataclassInstance") -> None:
+    """Write a dataclass as a JSON object, whole or not at all."""
+    write_json(path, asdict(record))
+
+
+def read_json_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a last line without its newline is still being written and left out.
+
+    Args:
+        damaged: receives the numbers, from 1, of lines that hold no JSON object; without it one raises.
+
+    Raises:
+        UserError: the file cannot be read, or a line holds no JSON object and ``damaged`` is None.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            yield value
+        elif damaged is None:
+            raise UserError(
+                f"{path}: line {number} holds no JSON object; remove the line, or the file"
+            )
+        else:
+            damaged.append(number)
