@@ -39,7 +39,7 @@ SYSTEM = (
 )
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
-    "HOME": "/tmp",
+    "HOME": "/tmp",  # noqa: S108
     "LANG": "C.UTF-8",
     "OPENBLAS_NUM_THREADS": "1",
 }

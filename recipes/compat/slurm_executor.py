@@ -39,7 +39,7 @@ def load_slurm_only() -> None:
     from nemo_run.core.execution import slurm
 
     # nemo-run compiles its template anew for each job, which takes as long as all else
-    templates = jinja2.Environment(
+    templates = jinja2.Environment(  # noqa: S701
         loader=jinja2.FileSystemLoader(f"{root}/core/execution/templates")
     )
     slurm.fill_template = lambda name, variables: templates.get_template(name).render(**variables)
