@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import (UserError, nearest)
+from recipes.common.errors import UserError, nearest
 
 MANIFEST = "manifest.json"
 UNIGRAM_COUNTS = "unigram_counts.json"
@@ -30,7 +30,9 @@ STAND_INS = {
 }
 
 
-def component_weights(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> dict[str, float]:
+def component_weights(
+    manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]
+) -> dict[str, float]:
     """Return prepared component -> its share of the tokens that a recipe's mixture asks for; the shares sum to 1.
 
     A component that was prepared under its own name is used; else the user's own text, else its stand-in at size tiny.
@@ -46,8 +48,12 @@ def component_weights(manifest: Mapping[str, Any], mixture_percent: Mapping[str,
     weights = defaultdict[str, float](float)
     for name, percent in mixture_percent.items():
         if not (math.isfinite(percent) and percent >= 0):
-            raise UserError(f"mixture: component {name!r} has weight {percent}, expected 0 or more; correct it")
-        found = [choice for choice in (name, "text", STAND_INS.get(name, "")) if choice in components]
+            raise UserError(
+                f"mixture: component {name!r} has weight {percent}, expected 0 or more; correct it"
+            )
+        found = [
+            choice for choice in (name, "text", STAND_INS.get(name, "")) if choice in components
+        ]
         if not found:
             raise UserError(
                 f"mixture: component {name!r} has no data among {', '.join(components)}{nearest(name, STAND_INS)}; "
@@ -62,7 +68,9 @@ def component_weights(manifest: Mapping[str, Any], mixture_percent: Mapping[str,
     return {name: weights[name] / total for name in sorted(weights) if weights[name]}
 
 
-def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> list[tuple[float, Path]]:
+def blend(
+    manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]
+) -> list[tuple[float, Path]]:
     """Return what a recipe's mixture becomes with prepared data: (weight, prefix of .bin and .idx), weights sum to 1.
 
     A component's weight is divided over its shards by their ``share`` where its sources have weights of their own, else
@@ -80,14 +88,20 @@ def blend(manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]) -> 
         shards = manifest["components"][name]["shards"]
         tokens = sum(shard["tokens"] for shard in shards)
         if not tokens:
-            raise UserError(f"mixture: component {name!r} holds no token, expected text; prepare it again")
+            raise UserError(
+                f"mixture: component {name!r} holds no token, expected text; prepare it again"
+            )
         shares = {shard["prefix"]: shard.get("share", shard["tokens"] / tokens) for shard in shards}
         blended += [(weight * share, Path(prefix)) for prefix, share in shares.items() if share]
     return blended
 
 
 def check_packing(
-    data: Path, manifest: Mapping[str, Any], mixture_percent: Mapping[str, float], stage: str, sequence_length: int
+    data: Path,
+    manifest: Mapping[str, Any],
+    mixture_percent: Mapping[str, float],
+    stage: str,
+    sequence_length: int,
 ) -> None:
     """Raise where a component of the mixture was packed for longer sequences than the stage's, which would cut them.
 

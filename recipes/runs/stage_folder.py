@@ -12,12 +12,11 @@ from typing import Any
 
 import yaml
 
-from recipes.registry.resolve import (Recipe)
-from recipes.common.errors import (UserError)
-from recipes.spec.tree import (flatten)
-from recipes.common.errors import (LockedError)
-from recipes.common.files import (disk_full_as_user_error, write_text)
-from recipes.common.versions import (commit, versions)
+from recipes.common.errors import LockedError, UserError
+from recipes.common.files import disk_full_as_user_error, write_text
+from recipes.common.versions import commit, versions
+from recipes.registry.resolve import Recipe
+from recipes.spec.tree import flatten
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
@@ -25,7 +24,14 @@ LOCK = "lock"
 # what a stage of long-context extension leaves: the merge of its own checkpoint with the one that it began with
 MERGED = "merged"
 CHECKPOINTS_KEPT = 3
-RECORDED_LIBRARIES = ("torch", "megatron-core", "nemo-toolkit", "nemo-run", "transformers", "safetensors")
+RECORDED_LIBRARIES = (
+    "torch",
+    "megatron-core",
+    "nemo-toolkit",
+    "nemo-run",
+    "transformers",
+    "safetensors",
+)
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -47,7 +53,8 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
         "code": commit(),
         "libraries": versions(RECORDED_LIBRARIES),
         "values": {
-            name: {"value": _plain(leaf.value), "origin": leaf.origin, "why": leaf.why} for name, leaf in leaves.items()
+            name: {"value": _plain(leaf.value), "origin": leaf.origin, "why": leaf.why}
+            for name, leaf in leaves.items()
         },
     }
     write_text(path, yaml.safe_dump(content, sort_keys=False, width=120))
@@ -149,7 +156,9 @@ def finished_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(folder)
     if manifest and manifest["status"] != "finished":
-        raise UserError(f"{folder}: the stage is {manifest['status']}, not finished; `granite41 run` continues it")
+        raise UserError(
+            f"{folder}: the stage is {manifest['status']}, not finished; `granite41 run` continues it"
+        )
     return manifest
 
 

@@ -24,6 +24,10 @@ class Task:
     array: int = 1
 
     def __str__(self) -> str:
-        processes = f"torchrun --nproc-per-node {self.processes} -m recipes.cli" if self.processes > 1 else "granite41"
+        processes = (
+            f"torchrun --nproc-per-node {self.processes} -m recipes.cli"
+            if self.processes > 1
+            else "granite41"
+        )
         after = f" (after {', '.join(self.after)})" if self.after else ""
         return f"{self.name}{after}: {processes} {shlex.join(self.arguments)}"

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import yaml
 
-from recipes.runs.data_folder import (STAND_INS, blend, check_packing, component_weights)
-from recipes.common.errors import (UserError)
+from recipes.common.errors import UserError
+from recipes.runs.data_folder import STAND_INS, blend, check_packing, component_weights
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +14,11 @@ def manifest(**components: dict[str, int]) -> dict[str, Any]:
     """A data folder's manifest: component -> prefix -> tokens."""
     return {
         "components": {
-            name: {"shards": [{"prefix": prefix, "tokens": tokens} for prefix, tokens in shards.items()]}
+            name: {
+                "shards": [
+                    {"prefix": prefix, "tokens": tokens} for prefix, tokens in shards.items()
+                ]
+            }
             for name, shards in components.items()
         }
     }
@@ -31,8 +35,18 @@ def test_weights_are_divided_over_shards_by_their_tokens() -> None:
 
 def test_stand_ins() -> None:
     data = manifest(code={"code": 5}, documentation={"documentation": 9})
-    phase1 = {"common_crawl": 59, "code": 20, "math": 7, "technical": 10.5, "multilingual": 2, "domain": 1.5}
-    assert blend(data, phase1) == [(pytest.approx(0.2), Path("code")), (pytest.approx(0.8), Path("documentation"))]
+    phase1 = {
+        "common_crawl": 59,
+        "code": 20,
+        "math": 7,
+        "technical": 10.5,
+        "multilingual": 2,
+        "domain": 1.5,
+    }
+    assert blend(data, phase1) == [
+        (pytest.approx(0.2), Path("code")),
+        (pytest.approx(0.8), Path("documentation")),
+    ]
     assert blend(data, {"code": 30, "code_instruction": 20, "math": 0}) == [(1.0, Path("code"))]
 
 
@@ -47,7 +61,11 @@ def test_components_prepared_under_their_own_names() -> None:
         (0.5, Path("x/math")),
         (0.2, Path("text")),
     ]
-    assert component_weights(data, {"math": 50, "code": 30, "books": 20}) == {"code": 0.3, "math": 0.5, "text": 0.2}
+    assert component_weights(data, {"math": 50, "code": 30, "books": 20}) == {
+        "code": 0.3,
+        "math": 0.5,
+        "text": 0.2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,7 +76,10 @@ def test_components_prepared_under_their_own_names() -> None:
         ({"code": -1.0}, "component 'code' has weight -1.0, expected 0 or more"),
         ({"code": float("nan")}, "component 'code' has weight nan"),
         ({"code": float("inf")}, "component 'code' has weight inf"),
-        ({"code": 0.0, "code_instruction": 0}, r"every component has weight 0 \(code, code_instruction\)"),
+        (
+            {"code": 0.0, "code_instruction": 0},
+            r"every component has weight 0 \(code, code_instruction\)",
+        ),
     ],
 )
 def test_what_cannot_be_blended(mixture: dict[str, float], sentence: str) -> None:
@@ -88,9 +109,13 @@ def test_what_was_packed_for_longer_sequences_is_refused() -> None:
 
 
 def test_every_published_mixture_has_stand_ins() -> None:
-    facts = yaml.safe_load((Path(__file__).parents[3] / "recipes/facts.yaml").read_text(encoding="utf-8"))
+    facts = yaml.safe_load(
+        (Path(__file__).parents[3] / "recipes/facts.yaml").read_text(encoding="utf-8")
+    )
     phases = facts["pretraining"]["phases"]
     mixtures = [
-        entry["mixture"] for entry in [*phases, *phases[-1]["stages"]] if isinstance(entry.get("mixture"), dict)
+        entry["mixture"]
+        for entry in [*phases, *phases[-1]["stages"]]
+        if isinstance(entry.get("mixture"), dict)
     ]
     assert {name for mixture in mixtures for name in mixture} == set(STAND_INS)

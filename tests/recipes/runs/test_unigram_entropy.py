@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from recipes.runs.unigram_entropy import (blend_entropy)
+from recipes.runs.unigram_entropy import blend_entropy
 
 pytestmark = pytest.mark.slow
 
