@@ -1,0 +1,199 @@
+"""Document model of the reports: sections of notes, facts, lists, tables and charts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# what a column of numbers may hold; every other column is set flush left
+NUMERIC = re.compile(
+    r"-|failed|no number"
+    r"|[+-]?[\d.,]+( ?%| ± [\d.]+)?( [▼▲])?"
+    r"|[\d ,]+(h|min|s)( [\d ]+(min|s))?"
+)
+
+
+def as_text(value: Any) -> str:
+    """Return ``value`` as text without control characters; a dash for None."""
+    if value is None:
+        return "-"
+    return "".join(
+        character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for character in str(value)
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: what it shows.
+        tone: ``bad``, ``good`` or empty.
+        heat: a percentage by which the cell is colored, or None.
+        href: a path relative to the report, or empty.
+    """
+
+    text: str
+    tone: str = ""
+    heat: float | None = None
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: its heading.
+        header: a title for each column.
+        rows: a cell for each column; a value that is no :class:`Cell` is shown as text.
+        note: a sentence below the table.
+        folded: whether the page shows the rows only on demand.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+    folded: bool = False
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows with every value as a cell."""
+        return [[_as_cell(value) for value in row] for row in self.rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column, whether all of its cells are numbers."""
+        columns = zip(*self.cells, strict=True)
+        return [all(NUMERIC.fullmatch(cell.text) for cell in column) for column in columns]
+
+
+def _as_cell(value: Any) -> Cell:
+    return value if isinstance(value, Cell) else Cell(as_text(value))
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph.
+
+    Attributes:
+        text: what it says.
+        kind: ``soft``, ``warning`` or ``error``.
+        href: a path relative to the report, or empty.
+    """
+
+    text: str
+    kind: str = "soft"
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Single values by name."""
+
+    values: Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A bulleted list."""
+
+    items: Sequence[str]
+
+
+# a point of a curve: x, y, and the lower and upper bound of y
+Point = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve of a chart.
+
+    Attributes:
+        name: in the legend.
+        points: x does not fall.
+        style: class of the style sheet; empty for the next color in turn.
+        marked: whether each point has a mark, and its bounds are an error bar in place of a band.
+    """
+
+    name: str
+    points: Sequence[Point]
+    style: str = ""
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a chart.
+
+    Attributes:
+        label: name and unit.
+        log: whether it is logarithmic.
+        limits: first and last value; None for those of the points.
+        ticks: value -> label; None for round values.
+    """
+
+    label: str
+    log: bool = False
+    limits: tuple[float, float] | None = None
+    ticks: Mapping[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A named stretch of the x axis."""
+
+    name: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over a common x axis.
+
+    Attributes:
+        title: its heading and accessible name.
+        series: the curves.
+        x, y: the axes.
+        spans: stretches of the x axis, shaded in turn.
+        as_table: whether Markdown, which has no pictures, lists the points.
+    """
+
+    title: str
+    series: Sequence[Series]
+    x: Axis
+    y: Axis
+    spans: Sequence[Span] = ()
+    as_table: bool = False
+
+
+Block = Note | Facts | Listing | Table | Chart
+
+
+@dataclass
+class Section:
+    """A part of a document.
+
+    Attributes:
+        title: its heading.
+        blocks: what it holds, in order.
+        anchor: its id in the page; empty for one that the navigation does not list.
+        short: its name in the navigation.
+    """
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+    anchor: str = ""
+    short: str = ""
+
+
+@dataclass
+class Document:
+    """A whole report."""
+
+    title: str
+    subtitle: str
+    sections: list[Section]
