@@ -1,30 +1,36 @@
 """The CPU backend: NeMo and Megatron-Core, unchanged, on a machine without CUDA.
 
-Megatron-Core 0.13.1 and NeMo 2.4.1 ask for ``device="cuda"``, for CUDA streams and for CUDA random states even where
-the arithmetic would run anywhere. :func:`install` answers those requests with the CPU. It does nothing where CUDA is
-available, and refuses to patch versions it was not written for.
+Megatron-Core 0.13.1 and NeMo 2.4.1 ask for ``device="cuda"``, for CUDA streams and for CUDA random
+states even where the arithmetic would run anywhere. :func:`install` answers those requests with the
+CPU. It does nothing where CUDA is available, and refuses to patch versions it was not written for.
 """
 
 import contextlib
-import importlib.metadata
+import functools
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from recipes.compat import patching
+
 # The versions whose sources were read for the patches below.
 WRITTEN_FOR = {"torch": "2.13.0", "megatron-core": "0.13.1", "nemo-toolkit": "2.4.1"}
+PATCHED_BY = "recipes/compat/cpu.py"
 
 CPU = torch.device("cpu")
+
+_replace = functools.partial(patching.replace, patched_by=PATCHED_BY)
 
 _installed: "list[_CudaRequestsOnCpu]" = []
 
 
 def install() -> None:
-    """Send every CUDA request of this process to the CPU; nothing where CUDA is available, or the second time.
+    """Send every CUDA request of this process to the CPU, once; do nothing where CUDA is available.
 
     Raises:
-        RuntimeError: an installed library is not the version that the patches were written for, or lacks a name.
+        RuntimeError: an installed library is not the version that the patches were written for, or
+            lacks a name.
     """
     if torch.cuda.is_available() or _installed:
         return
@@ -39,13 +45,7 @@ def install() -> None:
 
 def check_versions() -> None:
     """Raise RuntimeError unless the installed libraries are the ones in :data:`WRITTEN_FOR`."""
-    for package, expected in WRITTEN_FOR.items():
-        found = importlib.metadata.version(package).split("+")[0]
-        if found != expected:
-            raise RuntimeError(
-                f"recipes/compat/cpu.py patches {package} {expected} but {found} is installed: "
-                f"install the pinned version, or review the patches and update WRITTEN_FOR"
-            )
+    patching.require_versions(WRITTEN_FOR, PATCHED_BY)
 
 
 class _CudaRequestsOnCpu(TorchFunctionMode):
@@ -56,24 +56,29 @@ class _CudaRequestsOnCpu(TorchFunctionMode):
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         if func is torch.Tensor.to:
-            args = (
-                args[0],
-                *(_place(a) if isinstance(a, str | torch.device) else a for a in args[1:]),
-            )
+            # a device may be anywhere among the arguments, beside types and flags
+            tensor, *options = args
+            args = (tensor, *map(_without_cuda, options))
         elif func is torch.Tensor.type and len(args) == 1 and not kwargs:
             # Float16Module and the optimizers tell parameters apart by 'torch.cuda.FloatTensor'
             return func(*args).replace("torch.", "torch.cuda.")
         if kwargs.get("device") is not None:
-            kwargs = {**kwargs, "device": _place(kwargs["device"])}
+            kwargs = {**kwargs, "device": _cpu_for_cuda(kwargs["device"])}
         if kwargs.get("pin_memory"):
             # page-locked memory exists only where there is an accelerator to copy it to
             kwargs = {**kwargs, "pin_memory": False}
         return func(*args, **kwargs)
 
 
-def _place(device: Any) -> Any:
+def _cpu_for_cuda(device: Any) -> Any:
     """Return the CPU for a CUDA device (an integer index is one), any other device as it is."""
-    return CPU if isinstance(device, int) or torch.device(device).type == "cuda" else device
+    is_cuda = isinstance(device, int) or torch.device(device).type == "cuda"
+    return CPU if is_cuda else device
+
+
+def _without_cuda(option: Any) -> Any:
+    """Return an argument of ``Tensor.to`` with the CPU for a CUDA device."""
+    return _cpu_for_cuda(option) if isinstance(option, str | torch.device) else option
 
 
 class _NoStream:
@@ -90,14 +95,6 @@ class _NoStream:
 
     def query(self) -> bool:
         return True
-
-
-def _replace(owner: Any, name: str, new: Any) -> None:
-    if not hasattr(owner, name):
-        raise RuntimeError(
-            f"recipes/compat/cpu.py patches {owner.__name__}.{name}, which is not there any more"
-        )
-    setattr(owner, name, new)
 
 
 def _patch_torch() -> None:
@@ -119,17 +116,21 @@ def _patch_torch() -> None:
 
 
 def _patch_megatron() -> None:
-    # megatron/core/tensor_parallel/random.py indexes torch.cuda.default_generators, which is empty without CUDA
+    # megatron/core/tensor_parallel/random.py indexes torch.cuda.default_generators, which is empty
+    # without CUDA
     from megatron.core.tensor_parallel import random
 
     _replace(random, "_get_cuda_rng_state", lambda *args, **kwargs: torch.get_rng_state())
     _replace(
-        random, "_set_cuda_rng_state", lambda state, *args, **kwargs: torch.set_rng_state(state)
+        random,
+        "_set_cuda_rng_state",
+        lambda state, *args, **kwargs: torch.set_rng_state(state),
     )
 
 
 def _patch_nemo() -> None:
-    # nemo/lightning/io/pl.py asserts that CUDA is initialised before it moves loaded tensors between GPUs
+    # nemo/lightning/io/pl.py asserts that CUDA is initialized before it moves loaded tensors
+    # between GPUs
     from nemo.lightning.io import pl
 
     _replace(pl, "_fix_tensors_device", lambda checkpoint: checkpoint)

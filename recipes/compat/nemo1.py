@@ -9,13 +9,17 @@ from megatron.core.tensor_parallel.layers import (
 )
 
 from recipes.compat import cpu
+from recipes.compat.patching import replace
+
+PATCHED_BY = "recipes/compat/nemo1.py"
 
 
 def install() -> None:
     """Patch NeMo 1 for the CPU; nothing where CUDA is available.
 
     Raises:
-        RuntimeError: an installed library is not the version that the patches were written for, or lacks a name.
+        RuntimeError: an installed library is not the version that the patches were written for, or
+            lacks a name.
     """
     if torch.cuda.is_available():
         return
@@ -24,23 +28,22 @@ def install() -> None:
     from nemo.collections.nlp.modules.common.megatron import build_model
 
     # nemo/collections/nlp/models/language_modeling/megatron_base_model.py: matches a pattern against
-    # NVIDIA_PYTORCH_VERSION, None outside of NVIDIA's container, to set up what containers before 23.11 need
-    method = "_enable_nvidia_optimizations"
-    _require(method in vars(MegatronBaseModel), f"MegatronBaseModel.{method}")
-    setattr(MegatronBaseModel, method, lambda self: None)
+    # NVIDIA_PYTORCH_VERSION, None outside of NVIDIA's container, to set up what containers before
+    # 23.11 need
+    replace(
+        MegatronBaseModel,
+        "_enable_nvidia_optimizations",
+        lambda self: None,
+        patched_by=PATCHED_BY,
+    )
 
-    # nemo/collections/nlp/modules/common/megatron/build_model.py: imports this function from Apex or not at all;
+    # nemo/collections/nlp/modules/common/megatron/build_model.py: imports this function from Apex
+    # or not at all, so the name may be missing in the module but not in the function that calls it;
     # Megatron-Core has the same
     set_defaults = set_defaults_if_not_set_tensor_model_parallel_attributes
-    _require(
-        set_defaults.__name__ in build_model.build_model.__code__.co_names,
-        f"build_model.{set_defaults.__name__}",
-    )
-    setattr(build_model, set_defaults.__name__, set_defaults)
-
-
-def _require(is_there: bool, name: str) -> None:
-    if not is_there:
+    if set_defaults.__name__ not in build_model.build_model.__code__.co_names:
         raise RuntimeError(
-            f"recipes/compat/nemo1.py patches NeMo's {name}, which is not there any more"
+            f"{PATCHED_BY} patches build_model.{set_defaults.__name__}, "
+            f"which is not there any more"
         )
+    setattr(build_model, set_defaults.__name__, set_defaults)

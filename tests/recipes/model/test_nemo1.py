@@ -94,12 +94,12 @@ def _check_patches():
     with pytest.MonkeyPatch.context() as upstream:
         upstream.delattr(MegatronBaseModel, method.__name__)
         with pytest.raises(
-            RuntimeError, match=f"patches NeMo's MegatronBaseModel.{method.__name__}"
+            RuntimeError, match=rf"patches MegatronBaseModel.{method.__name__}"
         ):
             nemo1.install()
     with pytest.MonkeyPatch.context() as upstream:
         upstream.setattr(build_model, "build_model", lambda: None)
-        with pytest.raises(RuntimeError, match=r"patches NeMo's build_model\.set_defaults"):
+        with pytest.raises(RuntimeError, match=r"patches build_model\.set_defaults"):
             nemo1.install()
 
 
