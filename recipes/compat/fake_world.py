@@ -1,8 +1,9 @@
-"""One process as a rank of a large job: process groups of any size without other processes, a model without memory.
+"""One process as a rank of a large job: process groups of any size without other processes, a model
+without memory.
 
-Nothing of Megatron-Core is patched. Torch's fake process group, in whose collectives nobody else takes part, belongs to
-torch's own tests (``torch.testing._internal``), and so may change: :func:`recipes.compat.cpu.check_versions` refuses
-any version but the one it was read in.
+Nothing of Megatron-Core is patched. Torch's fake process group, in whose collectives nobody else
+takes part, belongs to torch's own tests (``torch.testing._internal``), and so may change:
+:func:`recipes.compat.cpu.check_versions` refuses any version but the one it was read in.
 """
 
 import os
@@ -13,10 +14,12 @@ from recipes.common.errors import UserError
 
 
 def without_gpus() -> None:
-    """Keep torch off this machine's GPUs: models are built on the meta device, through the CPU backend.
+    """Keep torch off this machine's GPUs: models are built on the meta device, through the CPU
+    backend.
 
     Raises:
-        UserError: torch was loaded before and has found GPUs, or a library is not of the CPU backend's version.
+        UserError: torch was loaded before and has found GPUs, or a library is not of the CPU
+            backend's version.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
@@ -25,7 +28,8 @@ def without_gpus() -> None:
 
     if torch.cuda.is_available():
         raise UserError(
-            "models are built here without GPUs, but torch has found some; set CUDA_VISIBLE_DEVICES=''"
+            "models are built here without GPUs, but torch has found some; set "
+            "CUDA_VISIBLE_DEVICES=''"
         )
     try:
         cpu.check_versions()
@@ -38,7 +42,8 @@ def without_gpus() -> None:
 def rank_of_world(
     rank: int, world_size: int, tensor: int, pipeline: int, context: int
 ) -> Iterator[None]:
-    """Be ``rank`` of ``world_size`` with Megatron's parallel groups set up; new tensors are on the meta device.
+    """Be ``rank`` of ``world_size`` with Megatron's parallel groups set up; new tensors are on the
+    meta device.
 
     Args:
         rank: 0 to ``world_size - 1``.

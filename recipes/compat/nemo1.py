@@ -1,6 +1,7 @@
 """NeMo 1's models on a machine without CUDA, Apex and NVIDIA's container.
 
-Two patches to NeMo 2.4.1, on top of :mod:`recipes.compat.cpu`, let ``MegatronGPTModel`` be built and run.
+Two patches to NeMo 2.4.1, on top of :mod:`recipes.compat.cpu`, let ``MegatronGPTModel`` be built
+and run.
 """
 
 import torch
@@ -27,9 +28,9 @@ def install() -> None:
     from nemo.collections.nlp.models.language_modeling.megatron_base_model import MegatronBaseModel
     from nemo.collections.nlp.modules.common.megatron import build_model
 
-    # nemo/collections/nlp/models/language_modeling/megatron_base_model.py: matches a pattern against
-    # NVIDIA_PYTORCH_VERSION, None outside of NVIDIA's container, to set up what containers before
-    # 23.11 need
+    # nemo/collections/nlp/models/language_modeling/megatron_base_model.py: matches a pattern
+    # against NVIDIA_PYTORCH_VERSION, None outside of NVIDIA's container, to set up what containers
+    # before 23.11 need
     replace(
         MegatronBaseModel,
         "_enable_nvidia_optimizations",
@@ -43,7 +44,6 @@ def install() -> None:
     set_defaults = set_defaults_if_not_set_tensor_model_parallel_attributes
     if set_defaults.__name__ not in build_model.build_model.__code__.co_names:
         raise RuntimeError(
-            f"{PATCHED_BY} patches build_model.{set_defaults.__name__}, "
-            f"which is not there any more"
+            f"{PATCHED_BY} patches build_model.{set_defaults.__name__}, which is not there any more"
         )
     setattr(build_model, set_defaults.__name__, set_defaults)

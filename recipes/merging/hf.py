@@ -27,7 +27,8 @@ class HFParent:
         location: the folder.
         config: its config under config.json's names.
         weights: one for each transformers tensor.
-        files: name of each safetensors file -> its bytes before the tensors, and the tensors in the order of the file.
+        files: name of each safetensors file -> its bytes before the tensors, and the tensors in the
+            order of the file.
 
     Raises:
         UserError: not such a folder, or damaged.
@@ -52,7 +53,8 @@ class HFParent:
         self._places: dict[str, tuple[FileIO, int]] = {}
         self.files: dict[str, tuple[bytes, list[Weight]]] = {}
         for path in _safetensors(folder):
-            # stays open, as the kernel reads ahead in a file that it knows; the advice is for threads that take turns
+            # stays open, as the kernel reads ahead in a file that it knows; the advice is for
+            # threads that take turns
             file = path.open("rb", buffering=0)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             length = file.read(8)
@@ -76,7 +78,9 @@ class HFParent:
         read_into(file, place + start * target[0].nbytes, target)
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of config.json, and of the index or of the file's header: names, types, shapes, places."""
+        """Return the SHA-256 of config.json, and of the index or of the file's header: names,
+        types, shapes, places.
+        """
         index = self.location / hf_folder.INDEX
         if index.is_file():
             listing = {index.name: sha256(index.read_bytes())}
@@ -90,7 +94,9 @@ class HFParent:
         }
 
     def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
-        """Write the Hugging Face folder ``folder``: this one's files, with the merged numbers in them."""
+        """Write the Hugging Face folder ``folder``: this one's files, with the merged numbers in
+        them.
+        """
         for name in (hf_folder.CONFIG, "generation_config.json", hf_folder.INDEX):
             if (self.location / name).is_file():
                 shutil.copyfile(self.location / name, folder / name)

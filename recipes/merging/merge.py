@@ -24,22 +24,25 @@ def merge(
     base: Path | None = None,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Write the merge of two or more checkpoints of one kind, a few rows of a tensor in memory at a time.
+    """Write the merge of two or more checkpoints of one kind, a few rows of a tensor in memory at a
+    time.
 
     Args:
-        method: ``linear``, ``slerp`` or ``task``; ``recipes.merging.weighted_sum`` has their formulas.
-        paths: Hugging Face folders, or NeMo 2 checkpoints and finished stages' folders. The first gives the output its
-            config, tokenizer and layout.
-        weights: one for each of ``paths``. They sum to one, but for ``task``: mergekit's task_arithmetic does not
-            normalize its weights either, so any finite ones do. For ``slerp`` ``1 - t, t`` with t in [0, 1].
-        output: new folder of the parents' kind, with ``merge_manifest.json``. A NeMo checkpoint has no optimizer state,
-            so that training starts from its weights alone.
+        method: ``linear``, ``slerp`` or ``task``; ``recipes.merging.weighted_sum`` has their
+            formulas.
+        paths: Hugging Face folders, or NeMo 2 checkpoints and finished stages' folders. The first
+            gives the output its config, tokenizer and layout.
+        weights: one for each of ``paths``. They sum to one, but for ``task``: mergekit's
+            task_arithmetic does not normalize its weights either, so any finite ones do. For
+            ``slerp`` ``1 - t, t`` with t in [0, 1].
+        output: new folder of the parents' kind, with ``merge_manifest.json``. A NeMo checkpoint has
+            no optimizer state, so that training starts from its weights alone.
         base: for ``task``, the checkpoint that the others were trained from.
         say: called with a line of progress.
 
     Raises:
-        UserError: method, parents or weights that do not fit each other, a damaged parent, an output that exists, or no
-            space left.
+        UserError: method, parents or weights that do not fit each other, a damaged parent, an
+            output that exists, or no space left.
     """
     check_weights(method, len(paths), weights, base)
     with atomic_directory(output) as temporary:
@@ -50,7 +53,8 @@ def check_weights(method: str, parents: int, weights: Sequence[float], base: Pat
     """Check what can be without the parents.
 
     Raises:
-        UserError: an unknown method, or numbers of parents and weights, weights or a base that do not fit it.
+        UserError: an unknown method, or numbers of parents and weights, weights or a base that do
+            not fit it.
     """
     if method not in METHODS:
         raise UserError(
@@ -60,7 +64,8 @@ def check_weights(method: str, parents: int, weights: Sequence[float], base: Pat
         raise UserError(f"--parents: {parents} given, but a merge needs at least two")
     if method == "slerp" and parents != 2:
         raise UserError(
-            f"--parents: {parents} given, but slerp merges exactly two; use linear, or merge in steps"
+            f"--parents: {parents} given, but slerp merges exactly two; use linear, or merge in "
+            "steps"
         )
     if len(weights) != parents:
         raise UserError(
@@ -72,7 +77,8 @@ def check_weights(method: str, parents: int, weights: Sequence[float], base: Pat
         )
     if method == "task" and base is None:
         raise UserError(
-            "--base: missing, but task adds what the parents have learned to a base; name their ancestor"
+            "--base: missing, but task adds what the parents have learned to a base; name their "
+            "ancestor"
         )
     if method != "task" and base is not None:
         raise UserError(f"--base: {method} has no base; leave it out or use --method task")
@@ -82,7 +88,8 @@ def check_weights(method: str, parents: int, weights: Sequence[float], base: Pat
         )
     if method == "slerp" and not 0 <= weights[1] <= 1:
         raise UserError(
-            f"--weights: {_words(weights)} leads beyond the parents; slerp needs `1-t t` with t in [0, 1]"
+            f"--weights: {_words(weights)} leads beyond the parents; slerp needs `1-t t` with t in "
+            "[0, 1]"
         )
 
 
@@ -95,7 +102,9 @@ def write_merge(
     base: Path | None = None,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Write the merge into ``folder``, which exists and is removed by the caller if this fails; see :func:`merge`."""
+    """Write the merge into ``folder``, which exists and is removed by the caller if this fails; see
+    :func:`merge`.
+    """
     every = [*paths, *([base] if base else [])]
     opened = [open_parent(path) for path in every]
     check_alike(every, opened)
@@ -104,7 +113,8 @@ def write_merge(
         values = [parent.config[field] for parent in opened]
         if len(set(values)) > 1:
             say(
-                f"{field} is {' and '.join(map(str, values))}; the merge gets {values[0]}, as its first parent has"
+                f"{field} is {' and '.join(map(str, values))}; the merge gets {values[0]}, as its "
+                "first parent has"
             )
     check_space(
         folder, sum(weight.elements * first.dtype(weight).itemsize for weight in first.weights)

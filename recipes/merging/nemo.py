@@ -86,7 +86,9 @@ class NemoParent(TorchDistCheckpoint):
                 part.copy_(numbers)
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and bytes of what the model keeps beside its tensors: the ``_extra_state`` of its layers."""
+        """Yield name and bytes of what the model keeps beside its tensors: the ``_extra_state`` of
+        its layers.
+        """
         for index, place in self._places.items():
             if index.fqn.startswith(self.prefix) and index.fqn not in self._tensors:
                 with (self.folder / Path(place.relative_path).name).open("rb") as file:
@@ -101,7 +103,9 @@ class NemoParent(TorchDistCheckpoint):
         }
 
     def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
-        """Write the NeMo 2 checkpoint ``folder``: this one's context, and the weights as a single rank saves them."""
+        """Write the NeMo 2 checkpoint ``folder``: this one's context, and the weights as a single
+        rank saves them.
+        """
         shutil.copytree(self.location / "context", folder / "context")
         target = folder / "weights"
         target.mkdir()
@@ -146,8 +150,8 @@ class NemoParent(TorchDistCheckpoint):
             path, start, described = self.located(weight, chunk)
             if not described.is_contiguous():
                 raise UserError(
-                    f"{path}: {weight.key} has strides {described.stride()}, but rows must follow each other; save the "
-                    f"checkpoint again"
+                    f"{path}: {weight.key} has strides {described.stride()}, but rows must follow "
+                    "each other; save the checkpoint again"
                 )
             self._starts[key] = path, start + described.storage_offset() * described.itemsize
         return self._starts[key]

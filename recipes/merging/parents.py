@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from recipes.merging.nemo import NemoParent
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32)
-# a long-context stage changes the first two and no tensor's shape; the third is of use to random weights only
+# a long-context stage changes the first two and no tensor's shape; the third is of use to random
+# weights only
 MAY_DIFFER = ("rope_theta", "max_position_embeddings", "initializer_range")
 
 Parent: TypeAlias = "HFParent | NemoParent"
@@ -36,7 +37,8 @@ def open_parent(path: Path) -> Parent:
     if (path / hf_folder.CONFIG).is_file():
         return HFParent(path)
     raise UserError(
-        f"{path}: not a checkpoint; name a Hugging Face folder, a NeMo 2 checkpoint or a finished stage's folder"
+        f"{path}: not a checkpoint; name a Hugging Face folder, a NeMo 2 checkpoint or a finished "
+        "stage's folder"
     )
 
 
@@ -44,13 +46,15 @@ def check_alike(paths: list[Path], parents: list[Parent]) -> None:
     """Check that the tensors of ``parents`` can be added.
 
     Raises:
-        UserError: they are of two kinds, their configs differ beyond :data:`MAY_DIFFER`, or a tensor's type does.
+        UserError: they are of two kinds, their configs differ beyond :data:`MAY_DIFFER`, or a
+            tensor's type does.
     """
     first, name = parents[0], paths[0]
     for other, path in zip(parents[1:], paths[1:], strict=True):
         if other.kind != first.kind:
             raise UserError(
-                f"{path} is a {other.kind}, but {name} a {first.kind}; export or import one so that both are the same"
+                f"{path} is a {other.kind}, but {name} a {first.kind}; export or import one so "
+                "that both are the same"
             )
         differing = [
             f"{field} {other.config[field]} for {first.config[field]}"
@@ -59,23 +63,28 @@ def check_alike(paths: list[Path], parents: list[Parent]) -> None:
         ]
         if differing:
             raise UserError(
-                f"{path}: another model than {name}: {', '.join(differing)}; merge sizes with themselves"
+                f"{path}: another model than {name}: {', '.join(differing)}; merge sizes with "
+                "themselves"
             )
         for weight in first.weights:
             types = other.dtype(weight), first.dtype(weight)
             if types[0] != types[1]:
                 raise UserError(
-                    f"{path}: {weight.key} is {types[0]}, but {types[1]} in {name}; convert one to the other's type"
+                    f"{path}: {weight.key} is {types[0]}, but {types[1]} in {name}; convert one to "
+                    "the other's type"
                 )
     for weight in first.weights:
         if first.dtype(weight) not in _TYPES:
             raise UserError(
-                f"{name}: {weight.key} is {first.dtype(weight)}, but only bf16, fp16 and fp32 are merged"
+                f"{name}: {weight.key} is {first.dtype(weight)}, but only bf16, fp16 and fp32 are "
+                "merged"
             )
 
 
 def describe(path: Path, parent: Parent) -> dict[str, Any]:
-    """Return what the manifest says of a parent: its path, kind, digests and the stage that it belongs to."""
+    """Return what the manifest says of a parent: its path, kind, digests and the stage that it
+    belongs to.
+    """
     location = parent.location
     described: dict[str, Any] = {"path": str(path), "kind": parent.kind, "sha256": parent.digests()}
     # STAGE/checkpoints/NAME, STAGE/merged and STAGE/hf
@@ -87,7 +96,8 @@ def describe(path: Path, parent: Parent) -> dict[str, Any]:
         final = manifest.get("status") == "finished" and manifest["checkpoint"]
         if location.parent.name == "checkpoints":
             described["checkpoint"] = location.name
-        # the stage's tokens are those of its last checkpoint, which is also the one that is exported
+        # the stage's tokens are those of its last checkpoint, which is also the one that is
+        # exported
         if final and location.name in ("hf", MERGED, Path(final).name):
             described |= {"checkpoint": Path(final).name, "tokens": manifest["tokens"]}
         # what a stage leaves, and exports, is its merge if there is one

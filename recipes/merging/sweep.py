@@ -1,4 +1,6 @@
-"""Several weights of two parents: each merge is evaluated, and the best one that keeps its short context is written."""
+"""Several weights of two parents: each merge is evaluated, and the best one that keeps its short
+context is written.
+"""
 
 import json
 import math
@@ -42,7 +44,8 @@ Evaluate = Callable[[Path], Score]
 
 
 def parse_sweep(text: str) -> list[float]:
-    """Return the second parent's weights of ``FIRST..LAST`` or ``FIRST..LAST:STEP``; the step is 0.2 by default.
+    """Return the second parent's weights of ``FIRST..LAST`` or ``FIRST..LAST:STEP``; the step is
+    0.2 by default.
 
     Raises:
         UserError: not of this form, outside of [0, 1], or more than 100 weights.
@@ -57,7 +60,8 @@ def parse_sweep(text: str) -> list[float]:
         fits = False
     if not fits:
         raise UserError(
-            f"--sweep {text}: expected FIRST..LAST or FIRST..LAST:STEP between 0 and 1, as 0.1..0.9:0.2"
+            f"--sweep {text}: expected FIRST..LAST or FIRST..LAST:STEP between 0 and 1, as "
+            "0.1..0.9:0.2"
         )
     # rounded, so that steps of 0.1 give the weights that one would write
     count = math.floor((last - first) / step + 1e-9) + 1
@@ -75,10 +79,11 @@ def sweep(
     bound: float = SHORT_LOSS_BOUND,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Evaluate the merges with the weights ``1 - w, w`` and write the picked one, with ``sweep.json`` in it.
+    """Evaluate the merges with the weights ``1 - w, w`` and write the picked one, with
+    ``sweep.json`` in it.
 
-    The pick has the lowest long-context loss of those whose short-context loss is at most ``1 + bound`` times that of
-    the better parent; of equal ones the first.
+    The pick has the lowest long-context loss of those whose short-context loss is at most ``1 +
+    bound`` times that of the better parent; of equal ones the first.
 
     Args:
         method: as for :func:`recipes.merging.merge.merge`, like ``base``.
@@ -111,7 +116,8 @@ def sweep(
             shutil.rmtree(scratch, ignore_errors=True)
             if not (math.isfinite(found.short) and math.isfinite(found.long)):
                 raise UserError(
-                    f"{checkpoint}: its losses are {found.short} and {found.long}; look at its training"
+                    f"{checkpoint}: its losses are {found.short} and {found.long}; look at its "
+                    "training"
                 )
             rows.append({**name, **asdict(found)})
             say(" ".join(f"{key}={value}" for key, value in rows[-1].items()))
@@ -129,8 +135,8 @@ def sweep(
         if not kept:
             lowest = min(row["short"] for row in rows if "weights" in row)
             raise UserError(
-                f"no merge keeps the short-context loss within {limit:.4f}, the lowest has {lowest:.4f}; "
-                "sweep nearer to the better parent or try another method"
+                f"no merge keeps the short-context loss within {limit:.4f}, the lowest has "
+                f"{lowest:.4f}; sweep nearer to the better parent or try another method"
             )
         pick = min(kept, key=lambda row: row["long"])
         write_merge(method, paths, pick["weights"], temporary, base=base, say=say)
@@ -146,10 +152,11 @@ def sweep(
 
 
 def text_evaluation(short: Path, long: Path) -> Evaluate:
-    """Return an evaluation through transformers: cross-entropy on a file of short and one of long documents.
+    """Return an evaluation through transformers: cross-entropy on a file of short and one of long
+    documents.
 
-    The short loss is over the first 4,096 tokens of each document, the long one over the last quarter of each: of as
-    much of it as the model has positions for. Both are means over tokens.
+    The short loss is over the first 4,096 tokens of each document, the long one over the last
+    quarter of each: of as much of it as the model has positions for. Both are means over tokens.
 
     Args:
         short: JSON lines with a field ``text``, or a text file, which is one document.
@@ -189,7 +196,9 @@ def text_evaluation(short: Path, long: Path) -> Evaluate:
 
 @torch.inference_mode()
 def _loss(model: GraniteForCausalLM, ids: list[int], first: int) -> tuple[float, int]:
-    """Return the summed cross-entropy of ``ids[first:]`` in nats, each given all before it, and their number."""
+    """Return the summed cross-entropy of ``ids[first:]`` in nats, each given all before it, and
+    their number.
+    """
     if len(ids) <= first:
         return 0.0, 0
     tokens = torch.tensor(ids, device=model.device)

@@ -1,9 +1,10 @@
-"""Every method of merging is a weighted sum of the parents' tensors; only where its factors come from differs.
+"""Every method of merging is a weighted sum of the parents' tensors; only where its factors come
+from differs.
 
-``linear``: the sum of w_i x_i (model soups, arXiv 2203.05482).
-``task``: base + the sum of w_i (x_i - base) (task arithmetic, arXiv 2212.04089), the same as (1 - the sum of w_i) base
-+ the sum of w_i x_i.
-``slerp``: spherical linear interpolation of two tensors, each taken as one vector (:func:`slerp_factors`).
+``linear``: the sum of w_i x_i (model soups, arXiv 2203.05482). ``task``: base + the sum of w_i (x_i
+- base) (task arithmetic, arXiv 2212.04089), the same as (1 - the sum of w_i) base + the sum of w_i
+x_i. ``slerp``: spherical linear interpolation of two tensors, each taken as one vector
+(:func:`slerp_factors`).
 """
 
 import math
@@ -21,7 +22,8 @@ from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import Weight
 
 METHODS = ("linear", "slerp", "task")
-# numbers of a parent that a thread has in memory at a time; fewer cost calls, more leave the processor's cache
+# numbers of a parent that a thread has in memory at a time; fewer cost calls, more leave the
+# processor's cache
 CHUNK_ELEMENTS = 2**19
 _MOST_WORKERS = 8
 # mergekit 0.1.4, merge_methods/slerp.py: DOT_THRESHOLD and eps
@@ -36,14 +38,17 @@ class Source(Protocol):
         """Return the type that ``weight`` is stored in."""
 
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
-        """Read the rows of ``weight`` from ``start`` into ``target``, [rows, columns] of the stored type."""
+        """Read the rows of ``weight`` from ``start`` into ``target``, [rows, columns] of the stored
+        type.
+        """
 
 
 class Merge:
-    """A weighted sum of parents, read and computed a few rows at a time by threads that each take rows of their own.
+    """A weighted sum of parents, read and computed a few rows at a time by threads that each take
+    rows of their own.
 
-    Used as a context manager: torch's operations themselves run on one thread within it, as threads that wait for each
-    other at every operation are slow on a machine that does other work too.
+    Used as a context manager: torch's operations themselves run on one thread within it, as threads
+    that wait for each other at every operation are slow on a machine that does other work too.
 
     Args:
         method: one of :data:`METHODS`.
@@ -71,8 +76,8 @@ class Merge:
     def rows(self, weight: Weight) -> Iterator[Tensor]:
         """Yield the merged rows of ``weight``, :func:`chunk_rows` of them at a time.
 
-        Arithmetic is in fp32. A parent whose factor is 0 is not read, so that a factor of 1 gives its parent bit for
-        bit.
+        Arithmetic is in fp32. A parent whose factor is 0 is not read, so that a factor of 1 gives
+        its parent bit for bit.
 
         Yields:
             [rows, columns] in the stored type, valid until the next.
@@ -107,7 +112,9 @@ class Merge:
         return self._compute(merge, weight)
 
     def _row_factors(self, weight: Weight) -> list[Tensor]:
-        """Return each source's factors, [rows of ``weight``, 1]; with slerp its parts have different ones."""
+        """Return each source's factors, [rows of ``weight``, 1]; with slerp its parts have
+        different ones.
+        """
         if self.method != "slerp":
             return [torch.full((weight.shape[0], 1), factor) for factor in self.factors]
         of_parts = [
@@ -147,7 +154,8 @@ class Merge:
         return first.view(stored.shape), second.view(stored.shape)
 
     def _compute(self, task: Callable[[slice, Tensor], Tensor], weight: Weight) -> Iterator[Tensor]:
-        """Yield what ``task`` returns for one chunk of rows after the other, while threads work on the next ones.
+        """Yield what ``task`` returns for one chunk of rows after the other, while threads work on
+        the next ones.
 
         ``task`` is called with the rows and with memory for them in the stored type.
         """
@@ -176,12 +184,14 @@ def chunk_rows(weight: Weight) -> int:
 
 
 def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[float, float]:
-    """Return the factors of the two vectors: sin((1 - t) angle) / sin(angle) and sin(t angle) / sin(angle).
+    """Return the factors of the two vectors: sin((1 - t) angle) / sin(angle) and sin(t angle) /
+    sin(angle).
 
-    As mergekit 0.1.4 has it (``merge_methods/slerp.py``), where the formula is Shoemake's (SIGGRAPH 1985): the angle is
-    that between the vectors scaled to length 1, the factors are applied to the vectors as they are. Vectors that are
-    nearly parallel or opposed (cosine beyond ±0.9995) get 1 - t and t. A vector no longer than 1e-8 is not scaled, so
-    that a zero vector counts as perpendicular.
+    As mergekit 0.1.4 has it (``merge_methods/slerp.py``), where the formula is Shoemake's (SIGGRAPH
+    1985): the angle is that between the vectors scaled to length 1, the factors are applied to the
+    vectors as they are. Vectors that are nearly parallel or opposed (cosine beyond ±0.9995) get 1 -
+    t and t. A vector no longer than 1e-8 is not scaled, so that a zero vector counts as
+    perpendicular.
 
     Args:
         t: 0 for the first vector, 1 for the second.

@@ -1,8 +1,9 @@
-"""Core attention on torch's ``scaled_dot_product_attention``, for machines without TransformerEngine.
+"""Core attention on torch's ``scaled_dot_product_attention``, for machines without
+TransformerEngine.
 
-Megatron-Core's own local attention builds the whole score matrix and refuses context parallelism. This one is causal,
-knows grouped queries and document masks, gathers keys and values over the context-parallel group, and never holds more
-than one block of a mask.
+Megatron-Core's own local attention builds the whole score matrix and refuses context parallelism.
+This one is causal, knows grouped queries and document masks, gathers keys and values over the
+context-parallel group, and never holds more than one block of a mask.
 """
 
 import math
@@ -18,22 +19,25 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Rows of one block of queries times keys: 2^24 booleans are 16 MiB, 64 MiB once a kernel turns them into fp32.
+# Rows of one block of queries times keys: 2^24 booleans are 16 MiB, 64 MiB once a kernel turns them
+# into fp32.
 MASK_BLOCK_ELEMENTS = 2**24
 
 
 class SdpaCoreAttention(MegatronModule):
     """Stands where Megatron's ``DotProductAttention`` stands, with the same constructor and call.
 
-    The mask is one of three: none (causal), document ids (integers of shape [batch, 1, sequence], not falling along
-    the sequence; a token attends to earlier tokens of its own document only), or Megatron's own boolean mask
-    [batch or 1, 1, queries, keys] in which True hides a key.
+    The mask is one of three: none (causal), document ids (integers of shape [batch, 1, sequence],
+    not falling along the sequence; a token attends to earlier tokens of its own document only), or
+    Megatron's own boolean mask [batch or 1, 1, queries, keys] in which True hides a key.
 
-    With context parallelism each rank holds two of ``2 * cp`` equal chunks of the sequence, ``rank`` and
-    ``2 * cp - 1 - rank``, as Megatron's ``get_batch_on_this_cp_rank`` cuts them; document ids are cut the same way.
+    With context parallelism each rank holds two of ``2 * cp`` equal chunks of the sequence,
+    ``rank`` and ``2 * cp - 1 - rank``, as Megatron's ``get_batch_on_this_cp_rank`` cuts them;
+    document ids are cut the same way.
 
     Raises:
-        ValueError: attention dropout, an attention bias, packed sequences, or a boolean mask under context parallelism.
+        ValueError: attention dropout, an attention bias, packed sequences, or a boolean mask under
+            context parallelism.
     """
 
     def __init__(
@@ -51,7 +55,8 @@ class SdpaCoreAttention(MegatronModule):
         dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         if dropout:
             raise ValueError(
-                f"attention dropout is {dropout}, but Granite trains without: set attention_dropout=0"
+                f"attention dropout is {dropout}, but Granite trains without: set "
+                "attention_dropout=0"
             )
         self.attn_mask_type = attn_mask_type
         self.softmax_scale = (
@@ -82,7 +87,8 @@ class SdpaCoreAttention(MegatronModule):
         """
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError(
-                "attention bias and packed sequences need TransformerEngine; pass document ids instead"
+                "attention bias and packed sequences need TransformerEngine; pass document ids "
+                "instead"
             )
         boolean = attention_mask is not None and attention_mask.dtype == torch.bool
         documents = None if boolean or attention_mask is None else attention_mask[:, 0]
@@ -96,7 +102,8 @@ class SdpaCoreAttention(MegatronModule):
         else:
             if boolean:
                 raise ValueError(
-                    "a boolean attention mask cannot be cut over context-parallel ranks: pass document ids"
+                    "a boolean attention mask cannot be cut over context-parallel ranks: pass "
+                    "document ids"
                 )
             cp, rank, chunk = group.size(), group.rank(), query.shape[0] // 2
             starts = [rank * chunk, (2 * cp - 1 - rank) * chunk]
@@ -129,7 +136,8 @@ class SdpaCoreAttention(MegatronModule):
         blocks = []
         for offset in range(0, query.shape[2], rows):
             part = query[:, :, offset : offset + rows]
-            # recomputed in the backward pass: the masks of all blocks together are the whole score matrix
+            # recomputed in the backward pass: the masks of all blocks together are the whole score
+            # matrix
             blocks.append(
                 checkpoint(
                     self._masked_block, part, key, value, start + offset, documents,
@@ -173,7 +181,9 @@ class SdpaCoreAttention(MegatronModule):
 
 
 def _gather_sequence(local: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
-    """Gather [local sequence, ...] over the context-parallel group, in the natural order of the sequence."""
+    """Gather [local sequence, ...] over the context-parallel group, in the natural order of the
+    sequence.
+    """
     if local.is_floating_point():
         gathered = gather_from_sequence_parallel_region(local, group=group)
     else:

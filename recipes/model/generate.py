@@ -13,7 +13,8 @@ def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:
     """
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{folder}: no config.json, expected a Hugging Face model folder; make one with `granite41 export`"
+            f"{folder}: no config.json, expected a Hugging Face model folder; make one with "
+            "`granite41 export`"
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,7 +1,8 @@
 """Granite on Megatron-Core: a GPT with four multipliers.
 
     embedding_multiplier   the token embeddings are multiplied by it
-    attention_multiplier   replaces 1/sqrt(head_dim) as the scale of the attention scores (Megatron's ``softmax_scale``)
+    attention_multiplier   replaces 1/sqrt(head_dim) as the scale of the attention scores
+    (Megatron's ``softmax_scale``)
     residual_multiplier    what attention and MLP add to the residual stream is multiplied by it
     logits_scaling         the logits are divided by it
 
@@ -41,8 +42,9 @@ except ImportError:
 class RMSNorm(torch.nn.RMSNorm):
     """Torch's RMSNorm with Megatron's constructor and its mark for sequence parallelism.
 
-    Megatron's own wrapper around torch's norm refuses sequence parallelism. The mark on the weight is what makes
-    Megatron sum its gradient over the tensor-parallel ranks, each of which sees a part of the sequence.
+    Megatron's own wrapper around torch's norm refuses sequence parallelism. The mark on the weight
+    is what makes Megatron sum its gradient over the tensor-parallel ranks, each of which sees a
+    part of the sequence.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ def block_spec(
     vp_stage: int | None = None,
     use_transformer_engine: bool = HAVE_TRANSFORMER_ENGINE,
 ) -> TransformerBlockSubmodules:
-    """Return the layers of this pipeline stage: TransformerEngine's where it is installed, else local ones."""
+    """Return the layers of this pipeline stage: TransformerEngine's where it is installed, else
+    local ones.
+    """
     if use_transformer_engine:
         layer, norm = get_gpt_layer_with_transformer_engine_spec(), LayerNormImpl
     else:
@@ -75,7 +79,9 @@ def block_spec(
 
 
 def scaled_bias_dropout_add(residual_multiplier: float) -> Callable:
-    """Return Megatron's ``get_bias_dropout_add`` with the branch multiplied before it is added to the residual."""
+    """Return Megatron's ``get_bias_dropout_add`` with the branch multiplied before it is added to
+    the residual.
+    """
 
     def get_bias_dropout_add(training: bool, fused: bool) -> Callable:
         def bias_dropout_add(
@@ -113,7 +119,8 @@ def build_granite(
     ``MegatronGPTModel.model_provider_func``.
 
     Args:
-        config: hidden size, layers, heads, parallel sizes ...; its ``softmax_scale`` is the attention multiplier.
+        config: hidden size, layers, heads, parallel sizes ...; its ``softmax_scale`` is the
+            attention multiplier.
         vocab_size: rows of the embedding, a multiple of the tensor parallel size.
         max_sequence_length: in tokens.
         rotary_base: theta of the rotary position embedding.

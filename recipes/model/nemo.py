@@ -1,4 +1,6 @@
-"""Granite as a NeMo 2 model: the config that NeMo serialises and the Lightning module that it trains."""
+"""Granite as a NeMo 2 model: the config that NeMo serialises and the Lightning module that it
+trains.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def granite_forward_step(model: "GraniteModel", batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Run one micro-batch: token ids and labels [batch, sequence] to per-token losses [batch, sequence].
+    """Run one micro-batch: token ids and labels [batch, sequence] to per-token losses [batch,
+    sequence].
 
-    NeMo's own step insists on a boolean mask of the whole score matrix where TransformerEngine is absent; causal
-    attention needs none.
+    NeMo's own step insists on a boolean mask of the whole score matrix where TransformerEngine is
+    absent; causal attention needs none.
     """
     return model(
         batch["tokens"], batch["position_ids"], batch.get("attention_mask"), labels=batch["labels"]
@@ -49,7 +52,8 @@ class GraniteConfig(llm.GPTConfig):
     attention_multiplier: float = 0.0078125
     residual_multiplier: float = 0.22
     logits_scaling: float = 16.0
-    # muP: standard deviation of the initial weights at the base width; hidden matrices get it over sqrt(width / base)
+    # muP: standard deviation of the initial weights at the base width; hidden matrices get it over
+    # sqrt(width / base)
     initializer_std: float = 0.1
     mup_base_width: int = 256
 
@@ -58,7 +62,8 @@ class GraniteConfig(llm.GPTConfig):
         self.init_method_std = self.initializer_std / math.sqrt(
             self.hidden_size / self.mup_base_width
         )
-        # muP has no extra depth scaling of the output projections: the residual multiplier does that
+        # muP has no extra depth scaling of the output projections: the residual multiplier does
+        # that
         self.output_layer_init_method = init_method_normal(self.init_method_std)
         if not torch.cuda.is_available():
             # fused kernels that exist for CUDA only
@@ -124,8 +129,9 @@ class GraniteConfig(llm.GPTConfig):
             vp_stage=vp_stage,
         )
         if self.perform_initialization and (pre_process or post_process):
-            # Megatron initialises the embedding like a hidden matrix; muP keeps it at the base width's deviation.
-            # The last pipeline stage holds a copy of the tied embedding and scales it alike.
+            # Megatron initialises the embedding like a hidden matrix; muP keeps it at the base
+            # width's deviation. The last pipeline stage holds a copy of the tied embedding and
+            # scales it alike.
             model.shared_embedding_or_output_weight().data.mul_(
                 self.initializer_std / self.init_method_std
             )

@@ -1,6 +1,8 @@
-"""Proof of a production recipe without a GPU: its arithmetic, and the real Megatron model of its ranks.
+"""Proof of a production recipe without a GPU: its arithmetic, and the real Megatron model of its
+ranks.
 
-The arithmetic is :mod:`recipes.registry.checks`; torch and NeMo are imported only when models are built.
+The arithmetic is :mod:`recipes.registry.checks`; torch and NeMo are imported only when models are
+built.
 """
 
 import functools
@@ -20,7 +22,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Shard:
-    """What one rank holds: parameter name in the whole model -> shape; ``groups`` is TP, PP, CP and DP size."""
+    """What one rank holds: parameter name in the whole model -> shape; ``groups`` is TP, PP, CP and
+    DP size.
+    """
 
     rank: int
     shapes: Shapes
@@ -57,7 +61,8 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
     """Yield the checks of the ranks' models, built at the stage's world size on the meta device.
 
     Raises:
-        UserError: this process cannot build them (see :func:`recipes.compat.fake_world.without_gpus`).
+        UserError: this process cannot build them (see
+            :func:`recipes.compat.fake_world.without_gpus`).
     """
     from recipes.compat.fake_world import without_gpus
 
@@ -88,7 +93,8 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
     yield Check(
         "shards",
         total == expected_parameters and set(counted) == set(whole),
-        f"{total:,} parameters on TP {tensor} x PP {pipeline}, as ranks {ranks} of {split.gpus.value:,} hold them",
+        f"{total:,} parameters on TP {tensor} x PP {pipeline}, as ranks {ranks} of "
+        f"{split.gpus.value:,} hold them",
         expected,
     )
     held = [shard.parameters for shard in shards]
@@ -118,7 +124,8 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
 def build_shards(
     model: Size, split: Parallelism, sequence_length: int, rope_theta: float
 ) -> list[Shard]:
-    """Build the first and the last tensor-parallel rank of every pipeline stage, at the last data-parallel replica.
+    """Build the first and the last tensor-parallel rank of every pipeline stage, at the last
+    data-parallel replica.
 
     Phases 1 to 4 share split, length and theta, and so are built once.
     """

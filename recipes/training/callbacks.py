@@ -1,4 +1,6 @@
-"""What a stage tells while it trains (a progress line and ``metrics/steps.jsonl``), and what it saves."""
+"""What a stage tells while it trains (a progress line and ``metrics/steps.jsonl``), and what it
+saves.
+"""
 
 import json
 import os
@@ -35,10 +37,11 @@ REPEATED_SECONDS = 2.0
 class StageProgress(pl.Callback, IOMixin):
     """Print a line every few steps and write one JSON line a step and a validation.
 
-    A step's line holds ``step`` (1 is the first), ``tokens`` seen in the stage, ``loss`` (nats per token, mean over the
-    global batch), ``lr`` (base rate that the optimizer applied in this step), ``lr_hidden`` (that of the hidden
-    matrices) and ``tokens_per_second``; a validation's line holds ``step`` and ``val_loss``. After a resume the lines
-    of what is done again are dropped, so the file never holds a step or a validation twice.
+    A step's line holds ``step`` (1 is the first), ``tokens`` seen in the stage, ``loss`` (nats per
+    token, mean over the global batch), ``lr`` (base rate that the optimizer applied in this step),
+    ``lr_hidden`` (that of the hidden matrices) and ``tokens_per_second``; a validation's line holds
+    ``step`` and ``val_loss``. After a resume the lines of what is done again are dropped, so the
+    file never holds a step or a validation twice.
     """
 
     def __init__(self, stage: str, tokens_per_step: int, metrics: str, print_every: int) -> None:
@@ -53,8 +56,8 @@ class StageProgress(pl.Callback, IOMixin):
         for config in trainer.lr_scheduler_configs:
             # an optimizer that was carried over from another stage brought that stage's rate
             config.scheduler.apply()
-        # a checkpoint is saved before the validation of its step: NeMo would leave that out, and Lightning count the
-        # batches of the validation before it as done
+        # a checkpoint is saved before the validation of its step: NeMo would leave that out, and
+        # Lightning count the batches of the validation before it as done
         loop = trainer.fit_loop.epoch_loop
         loop.skip_val_on_restart = loop.val_loop.restarting = False
         self._started, self._first_step = time.monotonic(), trainer.global_step
@@ -75,7 +78,9 @@ class StageProgress(pl.Callback, IOMixin):
             )
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Note the rates of this step, and have the stage's last step validated whatever the interval."""
+        """Note the rates of this step, and have the stage's last step validated whatever the
+        interval.
+        """
         self._step_started = time.monotonic()
         rates = {
             group["pre_lr_mult"] == 1.0: group["lr"] for group in trainer.optimizers[0].param_groups
@@ -105,8 +110,9 @@ class StageProgress(pl.Callback, IOMixin):
                 * (trainer.max_steps - step)
             )
             print(
-                f"{self.stage}: step {step}/{trainer.max_steps}  tokens {step * self.tokens_per_step:,}"
-                f"  loss {loss:.3f}  lr {self._lr:.3g}  {speed:,.0f} tokens/s  {left / 60:.1f} min left",
+                f"{self.stage}: step {step}/{trainer.max_steps}  tokens "
+                f"{step * self.tokens_per_step:,}  loss {loss:.3f}  lr {self._lr:.3g}  "
+                f"{speed:,.0f} tokens/s  {left / 60:.1f} min left",
                 flush=True,
             )
 
@@ -118,7 +124,8 @@ class StageProgress(pl.Callback, IOMixin):
         self._write(step=trainer.global_step, val_loss=loss)
         if self._file:
             print(
-                f"{self.stage}: step {trainer.global_step}/{trainer.max_steps}  validation loss {loss:.3f}",
+                f"{self.stage}: step {trainer.global_step}/{trainer.max_steps}  validation loss "
+                f"{loss:.3f}",
                 flush=True,
             )
 
@@ -134,9 +141,11 @@ class StageProgress(pl.Callback, IOMixin):
 
 
 class _Answers:
-    """What the process that writes a checkpoint tells the one that waits for it, which has forked it: in shared memory.
+    """What the process that writes a checkpoint tells the one that waits for it, which has forked
+    it: in shared memory.
 
-    Megatron starts a process to hold a queue for it, which takes 3 s to import torch and outlives a killed training.
+    Megatron starts a process to hold a queue for it, which takes 3 s to import torch and outlives a
+    killed training.
     """
 
     def __init__(self) -> None:
@@ -163,11 +172,13 @@ class _Answers:
 
 
 class StageCheckpoint(ModelCheckpoint):
-    """NeMo's checkpoint callback, which also saves the stage's end, and the step that runs when a signal comes.
+    """NeMo's checkpoint callback, which also saves the stage's end, and the step that runs when a
+    signal comes.
 
-    SIGTERM or SIGINT to any rank ends all of them after the same step, with exit status 128 + the signal's number; the
-    same signal again ends the process at once. A job's time limit that is near does what SIGTERM does. Before the first
-    step, signals do what they do without this. In the last step, the stage goes on to its end.
+    SIGTERM or SIGINT to any rank ends all of them after the same step, with exit status 128 + the
+    signal's number; the same signal again ends the process at once. A job's time limit that is near
+    does what SIGTERM does. Before the first step, signals do what they do without this. In the last
+    step, the stage goes on to its end.
     """
 
     def __init__(self, *args: Any, stage: str, **kwargs: Any) -> None:
@@ -185,7 +196,9 @@ class StageCheckpoint(ModelCheckpoint):
                 shutil.rmtree(path.parents[1])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to signals, in the place of Lightning, which would end one rank alone and save nothing."""
+        """Listen to signals, in the place of Lightning, which would end one rank alone and save
+        nothing.
+        """
         super().on_train_start(trainer, pl_module)
         if trainer.received_sigterm:
             raise SystemExit(128 + signal.SIGTERM)
@@ -194,7 +207,9 @@ class StageCheckpoint(ModelCheckpoint):
                 signal.signal(signum, self._receive)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save at the interval, or because of a signal that any rank received. The stage's last step waits."""
+        """Save at the interval, or because of a signal that any rank received. The stage's last
+        step waits.
+        """
         if trainer.global_step == trainer.max_steps:
             return
         super().on_train_batch_end(trainer, *args)
@@ -208,8 +223,8 @@ class StageCheckpoint(ModelCheckpoint):
             name = "the job's time limit" if late else signal.Signals(received.item()).name
             if is_global_rank_zero():
                 print(
-                    f"{self.stage}: stopped after step {trainer.global_step} by {name}, checkpoint saved; "
-                    f"the same command continues",
+                    f"{self.stage}: stopped after step {trainer.global_step} by {name}, checkpoint "
+                    "saved; the same command continues",
                     flush=True,
                 )
             raise SystemExit(128 + received.item())
@@ -237,7 +252,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_done(line: dict[str, Any], step: int) -> bool:
-    """Whether a stage that continues after ``step`` will not do again what this line of its metrics tells."""
+    """Whether a stage that continues after ``step`` will not do again what this line of its metrics
+    tells.
+    """
     return line["step"] < step or (line["step"] == step and "val_loss" not in line)
 
 

@@ -1,4 +1,6 @@
-"""The data module of pre-training: NeMo's, with the mixture exact at any point and no silent repeats."""
+"""The data module of pre-training: NeMo's, with the mixture exact at any point and no silent
+repeats.
+"""
 
 import hashlib
 import json
@@ -24,10 +26,11 @@ EPOCH_DECIMALS = 9  # tells one document of 1e8 apart, and not the rounding of a
 
 
 class WindowedDataset(GPTDataset):
-    """Megatron's samples of one shard; those for training are of the window of documents whose turn it is.
+    """Megatron's samples of one shard; those for training are of the window of documents whose turn
+    it is.
 
-    The window starts where ``config.shards`` says, in an order that is the same for every stage, and holds the tokens
-    of ``num_samples`` samples. The validation part is all of Megatron's.
+    The window starts where ``config.shards`` says, in an order that is the same for every stage,
+    and holds the tokens of ``num_samples`` samples. The validation part is all of Megatron's.
     """
 
     indices: np.ndarray
@@ -37,7 +40,8 @@ class WindowedDataset(GPTDataset):
         shard = self.config.shards[self.dataset_path]
         self.unique_identifiers["component"] = shard["component"]
         if self.index_split is Split.train:
-            # files have an order, by source or date, and every stage is to read a fair part: one shuffle for all stages
+            # files have an order, by source or date, and every stage is to read a fair part: one
+            # shuffle for all stages
             shuffled = self.indices[np.random.RandomState(0).permutation(len(self.indices))]
             tokens = (
                 self.num_samples * self.config.sequence_length
@@ -48,7 +52,8 @@ class WindowedDataset(GPTDataset):
             )
             self.indices = shuffled[self.window.documents]
             self.unique_identifiers["window"] = [int(self.indices[0]), len(self.indices)]
-        # Megatron names its cached indices by this description, and wrote it before the window was known
+        # Megatron names its cached indices by this description, and wrote it before the window was
+        # known
         self.unique_description = json.dumps(
             self.unique_identifiers, default=lambda tokenizer: tokenizer.unique_identifiers
         )
@@ -61,8 +66,9 @@ class WindowedDataset(GPTDataset):
 class ComponentBlend(BlendedDataset):
     """Megatron's blend in two steps: the component of each sample, then the component's shard.
 
-    In one step, as Megatron does it, components of many shards take turns of as many samples as they have shards: of
-    two with a thousand shards each, the first fills a whole batch and then the other does.
+    In one step, as Megatron does it, components of many shards take turns of as many samples as
+    they have shards: of two with a thousand shards each, the first fills a whole batch and then the
+    other does.
     """
 
     def _build_indices(self) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +88,9 @@ class ComponentBlend(BlendedDataset):
         return dataset, sample
 
     def _blend(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the number of each sample's data set and the sample's number in it, both of shape (size,)."""
+        """Return the number of each sample's data set and the sample's number in it, both of shape
+        (size,).
+        """
         names = np.array([dataset.unique_identifiers["component"] for dataset in self.datasets])
         weights, lengths = (
             np.array(self.weights),
@@ -95,7 +103,8 @@ class ComponentBlend(BlendedDataset):
             samples = np.flatnonzero(component == index)
             shard, turn = _evenly(weights[shards], len(samples))
             dataset[samples] = shards[shard]
-            # training has enough of every shard (see _surplus); a small validation part is read around
+            # training has enough of every shard (see _surplus); a small validation part is read
+            # around
             number[samples] = turn if self.split is Split.train else turn % lengths[shards[shard]]
         if self.split is Split.train and np.any(
             np.bincount(dataset, minlength=len(lengths)) > lengths
@@ -119,15 +128,17 @@ class ComponentBlendBuilder(BlendedMegatronDatasetBuilder):
 class GraniteDataModule(PreTrainingDataModule):
     """Megatron ``.bin/.idx`` data as NeMo reads it, in windows and blended by component.
 
-    Without TransformerEngine NeMo 2.4.1 makes every sample carry a boolean [1, sequence, sequence] mask. Attention is
-    causal by itself here, so no sample needs one.
+    Without TransformerEngine NeMo 2.4.1 makes every sample carry a boolean [1, sequence, sequence]
+    mask. Attention is causal by itself here, so no sample needs one.
 
     Args:
-        shards: prefix -> ``component``, and how far earlier stages read its training part: ``next_document`` and
-            ``epochs``. A prefix that is not in it is a component of its own that no stage has read.
+        shards: prefix -> ``component``, and how far earlier stages read its training part:
+            ``next_document`` and ``epochs``. A prefix that is not in it is a component of its own
+            that no stage has read.
 
     Attributes:
-        read: prefix -> ``next_document`` and ``epochs`` after this stage; known once the data is set up.
+        read: prefix -> ``next_document`` and ``epochs`` after this stage; known once the data is
+            set up.
         repeats: component -> epochs after this stage, for those of which it reads documents again.
     """
 
@@ -153,7 +164,9 @@ class GraniteDataModule(PreTrainingDataModule):
         trainer_limit_val_batches: int,
         trainer_limit_test_batches: int,
     ) -> None:
-        """Build the data sets for as many batches as the trainer takes, and tell which components are read again."""
+        """Build the data sets for as many batches as the trainer takes, and tell which components
+        are read again.
+        """
         batches = (
             trainer_max_steps,
             (trainer_max_steps // trainer_val_check_interval + 1) * trainer_limit_val_batches,
@@ -195,17 +208,21 @@ class GraniteDataModule(PreTrainingDataModule):
 
 
 def _evenly(weights: Sequence[float] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which weight's turn each of ``size`` samples is, and how many turns that weight had before."""
+    """Return which weight's turn each of ``size`` samples is, and how many turns that weight had
+    before.
+    """
     turn, number = np.zeros(size, np.int16), np.zeros(size, np.int64)
     helpers.build_blending_indices(turn, number, normalize(weights), len(weights), size, False)
     return turn, number
 
 
 def _surplus(weights: Sequence[float], size: int) -> float:
-    """Return the share of samples to build of each shard beyond those that Megatron reserves, for its blend to take.
+    """Return the share of samples to build of each shard beyond those that Megatron reserves, for
+    its blend to take.
 
-    It reserves ceil(weight x size) of a shard, blends as many samples as that is over all shards, and so takes up to
-    weight x their sum of one: more than its own where light shards were rounded up.
+    It reserves ceil(weight x size) of a shard, blends as many samples as that is over all shards,
+    and so takes up to weight x their sum of one: more than its own where light shards were rounded
+    up.
     """
     share = np.array(normalize(weights))
     reserved = np.ceil(size * share)

@@ -18,7 +18,8 @@ class Start:
 
     Attributes:
         checkpoint: the NeMo checkpoint whose weights it takes; None for random weights.
-        optimizer_state: whether the optimizer's moments come from it too (``carry``) or begin at zero (``fresh``).
+        optimizer_state: whether the optimizer's moments come from it too (``carry``) or begin at
+            zero (``fresh``).
         tokens: that the run has seen before the stage.
         manifest: of the stage that left the checkpoint, as far as it is one.
     """
@@ -30,14 +31,15 @@ class Start:
 
 
 def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Start:
-    """Return where ``recipe`` begins: at ``init`` if it is given, else where its parent in ``run_folder`` ended.
+    """Return where ``recipe`` begins: at ``init`` if it is given, else where its parent in
+    ``run_folder`` ended.
 
     Args:
         init: a NeMo checkpoint or the folder of a finished stage, of this or another run.
 
     Raises:
-        UserError: no parent in the run and no ``init``; a stage that has not finished, or not been merged; another
-            size's checkpoint; a theta above this stage's.
+        UserError: no parent in the run and no ``init``; a stage that has not finished, or not been
+            merged; another size's checkpoint; a theta above this stage's.
     """
     if init is None and recipe.parent is None:
         return Start()
@@ -45,14 +47,14 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
     manifest = finished_manifest(source)
     if not manifest and init is None:
         raise UserError(
-            f"{run_folder}: {recipe.stage} starts from {recipe.parent}, which this run has not trained; run it first, "
-            f"or name a checkpoint with --init"
+            f"{run_folder}: {recipe.stage} starts from {recipe.parent}, which this run has not "
+            "trained; run it first, or name a checkpoint with --init"
         )
     merges = manifest and resolve_pretraining(manifest["stage"], manifest["size"]).merge
     if merges and not (source / MERGED).exists():
         raise UserError(
-            f"{source}: is trained but not merged, as a long-context stage ends; `granite41 run {manifest['stage']}` "
-            f"merges it, or name one of its checkpoints with --init"
+            f"{source}: is trained but not merged, as a long-context stage ends; `granite41 run "
+            f"{manifest['stage']}` merges it, or name one of its checkpoints with --init"
         )
     checkpoint = final_checkpoint(source) or source
     holds_optimizer = _check_model(checkpoint, recipe.model)
@@ -68,7 +70,9 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
 
 
 def _check_model(checkpoint: Path, model: Size) -> bool:
-    """Check that a checkpoint is of the recipe's model; return whether it holds an optimizer's state."""
+    """Check that a checkpoint is of the recipe's model; return whether it holds an optimizer's
+    state.
+    """
     from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 
     weights = TorchDistCheckpoint(checkpoint / "weights")
@@ -76,19 +80,22 @@ def _check_model(checkpoint: Path, model: Size) -> bool:
     found = weights.shape("decoder.layers.mlp.linear_fc2.weight")
     if found != expected:
         raise UserError(
-            f"{checkpoint}: (layers, hidden size, MLP width) are {found}, expected {expected} for {model.name}; name a "
-            f"checkpoint of that size"
+            f"{checkpoint}: (layers, hidden size, MLP width) are {found}, expected {expected} for "
+            f"{model.name}; name a checkpoint of that size"
         )
     return weights.holds_optimizer
 
 
 def _check_theta(checkpoint: Path, recipe: PretrainRecipe) -> None:
-    """Raise where the rotary embedding's theta would go down: positions that the model knows would turn faster."""
+    """Raise where the rotary embedding's theta would go down: positions that the model knows would
+    turn faster.
+    """
     from recipes.model.bridge.to_hf import read_context
 
     before = read_context(checkpoint / "context")[0]["rope_theta"]
     if before > recipe.rope_theta.value:
         raise UserError(
-            f"{checkpoint}: has rope_theta {before:.15g}, and {recipe.stage} {recipe.rope_theta.value:.15g}; "
-            f"theta must not go down, so raise rope_theta (rope_theta={before:.15g} keeps it)"
+            f"{checkpoint}: has rope_theta {before:.15g}, and {recipe.stage} "
+            f"{recipe.rope_theta.value:.15g}; theta must not go down, so raise rope_theta "
+            f"(rope_theta={before:.15g} keeps it)"
         )

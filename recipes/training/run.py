@@ -1,4 +1,6 @@
-"""Train one stage in its folder: check, resume, train, record. NeMo is imported only when training begins."""
+"""Train one stage in its folder: check, resume, train, record. NeMo is imported only when training
+begins.
+"""
 
 import errno
 import importlib
@@ -60,18 +62,22 @@ def train(
     overrides: Sequence[str] = (),
     init: Path | None = None,
 ) -> None:
-    """Train ``stage`` in ``run_folder/stage``; return at once if it is finished, continue if it was interrupted.
+    """Train ``stage`` in ``run_folder/stage``; return at once if it is finished, continue if it was
+    interrupted.
 
-    A stage that continues does so from its last whole checkpoint, with the losses that it would have had anyway. The
-    manifest's ``status`` is ``running``, also after a kill, ``stopped`` after a signal (see
-    :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an ``error``, or ``finished``; ``seconds`` is
-    summed over all ``starts``. The run's report is written anew at the end of each.
+    A stage that continues does so from its last whole checkpoint, with the losses that it would
+    have had anyway. The manifest's ``status`` is ``running``, also after a kill, ``stopped`` after
+    a signal (see :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an
+    ``error``, or ``finished``; ``seconds`` is summed over all ``starts``. The run's report is
+    written anew at the end of each.
 
-    The stage begins with the weights of the stage before it, its own learning rate, and no sample consumed; the
-    manifest's ``start`` says from where, and whether the optimizer's moments came too.
+    The stage begins with the weights of the stage before it, its own learning rate, and no sample
+    consumed; the manifest's ``start`` says from where, and whether the optimizer's moments came
+    too.
 
-    The manifest's ``ledger`` says how far this run has read each shard (``bin_sha256`` -> prefix, the training part's
-    next document, epochs), ``ledger_before`` how far the stages before this one had; each stage reads on from there.
+    The manifest's ``ledger`` says how far this run has read each shard (``bin_sha256`` -> prefix,
+    the training part's next document, epochs), ``ledger_before`` how far the stages before this one
+    had; each stage reads on from there.
 
     Args:
         stage: a stage whose recipe is ready.
@@ -79,12 +85,14 @@ def train(
         run_folder: the folder of the whole run.
         data: a folder of prepared data with its manifest.
         overrides: ``key=value`` as ``granite41 show`` names them.
-        init: a NeMo checkpoint, or a finished stage's folder, to begin with in place of the stage before.
+        init: a NeMo checkpoint, or a finished stage's folder, to begin with in place of the stage
+            before.
 
     Raises:
-        UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe or other data,
-            another tokenizer than the data, the folder or the parent stage has; another process that trains in the
-            folder; a full disk; and as :func:`handoff.initial_state`.
+        UserError: no recipe yet, data that is not there or does not fit, a folder of another recipe
+            or other data, another tokenizer than the data, the folder or the parent stage has;
+            another process that trains in the folder; a full disk; and as
+            :func:`handoff.initial_state`.
         SystemExit: a signal stopped the stage.
     """
     recipe = resolve_pretraining(stage, size, overrides)
@@ -112,7 +120,8 @@ def train(
     }
     if manifest and manifest.get("data") != trained_on:
         raise UserError(
-            f"{folder}: began on other data than {data} holds now; name the former, or another --run-dir"
+            f"{folder}: began on other data than {data} holds now; name the former, or another "
+            "--run-dir"
         )
     if manifest.get("status") == "finished":
         write_recipe(folder, recipe)
@@ -152,7 +161,8 @@ def train(
     with locked(folder):
         if read_manifest(folder) != manifest:
             raise LockedError(
-                f"{folder}: another process trained in this folder until just now; run again to continue"
+                f"{folder}: another process trained in this folder until just now; run again to "
+                "continue"
             )
         write_recipe(folder, recipe)
         with _recorded(run_folder, folder, begun) as result:
@@ -177,7 +187,8 @@ def train(
 
 @contextmanager
 def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Write a stage's manifest as ``begun``, then, whatever becomes of the stage, how it ended and the run's report.
+    """Write a stage's manifest as ``begun``, then, whatever becomes of the stage, how it ended and
+    the run's report.
 
     Yields a dict for what the manifest of a finished stage holds beyond ``begun``.
     """
@@ -229,13 +240,15 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
                 )
         last = latest_checkpoint(folder)
         raise UserError(
-            f"{folder}: no space left on the device, the last whole checkpoint is {last.name if last else 'none'}; "
-            f"free some, the same command continues"
+            f"{folder}: no space left on the device, the last whole checkpoint is "
+            f"{last.name if last else 'none'}; free some, the same command continues"
         ) from error
 
 
 def _is_full_disk(error: BaseException | None, folder: Path) -> bool:
-    """Whether "no space left" or "quota exceeded" is behind ``error``, which may have come from another process."""
+    """Whether "no space left" or "quota exceeded" is behind ``error``, which may have come from
+    another process.
+    """
     if error is None:
         return False
     full = (errno.ENOSPC, errno.EDQUOT)
@@ -264,11 +277,13 @@ def _fit(
     """Build the stage's ``nemo_run`` recipe and run it in this process.
 
     Args:
-        shards: prefix -> ``component``, and ``next_document`` and ``epochs`` where earlier stages read it.
+        shards: prefix -> ``component``, and ``next_document`` and ``epochs`` where earlier stages
+            read it.
         start: what the stage begins with, where it has no checkpoint of its own yet.
 
     Returns:
-        Prefix -> ``next_document`` and ``epochs`` after the stage, and component -> epochs where any is read again.
+        Prefix -> ``next_document`` and ``epochs`` after the stage, and component -> epochs where
+        any is read again.
     """
     import fiddle
     import nemo_run as run
@@ -324,13 +339,16 @@ def _read_data(data: Path) -> dict[str, Any]:
         _shards(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not the manifest of prepared data; prepare some with `granite41 data tiny --output {data}`"
+            f"{path}: not the manifest of prepared data; prepare some with `granite41 data tiny "
+            f"--output {data}`"
         ) from error
     return manifest
 
 
 def _unigram_entropy(data: Path, weights: dict[str, float]) -> float | None:
-    """Return the blend's unigram entropy in nats per token; None where the data has no counts of its tokens."""
+    """Return the blend's unigram entropy in nats per token; None where the data has no counts of
+    its tokens.
+    """
     counts = data / UNIGRAM_COUNTS
     return blend_entropy(json.loads(counts.read_text()), weights) if counts.exists() else None
 
@@ -348,15 +366,18 @@ def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
     tokens, rows = vocab_size(tokenizer), recipe.model.vocab_size.value
     if tokens > rows:
         raise UserError(
-            f"{tokenizer}: the tokenizer has {tokens:,} tokens but the model's vocabulary {rows:,}; "
-            f"use the tokenizer of the model, or set model.vocab_size={math.ceil(tokens / 128) * 128}"
+            f"{tokenizer}: the tokenizer has {tokens:,} tokens but the model's vocabulary "
+            f"{rows:,}; use the tokenizer of the model, or set "
+            f"model.vocab_size={math.ceil(tokens / 128) * 128}"
         )
 
 
 def _check_fingerprints(
     data: Path, prepared: dict[str, Any], manifests: Sequence[tuple[Path | None, dict[str, Any]]]
 ) -> None:
-    """Raise where the data was not encoded with its tokenizer, or a stage of ``manifests`` had another."""
+    """Raise where the data was not encoded with its tokenizer, or a stage of ``manifests`` had
+    another.
+    """
     expected, tokenizer = (
         prepared["tokenizer"]["fingerprint"],
         data / prepared["tokenizer"]["folder"],
@@ -364,19 +385,23 @@ def _check_fingerprints(
     found = fingerprint(tokenizer)
     if found != expected:
         raise UserError(
-            f"{tokenizer}: this tokenizer has fingerprint {found[:12]} but {data / MANIFEST} was written with "
-            f"{expected[:12]}; put the data's own tokenizer back, or prepare the data again"
+            f"{tokenizer}: this tokenizer has fingerprint {found[:12]} but {data / MANIFEST} was "
+            f"written with {expected[:12]}; put the data's own tokenizer back, or prepare the data "
+            "again"
         )
     for folder, manifest in manifests:
         if manifest and manifest["tokenizer_fingerprint"] != expected:
             raise UserError(
-                f"{folder}: trained with tokenizer {manifest['tokenizer_fingerprint'][:12]} but {data} has "
-                f"{expected[:12]}; name data of the former tokenizer, or another --run-dir"
+                f"{folder}: trained with tokenizer {manifest['tokenizer_fingerprint'][:12]} but "
+                f"{data} has {expected[:12]}; name data of the former tokenizer, or another "
+                "--run-dir"
             )
 
 
 def _check_loader(tokenizer: Path) -> None:
-    """Raise where transformers, and so NeMo, encodes text to other ids than the data was encoded to."""
+    """Raise where transformers, and so NeMo, encodes text to other ids than the data was encoded
+    to.
+    """
     from transformers import AutoTokenizer
 
     remedy = "its tokenizer_config.json must name a class that adds no rule, such as PreTrainedTokenizerFast"
@@ -392,8 +417,8 @@ def _check_loader(tokenizer: Path) -> None:
     )
     if found != expected:
         raise UserError(
-            f"{tokenizer}: transformers loads this tokenizer with fingerprint {found[:12]} but its tokenizer.json has "
-            f"{expected[:12]}; {remedy}"
+            f"{tokenizer}: transformers loads this tokenizer with fingerprint {found[:12]} but its "
+            f"tokenizer.json has {expected[:12]}; {remedy}"
         )
 
 
@@ -403,23 +428,29 @@ def _check_documents(
     blended: list[tuple[float, Path]],
     recipe: PretrainRecipe,
 ) -> None:
-    """Raise where a part of the split would be without a document: Megatron then counts epochs for ever."""
+    """Raise where a part of the split would be without a document: Megatron then counts epochs for
+    ever.
+    """
     parts = [float(part) for part in recipe.split.value.split(",")]
     for _, prefix in blended:
         documents = shards[str(prefix)]["documents"]
         if any(0 < part / sum(parts) * documents < 1 for part in parts[:2]):
             raise UserError(
-                f"{data / prefix}: {documents} documents are too few for the split {recipe.split.value} into training "
-                f"and validation; prepare more text, or raise the smaller share with split=..."
+                f"{data / prefix}: {documents} documents are too few for the split "
+                f"{recipe.split.value} into training and validation; prepare more text, or raise "
+                "the smaller share with split=..."
             )
 
 
 def _check_processes(recipe: PretrainRecipe) -> None:
-    """Raise where this machine, or the number of processes, cannot hold the model as the recipe splits it."""
+    """Raise where this machine, or the number of processes, cannot hold the model as the recipe
+    splits it.
+    """
     import torch
 
     if recipe.size != "tiny" and not torch.cuda.is_available():
         raise UserError(
-            f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on a cluster"
+            f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on "
+            "a cluster"
         )
     require_processes(recipe, int(os.environ.get("WORLD_SIZE", "1")))

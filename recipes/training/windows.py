@@ -1,4 +1,5 @@
-"""Which documents of a shard a stage reads: whole ones, from where the stage before it stopped, around the end.
+"""Which documents of a shard a stage reads: whole ones, from where the stage before it stopped,
+around the end.
 
 Documents are numbered in the order in which all stages read them.
 """
@@ -18,7 +19,8 @@ class Window:
     Attributes:
         documents: their numbers within the training part, from the window's start on.
         next_document: where the next stage's window starts.
-        epochs: tokens from the start to ``next_document`` over the training part's tokens, 2.0 for twice around.
+        epochs: tokens from the start to ``next_document`` over the training part's tokens, 2.0 for
+            twice around.
     """
 
     documents: np.ndarray
@@ -27,13 +29,15 @@ class Window:
 
 
 def window(lengths: np.ndarray, start: int, tokens: int) -> Window:
-    """Return the fewest whole documents from ``start`` on, around the end, that hold ``tokens`` tokens.
+    """Return the fewest whole documents from ``start`` on, around the end, that hold ``tokens``
+    tokens.
 
-    Where the whole part holds fewer tokens than that, each of its documents is returned once: going around several
-    times, and in which order, is the reader's.
+    Where the whole part holds fewer tokens than that, each of its documents is returned once: going
+    around several times, and in which order, is the reader's.
 
     Args:
-        lengths: tokens of each document of the training part, shape (documents,); at least one is positive.
+        lengths: tokens of each document of the training part, shape (documents,); at least one is
+            positive.
         start: first document of the window, counted around the end.
         tokens: how many the stage needs, at least 1.
     """
@@ -54,11 +58,13 @@ def window(lengths: np.ndarray, start: int, tokens: int) -> Window:
 def epochs_with_repeats(
     before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Return component -> epochs read after a stage, for the components of which it reads documents again.
+    """Return component -> epochs read after a stage, for the components of which it reads documents
+    again.
 
     Args:
         before: shard -> ``component`` and ``epochs`` read before the stage.
-        after: shard -> ``epochs`` read after it. Where shards of a component differ, the most epochs count.
+        after: shard -> ``epochs`` read after it. Where shards of a component differ, the most
+            epochs count.
     """
     epochs = defaultdict[str, float](float)
     for shard, read in after.items():

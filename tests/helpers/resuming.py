@@ -1,4 +1,6 @@
-"""``granite41 train`` in processes of its own, with a fault at a chosen point, and what a stage leaves behind."""
+"""``granite41 train`` in processes of its own, with a fault at a chosen point, and what a stage
+leaves behind.
+"""
 
 import functools
 import json
@@ -16,7 +18,8 @@ import torch
 
 from tests.helpers import preloaded
 
-# 8 steps of 2 micro-batches; checkpoints after 3 and 6 and at the end, validations after 2, 4, 6 and 8
+# 8 steps of 2 micro-batches; checkpoints after 3 and 6 and at the end, validations after 2, 4, 6
+# and 8
 STEPS, SEQUENCES = 8, 4
 SETTINGS = [
     "model.vocab_size=512",
@@ -121,7 +124,9 @@ def read_in_a_worker() -> None:
 
 
 def send(step: int, signum: int, *, rank: int = 0, to_group: bool = False, times: int = 1) -> None:
-    """Send a signal to this process, or to all that it has started too, in the middle of ``step``, on ``rank``."""
+    """Send a signal to this process, or to all that it has started too, in the middle of ``step``,
+    on ``rank``.
+    """
     if os.environ["RANK"] == str(rank):
         target = (
             partial(os.killpg, 0, signum) if to_group else partial(os.kill, os.getpid(), signum)
@@ -154,7 +159,9 @@ def _in_step(step: int, act: Callable[[], Any]) -> None:
 
 
 def kill_when(owner: str, name: str, step: int = 0) -> None:
-    """Kill this process in the place of a call of ``owner``'s ``name``, the one that comes at or after ``step``."""
+    """Kill this process in the place of a call of ``owner``'s ``name``, the one that comes at or
+    after ``step``.
+    """
     from recipes.training.callbacks import StageProgress
 
     steps: list[int] = [0]
@@ -176,7 +183,8 @@ def kill_when(owner: str, name: str, step: int = 0) -> None:
 
 
 def in_write(step: int, act: Callable[[Any, int], Any]) -> None:
-    """Call ``act`` in each process that writes weights of ``step``'s checkpoint, after its first tensor.
+    """Call ``act`` in each process that writes weights of ``step``'s checkpoint, after its first
+    tensor.
 
     Its arguments are the open file and the id of the process that trains.
     """

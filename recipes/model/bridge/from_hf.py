@@ -1,4 +1,6 @@
-"""Hugging Face folder -> NeMo 2 checkpoint. Importing this module lets NeMo import ``hf://`` into a GraniteModel."""
+"""Hugging Face folder -> NeMo 2 checkpoint. Importing this module lets NeMo import ``hf://`` into a
+GraniteModel.
+"""
 
 import re
 import tempfile
@@ -25,7 +27,8 @@ def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:
 
     Args:
         source: a GraniteForCausalLM with safetensors and its tokenizer.
-        output: new folder with ``weights/`` and ``context/``, for AutoResume's ``restore_config`` and for export.
+        output: new folder with ``weights/`` and ``context/``, for AutoResume's ``restore_config``
+            and for export.
         dtype: torch's name of the stored type; by default the folder's.
 
     Raises:
@@ -37,7 +40,9 @@ def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:
 
 @io.model_importer(GraniteModel, "hf")
 class HFGraniteImporter(io.ModelConnector):
-    """NeMo's connector for ``llm.import_ckpt(model, "hf://FOLDER")``; :func:`import_hf` writes all or nothing."""
+    """NeMo's connector for ``llm.import_ckpt(model, "hf://FOLDER")``; :func:`import_hf` writes all
+    or nothing.
+    """
 
     def apply(self, output_path: Path, dtype: str | None = None) -> Path:
         """Check the folder, build the model on the CPU, fill it and save it."""
@@ -46,10 +51,12 @@ class HFGraniteImporter(io.ModelConnector):
         planned = weights(config)
         files = hf_folder.open_tensors(source, planned)
         params_dtype = getattr(torch, dtype) if dtype else _dtype(files, planned[0])
-        # NeMo writes in processes of its own, whose "no space left" would come back as another error
+        # NeMo writes in processes of its own, whose "no space left" would come back as another
+        # error
         check_space(output_path, params_dtype.itemsize * sum(weight.elements for weight in planned))
         with tempfile.TemporaryDirectory() as scratch:
-            # NeMo copies the whole folder that a tokenizer is loaded from into the checkpoint, under the folder's name
+            # NeMo copies the whole folder that a tokenizer is loaded from into the checkpoint,
+            # under the folder's name
             tokenizer = Path(scratch) / "nemo_tokenizer"
             hf_folder.copy_tokenizer(source, tokenizer)
             hf_folder.read_tokenizer(tokenizer, config["vocab_size"])
@@ -85,7 +92,9 @@ def _dtype(files: dict[str, safe_open], weight: Weight) -> torch.dtype:
 
 @torch.no_grad()
 def _fill(model: GraniteModel, planned: list[Weight], files: dict[str, safe_open]) -> None:
-    """Copy the tensors into the model's parameters, found by the keys that they will have in the checkpoint."""
+    """Copy the tensors into the model's parameters, found by the keys that they will have in the
+    checkpoint.
+    """
     parameters: dict[tuple[str, int | None], Any] = {}
     for name, sharded in model.module.sharded_state_dict().items():
         layer = re.search(r"layers\.(\d+)\.", name)

@@ -1,4 +1,6 @@
-"""A Hugging Face folder with a Granite model: its config, tensors and tokenizer, checked before anything is written."""
+"""A Hugging Face folder with a Granite model: its config, tensors and tokenizer, checked before
+anything is written.
+"""
 
 import json
 import shutil
@@ -27,7 +29,8 @@ TOKENIZER_FILES = (
 
 
 def local_folder(source: str) -> Path:
-    """Return ``source`` if it is a folder, else download the model that the Hub has under this name.
+    """Return ``source`` if it is a folder, else download the model that the Hub has under this
+    name.
 
     Raises:
         UserError: neither a folder nor a model that can be reached.
@@ -45,8 +48,8 @@ def local_folder(source: str) -> Path:
     except Exception as error:  # the library lets its transports' own exceptions through
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{source}: neither a folder here nor a model that the Hub gives ({type(error).__name__}: {reason}); check "
-            f"the name and the network"
+            f"{source}: neither a folder here nor a model that the Hub gives "
+            f"({type(error).__name__}: {reason}); check the name and the network"
         ) from error
 
 
@@ -54,7 +57,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json with transformers' defaults and ``head_dim`` filled in.
 
     Raises:
-        UserError: not a Granite model, a field is missing, or a field has a value that Granite 4.1 does not have.
+        UserError: not a Granite model, a field is missing, or a field has a value that Granite 4.1
+            does not have.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -71,23 +75,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in CONFIG_FIELDS:
         if name != "head_dim" and not isinstance(given.get(name), int | float):
             raise UserError(
-                f"{path}: {name} is {given.get(name)!r}, but a Granite model needs a number there; add it"
+                f"{path}: {name} is {given.get(name)!r}, but a Granite model needs a number there; "
+                "add it"
             )
     config = GraniteConfig.from_dict(given).to_dict()
     for name, expected in FIXED_FIELDS.items():
         if config[name] != expected:
             raise UserError(
-                f"{path}: {name} is {config[name]!r}, but Granite 4.1 has {expected!r}, so it cannot be imported"
+                f"{path}: {name} is {config[name]!r}, but Granite 4.1 has {expected!r}, so it "
+                "cannot be imported"
             )
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     return config
 
 
 def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open]:
-    """Open the safetensors files and return, for each tensor of ``weights``, the file to call ``get_tensor`` on.
+    """Open the safetensors files and return, for each tensor of ``weights``, the file to call
+    ``get_tensor`` on.
 
     Raises:
-        UserError: no safetensors, a file is missing or cut short, a tensor is missing, unknown or of another shape.
+        UserError: no safetensors, a file is missing or cut short, a tensor is missing, unknown or
+            of another shape.
     """
     if (folder / INDEX).is_file():
         try:
@@ -107,7 +115,8 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
             file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
             raise UserError(
-                f"{path}: not found; only safetensors are read (a .bin file can run code when it is loaded)"
+                f"{path}: not found; only safetensors are read (a .bin file can run code when it "
+                "is loaded)"
             ) from error
         except SafetensorError as error:
             raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
@@ -123,19 +132,22 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
             else f"has the tensor {min(unknown)}, not Granite's"
         )
         raise UserError(
-            f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it again"
+            f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it "
+            "again"
         )
     for name, shape in expected.items():
         found = tuple(files[name].get_slice(name).get_shape())
         if found != shape:
             raise UserError(
-                f"{folder}: {name} has shape {found}, but {CONFIG} asks for {shape}; download it again"
+                f"{folder}: {name} has shape {found}, but {CONFIG} asks for {shape}; download it "
+                "again"
             )
     return files
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer, to see that it is one and that the model has a row for each of its tokens.
+    """Load the tokenizer, to see that it is one and that the model has a row for each of its
+    tokens.
 
     Raises:
         UserError: there is none, or it has tokens from ``vocab_size`` up.
@@ -155,7 +167,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> "PreTrainedTokenizerBase":
         ) from error
     if tokens > vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokens} tokens but the model {vocab_size}; use its own tokenizer"
+            f"{folder}: the tokenizer has {tokens} tokens but the model {vocab_size}; use its own "
+            "tokenizer"
         )
     return tokenizer
 

@@ -1,4 +1,6 @@
-"""Granite's names in both worlds: config fields, tensors and the order of their rows. Pure functions, no NeMo."""
+"""Granite's names in both worlds: config fields, tensors and the order of their rows. Pure
+functions, no NeMo.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +46,12 @@ class Weight:
 
     Attributes:
         key: name in the checkpoint; the layers of one kind share a key.
-        layer: position on the leading axis that Megatron puts before such a key, None for a tensor outside the layers.
+        layer: position on the leading axis that Megatron puts before such a key, None for a tensor
+            outside the layers.
         parts: transformers' name and shape of each tensor, in Megatron's order.
-        groups: the rows are ``groups`` blocks, each with its share of every part: Megatron keeps the queries, the key
-            and the value of a query group together, [groups, queries per group + 2, head_dim, hidden].
+        groups: the rows are ``groups`` blocks, each with its share of every part: Megatron keeps
+            the queries, the key and the value of a query group together, [groups, queries per group
+            + 2, head_dim, hidden].
     """
 
     key: str
@@ -81,7 +85,9 @@ class Weight:
 
 
 def weights(config: dict[str, Any]) -> list[Weight]:
-    """Return every tensor of the model that ``config`` describes (config.json's names), in transformers' order."""
+    """Return every tensor of the model that ``config`` describes (config.json's names), in
+    transformers' order.
+    """
     hidden, ffn = config["hidden_size"], config["intermediate_size"]
     groups, head_dim = config["num_key_value_heads"], config["head_dim"]
     query, key_value = config["num_attention_heads"] * head_dim, groups * head_dim

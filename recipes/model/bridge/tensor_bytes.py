@@ -16,7 +16,8 @@ def tensor_bytes_view(tensor: Tensor) -> memoryview:
 
 
 def read_into(file: FileIO, place: int, target: Tensor) -> None:
-    """Fill a contiguous tensor with the bytes of ``file`` from ``place``; several threads may read one file.
+    """Fill a contiguous tensor with the bytes of ``file`` from ``place``; several threads may read
+    one file.
 
     Raises:
         UserError: the file ends before.

@@ -34,18 +34,21 @@ def export_hf(
     """Write the Hugging Face folder ``output`` from the NeMo 2 checkpoint folder ``checkpoint``.
 
     Args:
-        checkpoint: folder with ``weights/`` (torch_dist, saved with any parallel sizes) and ``context/``.
+        checkpoint: folder with ``weights/`` (torch_dist, saved with any parallel sizes) and
+            ``context/``.
         output: new folder, complete or not there.
         max_shard_bytes: a safetensors file holds at most this many bytes of tensors, or one tensor.
         say: called with a line of progress after each file.
 
     Raises:
-        UserError: ``checkpoint`` is not such a folder or damaged, ``output`` exists, or there is not enough space.
+        UserError: ``checkpoint`` is not such a folder or damaged, ``output`` exists, or there is
+            not enough space.
     """
     for folder in (checkpoint, checkpoint / "weights", checkpoint / "context"):
         if not folder.is_dir():
             raise UserError(
-                f"{folder}: not found; name a NeMo 2 checkpoint, a folder with weights/ and context/"
+                f"{folder}: not found; name a NeMo 2 checkpoint, a folder with weights/ and "
+                "context/"
             )
     config, tokenizer_folder = read_context(checkpoint / "context")
     tokenizer = hf_folder.read_tokenizer(tokenizer_folder, config["vocab_size"])
@@ -94,7 +97,8 @@ def export_hf(
 
 
 def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Return the model's config under config.json's names, and the tokenizer's folder, from ``context/model.yaml``.
+    """Return the model's config under config.json's names, and the tokenizer's folder, from
+    ``context/model.yaml``.
 
     Raises:
         UserError: there is no such file, it is damaged, or of another model.
@@ -102,7 +106,8 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
     path = folder / "model.yaml"
     try:
         model = yaml.safe_load(path.read_text(encoding="utf-8"))
-        # NeMo keeps the tokenizer's folder directly in the context; a path that leads elsewhere is not followed
+        # NeMo keeps the tokenizer's folder directly in the context; a path that leads elsewhere is
+        # not followed
         tokenizer = folder / Path(str(model["tokenizer"]["pretrained_model_name"])).name
         config = {name: model["config"].get(field) for name, field in CONFIG_FIELDS.items()}
     except FileNotFoundError as error:
@@ -120,7 +125,8 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
     ]
     if unknown:
         raise UserError(
-            f"{path}: config has no number for {', '.join(unknown)}; only Granite models can be exported"
+            f"{path}: config has no number for {', '.join(unknown)}; only Granite models can be "
+            "exported"
         )
     return config, tokenizer
 
@@ -160,7 +166,8 @@ class Shard:
 def plan_shards(
     planned: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int
 ) -> list[Shard]:
-    """Put the tensors into as few files as the limit and their order allow; those of one Megatron tensor stay together.
+    """Put the tensors into as few files as the limit and their order allow; those of one Megatron
+    tensor stay together.
 
     Raises:
         UserError: a tensor has a type that the model was not trained in.
@@ -170,7 +177,8 @@ def plan_shards(
         dtype = source.dtype(weight)
         if dtype not in _SAFETENSORS_TYPES:
             raise UserError(
-                f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be exported"
+                f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be "
+                "exported"
             )
         if (
             shards[-1].weights

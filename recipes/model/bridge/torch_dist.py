@@ -1,4 +1,6 @@
-"""Tensors out of a Megatron checkpoint in the ``torch_dist`` format, one at a time, without Megatron."""
+"""Tensors out of a Megatron checkpoint in the ``torch_dist`` format, one at a time, without
+Megatron.
+"""
 
 import json
 import pickle
@@ -59,7 +61,8 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 class TorchDistCheckpoint:
-    """The ``weights`` folder of a checkpoint. Everything in it that is not asked for, as the optimizer, stays unread.
+    """The ``weights`` folder of a checkpoint. Everything in it that is not asked for, as the
+    optimizer, stays unread.
 
     Raises:
         UserError: not such a folder, its metadata is damaged or asks for other code than it should.
@@ -96,7 +99,9 @@ class TorchDistCheckpoint:
         return any(key.startswith("optimizer.") for key in self._tensors)
 
     def shape(self, key: str) -> tuple[int, ...] | None:
-        """Return the shape of the model's tensor ``key``, the layers as the first axis; None if it is not there."""
+        """Return the shape of the model's tensor ``key``, the layers as the first axis; None if it
+        is not there.
+        """
         tensor = self._tensors.get(_PREFIX + key)
         return tuple(tensor.size) if tensor else None
 
@@ -108,16 +113,19 @@ class TorchDistCheckpoint:
         """Check, reading no data, that the tensor of ``weight`` is there as a whole.
 
         Args:
-            weight: may ask for fewer rows than are stored when it is not in a layer: a vocabulary can be padded.
+            weight: may ask for fewer rows than are stored when it is not in a layer: a vocabulary
+                can be padded.
             layers: length of the leading axis of a tensor that is in a layer.
 
         Raises:
-            UserError: it is missing, has another shape, has holes, or a file of it is missing or cut short.
+            UserError: it is missing, has another shape, has holes, or a file of it is missing or
+                cut short.
         """
         tensor = self._tensors.get(_PREFIX + weight.key)
         if tensor is None:
             raise UserError(
-                f"{self.folder}: lacks the tensor {_PREFIX}{weight.key}; name a Granite model's checkpoint"
+                f"{self.folder}: lacks the tensor {_PREFIX}{weight.key}; name a Granite model's "
+                "checkpoint"
             )
         found, expected = (
             tuple(tensor.size),
@@ -126,8 +134,8 @@ class TorchDistCheckpoint:
         padded = weight.layer is None and found[1:] == expected[1:] and found > expected
         if found != expected and not padded:
             raise UserError(
-                f"{self.folder}: {weight.key} has shape {found}, but the context's model.yaml asks for {expected}; "
-                "the two folders are of different models"
+                f"{self.folder}: {weight.key} has shape {found}, but the context's model.yaml asks "
+                f"for {expected}; the two folders are of different models"
             )
         if sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(found):
             raise UserError(
@@ -145,7 +153,9 @@ class TorchDistCheckpoint:
                 )
 
     def read(self, weight: Weight) -> Tensor:
-        """Read one tensor of ``weight.shape``, put together from the chunks of all ranks; valid until the next read."""
+        """Read one tensor of ``weight.shape``, put together from the chunks of all ranks; valid
+        until the next read.
+        """
         whole = self._whole.take(weight.elements, self.dtype(weight)).view(weight.shape)
         for chunk in self._tensors[_PREFIX + weight.key].chunks:
             starts, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
@@ -172,7 +182,8 @@ class TorchDistCheckpoint:
     def located(
         self, weight: Weight, chunk: metadata.ChunkStorageMetadata
     ) -> tuple[Path, int, Tensor]:
-        """Return the file of one rank's part, the place of its storage there, and its layout as a meta tensor.
+        """Return the file of one rank's part, the place of its storage there, and its layout as a
+        meta tensor.
 
         Raises:
             UserError: the part is damaged, or not what the metadata says.
@@ -202,7 +213,9 @@ class TorchDistCheckpoint:
     def _read_chunk(
         self, weight: Weight, chunk: metadata.ChunkStorageMetadata, target: Tensor
     ) -> None:
-        """Read one rank's part (of a chunk of several layers, the layer of ``weight``) into ``target``."""
+        """Read one rank's part (of a chunk of several layers, the layer of ``weight``) into
+        ``target``.
+        """
         path, start, described = self.located(weight, chunk)
         stored = described.untyped_storage().nbytes()
         straight = target.is_contiguous() and described.is_contiguous() and stored == target.nbytes
@@ -221,7 +234,9 @@ class TorchDistCheckpoint:
 
 
 class _Scratch:
-    """Memory for one tensor, used again for the next: fresh pages from the kernel take longer than to fill them."""
+    """Memory for one tensor, used again for the next: fresh pages from the kernel take longer than
+    to fill them.
+    """
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -236,7 +251,8 @@ def _check_format(folder: Path) -> None:
     path = folder / "metadata.json"
     if not path.is_file():
         raise UserError(
-            f"{path}: not found, so this is not a distributed checkpoint or its save was not finished"
+            f"{path}: not found, so this is not a distributed checkpoint or its save was not "
+            "finished"
         )
     try:
         backend = json.loads(path.read_text(encoding="utf-8"))["sharded_backend"]
@@ -244,5 +260,6 @@ def _check_format(folder: Path) -> None:
         raise UserError(f"{path}: damaged ({error!r}); use another checkpoint") from error
     if backend != "torch_dist":
         raise UserError(
-            f"{path}: the format is {backend!r}, but only 'torch_dist' can be read; save it again as that"
+            f"{path}: the format is {backend!r}, but only 'torch_dist' can be read; save it again "
+            "as that"
         )

@@ -1,4 +1,6 @@
-"""The CPU backend says clearly when a library has changed under it, keeps off where there is CUDA, and redirects."""
+"""The CPU backend says clearly when a library has changed under it, keeps off where there is CUDA,
+and redirects.
+"""
 
 import importlib.metadata
 

@@ -1,4 +1,6 @@
-"""Merging: the formulas against hand-computed values, both kinds of checkpoints, what is refused, the sweep."""
+"""Merging: the formulas against hand-computed values, both kinds of checkpoints, what is refused,
+the sweep.
+"""
 
 import errno
 import json
@@ -74,7 +76,9 @@ def bf16_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def nemo_models(
     models: list[Path], forked: Callable, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Path]:
-    """The first two models as NeMo checkpoints, the second one as two tensor-parallel ranks save it."""
+    """The first two models as NeMo checkpoints, the second one as two tensor-parallel ranks save
+    it.
+    """
     base = tmp_path_factory.mktemp("nemo")
     for name, source in zip("ab", models[:2], strict=True):
         forked(import_in_fork, source, base / name)
@@ -509,13 +513,13 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     size = (tmp_path / "a" / FILE).stat().st_size
     script = (
-        "import sys; from pathlib import Path; from recipes.merging.merge import merge\n"
-        "def memory(field):\n"
-        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
-        "    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))\n"
-        "before = memory('VmRSS'); Path('/proc/self/clear_refs').write_text('5')\n"
-        "merge('slerp', [Path(sys.argv[1]), Path(sys.argv[2])], [0.5, 0.5], Path(sys.argv[3]), say=lambda line: None)\n"
-        "print(memory('VmHWM') - before)"
+        "import sys; from pathlib import Path; from recipes.merging.merge import merge\ndef "
+        "memory(field):\n    lines = Path('/proc/self/status').read_text().splitlines()\n    "
+        "return 1024 * int(next(line.split()[1] for line in lines if "
+        "line.startswith(field)))\nbefore = memory('VmRSS'); "
+        "Path('/proc/self/clear_refs').write_text('5')\nmerge('slerp', [Path(sys.argv[1]), "
+        "Path(sys.argv[2])], [0.5, 0.5], Path(sys.argv[3]), say=lambda line: "
+        "None)\nprint(memory('VmHWM') - before)"
     )
     words = [sys.executable, "-c", script, tmp_path / "a", tmp_path / "b", tmp_path / "out"]
     done = subprocess.run(words, check=True, capture_output=True, text=True)

@@ -1,4 +1,5 @@
-"""Merges are mergekit's on the same inputs: those it wrote once, kept here, and where it is installed those it writes.
+"""Merges are mergekit's on the same inputs: those it wrote once, kept here, and where it is
+installed those it writes.
 
 ``MERGEKIT`` names the ``mergekit-yaml`` of an environment of its own (``pip install mergekit==0.1.4
 transformers==4.51.3``). To write the kept files anew, run this module with it as the only argument.

@@ -1,4 +1,6 @@
-"""The core attention against a plain softmax, with grouped queries, documents, caches and context parallelism."""
+"""The core attention against a plain softmax, with grouped queries, documents, caches and context
+parallelism.
+"""
 
 import math
 import resource
@@ -28,7 +30,9 @@ def _documents():
 
 
 def _reference(query, key, value, hidden):
-    """Softmax over the whole score matrix; ``hidden`` [batch, queries, keys] is True where a key is out of sight."""
+    """Softmax over the whole score matrix; ``hidden`` [batch, queries, keys] is True where a key is
+    out of sight.
+    """
     key, value = (x.repeat_interleave(HEADS // GROUPS, dim=2) for x in (key, value))
     scores = torch.einsum("qbhd,kbhd->bhqk", query, key) * SCALE
     weights = scores.masked_fill(hidden[:, None], -math.inf).softmax(-1)
@@ -139,7 +143,9 @@ def _check_context_parallel():
 
 
 def _peak_of_long_sequence():
-    """Return the growth of peak memory, in bytes, of a forward and backward pass over 8,192 tokens in documents."""
+    """Return the growth of peak memory, in bytes, of a forward and backward pass over 8,192 tokens
+    in documents.
+    """
     sequence = 8192
     query, key, value = (
         torch.randn(sequence, 1, n, HEAD_DIM, requires_grad=True) for n in (HEADS, GROUPS, GROUPS)

@@ -73,7 +73,8 @@ def _transformer_engine_spec():
     assert len(local.layer_specs) == 4
     layer = local.layer_specs[0].submodules
     assert layer.self_attention.submodules.core_attention is SdpaCoreAttention
-    # TransformerEngine cannot be installed everywhere: a stand-in layer shows what is changed in its spec, and what not
+    # TransformerEngine cannot be installed everywhere: a stand-in layer shows what is changed in
+    # its spec, and what not
     stand_in = gpt_layer_specs.get_gpt_layer_local_spec(normalization="RMSNorm")
     granite.get_gpt_layer_with_transformer_engine_spec = lambda: stand_in
     chosen = granite.block_spec(config, 0.5, use_transformer_engine=True)
@@ -96,7 +97,8 @@ def test_parameter_counts_are_the_published_ones(forked) -> None:
 
 def test_initial_weights_follow_mup(forked) -> None:
     for name, deviation in forked(_deviations).items():
-        # 0.02 at the base width of 256; a quarter of the width doubles the hidden matrices' deviation
+        # 0.02 at the base width of 256; a quarter of the width doubles the hidden matrices'
+        # deviation
         expected = 0.02 if "embedding" in name else 0.04
         assert deviation == pytest.approx(expected, rel=0.05), name
 

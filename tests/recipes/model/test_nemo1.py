@@ -17,7 +17,9 @@ GRANITE_SETTINGS = (
 
 
 def _nemo1_model(config, **changed):
-    """Build the NeMo 1 model from the settings that NeMo-Aligner takes over from a NeMo 2 checkpoint."""
+    """Build the NeMo 1 model from the settings that NeMo-Aligner takes over from a NeMo 2
+    checkpoint.
+    """
     from lightning.pytorch import Trainer
     from omegaconf import OmegaConf
 
@@ -45,7 +47,9 @@ def _shapes(model):
 
 
 def _differences_of_logits():
-    """Return the largest difference between NeMo 1 and 2: as they are, and with one setting of NeMo 1 doubled."""
+    """Return the largest difference between NeMo 1 and 2: as they are, and with one setting of NeMo
+    1 doubled.
+    """
     import torch
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed

@@ -1,4 +1,6 @@
-"""``granite41 check`` with the real Megatron model: every size and stage holds, another model fails."""
+"""``granite41 check`` with the real Megatron model: every size and stage holds, another model
+fails.
+"""
 
 import contextlib
 import io
@@ -100,8 +102,8 @@ def test_an_override_that_does_not_divide_fails(forked) -> None:
     assert status == 1
     assert "FAILED" in out
     assert (
-        "tensor_model_parallel_size 3 does not divide model.num_attention_heads 32; choose a divisor"
-        in err
+        "tensor_model_parallel_size 3 does not divide model.num_attention_heads 32; choose a "
+        "divisor" in err
     )
     assert "phase1, shards FAILED: not built: world_size (1024) is not divisible by 3" in err
 

@@ -1,4 +1,6 @@
-"""Prepared shards through NeMo's data module: the mixture, the order, and which documents a stage reads."""
+"""Prepared shards through NeMo's data module: the mixture, the order, and which documents a stage
+reads.
+"""
 
 import contextlib
 import io
@@ -103,7 +105,9 @@ def _samples(
     steps: int,
     seed: int = 1234,
 ) -> dict[str, Any]:
-    """Set the data module up as a trainer does; return its samples' tokens, what it read and what it printed."""
+    """Set the data module up as a trainer does; return its samples' tokens, what it read and what
+    it printed.
+    """
     import torch
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
@@ -211,7 +215,9 @@ def test_a_seed_gives_one_order(forked, words, mixed, tmp_path) -> None:
 
 
 def test_light_shards_beside_a_heavy_one(forked, words, tmp_path) -> None:
-    """Megatron alone ends here with an IndexError: its blend takes more of the heavy shard than it had reserved."""
+    """Megatron alone ends here with an IndexError: its blend takes more of the heavy shard than it
+    had reserved.
+    """
     manifest = write_data(tmp_path / "data", words, {"code": [1500, *[10] * 60]})
     paths, shards = (
         paths_of(tmp_path / "data", manifest, {"code": 1}),
@@ -229,7 +235,8 @@ def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
         shards_of(folder, manifest),
     )
     held_out, seen, epochs = set(), set(), []
-    # 3,072, 3,072 and 4,000 tokens of each component, then as much again; one index cache, as nothing may rely on it
+    # 3,072, 3,072 and 4,000 tokens of each component, then as much again; one index cache, as
+    # nothing may rely on it
     for sequence_length, batch_size, steps in ((64, 4, 24), (64, 4, 24), (32, 10, 25)):
         found = forked(
             _samples, paths, shards, words, tmp_path / "index", sequence_length, batch_size, steps
@@ -250,14 +257,15 @@ def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
     assert epochs[-1] < 1
     again = forked(_samples, paths, shards, words, tmp_path / "index", 128, 2, 30)
     assert documents(again["train"]) & seen
-    # not before all of code had its turn: 270 and 180 of its documents are for training, and Megatron leaves a few of
-    # each window unread, as it asks for a little more than it takes
+    # not before all of code had its turn: 270 and 180 of its documents are for training, and
+    # Megatron leaves a few of each window unread, as it asks for a little more than it takes
     assert len({*range(270), *range(300, 480)} - documents(again["train"]) - seen) < 20
     assert again["repeats"].keys() == {"code"}
     epochs_of_code = again["repeats"]["code"]
     assert 1 < epochs_of_code < 2
     assert again["printed"] == (
-        f"code: {epochs_of_code:.2f} epochs after this stage; documents of earlier stages are read again\n"
+        f"code: {epochs_of_code:.2f} epochs after this stage; documents of earlier stages are read "
+        "again\n"
     )
     held_out |= documents(again["validation"])
     assert held_out

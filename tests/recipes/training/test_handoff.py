@@ -1,4 +1,6 @@
-"""From stage to stage: weights, moments, learning rate, data and token counts, and what is refused on the way."""
+"""From stage to stage: weights, moments, learning rate, data and token counts, and what is refused
+on the way.
+"""
 
 import json
 import shutil
@@ -155,7 +157,8 @@ def test_moments_carry_over_by_choice(chain, still) -> None:
     )
     assert before
     for key, old in before.items():
-        # Adam with beta2 0.95 keeps 0.95 of the old moment and adds 0.05 of the squared gradient to it
+        # Adam with beta2 0.95 keeps 0.95 of the old moment and adds 0.05 of the squared gradient to
+        # it
         kept = 0.95 * old
         assert torch.all(carried[key] >= kept * (1 - 1e-5)), key
         assert torch.allclose(carried[key] - kept, fresh[key], rtol=1e-2, atol=1e-9), key

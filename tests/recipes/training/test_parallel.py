@@ -1,4 +1,6 @@
-"""Two processes over gloo continue a checkpoint of one process with the same losses, however the model is split."""
+"""Two processes over gloo continue a checkpoint of one process with the same losses, however the
+model is split.
+"""
 
 import json
 import shutil

@@ -1,4 +1,6 @@
-"""A stage that is stopped, killed, or out of disk goes on as if nothing had been: same losses, weights and samples."""
+"""A stage that is stopped, killed, or out of disk goes on as if nothing had been: same losses,
+weights and samples.
+"""
 
 import errno
 import fcntl

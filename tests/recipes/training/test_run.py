@@ -1,4 +1,6 @@
-"""What cannot be trained is refused in one sentence, with exit status 2, before anything is written."""
+"""What cannot be trained is refused in one sentence, with exit status 2, before anything is
+written.
+"""
 
 import json
 import shutil
@@ -40,7 +42,8 @@ REFUSED = {
     ),
     "too few processes": (
         "phase1 --size tiny --data {data} parallelism.tensor_model_parallel_size=2",
-        "1 processes were started, but tensor x pipeline x context parallelism needs multiples of 2",
+        "1 processes were started, but tensor x pipeline x context parallelism needs multiples of "
+        "2",
     ),
     "too few documents": (
         "phase1 --size tiny --data {data} split=999,1,0",
@@ -164,8 +167,8 @@ def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, cap
     ]
     error = _granite41(monkeypatch, capsys, *words)
     assert (
-        f"this tokenizer has fingerprint {found} but {copied}/manifest.json was written with {expected}"
-        in error
+        f"this tokenizer has fingerprint {found} but {copied}/manifest.json was written with "
+        f"{expected}" in error
     )
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,6 @@
-"""What the bridge refuses, and that it leaves nothing half-written; how much memory an export takes."""
+"""What the bridge refuses, and that it leaves nothing half-written; how much memory an export
+takes.
+"""
 
 import errno
 import json
@@ -108,7 +110,8 @@ DAMAGED_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda nemo: edit(
             nemo / "context" / "model.yaml", "ffn_hidden_size: 96", "ffn_hidden_size: 97"
         ),
-        "mlp.linear_fc1.weight has shape (4, 192, 64), but the context's model.yaml asks for (4, 194, 64)",
+        "mlp.linear_fc1.weight has shape (4, 192, 64), but the context's model.yaml asks for (4, "
+        "194, 64)",
     ),
     "more layers": (
         lambda nemo: edit(nemo / "context" / "model.yaml", "num_layers: 4", "num_layers: 5"),
@@ -244,9 +247,9 @@ def test_export_on_a_disk_that_fills_up_leaves_nothing(
 
 def test_a_killed_export_is_not_there(nemo: Path, tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from recipes.model.bridge.to_hf import export_hf\n"
-        "export_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=100_000,"
-        " say=lambda line: 'model-00002' in line and os.kill(os.getpid(), 9))"
+        "import os, sys; from pathlib import Path; from recipes.model.bridge.to_hf import "
+        "export_hf\nexport_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=100_000, "
+        "say=lambda line: 'model-00002' in line and os.kill(os.getpid(), 9))"
     )
     killed = subprocess.run([sys.executable, "-c", script, nemo, tmp_path / "out"], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -375,13 +378,13 @@ def test_export_takes_the_memory_of_its_largest_tensor(forked: Callable, tmp_pat
     script = (
         "import sys; from pathlib import Path; from recipes.model.bridge.to_hf import export_hf\n"
         # imported by the export itself otherwise, and no part of what a tensor takes
-        "from transformers import AutoTokenizer\n"
-        "def memory(field):\n"
-        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
-        "    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))\n"
-        "before = memory('VmRSS'); Path('/proc/self/clear_refs').write_text('5')\n"
-        "export_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=30_000_000, say=lambda line: None)\n"
-        "print(memory('VmHWM') - before)"
+        "from transformers import AutoTokenizer\ndef memory(field):\n    lines = "
+        "Path('/proc/self/status').read_text().splitlines()\n    return 1024 * "
+        "int(next(line.split()[1] for line in lines if line.startswith(field)))\nbefore = "
+        "memory('VmRSS'); "
+        "Path('/proc/self/clear_refs').write_text('5')\nexport_hf(Path(sys.argv[1]), "
+        "Path(sys.argv[2]), max_shard_bytes=30_000_000, say=lambda line: "
+        "None)\nprint(memory('VmHWM') - before)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "nemo", tmp_path / "out"],

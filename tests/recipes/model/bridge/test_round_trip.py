@@ -79,7 +79,9 @@ def save_in_parallel(checkpoint: Path, output: Path, tensor: int, pipeline: int)
 
 
 def train_one_step(checkpoint: Path, runs: Path) -> str:
-    """Train one step with learning rate 0 from ``checkpoint`` and return where the result was saved."""
+    """Train one step with learning rate 0 from ``checkpoint`` and return where the result was
+    saved.
+    """
     from megatron.core.optimizer import OptimizerConfig
     from nemo import lightning as nl
     from nemo.collections import llm
