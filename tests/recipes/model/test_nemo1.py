@@ -97,9 +97,7 @@ def _check_patches():
     assert MegatronBaseModel._enable_nvidia_optimizations is method
     with pytest.MonkeyPatch.context() as upstream:
         upstream.delattr(MegatronBaseModel, method.__name__)
-        with pytest.raises(
-            RuntimeError, match=rf"patches MegatronBaseModel.{method.__name__}"
-        ):
+        with pytest.raises(RuntimeError, match=rf"patches MegatronBaseModel.{method.__name__}"):
             nemo1.install()
     with pytest.MonkeyPatch.context() as upstream:
         upstream.setattr(build_model, "build_model", lambda: None)
