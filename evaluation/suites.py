@@ -110,7 +110,7 @@ def stage_suites(stage: str, size: str) -> tuple[str, ...]:
     """
     require_known("stage", stage, STAGES)
     require_known("size", size, SIZES)
-    instead = _read()["tiny"]["instead"] if size == "tiny" else {}
+    instead = _read()["tiny"]["instead"] if SIZES[size].is_tiny else {}
     return tuple(
         dict.fromkeys(instead.get(name, name) for name in _read()["after"][STAGES[stage].kind])
     )
@@ -268,7 +268,7 @@ def _published(suite: str) -> dict[str, Any]:
 def _row(suite: str, size: str) -> dict[str, Any]:
     require_known("suite", suite, dict.fromkeys(suite_names()))
     require_known("size", size, SIZES)
-    return _read()[suite] | (_read()["tiny"].get(suite, {}) if size == "tiny" else {})
+    return _read()[suite] | (_read()["tiny"].get(suite, {}) if SIZES[size].is_tiny else {})
 
 
 def _task(name: str, values: Mapping[str, Any], chat_template: bool) -> Task:

@@ -100,7 +100,7 @@ def tasks(
 
     prepared = begin = None
     if data is None:
-        if size != "tiny":
+        if not SIZES[size].is_tiny:
             raise UserError(f"size {size} needs prepared data: name its folder with --data")
         data, vocab_size = run_folder / "data", recipes[names[0]].model.vocab_size.value
         if unfinished:
@@ -356,16 +356,16 @@ def _evaluation_tasks(
         f"{name}-gate",
         *("eval", "gate", "--folders", *(str(folder / suite) for suite in chosen)),
         # IBM's numbers are of the models at the end
-        *("--reference", "published" if name == last_stage and size != "tiny" else "none"),
+        *("--reference", "published" if name == last_stage and not SIZES[size].is_tiny else "none"),
         *(("--baseline", str(baseline)) if recipe.merge and with_parent else ()),
         # without a network there are no other texts; what they score is compared with nothing
-        *(("--allow-fallback",) if size == "tiny" else ()),
+        *(("--allow-fallback",) if SIZES[size].is_tiny else ()),
         after=(*(ends if on_cluster else ends[-1:]), exported) if ends else (before, exported),
     )
 
 
 def _corpora(size: str, run_folder: Path) -> tuple[str, ...]:
-    return () if size == "tiny" else ("--corpora", str(run_folder / _CORPORA))
+    return () if SIZES[size].is_tiny else ("--corpora", str(run_folder / _CORPORA))
 
 
 def _is_evaluated(folder: Path) -> bool:

@@ -12,9 +12,10 @@ from evaluation.suites import LONG_CONTEXT
 from evaluation.suites import lengths as ruler_lengths
 from recipes.common.errors import UserError
 from recipes.launch.chain import require_inputs, tasks
-from recipes.registry.resolve import STAGES, resolve_pretraining
+from recipes.registry.resolve import STAGES, require_known, resolve_pretraining
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
+from recipes.spec.sizes import SIZES
 from slurm.cluster import Cluster, cluster_from_dict, load_cluster
 from slurm.jobs import build_jobs
 from slurm.shell import Shell
@@ -63,7 +64,8 @@ def run_on_cluster(
         init = str(_there(cluster, Path(init), "--init"))
     own = {override.partition("=")[0] for override in request.overrides}
     overrides = list(request.overrides)
-    if request.size != "tiny" and "parallelism.gpu_type" not in own:
+    require_known("size", request.size, SIZES)
+    if not SIZES[request.size].is_tiny and "parallelism.gpu_type" not in own:
         overrides.append(f"parallelism.gpu_type={cluster.compute.gpu_type}")
     wanted = Request(
         request.stages, request.size, overrides, data, request.devices, init, request.evaluate

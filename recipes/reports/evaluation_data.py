@@ -528,7 +528,7 @@ def _other_settings(entries: Sequence[Entry]) -> Grid:
             if task and None not in (task.num_fewshot, shots) and shots != task.num_fewshot:
                 what = f"{text(shots)} examples in the prompt, not {task.num_fewshot}"
                 rows.setdefault((entry.name, what), []).append(unit.name)
-        if entry.evaluation.limit is not None and size != "tiny":
+        if entry.evaluation.limit is not None and not SIZES[size].is_tiny:
             rows[entry.name, f"{text(entry.evaluation.limit)} samples of each task"] = ["all"]
     cells = [
         [Cell(model), Cell(what), Cell(text(_listed(units)))]

@@ -15,6 +15,7 @@ from recipes.spec.mixtures import Mixture
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.schedules import PowerSchedule, Schedule
+from recipes.spec.sizes import SIZES
 from recipes.spec.tree import flatten
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def pretraining(size: str) -> list[PretrainRecipe]:
 
 def _full_size(size: str) -> list[PretrainRecipe]:
     """Return :func:`pretraining` of the size from which ``size`` is scaled."""
-    return pretraining("8b" if size == "tiny" else size)
+    return pretraining(SIZES[size].published_size)
 
 
 def lr_curves(size: str) -> list[StageCurve]:

@@ -18,6 +18,7 @@ class Size:
         logits_scaling: the logits are divided by it.
         initializer_std: standard deviation of every weight at ``mup_base_width``, and of the embedding at any width.
         mup_base_width: hidden size at which muP's learning rates and initial weights are stated.
+        scaled_from: the published size whose stages this one scales down; None for a published size.
     """
 
     name: str
@@ -39,6 +40,17 @@ class Size:
     bos_token_id: Sourced[int]
     eos_token_id: Sourced[int]
     pad_token_id: Sourced[int]
+    scaled_from: str | None = None
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the size is scaled down, so that a CPU trains it."""
+        return self.scaled_from is not None
+
+    @property
+    def published_size(self) -> str:
+        """Name of the size whose published values it takes: its own, or the one it is scaled from."""
+        return self.scaled_from or self.name
 
     @property
     def width_multiplier(self) -> float:
@@ -203,6 +215,7 @@ _TINY_DIMENSIONS = Size(
     bos_token_id=assumed(0, _TOKENIZER),
     eos_token_id=assumed(0, _TOKENIZER),
     pad_token_id=assumed(1, _TOKENIZER),
+    scaled_from="8b",
 )
 
 TINY = apply_rules(_TINY_DIMENSIONS, RULES)

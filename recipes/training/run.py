@@ -448,7 +448,7 @@ def _check_processes(recipe: PretrainRecipe) -> None:
     """
     import torch
 
-    if recipe.size != "tiny" and not torch.cuda.is_available():
+    if not recipe.model.is_tiny and not torch.cuda.is_available():
         raise UserError(
             f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on "
             "a cluster"
