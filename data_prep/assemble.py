@@ -153,7 +153,8 @@ def _read(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         sums = {key: sum(shard[key] for shard in manifest["shards"]) for key in _ADDED_UP}
         stated = {key: manifest[key] for key in _ADDED_UP}
-        told = {key: manifest[key] for key in ("sources", "licences")}
+        licences = manifest["licenses"] if "licenses" in manifest else manifest["licences"]
+        told = {"sources": manifest["sources"], "licences": licences}
         found = manifest["tokenizer"]["fingerprint"]
         packed = int(manifest.get("packed_tokens", 0))
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:

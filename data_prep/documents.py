@@ -1,4 +1,4 @@
-"""Documents out of files and Hub data sets: how an input is cut into parts, and reading a part."""
+"""Documents of files and Hub data sets: cutting an input into parts, and reading a part."""
 
 import gzip
 import io
@@ -22,6 +22,7 @@ PARQUET = ".parquet"
 NO_DOCUMENTS = ("plan.json", "manifest.json", "shard-*.json", "*.removed.jsonl")
 _ROWS = 64  # of a parquet file, decoded at a time: bounds the memory
 _CHUNK = 1 << 20
+_NOT_UTF8 = "is not valid UTF-8; convert or repair it"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Part:
 
     Attributes:
         input: a file, or a Hub data set as ``hf:NAME@REVISION:CONFIGURATION:SPLIT``.
-        start, stop: bytes of JSON lines (a line belongs to the part in which it begins), row groups of parquet, shards
-            of a Hub data set; 0 and 1 for a file that is read as a whole.
+        start, stop: bytes of JSON lines (a line belongs to the part in which it begins), row groups
+            of parquet, shards of a Hub data set; 0 and 1 for a file that is read as a whole.
         bytes: size in the file, to balance work by; of a Hub data set 0.
     """
 
@@ -46,9 +47,10 @@ class Document:
     """One document.
 
     Attributes:
-        record: its number in the part, from 1, blank lines included; :func:`where` turns it into the file's.
-        text: the text as found.
-        fields: the values of the other fields that were asked for.
+        record: its number in the part, from 1, blank lines included; :func:`where` turns it into
+            the file's.
+        text: the text, unchanged.
+        fields: the values of the other fields that were requested.
     """
 
     record: int
@@ -60,38 +62,43 @@ class BadRecord(UserError):
     """A record that is no document: one sentence naming input and record."""
 
 
-def refuse(error: BadRecord) -> NoReturn:
-    """Raise ``error``: what :func:`read` does about a bad record unless it is told otherwise."""
+def raise_error(error: BadRecord) -> NoReturn:
+    """Raise ``error``: what :func:`read` does about a bad record by default."""
     raise error
 
 
-def size_of(inputs: Iterable[str]) -> int:
+def input_bytes(inputs: Iterable[str]) -> int:
     """Return the bytes of all input files together; Hub data sets count nothing.
 
     Raises:
         UserError: an input is missing or of an unknown kind.
     """
-    names = [name for name in inputs if not name.startswith(HUB)]
-    return sum(file.stat().st_size for name in names for file in _files(Path(name)))
+    total = 0
+    for name in inputs:
+        if not name.startswith(HUB):
+            total += sum(file.stat().st_size for file in _list_files(Path(name)))
+    return total
 
 
 def split_inputs(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
-    """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder stands for its files, sorted.
+    """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder is its files, sorted.
 
-    A folder's hidden files, and the records that ``granite41 data`` writes beside documents, are left out.
-    JSON lines are cut at bytes, parquet at row groups, a Hub data set at its own shards; compressed files and plain
-    text are one part each. Nothing is read but sizes and parquet's footers.
+    A folder's hidden files, and the records that ``granite41 data`` writes beside documents, are
+    left out. JSON lines are cut at bytes, parquet at row groups, a Hub data set at its own shards;
+    compressed files and plain text are one part each. Nothing is read but sizes and parquet's
+    footers.
 
     Raises:
-        UserError: an input is missing, unreadable, of an unknown kind, or a Hub data set that cannot be reached.
+        UserError: an input is missing, unreadable, of an unknown kind, or a Hub data set that
+            cannot be reached.
     """
     parts: list[Part] = []
     for name in inputs:
         if name.startswith(HUB):
-            parts += _hub_parts(name)
+            parts += _split_hub(name)
         else:
-            for file in _files(Path(name)):
-                parts += _file_parts(file, piece_bytes)
+            for file in _list_files(Path(name)):
+                parts += _split_file(file, piece_bytes)
     return parts
 
 
@@ -99,24 +106,27 @@ def read(
     part: Part,
     field: str = "text",
     others: tuple[str, ...] | None = (),
-    on_bad: Callable[[BadRecord], None] = refuse,
+    on_bad: Callable[[BadRecord], None] = raise_error,
 ) -> Iterator[Document]:
     """Yield a part's documents in order; memory is bounded by the longest of them.
 
     Args:
         part: of :func:`split_inputs`.
-        field: the records' field that holds the text. ``a+b`` joins fields by an empty line, ``a[].b`` the field b of
-            each item of a list, ``a[]`` the turns of a conversation (``content`` or ``value``, without roles). A plain
-            text file is one document and has no fields.
-        others: further fields to keep, with None where a record lacks one; None keeps all that a record has.
-        on_bad: receives what is not JSON, not UTF-8 or without text; if it returns, the record is left out.
+        field: the records' field that holds the text. ``a+b`` joins fields by an empty line,
+            ``a[].b`` the field b of each item of a list, ``a[]`` the turns of a conversation
+            (``content`` or ``value``, without roles). A plain text file is one document and has no
+            fields.
+        others: further fields to keep, with None where a record lacks one; None keeps all that a
+            record has.
+        on_bad: receives what is not JSON, not UTF-8 or without text; if it returns, the record is
+            left out.
 
     Raises:
-        UserError: a file that is truncated, damaged or gone, whatever ``on_bad`` does.
+        UserError: a file that is truncated, damaged or gone; ``on_bad`` does not receive that.
     """
     kind = _kind(part.input)
     if kind in TEXT:
-        yield from _text_document(part)
+        yield _read_text(part)
         return
     if kind == HUB:
         rows = _hub_rows(part)
@@ -124,15 +134,16 @@ def read(
         rows = _parquet_rows(part, field, others)
     else:
         rows = _json_rows(part)
+
     for record, row in enumerate(rows, 1):
         if row is None:
             continue
         text = _get_text(row, field)
-        if isinstance(text, _Damaged):
+        if isinstance(text, _BadRow):
             on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
-        else:
-            names = [name for name in row if name != field] if others is None else others
-            yield Document(record, text, {name: row.get(name) for name in names})
+            continue
+        names = [name for name in row if name != field] if others is None else others
+        yield Document(record, text, {name: row.get(name) for name in names})
 
 
 def where(part: Part, record: int) -> str:
@@ -158,37 +169,48 @@ def records_before(part: Part) -> int:
     return 0
 
 
+# --- The text of a record
+
+
 @dataclass(frozen=True)
-class _Damaged:
+class _BadRow:
     """A row that is no document, and why: half a sentence."""
 
     reason: str
 
 
-def _get_text(row: Any, field: str) -> str | _Damaged:
+def _get_text(row: Any, field: str) -> str | _BadRow:
     """The text of a row by ``field``, as :func:`read` explains it."""
-    if isinstance(row, _Damaged):
+    if isinstance(row, _BadRow):
         return row
     if not isinstance(row, dict):
-        return _Damaged(
+        return _BadRow(
             f"holds {type(row).__name__}, expected an object with the field {field!r}; repair it"
         )
+
     values = []
     for term in _terms(field, row):
-        name, items, inner = term.partition("[]")
+        name, brackets, item_field = term.partition("[]")
         if name not in row:
-            return _Damaged(
-                f"no field {name!r} among {', '.join(sorted(row)[:8])}; name the field that holds the text"
+            names = ", ".join(sorted(row)[:8])
+            return _BadRow(f"no field {name!r} among {names}; name the field that holds the text")
+        value = row[name]
+        if not brackets:
+            values.append(value)
+        elif isinstance(value, list | None):
+            values += [_item_text(item, item_field.removeprefix(".")) for item in value or ()]
+        else:
+            return _BadRow(
+                f"field {name!r} holds {type(value).__name__}, expected a list; "
+                f"name another field or repair it"
             )
-        values += (
-            [_of_item(item, inner.removeprefix(".")) for item in row[name] or ()]
-            if items
-            else [row[name]]
-        )
+
     for value in values:
+        # several fields are joined without those that are null
         if not isinstance(value, str) and not (value is None and len(values) > 1):
-            return _Damaged(
-                f"field {field!r} holds {type(value).__name__}, expected text; name another field or repair it"
+            return _BadRow(
+                f"field {field!r} holds {type(value).__name__}, expected text; "
+                f"name another field or repair it"
             )
     return values[0] if len(values) == 1 else "\n\n".join(filter(None, values))
 
@@ -198,13 +220,14 @@ def _terms(field: str, names: Container[str]) -> list[str]:
     return [field] if field in names else field.split("+")
 
 
-def _of_item(item: Any, name: str) -> Any:
+def _item_text(item: Any, name: str) -> Any:
+    """The field ``name`` of an item of a list, or without a name what the turn of a chat says."""
     if not isinstance(item, dict):
         return item
     return item.get(name) if name else item.get("content", item.get("value"))
 
 
-_NOT_UTF8 = "is not valid UTF-8; convert or repair it"
+# --- Files and their kinds
 
 
 def _kind(name: str) -> str:
@@ -213,13 +236,15 @@ def _kind(name: str) -> str:
         return HUB
     path = Path(name)
     suffix = path.suffix.lower()
+    if suffix == PARQUET:
+        return suffix
     if suffix in (".gz", ".zst"):
         suffix = Path(path.stem).suffix.lower()
-    if suffix in (*JSON_LINES, *TEXT) or (suffix == PARQUET and path.suffix.lower() == PARQUET):
+    if suffix in (*JSON_LINES, *TEXT):
         return suffix
     raise UserError(
-        f"{name}: unknown kind of file, expected {', '.join((*JSON_LINES, *TEXT))} (also .gz, .zst) or {PARQUET}; "
-        f"rename or convert it"
+        f"{name}: unknown kind of file, expected {', '.join((*JSON_LINES, *TEXT))} "
+        f"(also .gz, .zst) or {PARQUET}; rename or convert it"
     )
 
 
@@ -227,48 +252,62 @@ def _is_compressed(name: str) -> bool:
     return name.lower().endswith((".gz", ".zst"))
 
 
-def _files(path: Path) -> list[Path]:
+def _list_files(path: Path) -> list[Path]:
+    """``path`` itself, or the files below a folder that hold documents."""
     if not path.exists():
         raise UserError(f"{path}: no such file, expected a file or folder of text; check the path")
-    if path.is_dir():
-        files = []
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if hidden or any(fnmatch(file.name, pattern) for pattern in NO_DOCUMENTS):
-                continue
-            try:
-                _kind(file.name)
-            except UserError:
-                continue
-            files.append(file)
-        if not files:
-            raise UserError(
-                f"{path}: holds no file that can be read, expected JSON lines, parquet or text; check it"
-            )
-        return files
-    return [path]
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_input(path, file)]
+    if not files:
+        raise UserError(
+            f"{path}: holds no file that can be read, expected JSON lines, parquet or text; "
+            f"check it"
+        )
+    return files
 
 
-def _file_parts(file: Path, piece_bytes: int) -> list[Part]:
-    kind, size = _kind(str(file)), file.stat().st_size
+def _is_input(folder: Path, file: Path) -> bool:
+    if any(part.startswith(".") for part in file.relative_to(folder).parts):
+        return False
+    if any(fnmatch(file.name, pattern) for pattern in NO_DOCUMENTS):
+        return False
+    try:
+        _kind(file.name)
+    except UserError:
+        return False
+    return True
+
+
+def _split_file(file: Path, piece_bytes: int) -> list[Part]:
+    kind = _kind(str(file))
+    size = file.stat().st_size
     if not os.access(file, os.R_OK):
         raise UserError(f"{file}: permission to read denied; grant it or leave the file out")
     if kind == PARQUET:
-        import pyarrow.parquet as pq
-
-        with _damage(str(file)):
-            metadata = pq.ParquetFile(file).metadata
-        rows = max(1, metadata.num_rows)
-        # the file's bytes, shared out by rows: footers state other sizes
-        groups = [
-            metadata.row_group(i).num_rows * size // rows for i in range(metadata.num_row_groups)
-        ]
-        return [Part(str(file), i, i + 1, weight) for i, weight in enumerate(groups)]
+        return _split_parquet(file, size)
     if kind in TEXT or _is_compressed(file.name):
         return [Part(str(file), 0, 1, size)]
     pieces = max(1, round(size / piece_bytes))
-    bounds = [size * i // pieces for i in range(pieces + 1)]
-    return [Part(str(file), a, b, b - a) for a, b in pairwise(bounds)]
+    bounds = [size * piece // pieces for piece in range(pieces + 1)]
+    return [Part(str(file), start, stop, stop - start) for start, stop in pairwise(bounds)]
+
+
+def _split_parquet(file: Path, size: int) -> list[Part]:
+    import pyarrow.parquet as pq
+
+    with _file_errors_as_user_error(str(file)):
+        metadata = pq.ParquetFile(file).metadata
+    rows = max(1, metadata.num_rows)
+    parts = []
+    for group in range(metadata.num_row_groups):
+        # the file's bytes, divided by rows: footers state other sizes
+        weight = metadata.row_group(group).num_rows * size // rows
+        parts.append(Part(str(file), group, group + 1, weight))
+    return parts
+
+
+# --- JSON lines and text
 
 
 def _json_rows(part: Part) -> Iterator[Any]:
@@ -282,7 +321,7 @@ def _json_rows(part: Part) -> Iterator[Any]:
         try:
             yield orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield _Damaged(_json_reason(line, error))
+            yield _BadRow(_json_reason(line, error))
 
 
 def _json_reason(line: bytes, error: ValueError) -> str:
@@ -296,11 +335,16 @@ def _json_reason(line: bytes, error: ValueError) -> str:
 
 
 def _lines(part: Part) -> Iterator[bytes]:
+    """The lines that begin within the part."""
     if _is_compressed(part.input):
-        with _damage(part.input), _open(Path(part.input)) as stream:
+        with _file_errors_as_user_error(part.input), _open(Path(part.input)) as stream:
             yield from stream
         return
-    with _damage(part.input), Path(part.input).open("rb", buffering=_CHUNK) as stream:
+
+    with (
+        _file_errors_as_user_error(part.input),
+        Path(part.input).open("rb", buffering=_CHUNK) as stream,
+    ):
         position = part.start
         if position:
             # the line that holds the byte before the part belongs to the part before, up to its end
@@ -313,91 +357,100 @@ def _lines(part: Part) -> Iterator[bytes]:
             yield line
 
 
-_counted: dict[
-    tuple[str, int, int], tuple[int, int]
-] = {}  # a file, its size and time: line feeds before an offset
+# (file, size, time of change) -> (offset, line feeds before it), as far as the last call counted
+_counted: dict[tuple[str, int, int], tuple[int, int]] = {}
 
 
 def _lines_before(file: Path, offset: int) -> int:
-    """How many lines begin before ``offset``; goes on from where the last call for the file ended."""
+    """How many lines begin before ``offset``; counts on from the last call's offset in the file."""
     state = file.stat()
-    key = str(file), state.st_size, state.st_mtime_ns
-    position, feeds = _counted.get(key, (0, 0))
+    key = (str(file), state.st_size, state.st_mtime_ns)
+    position, line_feeds = _counted.get(key, (0, 0))
     if position > offset:
-        position, feeds = 0, 0
+        position = 0
+        line_feeds = 0
+
     with file.open("rb") as stream:
         stream.seek(position)
-        while position < offset and (block := stream.read(min(_CHUNK, offset - position))):
-            feeds += block.count(b"\n")
+        while position < offset:
+            block = stream.read(min(_CHUNK, offset - position))
+            if not block:
+                break
+            line_feeds += block.count(b"\n")
             position += len(block)
         stream.seek(offset - 1)
         last = stream.read(1)
-    _counted[key] = position, feeds
-    return feeds + (last != b"\n")
+
+    _counted[key] = (position, line_feeds)
+    # a line that has not ended before the offset began before it too
+    return line_feeds + (last != b"\n")
 
 
-def _text_document(part: Part) -> Iterator[Document]:
-    with _damage(part.input), _open(Path(part.input)) as stream:
+def _read_text(part: Part) -> Document:
+    with _file_errors_as_user_error(part.input), _open(Path(part.input)) as stream:
         data = stream.read()
     try:
-        yield Document(1, data.decode("utf-8"), {})
+        return Document(1, data.decode("utf-8"), {})
     except UnicodeDecodeError as error:
         raise BadRecord(f"{where(part, 1)}: {_NOT_UTF8}") from error
+
+
+# --- Parquet
 
 
 def _parquet_rows(part: Part, field: str, others: tuple[str, ...] | None) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    with _damage(part.input):
+    with _file_errors_as_user_error(part.input):
         file = pq.ParquetFile(part.input)
         names = file.schema_arrow.names
         needed = {term.partition("[]")[0] for term in _terms(field, names)}
-        columns = (
-            names
-            if others is None
-            else [name for name in names if name in needed or name in others]
-        )
-        for batch in file.iter_batches(
-            _ROWS, row_groups=range(part.start, part.stop), columns=columns
-        ):
+        columns = names
+        if others is not None:
+            columns = [name for name in names if name in needed or name in others]
+
+        groups = range(part.start, part.stop)
+        for batch in file.iter_batches(_ROWS, row_groups=groups, columns=columns):
             if not needed <= set(names):
-                # without the text nothing else is read; say which fields there are
+                # without the text nothing else is read; the names are for the error's sentence
                 yield from [dict.fromkeys(names)] * batch.num_rows
                 continue
             try:
                 yield from batch.to_pylist()
             except UnicodeDecodeError:
-                yield from (_parquet_row(batch.slice(row, 1)) for row in range(batch.num_rows))
+                for row in range(batch.num_rows):
+                    yield _parquet_row(batch.slice(row, 1))
 
 
 def _parquet_row(batch: Any) -> Any:
     try:
         return batch.to_pylist()[0]
     except UnicodeDecodeError:
-        return _Damaged(_NOT_UTF8)
+        return _BadRow(_NOT_UTF8)
+
+
+# --- Compressed and damaged files
 
 
 @contextmanager
-def _damage(name: str) -> Iterator[None]:
+def _file_errors_as_user_error(name: str) -> Iterator[None]:
     """Turn what readers raise about a truncated or damaged file into a :class:`UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except EOFError as error:
         raise UserError(
             f"{name}: is truncated, expected a complete file; fetch it again"
         ) from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{name}: is damaged ({error}), expected gzip; fetch it again") from error
-    except UserError:
-        raise
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise UserError(
-                f"{name}: cannot be read ({os.strerror(error.errno)}); check it"
-            ) from error
-        raise UserError(
-            f"{name}: is truncated or damaged ({str(error).splitlines()[0][:100]}); fetch it again"
-        ) from error
+            reason = os.strerror(error.errno)
+            raise UserError(f"{name}: cannot be read ({reason}); check it") from error
+        reason = str(error).splitlines()[0][:100]
+        raise UserError(f"{name}: is truncated or damaged ({reason}); fetch it again") from error
 
 
 def _open(file: Path) -> BinaryIO:
@@ -406,12 +459,12 @@ def _open(file: Path) -> BinaryIO:
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(file, "rb"))
     if suffix == ".zst":
-        return cast(BinaryIO, io.BufferedReader(_Zstandard(file), _CHUNK))
+        return cast(BinaryIO, io.BufferedReader(_ZstandardFile(file), _CHUNK))
     return file.open("rb")
 
 
-class _Zstandard(io.RawIOBase):
-    """A .zst file, decompressed; unlike zstandard's own reader it raises EOFError where the file is truncated."""
+class _ZstandardFile(io.RawIOBase):
+    """A .zst file, decompressed; unlike zstandard's own reader it raises where it is truncated."""
 
     def __init__(self, file: Path) -> None:
         import zstandard
@@ -420,40 +473,63 @@ class _Zstandard(io.RawIOBase):
         # --long archives of up to 2 GiB windows are common for text
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
         self._frame = self._decompressor.decompressobj()
+        self._frame_started = False
         self._error = zstandard.ZstdError
         self._pending = b""
-        self._begun = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._pending:
-            block = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame, self._begun = self._decompressor.decompressobj(), False
-            block = block or self._file.read(_CHUNK // 8)
+            block = self._next_block()
             if not block:
-                if self._begun:
-                    raise EOFError(f"{self._file.name}: ends within a frame")
                 return 0
-            self._begun = True
+            self._frame_started = True
             try:
                 self._pending = self._frame.decompress(block)
             except self._error as error:
                 raise ValueError(str(error)) from error
         count = min(len(buffer), len(self._pending))
-        buffer[:count], self._pending = self._pending[:count], self._pending[count:]
+        buffer[:count] = self._pending[:count]
+        self._pending = self._pending[count:]
         return count
+
+    def _next_block(self) -> bytes:
+        """Return compressed bytes: those left after the last frame, or of the file; none at its end.
+
+        Raises:
+            EOFError: the file ends within a frame.
+        """
+        block = b""
+        if self._frame.eof:
+            block = self._frame.unused_data
+            self._frame = self._decompressor.decompressobj()
+            self._frame_started = False
+        block = block or self._file.read(_CHUNK // 8)
+        if not block and self._frame_started:
+            raise EOFError(f"{self._file.name}: ends within a frame")
+        return block
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
 
+# --- Hub data sets
+
+
 @dataclass(frozen=True)
-class _HubName:
-    """``hf:REPOSITORY[/GLOB][@REVISION][:CONFIGURATION[:SPLIT]]``; an absolute path stands for a local folder."""
+class _HubInput:
+    """``hf:REPOSITORY[/GLOB][@REVISION][:CONFIGURATION[:SPLIT]]``.
+
+    Attributes:
+        repository: the data set's name; an absolute path is a local folder.
+        glob: of files in the repository; empty for the data set itself.
+        revision: a commit; empty where none is pinned.
+        configuration: empty for the default one.
+        split: such as ``train``.
+    """
 
     repository: str
     glob: str
@@ -461,74 +537,76 @@ class _HubName:
     configuration: str
     split: str
 
+    @classmethod
+    def parse(cls, name: str) -> "_HubInput":
+        path, _, rest = name.removeprefix(HUB).partition(":")
+        configuration, _, split = rest.partition(":")
+        path, _, revision = path.partition("@")
+        repository = path
+        glob = ""
+        if not path.startswith("/"):
+            owner, _, rest = path.partition("/")
+            short, _, glob = rest.partition("/")
+            repository = f"{owner}/{short}" if short else owner
+        if not repository or ":" in split:
+            raise UserError(
+                f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train"
+            )
+        return cls(repository, glob, revision, configuration, split or "train")
+
     def __str__(self) -> str:
         path = f"{self.repository}/{self.glob}" if self.glob else self.repository
-        return f"{HUB}{path}{'@' if self.revision else ''}{self.revision}:{self.configuration}:{self.split}"
+        at_revision = f"@{self.revision}" if self.revision else ""
+        return f"{HUB}{path}{at_revision}:{self.configuration}:{self.split}"
 
 
-def _hub_name(name: str) -> _HubName:
-    path, _, rest = name.removeprefix(HUB).partition(":")
-    configuration, _, split = rest.partition(":")
-    path, _, revision = path.partition("@")
-    repository, glob = path, ""
-    if not path.startswith("/"):
-        owner, _, rest = path.partition("/")
-        short, _, glob = rest.partition("/")
-        repository = f"{owner}/{short}" if short else owner
-    if not repository or ":" in split:
-        raise UserError(
-            f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train"
-        )
-    return _HubName(repository, glob, revision, configuration, split or "train")
-
-
-def _hub_parts(name: str) -> list[Part]:
-    """One part for each shard of a data set; its revision is pinned to the commit that it has now."""
-    wanted = _hub_name(name)
-    if not wanted.revision and not wanted.repository.startswith("/"):
+def _split_hub(name: str) -> list[Part]:
+    """One part for each shard of a data set; its revision is pinned to its present commit."""
+    hub_input = _HubInput.parse(name)
+    if not hub_input.revision and not hub_input.repository.startswith("/"):
         from huggingface_hub import HfApi
 
-        with _reach(name):
-            wanted = replace(wanted, revision=HfApi().dataset_info(wanted.repository).sha or "")
-    return [
-        Part(str(wanted), shard, shard + 1, 0)
-        for shard in range(_hub_stream(str(wanted)).num_shards)
-    ]
+        with _hub_errors_as_user_error(name):
+            commit = HfApi().dataset_info(hub_input.repository).sha or ""
+        hub_input = replace(hub_input, revision=commit)
+    pinned = str(hub_input)
+    return [Part(pinned, shard, shard + 1, 0) for shard in range(_stream_hub(pinned).num_shards)]
 
 
 def _hub_rows(part: Part) -> Iterator[Any]:
-    stream = _hub_stream(part.input)
-    with _reach(part.input):
+    stream = _stream_hub(part.input)
+    with _hub_errors_as_user_error(part.input):
         yield from stream.shard(num_shards=stream.num_shards, index=part.start)
 
 
-def _hub_stream(name: str) -> Any:
+def _stream_hub(name: str) -> Any:
     import datasets
 
-    wanted = _hub_name(name)
-    options: dict[str, Any] = {"split": wanted.split, "streaming": True}
+    hub_input = _HubInput.parse(name)
+    options: dict[str, Any] = {"split": hub_input.split, "streaming": True}
     datasets.disable_progress_bars()
-    with _reach(name):
-        if wanted.glob:
-            files = f"hf://datasets/{wanted.repository}@{wanted.revision}/{wanted.glob}"
-            kind = "parquet" if wanted.glob.endswith(PARQUET) else "json"
-            return datasets.load_dataset(kind, data_files={wanted.split: files}, **options)
+    with _hub_errors_as_user_error(name):
+        if hub_input.glob:
+            repository = f"{hub_input.repository}@{hub_input.revision}"
+            files = f"hf://datasets/{repository}/{hub_input.glob}"
+            kind = "parquet" if hub_input.glob.endswith(PARQUET) else "json"
+            return datasets.load_dataset(kind, data_files={hub_input.split: files}, **options)
         return datasets.load_dataset(
-            wanted.repository,
-            wanted.configuration or None,
-            revision=wanted.revision or None,
+            hub_input.repository,
+            hub_input.configuration or None,
+            revision=hub_input.revision or None,
             **options,
         )
 
 
 @contextmanager
-def _reach(name: str) -> Iterator[None]:
-    """Turn what ``datasets`` raises about a source that cannot be reached or read into a :class:`UserError`."""
+def _hub_errors_as_user_error(name: str) -> Iterator[None]:
+    """Turn what ``datasets`` raises about an unreachable source into a :class:`UserError`."""
     try:
         yield
     except Exception as error:  # the library lets its transports' own exceptions through
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{name}: cannot be read from the Hub ({type(error).__name__}: {reason}); check the name, configuration, "
-            f"split and network, or fetch the files and name them"
+            f"{name}: cannot be read from the Hub ({type(error).__name__}: {reason}); check the "
+            f"name, configuration, split and network, or fetch the files and name them"
         ) from error

@@ -1,7 +1,8 @@
 """Megatron's .bin/.idx files: writing them without loading torch, and reading documents' lengths.
 
-The format is that of ``megatron/core/datasets/indexed_dataset.py`` in megatron-core 0.13.1, whose builder takes 7
-seconds to import and a Python call a document. Tests hold the files against that builder's, byte for byte.
+The format is that of ``megatron/core/datasets/indexed_dataset.py`` in megatron-core 0.13.1, whose
+builder takes 7 seconds to import and a Python call a document. Tests compare the files with that
+builder's, byte for byte.
 """
 
 import hashlib
@@ -18,25 +19,36 @@ from recipes.common.errors import UserError
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
 _CODES = {np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
-_HEADER = struct.Struct(
-    "<9sQBQQ"
-)  # magic, version, code of the token type, sequences, documents + 1
+# magic, version, code of the token type, sequences, documents + 1
+_HEADER = struct.Struct("<9sQBQQ")
+# after the header: each sequence's length (int32) and first byte in .bin (int64), then the first
+# sequence of each document and the end (int64)
+_BYTES_PER_SEQUENCE = 4 + 8
+_BYTES_PER_BOUNDARY = 8
 _BATCH = 256  # documents encoded at a time, by all cores; bounds the memory
 
 
 def token_type(vocab_size: int) -> np.dtype:
-    """Return the type that Megatron stores tokens of a vocabulary in: uint16 below 65,500 entries, else int32."""
+    """Return Megatron's type for tokens: uint16 for a vocabulary below 65,500 entries, else int32."""
     return np.dtype(np.uint16 if vocab_size < 65500 else np.int32)
 
 
-class Writer:
-    """Writes ``prefix``.bin while documents come in and ``prefix``.idx at the end; a document is one sequence.
+def index_bytes(documents: int) -> int:
+    """Return the size of an .idx file of documents of one sequence each."""
+    boundaries = documents + 1
+    return _HEADER.size + _BYTES_PER_SEQUENCE * documents + _BYTES_PER_BOUNDARY * boundaries
 
-    Used in a ``with`` block; the files are complete once :meth:`finish` has returned.
+
+class Writer:
+    """Writes ``prefix``.bin while documents come in, and ``prefix``.idx at the end.
+
+    A document is one sequence. Used in a ``with`` block; the files are complete once :meth:`finish`
+    has returned.
     """
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
-        self.prefix, self.dtype = prefix, token_type(vocab_size)
+        self.prefix = prefix
+        self.dtype = token_type(vocab_size)
         self._lengths: list[np.ndarray] = []
         self._sha256 = hashlib.sha256()
         self._bin = Path(f"{prefix}.bin").open("wb")  # noqa: SIM115 closed by __exit__
@@ -48,34 +60,34 @@ class Writer:
         self._bin.close()
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        """Append documents: their tokens one after the other, shape (sum of lengths,), and each one's length."""
+        """Append documents: their tokens end to end, shape (sum of lengths,), and their lengths."""
         data = np.ascontiguousarray(tokens, dtype=self.dtype).data
         self._bin.write(data)
         self._sha256.update(data)
         self._lengths.append(np.asarray(lengths, dtype=np.int32))
 
     def finish(self) -> dict[str, str]:
-        """Write the index; return the SHA-256 (hex) of both files as ``bin_sha256`` and ``idx_sha256``."""
+        """Write the index; return the SHA-256 (hex) of both files as bin_sha256 and idx_sha256."""
         self._bin.close()
         lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
+        count = len(lengths)
         ends = np.cumsum(lengths, dtype=np.int64)
-        header = _HEADER.pack(_MAGIC, _VERSION, _CODES[self.dtype], len(lengths), len(lengths) + 1)
-        pointers = (ends - lengths) * self.dtype.itemsize
+        pieces = [
+            _HEADER.pack(_MAGIC, _VERSION, _CODES[self.dtype], count, count + 1),
+            lengths.data,
+            ((ends - lengths) * self.dtype.itemsize).data,
+            np.arange(count + 1, dtype=np.int64).data,
+        ]
         sha256 = hashlib.sha256()
         with Path(f"{self.prefix}.idx").open("wb") as stream:
-            for piece in (
-                header,
-                lengths.data,
-                pointers.data,
-                np.arange(len(lengths) + 1, dtype=np.int64).data,
-            ):
+            for piece in pieces:
                 stream.write(piece)
                 sha256.update(piece)
         return {"bin_sha256": self._sha256.hexdigest(), "idx_sha256": sha256.hexdigest()}
 
 
 def lengths(prefix: Path) -> np.ndarray:
-    """Return the number of tokens of each document of ``prefix``.idx, shape (documents,), int64.
+    """Return the tokens of each document of ``prefix``.idx, shape (documents,), int64.
 
     Raises:
         UserError: the file is missing, not Megatron's, or truncated.
@@ -86,50 +98,47 @@ def lengths(prefix: Path) -> np.ndarray:
             f"{file}: no such file, expected Megatron's index; check the path or write it again"
         )
     with file.open("rb") as stream:
-        header = stream.read(_HEADER.size)
-        magic, version, _, sequences, marks = (
-            _HEADER.unpack(header) if len(header) == _HEADER.size else (b"", 0, 0, 0, 0)
-        )
+        header = stream.read(_HEADER.size).ljust(_HEADER.size, b"\x00")
+        magic, version, _, sequences, boundaries = _HEADER.unpack(header)
         if magic != _MAGIC or version != _VERSION:
             raise UserError(f"{file}: is not Megatron's index (version {_VERSION}); write it again")
-        if file.stat().st_size < _HEADER.size + 12 * sequences + 8 * marks:
+        size = _BYTES_PER_SEQUENCE * sequences + _BYTES_PER_BOUNDARY * boundaries
+        if file.stat().st_size < _HEADER.size + size:
             raise UserError(
                 f"{file}: is truncated, expected {sequences:,} documents; write it again"
             )
-        lengths = np.fromfile(stream, np.int32, sequences)
+        sequence_lengths = np.fromfile(stream, np.int32, sequences)
         stream.seek(8 * sequences, 1)
-        documents = np.fromfile(stream, np.int64, marks)
-    if (
-        not marks
-        or documents[0] != 0
-        or documents[-1] != sequences
-        or np.any(np.diff(documents) < 0)
-    ):
+        # the first sequence of each document, and the end of the last
+        starts = np.fromfile(stream, np.int64, boundaries)
+
+    if not boundaries or starts[0] != 0 or starts[-1] != sequences or np.any(np.diff(starts) < 0):
         raise UserError(
             f"{file}: is damaged, its documents do not follow each other; write it again"
         )
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return np.diff(ends[documents])
+    # tokens before each sequence, and all tokens
+    tokens_before = np.concatenate([[0], np.cumsum(sequence_lengths, dtype=np.int64)])
+    return np.diff(tokens_before[starts])
 
 
 def write(prefix: Path, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """Encode ``texts`` and write ``prefix``.bin and ``prefix``.idx: one document a text, each closed by end-of-text.
+    """Encode ``texts`` and write ``prefix``.bin and .idx: a document a text, and end-of-text after it.
 
-    A special token spelled out in a text is encoded as plain characters, so that end-of-text only ever ends a document.
+    A special token spelled out in a text is encoded as plain characters, so that end-of-text only
+    ever ends a document.
 
     Returns:
         How often each token id was written, shape (vocabulary size,).
     """
     vocab_size = tokenizer.get_vocab_size()
     end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-    counts = np.zeros(vocab_size, dtype=np.int64)
     tokenizer.encode_special_tokens = True
+    counts = np.zeros(vocab_size, dtype=np.int64)
     with Writer(prefix, vocab_size) as writer:
         for start in range(0, len(texts), _BATCH):
-            batch = tokenizer.encode_batch_fast(
-                list(texts[start : start + _BATCH]), add_special_tokens=False
-            )
-            documents = [[*encoding.ids, end_of_text] for encoding in batch]
+            batch = list(texts[start : start + _BATCH])
+            encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            documents = [[*encoding.ids, end_of_text] for encoding in encodings]
             tokens = np.concatenate(documents)
             writer.add(tokens, np.array([len(document) for document in documents]))
             counts += np.bincount(tokens, minlength=vocab_size)

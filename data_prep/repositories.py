@@ -31,7 +31,7 @@ from typing import Any
 from data_prep import documents, shards
 from data_prep.documents import BadRecord, Part
 from recipes.common import tokenizer_files
-from recipes.common.encoder import Differs, Encoder
+from recipes.common.encoder import Encoder, EncoderMismatch
 from recipes.common.errors import UserError
 from recipes.common.files import write_text
 
@@ -147,8 +147,6 @@ def prepare(
             fields | {"buckets": buckets},
             work,
             workers=workers,
-            say=say,
-            warn=warn,
         )
         distributed = shards.manifests(partition) or []
         for manifest in distributed:
@@ -162,7 +160,7 @@ def prepare(
             )
     say("packing the files of each repository")
     work = partial(pack_shard, tokenizer_folder=tokenizer_folder, max_tokens=max_tokens)
-    shards.run(output, groups, settings, work, workers=workers, say=say, warn=warn)
+    shards.run(output, groups, settings, work, workers=workers)
     made = shards.manifests(output) or []
     for manifest in made:
         left_out.update(manifest["left_out"])
@@ -283,7 +281,7 @@ def pack_shard(
 
     try:
         return write(Encoder(tokenizer_folder))
-    except Differs:
+    except EncoderMismatch:
         notes = [
             f"{name}: gigatoken gave other ids than tokenizers, which counted the tokens of this shard instead"
         ]
@@ -302,7 +300,7 @@ def pack(files: Iterable[tuple[str, str]], max_tokens: int, encoder: Encoder) ->
         encoder: counts the tokens.
 
     Raises:
-        Differs: of the encoder.
+        EncoderMismatch: of the encoder.
     """
     room = max_tokens - 1  # end-of-text
     texts = [_with_header(path, text) for path, text in files]

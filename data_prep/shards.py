@@ -1,65 +1,113 @@
 """Work cut into shards: each is a pure function of its inputs and index, done once, whole or not at all.
 
-An output folder holds ``plan.json`` (which parts make which shard, and the settings), and for every finished shard its
-files and, written last, ``shard-NNNNN.json``, its manifest. A run that was killed goes on with the shards that have no
-manifest. Every shard may be done by another process or machine, as in a Slurm job array.
+An output folder holds ``plan.json`` (which parts make which shard, and the settings), and for every
+finished shard its files and, written last, ``shard-NNNNN.json``, its manifest. A run that was killed
+resumes with the shards that have no manifest. Every shard may be done by another process or machine,
+as in a Slurm job array.
 """
 
-import fcntl
 import json
+import logging
 import math
 import multiprocessing
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.documents import Part, size_of, split_inputs
+from data_prep.documents import Part, input_bytes, split_inputs
 from recipes.common.errors import UserError
 from recipes.common.files import disk_full_as_user_error, write_text
+from recipes.common.json_files import (
+    Record,
+    parse_record,
+    read_json_or_none,
+    read_record,
+    write_json,
+)
+from recipes.common.locks import file_lock
+from recipes.common.progress import Progress, duration
+
+log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 SHARD_BYTES = 32 * 2**20
-MOST_SHARDS = 1000
+MAX_SHARDS = 1000
+
+_LOCK_HOLDER = "is writing here"
+_KEPT = "finished shards are kept"
+_PLAN_REMEDY = "name another --output, or remove the folder and run again"
+_MANIFEST_REMEDY = "remove the file and run the same command again, which does its shard again"
 
 Work = Callable[[list[Part], Path, str], dict[str, Any]]
-"""``work(parts, folder, name)`` writes files called ``name.*`` to ``folder`` and returns the shard's manifest."""
+"""``work(parts, folder, name)`` writes ``name.*`` to ``folder`` and returns the shard's manifest."""
 
 
-def plan(inputs: Sequence[str], wanted: int | None = None) -> list[list[Part]]:
+@dataclass(frozen=True)
+class _Plan:
+    """The contents of plan.json.
+
+    Attributes:
+        settings: what decides, besides the inputs, what the shards hold; any JSON.
+        shards: the parts of each shard.
+    """
+
+    settings: dict[str, Any]
+    shards: list[list[Part]]
+
+
+@dataclass(frozen=True)
+class _ShardManifest:
+    """What every shard's manifest holds, besides what its work returned.
+
+    Attributes:
+        index: the shard's number, from 0.
+        file_bytes: name and size of each of its files.
+        notes: sentences on what was noticed in its inputs.
+    """
+
+    index: int
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan(inputs: Sequence[str], max_shards: int | None = None) -> list[list[Part]]:
     """Cut inputs into shards, as :func:`cut`, with parts small enough for that.
 
     Raises:
         UserError: as :func:`data_prep.documents.split_inputs`.
     """
-    size = size_of(inputs)
-    return cut(split_inputs(inputs, max(1, math.ceil(size / (wanted or _default(size))))), wanted)
+    size = input_bytes(inputs)
+    piece_bytes = math.ceil(size / (max_shards or _default_count(size)))
+    return cut(split_inputs(inputs, max(1, piece_bytes)), max_shards)
 
 
-def cut(parts: Sequence[Part], wanted: int | None = None) -> list[list[Part]]:
-    """Group consecutive parts into at most ``wanted`` shards of nearly equal bytes.
+def cut(parts: Sequence[Part], max_shards: int | None = None) -> list[list[Part]]:
+    """Group consecutive parts into at most ``max_shards`` shards of nearly equal bytes.
 
-    Without ``wanted`` there is one for every 32 MiB of input, but at most a thousand.
+    Without ``max_shards`` there is one for every 32 MiB of input, but at most a thousand.
     """
     # how large a Hub data set's files are is not known: each counts as one shard's worth
     sizes = [part.bytes or SHARD_BYTES for part in parts]
-    wanted = wanted or _default(sum(sizes))
-    groups: list[list[Part]] = [[] for _ in range(wanted)]
+    total = sum(sizes)
+    count = max_shards or _default_count(total)
+
+    groups: list[list[Part]] = [[] for _ in range(count)]
     before = 0
     for part, size in zip(parts, sizes, strict=True):
-        groups[int((before + size / 2) / sum(sizes) * wanted)].append(part)
+        # the group in which the part's middle lies, were all bytes divided evenly
+        groups[int((before + size / 2) / total * count)].append(part)
         before += size
     return [group for group in groups if group]
 
 
-def _default(size: int) -> int:
-    return max(1, min(MOST_SHARDS, math.ceil(size / SHARD_BYTES)))
+def _default_count(size: int) -> int:
+    return max(1, min(MAX_SHARDS, math.ceil(size / SHARD_BYTES)))
 
 
 def shard_name(index: int) -> str:
@@ -67,40 +115,68 @@ def shard_name(index: int) -> str:
     return f"shard-{index:05d}"
 
 
+def manifest_file(output: Path, index: int) -> Path:
+    """Return the file of a shard's manifest."""
+    return output / f"{shard_name(index)}.json"
+
+
 def manifests(output: Path) -> list[dict[str, Any]] | None:
-    """Return the manifests of all shards of ``output``'s plan, in order, or None while one is missing."""
-    plan = _read(output / PLAN)
-    found = (
-        [_read(output / f"{shard_name(index)}.json") for index in range(len(plan["shards"]))]
-        if plan
-        else [None]
-    )
-    return None if None in found else found  # type: ignore[return-value]
+    """Return the manifests of ``output``'s shards, in order, or None while one is missing.
+
+    Raises:
+        UserError: the folder's plan is damaged.
+    """
+    if not (output / PLAN).exists():
+        return None
+    count = len(_read_plan(output).shards)
+    found = []
+    for index in range(count):
+        manifest = read_json_or_none(manifest_file(output, index))
+        if manifest is None:
+            return None
+        found.append(manifest)
+    return found
+
+
+def read_manifests(output: Path, record_type: type[Record]) -> list[Record] | None:
+    """Return :func:`manifests` as dataclasses.
+
+    Raises:
+        UserError: the folder's plan is damaged, or a manifest lacks a key or has another type there.
+    """
+    found = manifests(output)
+    if found is None:
+        return None
+    return [
+        parse_record(record_type, manifest, str(manifest_file(output, index)), _MANIFEST_REMEDY)
+        for index, manifest in enumerate(found)
+    ]
 
 
 def check_output(output: Path) -> None:
-    """Raise :class:`UserError` unless ``output`` is a folder that is new, empty or begun by :func:`run`."""
-    if output.exists() and not output.is_dir():
+    """Raise :class:`UserError` unless ``output`` is new, empty, or was started by :func:`run`."""
+    if not output.exists():
+        return
+    if not output.is_dir():
         raise UserError(
             f"{output}: is a file, expected a folder to write to; name another --output"
         )
-    if (
-        output.exists()
-        and not (output / PLAN).exists()
-        and any(not item.name.startswith(".") for item in output.iterdir())
-    ):
+    if (output / PLAN).exists():
+        return
+    if any(not item.name.startswith(".") for item in output.iterdir()):
         raise UserError(
-            f"{output}: holds other files, expected a new, empty or begun folder; name another --output"
+            f"{output}: holds other files, expected a folder that is new, empty, or has unfinished "
+            f"output of this command; name another --output"
         )
 
 
 def begin(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> None:
-    """Make ``output`` with its plan and do no shard; :func:`run` goes on from there.
+    """Make ``output`` with its plan and do no shard; :func:`run` does them.
 
     For work that has more to do before its shards. Raises what :func:`run` does about the folder.
     """
-    with disk_full_as_user_error(output), _alone(output, None):
-        _keep_plan(output, shards, settings)
+    with disk_full_as_user_error(output), _locked_folder(output, None):
+        _write_or_compare_plan(output, _Plan(settings, shards))
 
 
 def run(
@@ -111,10 +187,11 @@ def run(
     *,
     workers: int = 1,
     only: int | None = None,
-    say: Callable[[str], None] = print,
-    warn: Callable[[str], None] = print,
+    label: str = "",
 ) -> None:
     """Do the shards that ``output`` does not hold yet, or only shard number ``only``.
+
+    A line is logged for each finished shard, and each of its manifest's ``notes`` as a warning.
 
     Args:
         output: the folder; created, or continued when its plan is the same.
@@ -123,160 +200,151 @@ def run(
         work: a picklable function; files that it leaves when it raises are removed.
         workers: processes; with 1 the work is done in this one.
         only: index of one shard, as in an array job.
-        say: receives a line when a shard is finished.
-        warn: receives the sentences under ``notes`` in a shard's manifest.
+        label: before each logged line, where a command has several passes.
 
     Raises:
-        UserError: of ``work``; another plan in ``output``; another process at work there; no space left; a worker died.
+        UserError: of ``work``; another or a damaged plan in ``output``; another process at work
+            there; no space left; a worker died.
     """
     if only is not None and not 0 <= only < len(shards):
         raise UserError(
-            f"shard {only}: there are {len(shards)}, expected 0 to {len(shards) - 1}; choose one of them"
+            f"shard {only}: there are {len(shards)}, expected 0 to {len(shards) - 1}; "
+            f"choose one of them"
         )
-    with disk_full_as_user_error(output, "finished shards are kept"), _alone(output, only):
-        _keep_plan(output, shards, settings)
-        wanted = range(len(shards)) if only is None else [only]
-        todo = [index for index in wanted if not _finished(output, index)]
-        told = _Progress(shards, len(wanted), todo, say, warn)
-        if workers == 1 or len(todo) <= 1:
-            for index in todo:
-                told.finished(index, _do(output, index, shards[index], work))
-            return
-        # fresh interpreters: a fork would copy the threads' locks of libraries that the caller has loaded
-        pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
-        try:
-            futures = {
-                pool.submit(_do, output, index, shards[index], work): index for index in todo
-            }
-            for future in as_completed(futures):
-                told.finished(futures[future], future.result())
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"{output}: a worker process died, perhaps for lack of memory; finished shards are kept, run again "
-                f"with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with disk_full_as_user_error(output, _KEPT), _locked_folder(output, only):
+        _write_or_compare_plan(output, _Plan(settings, shards))
+        indices = range(len(shards)) if only is None else [only]
+        todo = [index for index in indices if not _is_finished(output, index)]
+        progress = _ShardProgress(shards, len(indices), todo, label)
+        for index, manifest in _do_shards(output, shards, todo, work, workers):
+            progress.log_finished(index, manifest)
 
 
-def _do(output: Path, index: int, parts: list[Part], work: Work) -> dict[str, Any]:
-    """Do one shard in a folder of its own, move its files to ``output``, then write its manifest."""
+def _do_shards(
+    output: Path, shards: list[list[Part]], todo: list[int], work: Work, workers: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield index and manifest of each shard of ``todo`` when it is finished."""
+    if workers == 1 or len(todo) <= 1:
+        for index in todo:
+            yield index, _do_shard(output, index, shards[index], work)
+        return
+
+    # fresh interpreters: a fork would copy the locks of threads of libraries that are loaded here
+    pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
+    try:
+        futures = {
+            pool.submit(_do_shard, output, index, shards[index], work): index for index in todo
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"{output}: a worker process died, perhaps for lack of memory; {_KEPT}, "
+            f"run again with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _do_shard(output: Path, index: int, parts: list[Part], work: Work) -> dict[str, Any]:
+    """Do one shard in a folder of its own, move its files to ``output``, its manifest last."""
     name = shard_name(index)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=output))
     try:
-        with disk_full_as_user_error(output, "finished shards are kept"):
+        with disk_full_as_user_error(output, _KEPT):
             manifest = {"index": index, **work(parts, folder, name)}
-            manifest["file_bytes"] = {
-                file.name: file.stat().st_size for file in sorted(folder.iterdir())
-            }
+            files = sorted(folder.iterdir())
+            manifest["file_bytes"] = {file.name: file.stat().st_size for file in files}
             last = folder / f"{name}.json"
-            last.write_text(
-                json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            for file in sorted(folder.iterdir(), key=lambda file: file == last):
+            write_json(last, manifest)
+            for file in [*files, last]:
                 file.replace(output / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 
-class _Progress:
-    """A line per finished shard: what it holds, how fast it went, and when the rest will be done."""
+class _ShardProgress:
+    """Logs a line per finished shard: what it holds, how fast it went, and the time left."""
 
-    def __init__(
-        self,
-        shards: list[list[Part]],
-        total: int,
-        todo: list[int],
-        say: Callable[[str], None],
-        warn: Callable[[str], None],
-    ) -> None:
-        self.sizes = [sum(part.bytes for part in parts) for parts in shards]
-        self.say, self.warn, self.total, self.done = say, warn, total, total - len(todo)
-        self.bytes_left = sum(self.sizes[index] for index in todo)
-        self.bytes_done, self.start = 0, time.monotonic()
-        if self.done:
-            say(f"{self.done} of {total} shards are finished already")
+    def __init__(self, shards: list[list[Part]], total: int, todo: list[int], label: str) -> None:
+        self._label = label
+        self._sizes = [sum(part.bytes for part in parts) for parts in shards]
+        self._total = total
+        self._done = total - len(todo)
+        self._progress = Progress(sum(self._sizes[index] for index in todo))
+        if self._done:
+            log.info("%s%d of %d shards are finished already", label, self._done, total)
 
-    def finished(self, index: int, manifest: dict[str, Any]) -> None:
+    def log_finished(self, index: int, manifest: dict[str, Any]) -> None:
         for note in manifest.get("notes", ()):
-            self.warn(note)
-        self.done += 1
-        self.bytes_done += self.sizes[index]
-        self.bytes_left -= self.sizes[index]
-        seconds = max(1e-9, time.monotonic() - self.start)
-        rate = self.bytes_done / seconds
-        left = f", {self.bytes_left / rate:.0f} s left" if rate and self.bytes_left else ""
-        counts = ", ".join(
-            f"{manifest[key]:,} {key}" for key in ("documents", "tokens") if key in manifest
-        )
-        self.say(
-            f"{shard_name(index)}, {self.done}/{self.total}: {counts} ({rate / 1e6:.1f} MB/s of input{left})"
+            log.warning("%s", note)
+        self._done += 1
+        self._progress.advance(self._sizes[index])
+
+        counts = [f"{manifest[key]:,} {key}" for key in ("documents", "tokens") if key in manifest]
+        speed = f"{self._progress.rate / 1e6:.1f} MB/s of input"
+        if self._progress.seconds_left:
+            speed += f", {duration(self._progress.seconds_left)} left"
+        log.info(
+            "%s%s, %d/%d: %s (%s)",
+            self._label,
+            shard_name(index),
+            self._done,
+            self._total,
+            ", ".join(counts),
+            speed,
         )
 
 
-def _finished(output: Path, index: int) -> bool:
-    """Whether the shard's manifest is there and so are its files, as long as it says."""
-    manifest = _read(output / f"{shard_name(index)}.json")
-    if manifest is None:
+def _is_finished(output: Path, index: int) -> bool:
+    """Whether the shard's manifest exists and its files have the sizes that it states."""
+    file = manifest_file(output, index)
+    content = read_json_or_none(file)
+    if content is None:
         return False
-    files = [(output / name, size) for name, size in manifest.get("file_bytes", {}).items()]
-    return all(file.is_file() and file.stat().st_size == size for file, size in files)
+    manifest = parse_record(_ShardManifest, content, str(file), _MANIFEST_REMEDY)
+    for name, size in manifest.file_bytes.items():
+        path = output / name
+        if not path.is_file() or path.stat().st_size != size:
+            return False
+    return True
 
 
-def _keep_plan(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> None:
-    """Write the plan, or refuse to go on with another one than the folder's."""
-    plan = json.loads(
-        json.dumps(
-            {"settings": settings, "shards": [[asdict(part) for part in parts] for parts in shards]}
-        )
-    )
-    kept = _read(output / PLAN)
-    if kept is None:
-        write_text(output / PLAN, json.dumps(plan, ensure_ascii=False) + "\n")
-    elif kept != plan:
-        differs = [
-            key
-            for key, value in plan["settings"].items()
-            if kept.get("settings", {}).get(key) != value
-        ]
+def _read_plan(output: Path) -> _Plan:
+    return read_record(_Plan, output / PLAN, _PLAN_REMEDY)
+
+
+def _write_or_compare_plan(output: Path, plan: _Plan) -> None:
+    """Write the plan, or raise where the folder has another one."""
+    text = json.dumps(asdict(plan), ensure_ascii=False)
+    if not (output / PLAN).exists():
+        write_text(output / PLAN, text + "\n")
+        return
+
+    # as JSON gives it back: no tuples
+    settings = json.loads(text)["settings"]
+    kept = _read_plan(output)
+    if kept.settings != settings or kept.shards != plan.shards:
+        keys = [key for key, value in settings.items() if kept.settings.get(key) != value]
         raise UserError(
-            f"{output}: began with other {', '.join(differs) or 'inputs'} than now, and shards of both would be mixed; "
-            f"name another --output, or give the same again"
+            f"{output}: was started with other {', '.join(keys) or 'inputs'} than now, and shards "
+            f"of both would be mixed; name another --output, or give the same again"
         )
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 @contextmanager
-def _alone(output: Path, only: int | None) -> Iterator[None]:
-    """Hold the folder for a whole run, or one of its shards beside processes that do others; clear what a kill left."""
+def _locked_folder(output: Path, only: int | None) -> Iterator[None]:
+    """Lock the folder alone, or one of its shards while other processes do others.
+
+    What a killed run left is removed once the folder is locked alone.
+    """
     check_output(output)
-    output.mkdir(parents=True, exist_ok=True)
-    with locked(output / ".lock", output, shared=only is not None):
+    with file_lock(output / ".lock", _LOCK_HOLDER, shared=only is not None):
         if only is None:
-            for left in output.glob(".shard-*.partial"):
-                shutil.rmtree(left, ignore_errors=True)
+            for leftover in output.glob(".shard-*.partial"):
+                shutil.rmtree(leftover, ignore_errors=True)
             yield
         else:
-            with locked(output / f".{shard_name(only)}.lock", output):
+            with file_lock(output / f".{shard_name(only)}.lock", _LOCK_HOLDER):
                 yield
-
-
-@contextmanager
-def locked(file: Path, output: Path, shared: bool = False) -> Iterator[None]:
-    """An advisory lock that ends with the process, however that ends."""
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{output}: another process is writing here, expected to be alone; wait for it or name another --output"
-            ) from error
-        yield

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ from recipes.common.files import atomic_directory
 from recipes.runs.data_folder import MANIFEST, TOKENIZER, UNIGRAM_COUNTS
 from recipes.runs.unigram_entropy import blend_entropy
 
+log = logging.getLogger(__name__)
+
 LICENCES = "LICENCES.md"
 
 
@@ -24,7 +27,7 @@ def prepare(
     *,
     vocab_size: int = 2048,
     text: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = log.info,
 ) -> dict[str, Any]:
     """Collect text, train a tokenizer, encode, and write it all to ``output``, which appears whole or not at all.
 

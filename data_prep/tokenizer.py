@@ -1,20 +1,21 @@
 """Train a small byte-level BPE tokenizer in the Hugging Face format."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from recipes.common.errors import UserError
+from recipes.common.json_files import write_json
 
 END_OF_TEXT = "<|end_of_text|>"  # id 0; begin and end of text are one token, as in Granite 4.1
 PAD = "<|pad|>"  # id 1
 SPECIAL_TOKENS = [END_OF_TEXT, PAD]
 MINIMUM_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has an entry, so no text is unknown
 
-# Granite 4.1's tokenizer.json splits by cl100k's expression, its tokenizer_config.json names GPT-2's class, whose own
-# expression differs. Pinned here: cl100k's, written into tokenizer.json and with a class that adds no rule of its own.
+# Granite 4.1's tokenizer.json splits by cl100k's expression; its tokenizer_config.json names GPT-2's
+# class, whose own expression differs. Pinned here: cl100k's, written into tokenizer.json, and a
+# class that adds no rule of its own.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,7 +23,7 @@ SPLIT = (
 
 
 def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
-    """Train byte-level BPE on ``texts`` and save it in ``folder``, ready for ``transformers.AutoTokenizer``.
+    """Train byte-level BPE on ``texts``; save it in ``folder`` for ``transformers.AutoTokenizer``.
 
     Args:
         texts: documents to learn the merges from.
@@ -30,7 +31,8 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
         folder: created; receives tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     Raises:
-        UserError: ``vocab_size`` is too small for bytes and special tokens, or too large for the text.
+        UserError: ``vocab_size`` is too small for bytes and special tokens, or too large for the
+            text.
     """
     check_vocab_size(vocab_size)
     tokenizer = Tokenizer(models.BPE())
@@ -49,34 +51,32 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
         raise UserError(
             f"vocab_size: the text yields only {reached} of {vocab_size} tokenizer entries; "
             f"give more text or ask for at most {reached}"
         )
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": PAD}
     # clean-up would drop spaces before punctuation, so that decoding would not give back the text
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        # without token types, which this class would hand to a model that has none
+        # without token types, which this class would pass to a model that has none
         "model_input_names": ["input_ids", "attention_mask"],
         **special,
     }
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2) + "\n", encoding="utf-8"
-    )
-    (folder / "special_tokens_map.json").write_text(
-        json.dumps(special, indent=2) + "\n", encoding="utf-8"
-    )
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", special)
     return tokenizer
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raise :class:`UserError` when ``vocab_size`` has no room for the 256 bytes and the special tokens."""
+    """Raise :class:`UserError` when ``vocab_size`` has no room for bytes and special tokens."""
     if vocab_size < MINIMUM_VOCAB_SIZE:
         raise UserError(
             f"vocab_size: {vocab_size} is too small, expected at least {MINIMUM_VOCAB_SIZE} "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.backends import Backend
-from recipes.common.encoder import Differs, Encoder
+from recipes.common.encoder import Encoder, EncoderMismatch
 
 ALLOW_CODE = "GRANITE41_ALLOW_CODE"
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
@@ -197,7 +197,7 @@ def _truncated(
         batch = texts[start : start + _COUNTED_AT_ONCE]
         try:
             counts += encoder.encode(batch)[1].tolist()
-        except Differs:
+        except EncoderMismatch:
             encoder = Encoder(tokenizer, reference_only=True)
             counts += encoder.encode(batch)[1].tolist()
     return sum(count > limits[text] for text, count in zip(texts, counts, strict=True))

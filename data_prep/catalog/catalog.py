@@ -1,4 +1,4 @@
-"""The data catalog: what IBM disclosed (``disclosed.json``, verbatim) and how to load it (``loading.yaml``, ours)."""
+"""The data catalog: what IBM disclosed (``disclosed.json``, verbatim), how to load it (``loading.yaml``)."""
 
 import json
 from collections.abc import Mapping
@@ -33,13 +33,14 @@ class Disclosed:
 
 @dataclass(frozen=True)
 class Loading:
-    """How the library ``datasets`` reads a source; the fields are explained at the head of ``loading.yaml``.
+    """How the library ``datasets`` reads a source; ``loading.yaml``'s head explains the fields.
 
     Attributes:
-        configurations: each is read in turn; none stands for the default one.
-        format, files: ``load_dataset(format, data_files="hf://datasets/DATASET/FILES")`` for each glob, or None and
-            none for ``load_dataset(dataset, configuration)``.
-        text, fields, messages: exactly one is given; ``a[].b`` in ``fields`` is field ``b`` of each item of list ``a``.
+        configurations: each is read in turn; none is the default one.
+        format, files: ``load_dataset(format, data_files="hf://datasets/DATASET/FILES")`` for each
+            glob, or None and none for ``load_dataset(dataset, configuration)``.
+        text, fields, messages: one of the three is set; ``a[].b`` in ``fields`` is field ``b`` of
+            each item of list ``a``.
         confirmed: ``dataset card``, ``repository page``, ``public code`` or ``not checked``.
     """
 
@@ -53,17 +54,34 @@ class Loading:
     messages: str | None
     confirmed: str
 
+    @classmethod
+    def from_dict(cls, load: dict[str, Any]) -> "Loading":
+        """Return it from the key ``load`` of an entry of ``loading.yaml``."""
+        configurations = load.get("configuration", [])
+        if isinstance(configurations, str):
+            configurations = [configurations]
+        return cls(
+            dataset=load["dataset"],
+            configurations=tuple(configurations),
+            split=load.get("split", "train"),
+            format=load.get("format"),
+            files=tuple(load.get("files", ())),
+            text=load.get("text"),
+            fields=tuple(load.get("fields", ())),
+            messages=load.get("messages"),
+            confirmed=load["confirmed"],
+        )
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """What ``granite41 data tokenize --input`` takes to read the whole source."""
         if self.files:
             return tuple(f"hf:{self.dataset}/{glob}" for glob in self.files)
-        splits = self.split.split("+")
-        return tuple(
-            f"hf:{self.dataset}:{name}:{split}"
-            for name in self.configurations or ("",)
-            for split in splits
-        )
+        inputs = []
+        for configuration in self.configurations or ("",):
+            for split in self.split.split("+"):
+                inputs.append(f"hf:{self.dataset}:{configuration}:{split}")
+        return tuple(inputs)
 
     @property
     def text_field(self) -> str:
@@ -72,21 +90,26 @@ class Loading:
 
     def __str__(self) -> str:
         parts = ", ".join(self.files or self.configurations)
+        in_brackets = f" ({parts})" if parts else ""
         field = self.text or self.messages or " + ".join(self.fields)
-        return f"{self.dataset}{f' ({parts})' if parts else ''}, {self.split}: {field}; {self.confirmed}"
+        return f"{self.dataset}{in_brackets}, {self.split}: {field}; {self.confirmed}"
 
 
 @dataclass(frozen=True)
-class Source:
+class CatalogSource:
     """One source of the catalog.
 
     Attributes:
-        disclosed: what IBM disclosed, or None for a source of this project that is not in the disclosure.
-        stages: ``base.pre_training``, ``base.post_training``, ``instruct.pre_training`` and ``instruct.post_training``
-            as far as they list the source, each with its category there.
+        id: its key in the catalog and in mixtures.
+        name: as IBM names it.
+        disclosed: what IBM disclosed, or None for a source of this project.
+        stages: ``base.pre_training``, ``base.post_training``, ``instruct.pre_training`` and
+            ``instruct.post_training`` where they list the source -> its category there.
         public: whether anyone can get it.
-        licence: as the source's page states it; None is unknown.
+        license: as the source's page states it; None is unknown.
         loading: how to load it, or None and then ``reason`` says why not.
+        reason: why ``datasets`` cannot load it, or why it is not public.
+        note: what a user should know.
         tokens: how many there are, or None where nothing is known.
     """
 
@@ -95,7 +118,7 @@ class Source:
     disclosed: Disclosed | None
     stages: Mapping[str, str]
     public: bool
-    licence: str | None
+    license: str | None
     loading: Loading | None
     reason: str | None
     note: str | None
@@ -103,104 +126,98 @@ class Source:
 
     @property
     def category(self) -> str:
-        """IBM's category in the first disclosure that lists the source; empty for a source that is not IBM's."""
+        """IBM's category in the first disclosure that lists it; empty for a source not IBM's."""
         return next(iter(self.stages.values()), "")
 
     @property
     def seed(self) -> bool:
-        """Whether IBM used the source to seed synthetic data instead of training on it directly."""
+        """Whether IBM seeded synthetic data with the source instead of training on it directly."""
         return self.disclosed is not None and self.disclosed.seed_data == "yes"
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The language codes that IBM disclosed."""
-        listed = self.disclosed.languages if self.disclosed else ""
-        return tuple(code.strip() for code in listed.split(",") if code.strip())
+        if self.disclosed is None:
+            return ()
+        codes = [code.strip() for code in self.disclosed.languages.split(",")]
+        return tuple(filter(None, codes))
 
 
 @cache
-def load_catalog() -> Mapping[str, Source]:
-    """Return every source by id: IBM's in the order of the disclosure, then the few that are not IBM's."""
+def load_catalog() -> Mapping[str, CatalogSource]:
+    """Return every source by id: IBM's in the order of the disclosure, then this project's few."""
     import yaml
 
     folder = resources.files(__package__)
-    disclosed = json.loads((folder / "disclosed.json").read_text(encoding="utf-8"))["sources"]
-    ours = yaml.safe_load((folder / "loading.yaml").read_text(encoding="utf-8"))
+    disclosure = json.loads((folder / "disclosed.json").read_text(encoding="utf-8"))
+    additions = yaml.safe_load((folder / "loading.yaml").read_text(encoding="utf-8"))
+
     catalog = {}
-    for entry in disclosed:
-        source = Disclosed(**entry["disclosed"])
-        # without an entry of ours the disclosure itself says why it is not public
-        addition = ours["sources"].get(
-            entry["id"], {"public": False, "reason": source.data_provenance}
-        )
-        catalog[entry["id"]] = _source(entry["id"], source, entry["stages"], addition)
-    for name, addition in ours["not_disclosed"].items():
-        catalog[name] = _source(name, None, {}, addition)
+    for entry in disclosure["sources"]:
+        disclosed = Disclosed(**entry["disclosed"])
+        # without an addition the disclosure itself says why the source is not public
+        not_public = {"public": False, "reason": disclosed.data_provenance}
+        addition = additions["sources"].get(entry["id"], not_public)
+        catalog[entry["id"]] = _build_source(entry["id"], disclosed, entry["stages"], addition)
+    for source_id, addition in additions["not_disclosed"].items():
+        catalog[source_id] = _build_source(source_id, None, {}, addition)
     return catalog
 
 
-def get_loading(name: str) -> tuple[Loading, str | None]:
-    """Return how to load the source ``name`` of the catalog, and its licence as far as it is known.
+def get_loading(source_id: str) -> tuple[Loading, str | None]:
+    """Return how to load a source of the catalog, and its license as far as it is known.
 
     Raises:
         UserError: an unknown id, or a source that ``datasets`` cannot load.
     """
     catalog = load_catalog()
-    if name not in catalog:
+    if source_id not in catalog:
         raise UserError(
-            f"{name}: no such source{nearest(name, catalog)}; `granite41 data sources` lists them"
+            f"{source_id}: no such source{nearest(source_id, catalog)}; "
+            f"`granite41 data sources` lists them"
         )
-    source = catalog[name]
+    source = catalog[source_id]
     if source.loading is None:
-        raise UserError(f"{name}: `datasets` cannot load it: {source.reason}")
-    return source.loading, source.licence
+        raise UserError(f"{source_id}: `datasets` cannot load it: {source.reason}")
+    return source.loading, source.license
 
 
-def _source(
-    name: str, disclosed: Disclosed | None, stages: Mapping[str, str], addition: dict[str, Any]
-) -> Source:
-    return Source(
-        id=name,
+def _build_source(
+    source_id: str,
+    disclosed: Disclosed | None,
+    stages: Mapping[str, str],
+    addition: dict[str, Any],
+) -> CatalogSource:
+    load = addition.get("load")
+    return CatalogSource(
+        id=source_id,
         name=disclosed.name if disclosed else addition["name"],
         disclosed=disclosed,
         stages=stages,
         public=addition["public"],
-        licence=addition.get("licence"),
-        loading=_loading(addition["load"]) if "load" in addition else None,
+        license=addition.get("license"),
+        loading=Loading.from_dict(load) if load else None,
         reason=addition.get("reason"),
         note=addition.get("note"),
-        tokens=_tokens(disclosed, addition.get("tokens")),
+        tokens=_count_tokens(disclosed, addition.get("tokens")),
     )
 
 
-def _loading(load: dict[str, Any]) -> Loading:
-    configuration = load.get("configuration", [])
-    return Loading(
-        dataset=load["dataset"],
-        configurations=(configuration,) if isinstance(configuration, str) else tuple(configuration),
-        split=load.get("split", "train"),
-        format=load.get("format"),
-        files=tuple(load.get("files", ())),
-        text=load.get("text"),
-        fields=tuple(load.get("fields", ())),
-        messages=load.get("messages"),
-        confirmed=load["confirmed"],
-    )
+def _count_tokens(disclosed: Disclosed | None, count: dict[str, Any] | None) -> Sourced[int] | None:
+    """The source's tokens: as ``loading.yaml`` states them, else by IBM's disclosed size."""
+    if count is None:
+        if disclosed is None:
+            return None
+        return _tokens_of_bytes(disclosed.size_MB * 1e6, "IBM's disclosed size")
+    if "quote" in count:
+        return Sourced(count["value"], "published", f'IBM\'s disclosure: "{count["quote"]}"')
+    if "published" in count:
+        return Sourced(count["value"], "published", count["published"])
+    if "assumed" in count:
+        return assumed(count["value"], count["assumed"])
+    return _tokens_of_bytes(count["bytes"], count["description"])
 
 
-def _tokens(disclosed: Disclosed | None, known: dict[str, Any] | None) -> Sourced[int] | None:
-    if known and "quote" in known:
-        return Sourced(known["value"], "published", f'IBM\'s disclosure: "{known["quote"]}"')
-    if known and "published" in known:
-        return Sourced(known["value"], "published", known["published"])
-    if known and "assumed" in known:
-        return assumed(known["value"], known["assumed"])
-    if known:
-        return _from_bytes(known["bytes"], known["of"])
-    return _from_bytes(disclosed.size_MB * 1e6, "IBM's disclosed size") if disclosed else None
-
-
-def _from_bytes(size: float, of: str) -> Sourced[int]:
-    return assumed(
-        round(size / BYTES_PER_TOKEN.value), f"{of} at {BYTES_PER_TOKEN.value:g} bytes per token"
-    )
+def _tokens_of_bytes(size: float, description: str) -> Sourced[int]:
+    tokens = round(size / BYTES_PER_TOKEN.value)
+    return assumed(tokens, f"{description} at {BYTES_PER_TOKEN.value:g} bytes per token")

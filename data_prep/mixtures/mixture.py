@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from data_prep.catalog.catalog import Source, load_catalog
+from data_prep.catalog.catalog import CatalogSource, load_catalog
 from recipes.common.errors import UserError, nearest
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PRETRAIN_STAGES
@@ -76,7 +76,7 @@ class PlannedSource:
     """
 
     component: str
-    source: Source
+    source: CatalogSource
     stand_in: bool
     share: float
     tokens: float

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from data_prep.catalog.catalog import Source, load_catalog
+from data_prep.catalog.catalog import CatalogSource, load_catalog
 from data_prep.mixtures.mixture import MAXIMUM_EPOCHS, Mixture, Plan, PlannedSource
 from recipes.common.tables import human, print_table
 from recipes.spec.origin import Sourced
@@ -13,7 +13,7 @@ from recipes.spec.origin import Sourced
 _LANGUAGES_SHOWN = 3
 
 
-def source_json(source: Source) -> dict[str, Any]:
+def source_json(source: CatalogSource) -> dict[str, Any]:
     """Return everything that the catalog knows of ``source``; ``disclosed`` is IBM's, verbatim."""
     tokens = source.tokens
     return {
@@ -24,7 +24,7 @@ def source_json(source: Source) -> dict[str, Any]:
         "disclosed": asdict(source.disclosed) if source.disclosed else None,
         "seed": source.seed,
         "public": source.public,
-        "licence": source.licence,
+        "license": source.license,
         "loading": asdict(source.loading) if source.loading else None,
         "reason": source.reason,
         "note": source.note,
@@ -88,11 +88,11 @@ def plan_warnings(plan: Plan) -> list[str]:
     ]
 
 
-def print_sources(sources: Iterable[Source]) -> None:
+def print_sources(sources: Iterable[CatalogSource]) -> None:
     """Print the catalog and how much of it is public."""
     listed = list(sources)
     print_table(
-        ["id", "category", "size", "languages", "seed", "licence", "public", "loading"],
+        ["id", "category", "size", "languages", "seed", "license", "public", "loading"],
         [
             [
                 source.id,
@@ -100,7 +100,7 @@ def print_sources(sources: Iterable[Source]) -> None:
                 _size(source),
                 _languages(source.languages),
                 "seed" if source.seed else "",
-                source.licence or "unknown",
+                source.license or "unknown",
                 "yes" if source.public else "no",
                 _loading(source) if source.public else "",
             ]
@@ -121,7 +121,7 @@ def print_mixture(mixture: Mixture) -> None:
     """Print the sources of each component, why they are weighted so, and what only stand-ins make up."""
     catalog = load_catalog()
     print_table(
-        ["component", "percent", "source", "weight %", "stands in", "size", "licence", "loading"],
+        ["component", "percent", "source", "weight %", "stands in", "size", "license", "loading"],
         [
             [
                 component.name,
@@ -130,7 +130,7 @@ def print_mixture(mixture: Mixture) -> None:
                 f"{100 * weight:.2f}",
                 "stand-in" if name in component.stand_in else "",
                 _size(catalog[name]),
-                catalog[name].licence or "unknown",
+                catalog[name].license or "unknown",
                 _loading(catalog[name]),
             ]
             for component in mixture.components
@@ -244,7 +244,7 @@ def _short(tokens: float) -> str:
     return human(int(float(f"{tokens:.3g}")))
 
 
-def _size(source: Source) -> str:
+def _size(source: CatalogSource) -> str:
     if source.disclosed is None:
         return "unknown"
     megabytes = source.disclosed.size_MB
@@ -260,5 +260,5 @@ def _languages(codes: Sequence[str]) -> str:
     return f"{shown} and {left} more" if left > 0 else shown
 
 
-def _loading(source: Source) -> str:
+def _loading(source: CatalogSource) -> str:
     return str(source.loading) if source.loading else f"not by datasets: {source.reason}"

@@ -23,6 +23,7 @@ from data_prep.documents import Document, Part
 from data_prep.quality import contamination, duplicates, steps
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory, write_text
+from recipes.common.locks import file_lock
 
 MANIFEST = "manifest.json"
 _PASSES = ".passes"  # in the output, until it is complete
@@ -114,7 +115,7 @@ def run(
         index, evaluation = contamination.build(wanted.decontaminate, wanted.ngram_words)
         settings["evaluation_sha256"] = index.digest()
     shards.begin(output, plan, settings)
-    with shards.locked(output / ".filter.lock", output):
+    with file_lock(output / ".filter.lock", "is writing here"):
         passes = output / _PASSES
         if index:
             index.save(passes / "contamination.npz")
@@ -123,7 +124,7 @@ def run(
         work = partial(
             filter_shard, passes=passes, wanted=wanted, text_field=text_field, sources=sources
         )
-        shards.run(output, plan, settings, work, workers=workers, say=say)
+        shards.run(output, plan, settings, work, workers=workers)
         found = shards.manifests(output) or []
         manifest = _total(found, wanted) | {
             "settings": settings,
@@ -257,7 +258,7 @@ def _find_duplicates(
         settings,
         work,
         workers=workers,
-        say=lambda line: say(f"signatures: {line}"),
+        label="signatures: ",
     )
     names = [shards.shard_name(number) for number in range(len(plan))]
     with atomic_directory(decided) as folder:

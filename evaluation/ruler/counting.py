@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.common.encoder import Differs, Encoder, load
+from recipes.common.encoder import Encoder, EncoderMismatch, load
 
 _BATCH = 1 << 22  # characters that are encoded at once
 # the same words come again and again
@@ -60,7 +60,7 @@ class Counter:
     def _encoded(self, texts: Sequence[str]) -> np.ndarray:
         try:
             return self._encoder.encode(texts)[1].astype(np.int64)
-        except Differs:
+        except EncoderMismatch:
             self._reference_only = True
             del self._encoder
             return self._encoder.encode(texts)[1].astype(np.int64)

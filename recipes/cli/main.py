@@ -13,6 +13,7 @@ import typer
 from recipes.cli import cluster as slurm_cli
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
+from recipes.common import logs
 from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.multi_value import MultiValueCommand
 from recipes.common.tables import human, print_table
@@ -62,6 +63,7 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", message="Transformer Engine and Apex are not installed", category=UserWarning
     )
+    logs.configure()
     try:
         app(prog_name="granite41")
     except UserError as error:

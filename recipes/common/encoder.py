@@ -1,4 +1,4 @@
-"""Text to token ids in bulk: gigatoken's speed, held against the pinned loader on a sample of every shard."""
+"""Bulk tokenization with gigatoken, spot-checked against ``tokenizers`` on a sample of every shard."""
 
 import sys
 import unicodedata
@@ -14,14 +14,15 @@ from tokenizers import Tokenizer
 
 from recipes.common.errors import UserError
 
-# Share of the characters that both libraries encode; twice as much of text beyond ASCII, where they could differ.
+# Share of the characters that both libraries encode; twice as much of text beyond ASCII, where
+# they could differ.
 CHECKED_SHARE = 0.005
-_CHECKED_CHARACTERS = 1 << 16  # at most so many of one document
-_REMEMBERED_CHARACTERS = 3 << 24  # of text after which gigatoken's memory of words is cleared
+_CHECKED_CHARACTERS = 1 << 16  # at most, of one document
+_CACHE_LIMIT = 3 << 24  # characters of text after which gigatoken's cache of words is cleared
 
 
 def load(folder: Path) -> Tokenizer:
-    """Load ``folder``'s tokenizer.json: the one loader of this project, whatever class tokenizer_config.json names.
+    """Load ``folder``'s tokenizer.json, whatever class its tokenizer_config.json names.
 
     Raises:
         UserError: the file is missing or no tokenizer.
@@ -40,19 +41,20 @@ def load(folder: Path) -> Tokenizer:
         ) from error
 
 
-class Differs(Exception):
-    """The fast encoder gives other ids than the reference; the argument is how many of the checked documents differ."""
+class EncoderMismatch(Exception):
+    """gigatoken's ids differ from the reference's; the argument counts the differing documents."""
 
 
 class Encoder:
-    """A tokenizer folder's encoder.
+    """A tokenizer folder's encoder: gigatoken, or the reference where gigatoken cannot be used.
 
     Attributes:
         name: the library that encodes, and its version.
         checked: documents whose ids were compared with the reference's.
-        newer: documents that the reference encoded for a character newer than Python's Unicode tables: what is a letter
-            is read from Unicode, and the two libraries have different versions of it.
-        refused: why the fast library cannot read this tokenizer, or None.
+        fallback_documents: documents that the reference encoded for a character newer than Python's
+            Unicode tables: what is a letter is read from Unicode, and the two libraries have
+            different versions of it.
+        load_error: why gigatoken cannot read this tokenizer, or None.
     """
 
     def __init__(
@@ -60,124 +62,128 @@ class Encoder:
         folder: Path,
         reference_only: bool = False,
         checked_share: float | None = None,
-        remembered_characters: int = _REMEMBERED_CHARACTERS,
+        cache_limit: int = _CACHE_LIMIT,
     ) -> None:
         """Load the tokenizer in ``folder``; with ``reference_only`` by Hugging Face's library alone.
 
         Args:
-            checked_share: in the place of :data:`CHECKED_SHARE`.
-            remembered_characters: of text, after which gigatoken's memory of words is cleared.
+            checked_share: share of the characters that are compared; :data:`CHECKED_SHARE` if None.
+            cache_limit: characters of text after which gigatoken's cache of words is cleared.
 
         Raises:
             UserError: ``folder`` holds no tokenizer.
         """
-        self._reference, self._fast, self.refused = _load(folder)
-        if reference_only:
-            self._fast = None
+        self._reference, fast, self.load_error = _load(folder)
+        self._fast = None if reference_only else fast
         library = "tokenizers" if self._fast is None else "gigatoken"
         self.name = f"{library} {version(library)}"
-        self._checked_share, self._remembered = checked_share, remembered_characters
-        self.checked = self.newer = self._seen = self._compared = 0
+        self._checked_share = checked_share
+        self._cache_limit = cache_limit
+        self.checked = 0
+        self.fallback_documents = 0
+        self._characters = 0
+        self._compared_characters = 0
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of all ``texts``, one after the other, and the number of ids of each.
 
-        No special token is added; one that is spelled out in a text becomes its id, as in Megatron's own tool.
+        No special token is added; one spelled out in a text becomes its id, as in Megatron's tool.
 
         Raises:
-            Differs: a document of the sample has other ids by the reference.
+            EncoderMismatch: a document of the sample has other ids by the reference.
         """
         if self._fast is None:
-            return self._by_reference(texts)
-        ids, offsets = self._fast.encode_batch(texts, self._remembered)
-        newer = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
+            return self._encode_by_reference(texts)
+        ids, offsets = self._fast.encode_batch(texts, self._cache_limit)
+
+        fallback = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
         self._check(
-            self._fast, [text for position, text in enumerate(texts) if position not in newer]
+            self._fast,
+            [text for position, text in enumerate(texts) if position not in fallback],
         )
-        if not newer:
+        if not fallback:
             return ids[offsets[0] : offsets[-1]], np.diff(offsets)
+
         documents = [ids[start:stop] for start, stop in pairwise(offsets)]
-        for position in newer:
-            documents[position], _ = self._by_reference([texts[position]])
-        self.newer += len(newer)
+        for position in fallback:
+            documents[position], _ = self._encode_by_reference([texts[position]])
+        self.fallback_documents += len(fallback)
         return np.concatenate(documents), np.array([len(document) for document in documents])
 
-    def _check(self, fast: "_Fast", texts: Sequence[str]) -> None:
+    def _check(self, fast: "_GigatokenEncoder", texts: Sequence[str]) -> None:
+        """Compare a sample of ``texts``, taken evenly over all characters seen so far."""
+        share = CHECKED_SHARE if self._checked_share is None else self._checked_share
         differing = 0
         for text in texts:
-            share = CHECKED_SHARE if self._checked_share is None else self._checked_share
-            if self._compared <= self._seen * share * (1 if text.isascii() else 2):
+            text_share = share if text.isascii() else 2 * share
+            if self._compared_characters <= self._characters * text_share:
                 sample = text[:_CHECKED_CHARACTERS]
-                self._compared += len(sample)
+                self._compared_characters += len(sample)
                 self.checked += 1
                 ids = self._reference.encode(sample, add_special_tokens=False).ids
                 differing += ids != fast.encode(sample).tolist()
-            self._seen += len(text)
+            self._characters += len(text)
         if differing:
-            raise Differs(differing)
+            raise EncoderMismatch(differing)
 
-    def _by_reference(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_by_reference(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
         lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        ids = np.concatenate(
-            [np.empty(0, np.uint32), *(np.array(e.ids, dtype=np.uint32) for e in encodings)]
-        )
-        return ids, lengths
+        documents = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        return np.concatenate([np.empty(0, np.uint32), *documents]), lengths
 
 
-class _Fast:
-    """gigatoken's tokenizer, made anew now and then: it remembers every word that it has met."""
+class _GigatokenEncoder:
+    """gigatoken's tokenizer, replaced now and then, as its cache of words only grows."""
 
     def __init__(self, file: Path) -> None:
         self._json = file.read_bytes()
-        self._tokenizer = self._made()
+        self._tokenizer = self._new_tokenizer()
 
-    def _made(self) -> Any:
+    def _new_tokenizer(self) -> Any:
         import gigatoken
 
-        self._seen = 0
+        self._characters = 0
         return gigatoken.Tokenizer.from_json(self._json)
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of one text."""
         return self._tokenizer.encode(text)
 
-    def encode_batch(
-        self, texts: Sequence[str], remembered_characters: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of ``texts``, and where each begins in them, and the end."""
-        if self._seen > remembered_characters:
-            del self._tokenizer  # before the next one needs its room
-            self._tokenizer = self._made()
-        self._seen += sum(map(len, texts))
-        if len(texts) == 1:  # the making of a batch takes as long as a hundred kilobytes
+    def encode_batch(self, texts: Sequence[str], cache_limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of ``texts``; and the offset of each in them, and the end's."""
+        if self._characters > cache_limit:
+            del self._tokenizer  # frees its memory before the next one needs it
+            self._tokenizer = self._new_tokenizer()
+        self._characters += sum(map(len, texts))
+
+        if len(texts) == 1:  # a batch costs as much as encoding a hundred kilobytes
             ids = self._tokenizer.encode(texts[0])
             return ids, np.array([0, len(ids)])
-        # on this thread: the processes are the parallelism
+        # on this thread: the worker processes are the parallelism
         layout = self._tokenizer.encode_batch(list(texts), parallel=False).layout
         return np.asarray(layout.content.data), np.asarray(layout.offsets.data)
 
 
 # both take a third of a second, and a process encodes many shards
 @cache
-def _load(folder: Path) -> tuple[Tokenizer, _Fast | None, str | None]:
-    """The reference, gigatoken's tokenizer or None, and why it could not be loaded."""
+def _load(folder: Path) -> tuple[Tokenizer, _GigatokenEncoder | None, str | None]:
+    """Return the reference, gigatoken's encoder or None, and why that could not be loaded."""
     reference = load(folder)
     try:
-        return reference, _Fast(folder / "tokenizer.json"), None
-    except (
-        Exception
-    ) as error:  # a kind of tokenizer that gigatoken does not know; it raises nothing narrower
+        return reference, _GigatokenEncoder(folder / "tokenizer.json"), None
+    except Exception as error:  # an unknown kind of tokenizer; gigatoken raises nothing narrower
         return reference, None, " ".join(str(error).split())[:200]
 
 
 @cache
-def _newer() -> np.ndarray:
-    """Whether each code point is newer than Python's Unicode tables, or none: shape (0x110000,)."""
+def _is_newer_code_point() -> np.ndarray:
+    """Whether each code point is unassigned in Python's Unicode tables: shape (0x110000,)."""
     return np.array([unicodedata.category(chr(code)) == "Cn" for code in range(sys.maxunicode + 1)])
 
 
 def _has_newer_characters(text: str) -> bool:
     if text.isascii():
         return False
-    return bool(_newer()[np.frombuffer(text.encode("utf-32-le"), np.uint32)].any())
+    code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return bool(_is_newer_code_point()[code_points].any())

@@ -151,13 +151,13 @@ def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
 
 
 def test_files_of_a_repository_by_a_pattern() -> None:
-    name = documents._hub_name("hf:LLM360/TxT360/data/freelaw/**/*.jsonl@abc")
+    name = documents._HubInput.parse("hf:LLM360/TxT360/data/freelaw/**/*.jsonl@abc")
     assert (name.repository, name.glob, name.revision) == (
         "LLM360/TxT360",
         "data/freelaw/**/*.jsonl",
         "abc",
     )
-    assert documents._hub_name(str(name)) == name
+    assert documents._HubInput.parse(str(name)) == name
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from data_prep.repositories import order, pack, prepare
 from data_prep.tokenization import tokenize
 from recipes.cli.data import data_app
 from recipes.common import tokenizer_files
-from recipes.common.encoder import Differs, Encoder
+from recipes.common.encoder import Encoder, EncoderMismatch
 from recipes.common.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -370,7 +370,7 @@ def test_tokens_are_counted_by_the_reference_where_the_fast_encoder_differs(
     class Differing(Encoder):
         def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
             if self._fast is not None:
-                raise Differs(1)
+                raise EncoderMismatch(1)
             return super().encode(texts)
 
     monkeypatch.setattr(repositories, "Encoder", Differing)

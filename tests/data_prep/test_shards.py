@@ -1,7 +1,8 @@
-"""Shards: cut evenly, done once, whole or not at all, by one process or many, and never by two at the same time."""
+"""Shards: cut evenly, done once, whole or not at all, and never by two processes at a time."""
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from data_prep import shards
 from data_prep.documents import Part
-from recipes.common.errors import UserError
+from recipes.common.errors import LockedError, UserError
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +27,16 @@ def write_name(parts: list[Part], folder: Path, name: str) -> dict:
     return {"documents": 1, "notes": [f"noticed {name}"]}
 
 
-def run(output: Path, work=write_name, **options) -> list[str]:
-    said: list[str] = []
-    options = {"say": said.append, "warn": said.append} | options
-    shards.run(
-        output, options.pop("plan", PLAN), options.pop("settings", {"a": 1}), work, **options
-    )
-    return said
+def run(output: Path, work=write_name, **options) -> None:
+    plan = options.pop("plan", PLAN)
+    settings = options.pop("settings", {"a": 1})
+    shards.run(output, plan, settings, work, **options)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "data_prep")
+    return caplog
 
 
 def contents(output: Path) -> dict[str, str]:
@@ -77,12 +81,13 @@ def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(shards.plan([str(lines)])) == 1000
 
 
-def test_a_run_writes_every_shard_and_its_manifest_and_says_so(tmp_path: Path) -> None:
-    said = run(tmp_path / "out")
-    assert len(said) == 10
-    assert "noticed shard-00000" in said
-    assert "shard-00004, 5/5: 1 documents" in said[-1]
-    assert [m["index"] for m in shards.manifests(tmp_path / "out") or []] == [0, 1, 2, 3, 4]
+def test_a_run_writes_every_shard_and_its_manifest_and_says_so(tmp_path: Path, log) -> None:
+    run(tmp_path / "out", label="pass one: ")
+    assert len(log.messages) == 10
+    assert ("data_prep.shards", logging.WARNING, "noticed shard-00000") in log.record_tuples
+    assert "pass one: shard-00004, 5/5: 1 documents" in log.messages[-1]
+    manifests = shards.manifests(tmp_path / "out") or []
+    assert [manifest["index"] for manifest in manifests] == [0, 1, 2, 3, 4]
     assert (tmp_path / "out/shard-00003.txt").read_text() == "input 3"
     assert not list((tmp_path / "out").glob(".*.partial"))
 
@@ -113,7 +118,7 @@ def fail_at_three(parts: list[Part], folder: Path, name: str) -> dict:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_keeps_finished_shards_and_leaves_no_torn_one(
-    tmp_path: Path, workers: int
+    tmp_path: Path, log, workers: int
 ) -> None:
     with pytest.raises(UserError, match="no more"):
         run(tmp_path / "out", fail_at_three, workers=workers)
@@ -121,11 +126,12 @@ def test_a_failure_keeps_finished_shards_and_leaves_no_torn_one(
     assert {"shard-00000.txt", "shard-00000.json"} <= set(kept)
     assert not [name for name in kept if "00003" in name]
     assert not list((tmp_path / "out").glob(".*.partial"))
-    said = run(tmp_path / "out")
-    assert said[0] == f"{len(kept) // 2} of 5 shards are finished already"
-    assert {
-        p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")
-    }.items() >= kept.items()
+    run(tmp_path / "out")
+    assert log.messages[-2 * (5 - len(kept) // 2) - 1] == (
+        f"{len(kept) // 2} of 5 shards are finished already"
+    )
+    files = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")}
+    assert files.items() >= kept.items()
     assert len(shards.manifests(tmp_path / "out") or []) == 5
 
 
@@ -168,7 +174,7 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
     assert len(shards.manifests(tmp_path / "out") or []) == 5
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed(tmp_path: Path, log) -> None:
     script = tmp_path / "slow.py"
     script.write_text(
         textwrap.dedent("""\
@@ -190,16 +196,16 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     while not list((tmp_path / "out").glob(".shard-00002.*/*.txt")):
         assert process.poll() is None
         time.sleep(0.02)
-    with pytest.raises(
-        UserError, match=r"out: another process is writing here, expected to be alone"
-    ):
+    refused = rf"out: process {process.pid} on .* is writing here; wait until it has ended, or stop"
+    with pytest.raises(LockedError, match=refused):
         run(tmp_path / "out")
-    with pytest.raises(UserError, match=r"out: another process is writing here"):
+    with pytest.raises(LockedError, match=refused):
         run(tmp_path / "out", only=4)
     process.kill()
     process.wait()
     first = (tmp_path / "out/shard-00001.txt").stat().st_mtime_ns
-    assert run(tmp_path / "out")[0] == "2 of 5 shards are finished already"
+    run(tmp_path / "out")
+    assert log.messages[0] == "2 of 5 shards are finished already"
     assert (tmp_path / "out/shard-00001.txt").stat().st_mtime_ns == first
     assert not list((tmp_path / "out").glob(".*.partial"))
 
@@ -207,21 +213,24 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
 def test_array_tasks_run_beside_each_other_but_not_on_the_same_shard(tmp_path: Path) -> None:
     def nested(parts: list[Part], folder: Path, name: str) -> dict:
         run(tmp_path / "out", only=1)
-        for refused in ({"only": 0}, {}):
-            with pytest.raises(UserError, match="another process is writing here"):
-                run(tmp_path / "out", **refused)
+        with pytest.raises(LockedError, match=rf"out: process {os.getpid()} on .* is writing here"):
+            run(tmp_path / "out", only=0)
+        with pytest.raises(LockedError, match="out: another process is writing here"):
+            run(tmp_path / "out")
         return write_name(parts, folder, name)
 
     run(tmp_path / "out", nested, only=0)
     assert {"shard-00000.txt", "shard-00001.txt"} <= set(contents(tmp_path / "out"))
 
 
-def test_a_shard_whose_file_is_gone_or_torn_is_done_again(tmp_path: Path) -> None:
+def test_a_shard_whose_file_is_gone_or_torn_is_done_again(tmp_path: Path, log) -> None:
     run(tmp_path / "out")
     (tmp_path / "out/shard-00001.txt").unlink()
     (tmp_path / "out/shard-00002.txt").write_text("inp")
     (tmp_path / "out/shard-00004.json").write_text('{"index": 4, ')
-    assert run(tmp_path / "out")[0] == "2 of 5 shards are finished already"
+    log.clear()
+    run(tmp_path / "out")
+    assert log.messages[0] == "2 of 5 shards are finished already"
     assert (tmp_path / "out/shard-00002.txt").read_text() == "input 2"
     assert json.loads((tmp_path / "out/shard-00004.json").read_text())["index"] == 4
 
@@ -230,17 +239,42 @@ def test_another_plan_or_other_files_are_not_mixed_in(tmp_path: Path) -> None:
     run(tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(
-        UserError, match=r"out: began with other a than now, and shards of both would be mixed"
+        UserError,
+        match=r"out: was started with other a than now, and shards of both would be mixed",
     ):
         run(tmp_path / "out", settings={"a": 2})
-    with pytest.raises(UserError, match=r"out: began with other inputs than now"):
+    with pytest.raises(UserError, match=r"out: was started with other inputs than now"):
         run(tmp_path / "out", plan=PLAN[:4])
     assert contents(tmp_path / "out") == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").write_text("mine")
-    with pytest.raises(
-        UserError, match=r"full: holds other files, expected a new, empty or begun folder"
-    ):
+    with pytest.raises(UserError, match=r"full: holds other files, expected a folder that is new"):
         run(tmp_path / "full")
     with pytest.raises(UserError, match=r"letter.txt: is a file, expected a folder"):
         run(tmp_path / "full/letter.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("plan.json", b'{"settings"', "plan.json: is not valid JSON"),
+        ("plan.json", b'"\xff"', "plan.json: is not UTF-8 text"),
+        ("plan.json", b"[]", "plan.json: holds a JSON list, expected an object"),
+        ("plan.json", b'{"settings": {}}', "plan.json: has no key 'shards'"),
+        ("plan.json", b'{"settings": {}, "shards": 5}', "plan.json: key 'shards' holds 5"),
+        (
+            "shard-00003.json",
+            b'{"index": 3, "file_bytes": [1]}',
+            "shard-00003.json: key 'file_bytes' holds",
+        ),
+        ("shard-00003.json", b'{"index": "3"}', "shard-00003.json: key 'index' holds '3'"),
+    ],
+)
+def test_a_damaged_plan_or_manifest_is_named(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    run(tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(UserError, match=sentence) as caught:
+        run(tmp_path / "out")
+    assert "\n" not in str(caught.value)

@@ -1,8 +1,9 @@
-"""`granite41 data tokenize`: Megatron's bytes, manifests, fallback, and what it says of odd documents."""
+"""`granite41 data tokenize`: Megatron's bytes, manifests, fallback, warnings of odd documents."""
 
 import gzip
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -33,13 +34,15 @@ def source(tmp_path: Path) -> Path:
     return reference.write_documents(tmp_path / "small.jsonl")
 
 
-def tokenize(source: Path, output: Path, tokenizer_folder: Path, **options) -> list[str]:
-    """Run it; return what it warned of."""
-    warned: list[str] = []
-    tokenization.tokenize(
-        [str(source)], output, tokenizer_folder, say=lambda _: None, warn=warned.append, **options
-    )
-    return warned
+def tokenize(source: Path, output: Path, tokenizer_folder: Path, **options) -> None:
+    tokenization.tokenize([str(source)], output, tokenizer_folder, **options)
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What is logged as a warning: its ``messages``."""
+    caplog.set_level(logging.WARNING, "data_prep")
+    return caplog
 
 
 def sha256(path: Path) -> str:
@@ -104,8 +107,8 @@ def test_shards_one_after_the_other_hold_the_same_tokens(
     )
 
 
-def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
-    warned = tokenize(source, tmp_path / "out", small, licence="CC-BY-4.0")
+def test_the_manifests(small: Path, source: Path, tmp_path: Path, warnings) -> None:
+    tokenize(source, tmp_path / "out", small, license="CC-BY-4.0")
     shard = json.loads((tmp_path / "out/shard-00000.json").read_text())
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     tokens = np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)
@@ -118,7 +121,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
     assert shard["tokens"] == len(tokens)
     assert shard["bytes"] == sum(len(text.encode()) for text in reference.DOCUMENTS)
     assert shard["tokenizer"] == manifest["tokenizer"] == identity
-    assert shard["licence"] == "CC-BY-4.0"
+    assert shard["license"] == "CC-BY-4.0"
     assert shard["sources"] == [
         {
             "input": str(source),
@@ -130,7 +133,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
     assert shard["encoder"]["name"].startswith("gigatoken ")
     assert shard["encoder"]["checked_documents"] > 0
     assert shard["end_of_text_within_documents"] == 1
-    assert warned == [
+    assert warnings.messages == [
         "shard-00000: end-of-text is spelled out 1 times within documents and ends them there"
     ]
     assert manifest == {
@@ -138,7 +141,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path) -> None:
         "tokens": shard["tokens"],
         "bytes": shard["bytes"],
         "left_out": {},
-        "licences": {"CC-BY-4.0": shard["documents"]},
+        "licenses": {"CC-BY-4.0": shard["documents"]},
         "sources": {str(source): shard["documents"]},
         "tokenizer": identity,
         "shards": [
@@ -224,7 +227,7 @@ class Wrong:
 
 
 def test_a_difference_falls_back_to_the_reference_and_is_counted(
-    small: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings
 ) -> None:
     real = gigatoken.Tokenizer.from_json
     monkeypatch.setattr(
@@ -233,13 +236,13 @@ def test_a_difference_falls_back_to_the_reference_and_is_counted(
     monkeypatch.setattr(encoder, "CHECKED_SHARE", 0.5)
     encoder._load.cache_clear()
     try:
-        warned = tokenize(source, tmp_path / "out", small)
+        tokenize(source, tmp_path / "out", small)
     finally:
         encoder._load.cache_clear()
     found = json.loads((tmp_path / "out/shard-00000.json").read_text())["encoder"]
     assert found["name"].startswith("tokenizers ")
     assert 0 < found["differing_documents"] < found["checked_documents"]
-    assert warned[0] == (
+    assert warnings.messages[0] == (
         f"shard-00000: gigatoken gave other ids than tokenizers for {found['differing_documents']} of "
         f"{found['checked_documents']} documents compared; the whole shard was encoded by tokenizers"
     )
@@ -268,7 +271,7 @@ def test_every_character_that_python_knows_has_the_references_ids(small: Path) -
     (ids, lengths), (expected, expected_lengths) = fast.encode(texts), slow.encode(texts)
     np.testing.assert_array_equal(lengths, expected_lengths)
     np.testing.assert_array_equal(ids, expected)
-    assert fast.newer == 0
+    assert fast.fallback_documents == 0
 
 
 def test_documents_with_newer_characters_go_to_the_reference(tmp_path: Path) -> None:
@@ -282,7 +285,7 @@ def test_documents_with_newer_characters_go_to_the_reference(tmp_path: Path) -> 
     )
     (ids, lengths), (expected, expected_lengths) = fast.encode(texts), slow.encode(texts)
     assert (ids.tolist(), lengths.tolist()) == (expected.tolist(), expected_lengths.tolist())
-    assert fast.newer == 2
+    assert fast.fallback_documents == 2
     alone = gigatoken.Tokenizer(tmp_path / "t/tokenizer.json").encode(texts[1])
     assert alone.tolist() != slow.encode(texts[1:2])[0].tolist()
 
@@ -297,62 +300,69 @@ def test_every_shard_is_checked_and_more_of_what_is_not_ascii(small: Path) -> No
     assert one.checked == 1
 
 
-def test_a_tokenizer_that_gigatoken_cannot_read_is_encoded_by_the_reference(tmp_path: Path) -> None:
+def test_a_tokenizer_that_gigatoken_cannot_read_is_encoded_by_the_reference(
+    tmp_path: Path, warnings
+) -> None:
     folder = tmp_path / "words"
     folder.mkdir()
     words = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1, "b": 2}, unk_token="b"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"eos_token": {"content": "<eos>"}}')
-    warned = tokenize(
-        reference.write_documents(tmp_path / "in.jsonl", ["a b", "b"]), tmp_path / "out", folder
-    )
-    assert "as gigatoken cannot read it" in warned[0]
+    source = reference.write_documents(tmp_path / "in.jsonl", ["a b", "b"])
+    tokenize(source, tmp_path / "out", folder)
+    assert "as gigatoken cannot read it" in warnings.messages[0]
     assert np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16).tolist() == [1, 2, 0, 2, 0]
 
 
-def test_empty_documents_are_left_out_named_and_counted(small: Path, tmp_path: Path) -> None:
+def test_empty_documents_are_left_out_named_and_counted(
+    small: Path, tmp_path: Path, warnings
+) -> None:
     source = reference.write_documents(
         tmp_path / "in.jsonl", ["one", "", "two", "", "", "", "three"]
     )
-    warned = tokenize(source, tmp_path / "out", small)
-    assert [note.split(": ")[-1] for note in warned] == ["is empty (left out)"] * 3
-    assert f"{source}, record 2" in warned[0]
+    tokenize(source, tmp_path / "out", small)
+    notes = [note.split(": ")[-1] for note in warnings.messages]
+    assert notes == ["is empty (left out)"] * 3
+    assert f"{source}, record 2" in warnings.messages[0]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["left_out"] == {"empty documents": 4}
     assert manifest["documents"] == 3
 
 
-def test_bad_records_are_refused_or_left_out_named_and_counted(small: Path, tmp_path: Path) -> None:
+def test_bad_records_are_refused_or_left_out_named_and_counted(
+    small: Path, tmp_path: Path, warnings
+) -> None:
     source = reference.write_documents(tmp_path / "in.jsonl", ["one", "two"])
     source.write_bytes(source.read_bytes() + b'{"text": "gr\xf6ss"}\n{"no": 1}\n')
     with pytest.raises(UserError, match=r"in\.jsonl, record 3: is not valid UTF-8"):
         tokenize(source, tmp_path / "out", small)
     assert not list((tmp_path / "out").glob("shard*"))
-    warned = tokenize(source, tmp_path / "skipped", small, skip_bad_records=True)
-    assert [note.partition("in.jsonl, ")[2][:9] for note in warned] == ["record 3:", "record 4:"]
+    tokenize(source, tmp_path / "skipped", small, skip_bad_records=True)
+    notes = [note.partition("in.jsonl, ")[2][:9] for note in warnings.messages]
+    assert notes == ["record 3:", "record 4:"]
     assert json.loads((tmp_path / "skipped/manifest.json").read_text())["left_out"] == {
         "bad records": 2
     }
 
 
-def test_a_document_of_100_megabytes_is_kept_whole_and_named(small: Path, tmp_path: Path) -> None:
+def test_a_document_of_100_megabytes_is_kept_whole_and_named(
+    small: Path, tmp_path: Path, warnings
+) -> None:
     text = "It's one text, größer: 日本語 123456\n" * 2_400_000
     source = reference.write_documents(tmp_path / "in.jsonl", ["before", text, "after"])
-    (note,) = tokenize(source, tmp_path / "out", small, shards_wanted=1)
-    assert (
-        note
-        == f"{source}, record 2: is one document of {len(text.encode()) / 1e6:,.0f} MB, kept whole"
-    )
+    tokenize(source, tmp_path / "out", small, max_shards=1)
+    megabytes = len(text.encode()) / 1e6
+    assert warnings.messages == [
+        f"{source}, record 2: is one document of {megabytes:,.0f} MB, kept whole"
+    ]
     lengths = indexed.lengths(tmp_path / "out/shard-00000")
     ids = tokenizer_files.load(small).encode(text[:3400], add_special_tokens=False).ids
     assert len(lengths) == 3
     assert lengths[1] > 10**7
     start = lengths[0]
-    assert (
-        np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)[start : start + len(ids)].tolist()
-        == ids
-    )
+    tokens = np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)
+    assert tokens[start : start + len(ids)].tolist() == ids
 
 
 def test_a_shard_within_one_document_holds_none_and_is_not_listed(
@@ -372,7 +382,7 @@ def test_another_tokenizer_is_not_mixed_in(small: Path, source: Path, tmp_path: 
     tokenizer.train(reference.DOCUMENTS, 290, tmp_path / "other")
     with pytest.raises(
         UserError,
-        match="out: began with other tokenizer than now, and shards of both would be mixed",
+        match="out: was started with other tokenizer than now, and shards of both would be mixed",
     ):
         tokenize(source, tmp_path / "out", tmp_path / "other")
 
@@ -383,7 +393,7 @@ def test_a_truncated_input_keeps_finished_shards(small: Path, source: Path, tmp_
     bad.write_bytes(good.read_bytes()[:-40])
 
     def both() -> None:
-        tokenization.tokenize([str(good), str(bad)], tmp_path / "out", small, shards_wanted=2)
+        tokenization.tokenize([str(good), str(bad)], tmp_path / "out", small, max_shards=2)
 
     with pytest.raises(
         UserError, match=r"b\.jsonl\.gz: is truncated, expected a complete file; fetch it again"
@@ -448,7 +458,8 @@ def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     done = command(*words, "--shards", 2)
     assert done.returncode == 0, done.stderr
-    assert "2/2: " in done.stdout
+    assert done.stdout == ""
+    assert "2/2: " in done.stderr
     assert f"{second}, record 2: is empty (left out)" in done.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["sources"] == {str(source): len(reference.DOCUMENTS), str(second): 1}

@@ -65,10 +65,10 @@ def test_every_disclosed_entry_is_whole() -> None:
         assert set(entry["stages"]) <= STAGES, entry["id"]
 
 
-def test_the_disclosure_names_its_origin_and_carries_its_licence() -> None:
-    assert IBM["licence"] == "CDLA-Permissive-2.0"
+def test_the_disclosure_names_its_origin_and_carries_its_license() -> None:
+    assert IBM["license"] == "CDLA-Permissive-2.0"
     assert "IBM" in IBM["origin"]
-    text = (FOLDER / IBM["licence_text"]).read_text(encoding="utf-8")
+    text = (FOLDER / IBM["license_text"]).read_text(encoding="utf-8")
     assert "Community Data License Agreement - Permissive" in text
     assert "5.4." in text
 
@@ -92,7 +92,7 @@ def test_whatever_ibm_calls_public_or_gives_an_address_for_has_an_entry() -> Non
 
 @pytest.mark.parametrize(("name", "addition"), EVERY_ADDITION.items(), ids=list(EVERY_ADDITION))
 def test_an_addition_is_loaded_or_says_why_not(name: str, addition: dict) -> None:
-    assert set(addition) <= {"name", "public", "licence", "load", "reason", "note", "tokens"}
+    assert set(addition) <= {"name", "public", "license", "load", "reason", "note", "tokens"}
     assert isinstance(addition["public"], bool)
     assert ("load" in addition) != ("reason" in addition)
     assert addition["public"] or "reason" in addition
@@ -149,7 +149,7 @@ def test_catalog_joins_the_two() -> None:
     assert catalog["txt360-free-law"].loading.files == ("data/freelaw/**/*.jsonl",)
     assert len(catalog["culturax"].languages) == 10
     webhose = catalog["webhose"]
-    assert (webhose.public, webhose.licence, webhose.loading) == (False, None, None)
+    assert (webhose.public, webhose.license, webhose.loading) == (False, None, None)
     assert webhose.reason == webhose.disclosed.data_provenance
     assert catalog["stack-v3-train"].disclosed is None
     assert catalog["stack-v3-train"].category == ""
@@ -192,7 +192,7 @@ def test_sources_json(run) -> None:
     assert [row["id"] for row in rows] == list(load_catalog())
     assert rows[0]["disclosed"] == IBM["sources"][0]["disclosed"]
     assert rows[0]["tokens"]["origin"] == "published"
-    assert rows[1]["licence"] is None
+    assert rows[1]["license"] is None
 
 
 def test_sources_of_a_phase(run) -> None:
@@ -283,12 +283,12 @@ def test_what_tokenizing_a_source_reads(
 
 
 def test_each_split_is_an_input_of_its_own() -> None:
-    loading, licence = get_loading("llama-nemotron-post-training-dataset")
+    loading, license = get_loading("llama-nemotron-post-training-dataset")
     splits = ("code", "math", "science", "chat", "safety")
     assert loading.inputs == tuple(
         f"hf:nvidia/Llama-Nemotron-Post-Training-Dataset:SFT:{split}" for split in splits
     )
-    assert licence == load_catalog()["llama-nemotron-post-training-dataset"].licence
+    assert license == load_catalog()["llama-nemotron-post-training-dataset"].license
 
 
 @pytest.mark.parametrize(

@@ -277,10 +277,10 @@ def test_other_steps_do_not_go_on_in_the_same_folder(
     source: Path, tmp_path: Path, everything: Steps
 ) -> None:
     _run(source, tmp_path / "out", everything)
-    with pytest.raises(UserError, match="began with other min_characters"):
+    with pytest.raises(UserError, match="was started with other min_characters"):
         _run(source, tmp_path / "out", Steps(**{**everything.__dict__, "min_characters": 21}))
     (tmp_path / "suite.txt").write_text(SUITE + " then")
-    with pytest.raises(UserError, match="began with other evaluation_sha256"):
+    with pytest.raises(UserError, match="was started with other evaluation_sha256"):
         _run(source, tmp_path / "out", everything)
 
 

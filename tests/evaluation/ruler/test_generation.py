@@ -21,7 +21,7 @@ from evaluation.ruler import corpora, counting, generation, metrics
 from evaluation.ruler.fallback import made_up_questions
 from evaluation.ruler.generation import generate, read_metadata, samples_file
 from evaluation.ruler.settings import NEEDLE_TASKS, TASKS
-from recipes.common.encoder import Differs
+from recipes.common.encoder import EncoderMismatch
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_write
 
@@ -550,7 +550,7 @@ def test_reference_counts_where_the_fast_encoder_differs(
 
         def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
             if self.name.startswith("gigatoken"):
-                raise Differs(1)
+                raise EncoderMismatch(1)
             return super().encode(texts)
 
     monkeypatch.setattr(counting, "Encoder", Wrong)
