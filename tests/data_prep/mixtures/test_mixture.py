@@ -380,7 +380,7 @@ def test_plan_prints_sources_totals_and_repeats(run) -> None:
     repeated = [line for line in err.splitlines() if "would be read" in line]
     assert len(repeated) == len(err.splitlines()) == 4
     assert repeated[0].startswith(
-        "granite41: phase3: code_instruction: opencodegeneticinstruct-mixtral would be read 17.7 times, more than 4;"
+        "warning: phase3: code_instruction: opencodegeneticinstruct-mixtral would be read 17.7 times, more than 4;"
     )
     assert (
         out.rstrip()
