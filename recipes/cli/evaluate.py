@@ -490,7 +490,7 @@ def calibrate_suite(
 @eval_app.command("report")
 def report_run(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> None:
     """Write the run's evaluation.html, evaluation.md and evaluation.json."""
-    from recipes.reports.evaluation_report import write_report
+    from recipes.reports.evaluation import write_report
 
     typer.echo(str(write_report(run_dir)))
 
@@ -504,6 +504,6 @@ def compare_runs(
     ],
 ) -> None:
     """Write what changes from one run or evaluation to another."""
-    from recipes.reports.evaluation_report import compare
+    from recipes.reports.comparison import compare
 
     typer.echo(str(compare(a, b, output)))

@@ -418,17 +418,20 @@ def generate(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> None:
-    """Write the run's report.md and report.html, print the former, and write evaluation.html beside them."""
-    from recipes.reports.evaluation_report import write_report as write_evaluation_report
-    from recipes.reports.run_report import write_report
+    """Write the run's reports as HTML and Markdown, and print the latter.
 
-    evaluations = next(run_dir.glob("*/eval/*/evaluation.json"), None) and write_evaluation_report(
-        run_dir
-    )
-    path = write_report(run_dir)
-    typer.echo(path.read_text(encoding="utf-8") + f"\n{path}\n{path.with_suffix('.html')}")
-    if evaluations:
-        typer.echo(str(evaluations))
+    report.html is on the training, evaluation.html on the evaluations, if any.
+    """
+    from recipes.reports import evaluation, run
+    from recipes.reports.evaluation_files import evaluation_paths
+
+    # the run's report links to that on evaluations
+    pages = [evaluation.write_report(run_dir)] if evaluation_paths(run_dir) else []
+    path = run.write_report(run_dir)
+
+    typer.echo(path.read_text(encoding="utf-8"))
+    for page in (path, path.with_suffix(".html"), *pages):
+        typer.echo(str(page))
 
 
 plot_app = typer.Typer(

@@ -17,9 +17,12 @@ def as_text(value: Any) -> str:
     """Return ``value`` as text without control characters; a dash for None."""
     if value is None:
         return "-"
+    text = str(value)
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for character in str(value)
+        for character in text
     )
 
 
@@ -45,7 +48,7 @@ class Table:
     """A table.
 
     Attributes:
-        title: its heading.
+        title: its heading, or empty.
         header: a title for each column.
         rows: a cell for each column; a value that is no :class:`Cell` is shown as text.
         note: a sentence below the table.
@@ -80,12 +83,12 @@ class Note:
 
     Attributes:
         text: what it says.
-        kind: ``soft``, ``warning`` or ``error``.
+        tone: ``soft``, ``warning`` or ``error``.
         href: a path relative to the report, or empty.
     """
 
     text: str
-    kind: str = "soft"
+    tone: str = "soft"
     href: str = ""
 
 
@@ -122,6 +125,11 @@ class Series:
     points: Sequence[Point]
     style: str = ""
     marked: bool = False
+
+    @property
+    def has_band(self) -> bool:
+        """Whether the bounds of a point differ."""
+        return any(low < high for _, _, low, high in self.points)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from recipes.common.errors import UserError
 from recipes.common.files import atomic_write
 from recipes.common.tables import human
 from recipes.registry.resolve import STAGES, resolve, stage_sizes
+from recipes.reports.curves import curve_tokens
 from recipes.spec.mixtures import Mixture
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.spec.schedules import PowerSchedule, Schedule
+from recipes.spec.schedules import PowerSchedule
 from recipes.spec.sizes import SIZES
 from recipes.spec.tree import flatten
 
@@ -122,18 +123,6 @@ def lr_curves(size: str) -> list[StageCurve]:
         )
         start += recipe.tokens.value
     return curves
-
-
-def curve_tokens(schedule: Schedule, end: float) -> list[float]:
-    """Return tokens from 0 to ``end`` at which to draw ``schedule``: dense where it bends or nears 0."""
-    import numpy as np
-
-    close = np.geomspace(end * 1e-6, end, 200)
-    warmup = flatten(schedule).get("warmup_tokens")
-    bend = min(warmup.value, end) if warmup else 0
-    return np.unique(
-        np.concatenate([[0, bend, end], np.linspace(0, end, 200), close, end - close])
-    ).tolist()
 
 
 def plot_lr(size: str, output: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from evaluation.results import Unit
 from recipes.reports.document import Table
-from recipes.reports.evaluation_data import Entry
-from recipes.reports.evaluation_data import read_run as read_evaluations
-from recipes.reports.run_data import read_run
+from recipes.reports.evaluation_files import Entry, read_entries
+from recipes.reports.run import stage_cells
+from recipes.reports.run_files import read_run
 
 HEADER = ("stage", "status", "tokens", "loss", "below entropy", "gates", "mean scores")
 
@@ -20,11 +20,11 @@ def run_summary(run_folder: Path) -> Table:
     ``below entropy`` is the share by which the loss lies below the unigram entropy of the training
     blend. A score is the unweighted mean of a suite's units, in percent unless its metric is named.
     """
-    entries, _ = read_evaluations(run_folder)
+    entries, _ = read_entries(run_folder)
     rows = []
 
     for stage in read_run(run_folder).stages:
-        cells = stage.cells()
+        cells = stage_cells(stage)
         final = [
             entry
             for entry in entries

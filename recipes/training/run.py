@@ -217,7 +217,7 @@ def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator
             end(status="stopped")
         raise
     finally:
-        from recipes.reports.run_report import write_report
+        from recipes.reports.run import write_report
 
         try:
             write_report(run_folder)

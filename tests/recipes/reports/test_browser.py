@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipes.registry.resolve import resolve_pretraining
-from recipes.reports.run_report import write_report
+from recipes.reports.run import write_report
 from recipes.runs.stage_folder import write_recipe
 
 pytestmark = pytest.mark.slow

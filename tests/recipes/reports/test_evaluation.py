@@ -13,8 +13,10 @@ from evaluation import gates
 from evaluation.results import Evaluation, Unit, evaluation_name, write_evaluation
 from evaluation.suites import units
 from recipes.common.errors import UserError
-from recipes.reports.evaluation_data import FALLBACK, length_name, z_score
-from recipes.reports.evaluation_report import compare, write_report
+from recipes.reports.comparison import compare
+from recipes.reports.evaluation import write_report
+from recipes.reports.evaluation_files import z_score
+from recipes.reports.scores import FALLBACK, length_name
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -306,25 +308,38 @@ def test_a_score_that_is_no_number_is_said(tmp_path: Path, score: float) -> None
 def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
     write(tmp_path, "phase2", "base", [unit("mmlu", 60.0)])
     good = asdict(replace(EMPTY, units=[unit("mmlu", 60.0)]))
+    first = good["units"][0]
     damages = {
-        "phase1": "{",
-        "phase3": json.dumps({**good, "size": ["8b"]}),
-        "phase4": json.dumps({**good, "suite": "other"}),
-        "lce_32k": json.dumps({**good, "units": [{**good["units"][0], "score": "60"}]}),
-        "lce_128k": json.dumps({**good, "units": [{**good["units"][0], "length": -4}]}),
-        "lce_512k": json.dumps({**good, "units": [{**good["units"][0], "samples": 10**400}]}),
-        "sft": json.dumps({**good, "expected": [None]}),
-        "rlvr": json.dumps({**good, "failures": []}),
+        "phase1": ("{", "is no evaluation"),
+        "phase3": (json.dumps({**good, "size": ["8b"]}), "key 'size' holds ['8b']"),
+        "phase4": (json.dumps({**good, "suite": "other"}), "unknown suite 'other'"),
+        "lce_32k": (
+            json.dumps({**good, "units": [{**first, "score": "60"}]}),
+            "key 'units.score' holds '60' (str)",
+        ),
+        "lce_128k": (
+            json.dumps({**good, "units": [{**first, "length": -4}]}),
+            "mmlu@-4 has a length that is not positive",
+        ),
+        "lce_512k": (
+            json.dumps({**good, "units": [{**first, "samples": 10**400}]}),
+            "mmlu has a number beyond all bounds",
+        ),
+        "sft": (json.dumps({**good, "expected": [None]}), "key 'expected' holds [None]"),
+        "rlvr": (json.dumps({**good, "failures": []}), "key 'failures' holds [] (list)"),
+        "rl_math": ("\udcff", "is no evaluation"),
     }
-    for stage, damage in damages.items():
+    for stage, (damage, _) in damages.items():
         path = tmp_path / stage / "eval/base/evaluation.json"
         path.parent.mkdir(parents=True)
-        path.write_text(damage)
+        path.write_bytes(damage.encode("utf-8", "surrogateescape"))
     (tmp_path / "phase2/eval/base/gate.json").write_text("[]")
     page = report(tmp_path)
     assert page.cells("mmlu")["phase2"] == "60.00 ± 0.50"
-    for stage in damages:
-        assert f"{stage}/eval/base/evaluation.json: is no evaluation" in page.words
+    for stage, (_, problem) in damages.items():
+        line = next(line for line in page.words.splitlines() if line.startswith(f"{stage}/eval/"))
+        assert line.startswith(f"{stage}/eval/base/evaluation.json: ")
+        assert problem in line
 
 
 def test_a_run_without_evaluations_says_so(tmp_path: Path) -> None:

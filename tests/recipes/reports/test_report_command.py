@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from recipes.reports.run_report import write_report
+from recipes.reports.run import write_report
 
 
 def test_a_stage_on_data_without_token_counts_has_a_dash_for_its_entropy(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from recipes.common.errors import UserError
 from recipes.registry.resolve import resolve, resolve_pretraining
-from recipes.reports.run_data import MOST_POINTS, Curve, read_run
-from recipes.reports.run_report import write_report
+from recipes.reports.curves import MOST_POINTS, Curve
+from recipes.reports.run import write_report
+from recipes.reports.run_files import read_run
 from recipes.runs.stage_folder import write_recipe
 
 BATCH = 8192
@@ -145,7 +146,7 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
     assert (row["status"], row["steps"], row["wall time"], row["tokens/s"]) == (
         "finished",
         "153",
-        "1 min 15 s",
+        "75 s",
         "1,000",
     )
     assert (row["validation loss"], row["unigram entropy"], row["below entropy"]) == (
@@ -256,24 +257,29 @@ def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "problem"),
     [
-        "{",
-        "[]",
-        "\udcff",
-        '{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}',
-        "[" * 10**5,
+        ("{", "is not valid JSON"),
+        ("[]", "holds a JSON list"),
+        ("\udcff", "is not UTF-8 text (byte 0)"),
+        ('{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}', ""),
+        ("[" * 10**5, "is not valid JSON"),
     ],
 )
-def test_a_damaged_manifest_does_not_end_the_report(tmp_path: Path, content: str) -> None:
+def test_a_damaged_manifest_does_not_end_the_report(
+    tmp_path: Path, content: str, problem: str
+) -> None:
     write_stage(tmp_path, "phase1", 20, "running")
     (tmp_path / "phase1/manifest.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     markdown, page = report(tmp_path)
     assert page.row("phase1")["tokens"] == "-"
     assert page.row("phase1")["tokens done"] == f"{20 * BATCH:,}"
     assert page.points("train") == [20, 20]
-    assert ("phase1/manifest.json: damaged" in page.words) == ("status" not in content)
-    assert ("- phase1/manifest.json: damaged" in markdown) == ("status" not in content)
+    if problem:
+        assert f"phase1/manifest.json: {problem}" in page.words
+        assert f"- phase1/manifest.json: {problem}" in markdown
+    else:
+        assert "phase1/manifest.json:" not in page.words + markdown
     assert_self_contained(page, tmp_path)
 
 
@@ -281,7 +287,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "phase1").mkdir()
     page = report(tmp_path)[1]
     for name in ("manifest.json", "recipe.yaml", "metrics/steps.jsonl"):
-        assert f"phase1/{name}: No such file or directory" in page.words
+        assert f"phase1/{name}: no such file" in page.words
     assert set(page.row("phase1").values()) == {"phase1", "-"}
     assert page.words.count("nothing to draw yet") == 4
 
@@ -302,7 +308,7 @@ def test_a_damaged_recipe_leaves_its_curve_out(tmp_path: Path, recipe: str) -> N
     write_stage(tmp_path, "phase1", 5)
     (tmp_path / "phase1/recipe.yaml").write_text(recipe)
     page = report(tmp_path)[1]
-    assert "phase1/recipe.yaml: damaged" in page.words
+    assert "phase1/recipe.yaml: is damaged" in page.words
     assert page.points("recipe") == []
     assert page.points("applied")[-1] == 5
 
@@ -311,7 +317,7 @@ def test_a_recipe_with_a_number_out_of_all_bounds_is_damaged(tmp_path: Path) -> 
     write_stage(tmp_path, "phase1", 5)
     path = tmp_path / "phase1/recipe.yaml"
     path.write_text(path.read_text().replace("value: -0.51", f"value: {2**63}"))
-    assert "phase1/recipe.yaml: damaged, OverflowError" in report(tmp_path)[1].words
+    assert "phase1/recipe.yaml: is damaged (OverflowError" in report(tmp_path)[1].words
 
 
 def test_damaged_lines_are_counted_and_a_cut_one_is_not(tmp_path: Path) -> None:
@@ -335,8 +341,8 @@ def test_a_checkpoint_elsewhere_is_no_link(tmp_path: Path, checkpoint: str) -> N
     markdown, page = report(tmp_path)
     assert_self_contained(page, tmp_path)
     assert not any("checkpoint" in row for row in page.rows)
-    assert "is not there" in page.words
-    assert "is not there" in markdown
+    assert "does not exist" in page.words
+    assert "does not exist" in markdown
 
 
 def test_a_folder_that_is_no_run_is_refused_or_empty(tmp_path: Path) -> None:

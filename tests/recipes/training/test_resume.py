@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import recipes.reports.run_report
+import recipes.reports.run
 from recipes.common.errors import UserError
 from recipes.runs.stage_folder import latest_checkpoint, locked
 from recipes.training import run as training
@@ -290,7 +290,7 @@ def test_a_report_that_fails_hides_nothing(data, tmp_path, monkeypatch, capsys) 
         raise UserError("no report today")
 
     monkeypatch.setattr(training, "_fit", stop)
-    monkeypatch.setattr(recipes.reports.run_report, "write_report", fail)
+    monkeypatch.setattr(recipes.reports.run, "write_report", fail)
     with pytest.raises(SystemExit) as stopped:
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert stopped.value.code == 143

@@ -1,0 +1,57 @@
+"""Values of files that may be damaged, and how the reports write them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# sums of numbers below the bound stay finite
+IMPLAUSIBLE = 1e100
+MOST_NAMES = 6
+
+
+class Problems(list[str]):
+    """Files that could not be read, a sentence each, with paths relative to a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def note(self, problem: object) -> None:
+        """Add a problem, an error or a sentence."""
+        sentence = " ".join(str(problem).split())
+        self.append(sentence.replace(f"{self._folder}/", "")[:400])
+
+
+def as_number(value: Any) -> float | None:
+    """Return ``value`` if it is a plausible number; None for all else, NaN and infinity included."""
+    # not isinstance: a bool is an int
+    if type(value) in (float, int) and -IMPLAUSIBLE < value < IMPLAUSIBLE:
+        return value
+    return None
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return ``value`` if it is a dict; an empty one for all else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return ``value`` if it is a list; an empty one for all else."""
+    return value if isinstance(value, list) else []
+
+
+def formatted(value: float | None, form: str, suffix: str = "") -> str:
+    """Return a number in a format of :func:`format`, with its unit; a dash for None."""
+    return "-" if value is None else f"{value:{form}}{suffix}"
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with commas, a dash for None."""
+    return formatted(value, ",.0f")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few names and how many more there are."""
+    more = len(names) - MOST_NAMES
+    shown = ", ".join(names[:MOST_NAMES])
+    return f"{shown} and {more} more" if more > 0 else shown
