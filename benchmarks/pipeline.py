@@ -27,7 +27,7 @@ from cli import report
 
 from data_prep import tiny
 from recipes.registry.resolve import resolve_pretraining
-from recipes.runs.data_folder import MANIFEST, TOKENIZER, blend
+from recipes.runs.data_folder import TOKENIZER, blend, read_data_manifest
 
 HAND, TRAINED, WHOLE = (
     "llm.pretrain by hand",
@@ -50,7 +50,7 @@ fiddle.build(recipe)()
 
 def arguments_of(data: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
     """Return what ``granite41 train`` gives to the recipe of phase 1, and ``shards``, which it sets in it."""
-    prepared = json.loads((data / MANIFEST).read_text())
+    prepared = read_data_manifest(data)
     mixture = resolve_pretraining("phase1", "tiny", overrides).mixture
     blended = blend(prepared, {name: percent.value for name, percent in mixture.items()})
     return {
@@ -61,9 +61,8 @@ def arguments_of(data: Path, overrides: list[str], folder: Path) -> dict[str, An
         "index_cache": str(folder / "index"),
         "devices": 1,
         "shards": {
-            str(data / shard["prefix"]): {"component": name}
-            for name, component in prepared["components"].items()
-            for shard in component["shards"]
+            str(data / prefix): {"component": name}
+            for prefix, (name, _) in prepared.shards().items()
         },
     }
 

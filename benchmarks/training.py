@@ -24,7 +24,6 @@ mode sees in the forward and backward says what that amounts to.
 
 import argparse
 import functools
-import json
 import math
 import multiprocessing
 import os
@@ -44,7 +43,7 @@ from cli import report
 from data_prep import tiny
 from recipes.common.tables import print_table
 from recipes.registry.resolve import resolve_pretraining
-from recipes.runs.data_folder import MANIFEST, TOKENIZER, blend
+from recipes.runs.data_folder import TOKENIZER, blend, read_data_manifest
 from recipes.spec.pretraining import PretrainRecipe
 
 PARTS = ("forward", "backward", "optimizer", "data")
@@ -100,7 +99,7 @@ def start(
     import torch
 
     torch.set_num_threads(options.threads)
-    prepared = json.loads((options.data / MANIFEST).read_text())
+    prepared = read_data_manifest(options.data)
     recipe = resolve_pretraining("phase1", "tiny", overrides)
     blended = blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
     side(options, recipe, overrides, blended, folder, Turns(pipe))

@@ -16,7 +16,14 @@ from data_prep.indexed import token_type
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.tokenizer_files import fingerprint, vocab_size
-from recipes.runs.data_folder import MANIFEST, TOKENIZER
+from recipes.runs.data_folder import (
+    MANIFEST,
+    TOKENIZER,
+    DataComponent,
+    DataManifest,
+    DataShard,
+    DataTokenizer,
+)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _ADDED_UP = ("documents", "tokens", "bytes")
@@ -68,7 +75,7 @@ def parse_components(words: Sequence[str]) -> dict[str, list[Source]]:
 
 def assemble(
     output: Path, tokenizer: Path, components: Mapping[str, Sequence[Source]]
-) -> dict[str, Any]:
+) -> DataManifest:
     """Write the data folder ``output``, which appears whole or not at all; the components' files stay where they are.
 
     Args:
@@ -77,25 +84,21 @@ def assemble(
         components: name in the mixture -> its sources.
 
     Returns:
-        The manifest: ``components`` (name -> shards, each with its prefix relative to ``output``, documents, tokens,
-        bytes of text, SHA-256 of both files and, where sources have weights, its ``share`` of the component; their
-        sums; sources and licences; ``packed_tokens``, the largest of the sources', where one was packed);
-        ``tokenizer`` (folder, vocab_size, fingerprint).
+        The manifest.
 
     Raises:
         UserError: a component is unfinished, damaged, empty or of another tokenizer, a shard is given twice, or
             ``output`` holds something.
     """
     expected, entries = fingerprint(tokenizer), vocab_size(tokenizer)
-    parts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, DataComponent] = {}
     seen: dict[str, Path] = {}
     for name, sources in components.items():
-        part: dict[str, Any] = {
-            "shards": [],
-            **dict.fromkeys(_ADDED_UP, 0),
-            "sources": Counter(),
-            "licences": Counter(),
-        }
+        shards: list[DataShard] = []
+        totals: Counter[str] = Counter()
+        inputs: Counter[str] = Counter()
+        licenses: Counter[str] = Counter()
+        packed_tokens = 0
         whole = sum(source.weight or 0 for source in sources)
         for folder, weight in ((source.folder, source.weight) for source in sources):
             component = _read(folder)
@@ -115,34 +118,31 @@ def assemble(
                         f"leave one of them out"
                     )
                 seen[shard["bin_sha256"]] = prefix
-                share = (
-                    {}
-                    if weight is None
-                    else {"share": weight / whole * shard["tokens"] / component["tokens"]}
-                )
+                share = None
+                if weight is not None:
+                    share = weight / whole * shard["tokens"] / component["tokens"]
                 relative = os.path.relpath(prefix.resolve(), output.resolve())
-                part["shards"].append({**shard, "prefix": relative, **share})
-            for key in _ADDED_UP:
-                part[key] += component[key]
-            part["sources"].update(component["sources"])
-            part["licences"].update(component["licences"])
-            if component["packed_tokens"]:
-                part["packed_tokens"] = max(
-                    part.get("packed_tokens", 0), component["packed_tokens"]
-                )
-        parts[name] = part
-    manifest = {
-        "components": parts,
-        "tokenizer": {"folder": TOKENIZER, "vocab_size": entries, "fingerprint": expected},
-    }
+                shards.append(DataShard(**{**shard, "prefix": relative}, share=share))
+            totals.update({key: component[key] for key in _ADDED_UP})
+            inputs.update(component["sources"])
+            licenses.update(component["licences"])
+            packed_tokens = max(packed_tokens, component["packed_tokens"])
+        parts[name] = DataComponent(
+            shards=shards,
+            documents=totals["documents"],
+            tokens=totals["tokens"],
+            bytes=totals["bytes"],
+            sources=dict(inputs),
+            licenses=dict(licenses),
+            packed_tokens=packed_tokens,
+        )
+    manifest = DataManifest(parts, DataTokenizer(TOKENIZER, entries, expected))
     with atomic_directory(output) as partial:
         (partial / TOKENIZER).mkdir()
         for file in TOKENIZER_FILES:
             if (tokenizer / file).exists():
                 shutil.copyfile(tokenizer / file, partial / TOKENIZER / file)
-        (partial / MANIFEST).write_text(
-            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        manifest.write(partial)
     return manifest
 
 

@@ -14,7 +14,16 @@ from data_prep import indexed, machine_text, tokenizer
 from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
-from recipes.runs.data_folder import MANIFEST, TOKENIZER, UNIGRAM_COUNTS
+from recipes.runs.data_folder import (
+    MANIFEST,
+    TOKENIZER,
+    UNIGRAM_COUNTS,
+    DataComponent,
+    DataManifest,
+    DataShard,
+    DataTokenizer,
+    read_data_manifest,
+)
 from recipes.runs.unigram_entropy import blend_entropy
 
 log = logging.getLogger(__name__)
@@ -28,7 +37,7 @@ def prepare(
     vocab_size: int = 2048,
     text: Path | None = None,
     say: Callable[[str], None] = log.info,
-) -> dict[str, Any]:
+) -> DataManifest:
     """Collect text, train a tokenizer, encode, and write it all to ``output``, which appears whole or not at all.
 
     ``output`` receives ``tokenizer/``, ``COMPONENT.bin`` and ``.idx``, ``unigram_counts.json`` (component -> count of
@@ -42,9 +51,7 @@ def prepare(
         say: receives one line for each step that takes seconds.
 
     Returns:
-        The manifest: ``inputs``; ``components`` (name -> shards, here one, each with its prefix relative to ``output``
-        and SHA-256 of both files; documents, tokens with end-of-text, bytes of text, documents per licence, documents
-        left out per reason, unigram entropy in nats per token); ``tokenizer`` (folder, vocab_size, fingerprint).
+        The manifest; each component has one shard.
 
     Raises:
         UserError: ``vocab_size`` or ``text`` cannot be used, ``output`` holds something else, or the disk is full.
@@ -88,51 +95,50 @@ def prepare(
                 "tokens": sum(counts[name]),
                 "bytes": sum(len(text.encode()) for text in texts[name]),
             }
-            hashes = {
-                f"{kind}_sha256": _file_sha256(folder / f"{name}.{kind}") for kind in ("bin", "idx")
-            }
-            components[name] = {
-                "shards": [{"prefix": name, **size, **hashes}],
+            shard = DataShard(
+                prefix=name,
                 **size,
-                "licences": dict(
-                    sorted(Counter(document.licence for document in documents).items())
-                ),
-                "left_out": collection.left_out[name],
-                "unigram_entropy": blend_entropy(counts, {name: 1.0}),
-            }
-        manifest = {
-            "inputs": inputs,
-            "components": components,
-            "tokenizer": {
-                "folder": TOKENIZER,
-                "vocab_size": tokenizer_files.vocab_size(folder / TOKENIZER),
-                "fingerprint": tokenizer_files.fingerprint(folder / TOKENIZER),
-            },
-        }
+                bin_sha256=_file_sha256(folder / f"{name}.bin"),
+                idx_sha256=_file_sha256(folder / f"{name}.idx"),
+            )
+            licenses = Counter(document.licence for document in documents)
+            components[name] = DataComponent(
+                shards=[shard],
+                **size,
+                licenses=dict(sorted(licenses.items())),
+                left_out=dict(collection.left_out[name]),
+                unigram_entropy=blend_entropy(counts, {name: 1.0}),
+            )
+        manifest = DataManifest(
+            components,
+            DataTokenizer(
+                folder=TOKENIZER,
+                vocab_size=tokenizer_files.vocab_size(folder / TOKENIZER),
+                fingerprint=tokenizer_files.fingerprint(folder / TOKENIZER),
+            ),
+            inputs,
+        )
         (folder / UNIGRAM_COUNTS).write_text(
             json.dumps(counts, separators=(",", ":")) + "\n", encoding="utf-8"
         )
         (folder / LICENCES).write_text(_licences(collection), encoding="utf-8")
-        (folder / MANIFEST).write_text(
-            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        manifest.write(folder)
     return manifest
 
 
-def _complete(output: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+def _complete(output: Path, inputs: Mapping[str, Any]) -> DataManifest | None:
     """The manifest in ``output`` when it is of these inputs and every file that it names is there."""
-    file = output / MANIFEST
-    if not file.is_file():
+    if not (output / MANIFEST).is_file():
         return None
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+        manifest = read_data_manifest(output)
+    except UserError:
         return None
-    if not isinstance(manifest, dict) or manifest.get("inputs") != inputs:
+    if manifest.inputs != inputs:
         return None
     names = [UNIGRAM_COUNTS, LICENCES, f"{TOKENIZER}/tokenizer.json"]
-    shards = [shard for part in manifest["components"].values() for shard in part.get("shards", [])]
-    names += [f"{shard['prefix']}.{kind}" for shard in shards for kind in ("bin", "idx")]
+    shards = manifest.shards()
+    names += [f"{prefix}.{kind}" for prefix in shards for kind in ("bin", "idx")]
     return manifest if shards and all((output / name).is_file() for name in names) else None
 
 

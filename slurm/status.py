@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recipes.common.errors import UserError
+from recipes.runs.stage_manifest import read_manifest
 from slurm.cluster import Cluster
 from slurm.shell import Shell
 from slurm.submit import RECORDS, SUBMITTED
@@ -226,12 +227,8 @@ def _last_event(events: Sequence[dict[str, Any]]) -> str:
 
 def _error(seen: Path, task: str) -> str:
     """Return why a stage failed, by its manifest."""
-    manifest = seen / task / "manifest.json"
-    return (
-        json.loads(manifest.read_text(encoding="utf-8")).get("error", "")
-        if manifest.exists()
-        else ""
-    )
+    manifest = read_manifest(seen / task)
+    return (manifest and manifest.error) or ""
 
 
 def _last_words(

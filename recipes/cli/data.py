@@ -190,10 +190,10 @@ def data_assemble(
     from data_prep.assemble import assemble, parse_components
 
     manifest = assemble(output, tokenizer, parse_components(components))
-    for name, component in manifest["components"].items():
+    for name, component in manifest.components.items():
         typer.echo(
-            f"{name}: {len(component['shards'])} shards, {component['documents']:,} documents, "
-            f"{component['tokens']:,} tokens"
+            f"{name}: {len(component.shards)} shards, {component.documents:,} documents, "
+            f"{component.tokens:,} tokens"
         )
 
 

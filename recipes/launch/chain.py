@@ -12,7 +12,8 @@ from recipes.common.errors import UserError
 from recipes.registry.checks import require_processes
 from recipes.registry.resolve import STAGES, require_known, resolve_pretraining, stage_sizes
 from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
-from recipes.runs.stage_folder import MERGED, check_recipe, read_manifest
+from recipes.runs.stage_folder import MERGED, check_recipe
+from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.sizes import SIZES
@@ -91,7 +92,8 @@ def tasks(
     own = _overrides_by_stage(names, size, overrides)
     recipes = {name: resolve_pretraining(name, size, own[name]) for name in names}
     manifests = {name: read_manifest(state / name) for name in names}
-    unfinished = [name for name in names if manifests[name].get("status") != "finished"]
+    finished = {name for name, manifest in manifests.items() if manifest and manifest.is_finished}
+    unfinished = [name for name in names if name not in finished]
     chain: list[Task] = []
 
     def add(name: str, *words: str, after: Sequence[str | None], **more: Any) -> str:
@@ -164,9 +166,11 @@ def tasks(
             ready = None
         trained = ready
         if recipe.merge and not (found / MERGED).exists():
-            start = manifests[name].get("start", {}).get("checkpoint") or (
-                source[1] if source else run_folder / str(recipe.parent)
-            )
+            manifest = manifests[name]
+            if manifest:
+                start = manifest.initial_state.checkpoint
+            else:
+                start = source[1] if source else str(run_folder / str(recipe.parent))
             weight = recipe.merge.weight.value
             ready = add(
                 f"{name}-merge",

@@ -14,7 +14,7 @@ import nemo_run as run
 
 from recipes.common.errors import UserError
 from recipes.launch import preloaded
-from recipes.runs.stage_folder import read_manifest
+from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
 
 # what takes long to import for the tasks of a chain
@@ -59,9 +59,8 @@ class _Chain(run.Experiment):
             raise KeyboardInterrupt
         failed = [job for job in jobs if job.state.name != "SUCCEEDED"]
         if failed:
-            reasons = [
-                read_manifest(self.run_folder / job.id).get("error", "see above") for job in failed
-            ]
+            manifests = [read_manifest(self.run_folder / job.id) for job in failed]
+            reasons = [(manifest and manifest.error) or "see above" for manifest in manifests]
             told = " and ".join(
                 f"{job.id} failed ({reason})" for job, reason in zip(failed, reasons, strict=True)
             )

@@ -1,6 +1,5 @@
 """Merge checkpoints into one of the same kind; what is written is complete or not there."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -10,8 +9,8 @@ from recipes.common.errors import UserError, nearest
 from recipes.common.files import atomic_directory, check_space
 from recipes.merging.parents import MAY_DIFFER, Parent, check_alike, describe, open_parent
 from recipes.merging.weighted_sum import METHODS, Merge
+from recipes.runs.merge_manifest import MergeManifest
 
-MANIFEST = "merge_manifest.json"
 _TOLERANCE = 1e-6
 
 
@@ -123,21 +122,20 @@ def write_merge(
     factors = list(weights)
     if base:
         sources, factors = [opened[-1], *parents], [1 - math.fsum(weights), *weights]
-    manifest = {
-        "method": method,
-        "weights": list(weights),
-        "base": describe(base, opened[-1]) if base else None,
-        "parents": [describe(path, parent) for path, parent in zip(paths, parents, strict=True)],
-        "tensors": len(first.weights),
-        "dtypes": sorted(
-            {str(first.dtype(weight)).removeprefix("torch.") for weight in first.weights}
-        ),
-        "libraries": {name: version(name) for name in ("torch", "safetensors")},
+    dtypes = {str(first.dtype(weight)).removeprefix("torch.") for weight in first.weights}
+    manifest = MergeManifest(
+        method=method,
+        weights=list(weights),
+        parents=[describe(path, parent) for path, parent in zip(paths, parents, strict=True)],
+        base=describe(base, opened[-1]) if base else None,
+        tensors=len(first.weights),
+        dtypes=sorted(dtypes),
+        libraries={name: version(name) for name in ("torch", "safetensors")},
         **first.lost,
-    }
+    )
     with Merge(method, sources, factors) as merged:
         first.write(merged, folder, say)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    manifest.write(folder)
 
 
 def _words(weights: Sequence[float]) -> str:

@@ -1,7 +1,8 @@
 """The checkpoints that are merged: opened, compared and described."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -9,7 +10,9 @@ from recipes.common.errors import UserError
 from recipes.merging.hf import HFParent
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS
-from recipes.runs.stage_folder import MANIFEST, MERGED, final_checkpoint, read_manifest
+from recipes.runs.merge_manifest import MergeParent
+from recipes.runs.stage_folder import MERGED, final_checkpoint
+from recipes.runs.stage_manifest import read_manifest
 
 if TYPE_CHECKING:
     from recipes.merging.nemo import NemoParent
@@ -81,27 +84,28 @@ def check_alike(paths: list[Path], parents: list[Parent]) -> None:
             )
 
 
-def describe(path: Path, parent: Parent) -> dict[str, Any]:
-    """Return what the manifest says of a parent: its path, kind, digests and the stage that it
-    belongs to.
-    """
+def describe(path: Path, parent: Parent) -> MergeParent:
+    """Return a parent for the manifest, with its digests and the stage that it belongs to."""
     location = parent.location
-    described: dict[str, Any] = {"path": str(path), "kind": parent.kind, "sha256": parent.digests()}
+    described = MergeParent(str(path), parent.kind, parent.digests())
     # STAGE/checkpoints/NAME, STAGE/merged and STAGE/hf
-    for stage in (location.absolute().parent.parent, location.absolute().parent):
-        manifest = read_manifest(stage) if (stage / MANIFEST).is_file() else {}
-        if "stage" not in manifest:
-            continue
-        described |= {name: manifest[name] for name in ("stage", "size")}
-        final = manifest.get("status") == "finished" and manifest["checkpoint"]
-        if location.parent.name == "checkpoints":
-            described["checkpoint"] = location.name
-        # the stage's tokens are those of its last checkpoint, which is also the one that is
-        # exported
-        if final and location.name in ("hf", MERGED, Path(final).name):
-            described |= {"checkpoint": Path(final).name, "tokens": manifest["tokens"]}
-        # what a stage leaves, and exports, is its merge if there is one
-        if location.name == MERGED or (location.name == "hf" and (stage / MERGED).exists()):
-            described["checkpoint"] = MERGED
-        break
-    return described
+    for folder in (location.absolute().parent.parent, location.absolute().parent):
+        manifest = read_manifest(folder)
+        if manifest:
+            break
+    else:
+        return described
+
+    tokens = None
+    name = location.name if location.parent.name == "checkpoints" else None
+    # the stage's tokens are those of its last checkpoint, which is also the one that is exported
+    final = Path(manifest.checkpoint).name if manifest.is_finished and manifest.checkpoint else None
+    if final and location.name in ("hf", MERGED, final):
+        name = final
+        tokens = manifest.tokens
+    # a stage that is merged exports its merge
+    if location.name == MERGED or (location.name == "hf" and (folder / MERGED).exists()):
+        name = MERGED
+    return replace(
+        described, stage=manifest.stage, size=manifest.size, checkpoint=name, tokens=tokens
+    )

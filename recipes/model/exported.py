@@ -49,11 +49,11 @@ def exported_folder(
     if unmerged:
         manifest, target = finished_manifest(folder), folder / "hf_unmerged"
         # the merge itself may be yet to come
-        if not manifest or STAGES[manifest["stage"]].kind != "long_context":
+        if not manifest or STAGES[manifest.stage].kind != "long_context":
             raise UserError(
                 f"{folder}: has no merge, so there is nothing unmerged in it; leave out --unmerged"
             )
-        checkpoint = folder / manifest["checkpoint"]
+        checkpoint = folder / str(manifest.checkpoint)
     elif checkpoint is None:
         if not (folder / "weights").is_dir():
             raise UserError(

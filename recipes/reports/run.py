@@ -178,7 +178,7 @@ def _facts(stage: StageReport) -> dict[str, str]:
         "tokens": f"{cells['tokens done']} of {cells['tokens']}",
         "tokens of the run": cells["tokens of the run"],
         "steps": cells["steps"],
-        "starts": count(stage.number("starts")),
+        "starts": count(stage.number("num_starts")),
         "wall time": cells["wall time"],
         "tokens per second": cells["tokens/s"],
         "validation loss": cells["validation loss"],
@@ -188,7 +188,7 @@ def _facts(stage: StageReport) -> dict[str, str]:
     }
     if stage.checkpoint and "checkpoint" not in stage.artefacts:
         facts["checkpoint"] = f"{as_text(stage.checkpoint)} does not exist"
-    repeated = as_dict(manifest.get("read_again"))
+    repeated = as_dict(manifest.get("repeated_components"))
     if repeated:
         epochs = [f"{name} ({as_text(number)} epochs)" for name, number in repeated.items()]
         facts["read more than once"] = ", ".join(epochs)

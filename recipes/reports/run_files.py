@@ -13,7 +13,9 @@ from recipes.registry.resolve import STAGES, resolve
 from recipes.reports.curves import Curve
 from recipes.reports.document import Table, as_text
 from recipes.reports.values import Problems, as_dict, as_list, as_number, count
-from recipes.runs.stage_folder import MANIFEST, MERGED, RECIPE
+from recipes.runs.merge_manifest import MERGE_MANIFEST
+from recipes.runs.stage_folder import MERGED, RECIPE
+from recipes.runs.stage_manifest import MANIFEST, with_present_keys
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.schedules import Schedule
@@ -21,7 +23,6 @@ from recipes.spec.tree import flatten, replace_leaf
 
 METRICS = "metrics/steps.jsonl"
 EVALUATIONS = "evaluation.html"
-MERGE_MANIFEST = "merge_manifest.json"
 REMEDY = "the report goes without it"
 # a step's line has about 150 bytes; longer ones are damaged
 LONGEST_LINE = 1 << 16
@@ -186,7 +187,7 @@ def read_run(run_folder: Path) -> Run:
 
 
 def _read_stage(folder: Path, tokens_before: int, problems: Problems) -> StageReport:
-    manifest = _read_json(folder / MANIFEST, problems)
+    manifest = with_present_keys(_read_json(folder / MANIFEST, problems))
     metrics = _read_metrics(folder / METRICS, problems)
     schedule, mixture = _read_recipe(folder / RECIPE, problems)
 
@@ -395,7 +396,7 @@ def _shards(manifest: dict[str, Any]) -> list[Shard]:
         data = [{"prefix": prefix, **as_dict(shard)} for prefix, shard in data.items()]
 
     ledger: dict[str, dict[str, Any]] = {}
-    for key, entry in as_dict(manifest.get("ledger")).items():
+    for key, entry in as_dict(manifest.get("data_progress")).items():
         ledger[key] = as_dict(entry)
         ledger[str(as_dict(entry).get("prefix"))] = as_dict(entry)
 

@@ -1,18 +1,20 @@
-"""A data folder's layout, and what a recipe's mixture becomes with the components that it holds."""
+"""A folder of prepared data: its manifest, and a recipe's mixture as weights of the data in it."""
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError, nearest
+from recipes.common.json_files import read_record, write_record
 
 MANIFEST = "manifest.json"
 UNIGRAM_COUNTS = "unigram_counts.json"
 TOKENIZER = "tokenizer"
 
-# Component of a recipe's mixture -> prepared component that stands in for it at size tiny.
+# component of a recipe's mixture -> prepared component that replaces it at size tiny
 STAND_INS = {
     "common_crawl": "documentation",
     "common_crawl_hq": "documentation",
@@ -30,54 +32,155 @@ STAND_INS = {
 }
 
 
-def component_weights(
-    manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]
-) -> dict[str, float]:
-    """Return prepared component -> its share of the tokens that a recipe's mixture asks for; the shares sum to 1.
+@dataclass(frozen=True)
+class DataShard:
+    """A pair of Megatron's files.
 
-    A component that was prepared under its own name is used; else the user's own text, else its stand-in at size tiny.
+    Attributes:
+        prefix: path of the .bin and .idx file without these endings, relative to the data folder.
+        documents: in the shard.
+        tokens: in the shard, with the end of each document.
+        bytes: of text, in UTF-8.
+        bin_sha256, idx_sha256: of the two files.
+        share: of the component's tokens; None where they are read in proportion to their number.
+    """
+
+    prefix: str
+    documents: int
+    tokens: int
+    bytes: int
+    bin_sha256: str
+    idx_sha256: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class DataComponent:
+    """A component of the mixture.
+
+    Attributes:
+        shards: its files.
+        documents, tokens, bytes: sums over the shards.
+        licenses: license -> documents.
+        sources: input -> documents, where it was tokenized from files.
+        left_out: reason -> documents.
+        packed_tokens: the longest document that was packed from several files; 0 where none was.
+        unigram_entropy: in nats per token; None where it was not computed.
+    """
+
+    shards: list[DataShard]
+    documents: int
+    tokens: int
+    bytes: int
+    licenses: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    packed_tokens: int = 0
+    unigram_entropy: float | None = None
+
+
+@dataclass(frozen=True)
+class DataTokenizer:
+    """The tokenizer that encoded the data.
+
+    Attributes:
+        folder: relative to the data folder.
+        vocab_size: number of entries.
+        fingerprint: SHA-256, see :func:`recipes.common.tokenizer_files.fingerprint`.
+    """
+
+    folder: str
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DataManifest:
+    """The manifest of a data folder, which is written last.
+
+    Attributes:
+        components: name -> component.
+        tokenizer: that encoded all of them.
+        inputs: settings of the preparation, by which it knows what it has done already.
+    """
+
+    components: dict[str, DataComponent]
+    tokenizer: DataTokenizer
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def shards(self) -> dict[str, tuple[str, DataShard]]:
+        """Return prefix -> (component, shard)."""
+        return {
+            shard.prefix: (name, shard)
+            for name, component in self.components.items()
+            for shard in component.shards
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into ``folder``, whole or not at all."""
+        write_record(folder / MANIFEST, self)
+
+
+def read_data_manifest(data: Path) -> DataManifest:
+    """Return the manifest of prepared data.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    remedy = f"prepare data with `granite41 data tiny --output {data}` or `granite41 data assemble`"
+    return read_record(DataManifest, data / MANIFEST, remedy)
+
+
+def component_weights(
+    manifest: DataManifest, mixture_percent: Mapping[str, float]
+) -> dict[str, float]:
+    """Return prepared component -> its share of a recipe's tokens; the shares sum to 1.
+
+    A component that was prepared under its own name is used; else the user's own text, else its
+    stand-in at size tiny.
 
     Args:
         manifest: of a data folder.
-        mixture_percent: component of the recipe -> percent of tokens; a sum near 100 is scaled to 1.
+        mixture_percent: component of the recipe -> percent of tokens; the sum is scaled to 1.
 
     Raises:
-        UserError: a component of the mixture has neither data nor a stand-in, or a weight that is none.
+        UserError: a component has neither data nor a stand-in, or a weight is below 0 or no number.
     """
-    components = manifest["components"]
     weights = defaultdict[str, float](float)
     for name, percent in mixture_percent.items():
         if not (math.isfinite(percent) and percent >= 0):
             raise UserError(
                 f"mixture: component {name!r} has weight {percent}, expected 0 or more; correct it"
             )
-        found = [
-            choice for choice in (name, "text", STAND_INS.get(name, "")) if choice in components
-        ]
-        if not found:
-            raise UserError(
-                f"mixture: component {name!r} has no data among {', '.join(components)}{nearest(name, STAND_INS)}; "
-                f"prepare it, or take it out of the mixture"
-            )
-        weights[found[0]] += percent
+        weights[_find_component(manifest, name)] += percent
+
     total = sum(weights.values())
     if not total:
         raise UserError(
-            f"mixture: every component has weight 0 ({', '.join(mixture_percent)}), expected one above 0; set it"
+            f"mixture: every component has weight 0 ({', '.join(mixture_percent)}), "
+            f"expected one above 0; set it"
         )
     return {name: weights[name] / total for name in sorted(weights) if weights[name]}
 
 
-def blend(
-    manifest: Mapping[str, Any], mixture_percent: Mapping[str, float]
-) -> list[tuple[float, Path]]:
-    """Return what a recipe's mixture becomes with prepared data: (weight, prefix of .bin and .idx), weights sum to 1.
+def _find_component(manifest: DataManifest, name: str) -> str:
+    for candidate in (name, "text", STAND_INS.get(name)):
+        if candidate in manifest.components:
+            return candidate
+    raise UserError(
+        f"mixture: component {name!r} has no data among {', '.join(manifest.components)}"
+        f"{nearest(name, STAND_INS)}; prepare it, or take it out of the mixture"
+    )
 
-    A component's weight is divided over its shards by their ``share`` where its sources have weights of their own, else
-    by their tokens, so that all come to an end together.
+
+def blend(manifest: DataManifest, mixture_percent: Mapping[str, float]) -> list[tuple[float, Path]]:
+    """Return (weight, prefix) of each shard that a recipe's mixture reads; the weights sum to 1.
+
+    The weight of a component is divided over its shards by their ``share`` where its sources have
+    weights of their own, else by their tokens, so that all come to an end together.
 
     Args:
-        manifest: of a data folder; the prefixes are relative to the folder, as they are in it.
+        manifest: of a data folder; the prefixes are relative to the folder.
         mixture_percent: component of the recipe -> percent of tokens.
 
     Raises:
@@ -85,41 +188,44 @@ def blend(
     """
     blended = []
     for name, weight in component_weights(manifest, mixture_percent).items():
-        shards = manifest["components"][name]["shards"]
-        tokens = sum(shard["tokens"] for shard in shards)
+        component = manifest.components[name]
+        tokens = sum(shard.tokens for shard in component.shards)
         if not tokens:
             raise UserError(
                 f"mixture: component {name!r} holds no token, expected text; prepare it again"
             )
-        shares = {shard["prefix"]: shard.get("share", shard["tokens"] / tokens) for shard in shards}
-        blended += [(weight * share, Path(prefix)) for prefix, share in shares.items() if share]
+        for shard in component.shards:
+            share = shard.tokens / tokens if shard.share is None else shard.share
+            if share:
+                blended.append((weight * share, Path(shard.prefix)))
     return blended
 
 
 def check_packing(
     data: Path,
-    manifest: Mapping[str, Any],
+    manifest: DataManifest,
     mixture_percent: Mapping[str, float],
     stage: str,
     sequence_length: int,
 ) -> None:
-    """Raise where a component of the mixture was packed for longer sequences than the stage's, which would cut them.
+    """Raise where a component was packed for longer sequences than a stage's, which would cut it.
 
     Args:
         data: the data folder.
-        manifest: its.
+        manifest: its manifest.
         mixture_percent: component of the recipe -> percent of tokens.
-        stage: for the sentence.
+        stage: its name, for the message.
         sequence_length: of the stage, in tokens.
 
     Raises:
         UserError: as :func:`component_weights`, or such a component.
     """
     for name in component_weights(manifest, mixture_percent):
-        packed = manifest["components"][name].get("packed_tokens", 0)
+        packed = manifest.components[name].packed_tokens
         if packed > sequence_length:
             raise UserError(
-                f"{data}: component {name!r} was packed for {packed:,} tokens, but {stage} reads {sequence_length:,} "
-                f"at a time and would cut its documents; pack it again with `granite41 data repositories --max-tokens "
-                f"{sequence_length}`, or train a stage of at least {packed:,} tokens"
+                f"{data}: component {name!r} was packed for {packed:,} tokens, but {stage} reads "
+                f"{sequence_length:,} at a time and would cut its documents; pack it again with "
+                f"`granite41 data repositories --max-tokens {sequence_length}`, or train a stage "
+                f"of at least {packed:,} tokens"
             )

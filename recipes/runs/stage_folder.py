@@ -1,27 +1,22 @@
-"""A stage's folder ``RUNS/<run>/<stage>/``: recipe.yaml, manifest.json, checkpoints. Plain files, no torch."""
+"""A stage's folder ``RUNS/<run>/<stage>/``: recipe.yaml, manifest.json, checkpoints."""
 
-import errno
-import fcntl
-import json
-import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recipes.common.errors import LockedError, UserError
-from recipes.common.files import disk_full_as_user_error, write_text
+from recipes.common.errors import UserError
+from recipes.common.files import write_text
+from recipes.common.locks import file_lock
 from recipes.common.versions import commit, versions
 from recipes.registry.resolve import Recipe
+from recipes.runs.stage_manifest import StageManifest, read_manifest
 from recipes.spec.tree import flatten
 
 RECIPE = "recipe.yaml"
-MANIFEST = "manifest.json"
 LOCK = "lock"
-# what a stage of long-context extension leaves: the merge of its own checkpoint with the one that it began with
+# the merge that ends a stage of long-context extension, of its own checkpoint and its initial one
 MERGED = "merged"
 CHECKPOINTS_KEPT = 3
 RECORDED_LIBRARIES = (
@@ -35,72 +30,77 @@ RECORDED_LIBRARIES = (
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write ``recipe.yaml``: every value with its origin, the code's commit and the libraries' versions.
-
-    How the model is split over processes may change from one start to the next: a checkpoint loads into any split.
+    """Write ``recipe.yaml``: every value with its origin, the code's commit, libraries' versions.
 
     Raises:
-        UserError: the folder already holds this stage with another value.
+        UserError: the folder already holds this stage with another value, or a damaged recipe.
     """
-    leaves = flatten(recipe)
     path = folder / RECIPE
     if path.exists():
         check_recipe(folder, recipe)
         return
+
+    values = {
+        name: {"value": _plain(leaf.value), "origin": leaf.origin, "why": leaf.why}
+        for name, leaf in flatten(recipe).items()
+    }
     content = {
         "stage": recipe.stage,
         "size": recipe.size,
         "code": commit(),
         "libraries": versions(RECORDED_LIBRARIES),
-        "values": {
-            name: {"value": _plain(leaf.value), "origin": leaf.origin, "why": leaf.why}
-            for name, leaf in leaves.items()
-        },
+        "values": values,
     }
     write_text(path, yaml.safe_dump(content, sort_keys=False, width=120))
 
 
 def check_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise UserError where a stage's ``recipe.yaml`` has other values than ``recipe``; the split may differ."""
+    """Compare a stage's ``recipe.yaml`` with ``recipe``.
+
+    Parallelism may differ: a checkpoint loads into any number of processes.
+
+    Raises:
+        UserError: a value differs, or the file is missing or damaged.
+    """
     path = folder / RECIPE
-    values = yaml.safe_load(path.read_text())["values"]
+    values = _read_values(path)
     for name, leaf in flatten(recipe).items():
         if name.startswith("parallelism."):
             continue
-        if name not in values or values[name]["value"] != _plain(leaf.value):
-            was = values[name]["value"] if name in values else "absent"
+        recorded = values.get(name, "absent")
+        if recorded != _plain(leaf.value):
             raise UserError(
-                f"{path}: {name} was {was} when this run began and is {leaf.value} now; "
+                f"{path}: {name} was {recorded} when this run began and is {leaf.value} now; "
                 f"run with the former settings, or in another --run-dir"
             )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return ``manifest.json``, or an empty dict when the stage has not begun.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        return {}
+def _read_values(path: Path) -> dict[str, Any]:
+    """Return the dot path -> value of a ``recipe.yaml``."""
+    remedy = "restore it, or name another --run-dir"
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not valid JSON, expected what a stage wrote; remove it to run the stage again"
-        ) from error
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); {remedy}") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not valid YAML ({reason}); {remedy}") from error
 
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``; a stage is finished when its status says so."""
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    values = content.get("values") if isinstance(content, dict) else None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: has no mapping 'values'; {remedy}")
+    for name, entry in values.items():
+        if not isinstance(entry, dict) or "value" not in entry:
+            raise UserError(f"{path}: key 'values.{name}' has no 'value'; {remedy}")
+    return {name: entry["value"] for name, entry in values.items()}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint under ``folder/checkpoints``, or None.
 
-    NeMo marks a checkpoint that is being written with a file ``<name>-unfinished`` beside it; Megatron writes
+    NeMo marks a checkpoint that is being written with a file ``<name>-unfinished``; Megatron writes
     ``metadata.json`` last.
     """
     checkpoints = [
@@ -113,57 +113,31 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(checkpoints, default=None)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process out of the folder that a stage trains in; a file system without locks is told of.
-
-    The lock is of the kind that belongs to a process: the kernel frees it when this one ends, however it ends, and
-    processes that this one forks do not hold it.
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Keep every other process out of the folder that a stage trains in.
 
     Raises:
         LockedError: another process trains in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+b", buffering=0) as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                file.seek(0)
-                holder = file.read().decode() or "another process"
-                raise LockedError(
-                    f"{folder}: {holder} trains in this folder; wait until it has ended, or stop it, or name another "
-                    f"--run-dir"
-                ) from error
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            print(
-                f"{folder}: this file system has no locks ({os.strerror(error.errno)}), so nothing keeps a second "
-                f"process from training here",
-                flush=True,
-            )
-        with disk_full_as_user_error(folder):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+    return file_lock(folder / LOCK, "trains in this folder")
 
 
-def finished_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a finished stage, or an empty dict when ``folder`` is no stage's folder.
+def finished_manifest(folder: Path) -> StageManifest | None:
+    """Return the manifest of a finished stage, or None when ``folder`` is no stage's folder.
 
     Raises:
-        UserError: the stage has not finished, or the file is damaged.
+        UserError: the stage has not finished, or the manifest is damaged.
     """
     manifest = read_manifest(folder)
-    if manifest and manifest["status"] != "finished":
+    if manifest and not manifest.is_finished:
         raise UserError(
-            f"{folder}: the stage is {manifest['status']}, not finished; `granite41 run` continues it"
+            f"{folder}: the stage is {manifest.status}, not finished; `granite41 run` continues it"
         )
     return manifest
 
 
 def final_checkpoint(folder: Path) -> Path | None:
-    """Return what a finished stage leaves: its merge, or where none was made the checkpoint at its end.
+    """Return what a finished stage leaves: its merge, or without one the checkpoint at its end.
 
     None when ``folder`` is no stage's folder.
 
@@ -171,9 +145,10 @@ def final_checkpoint(folder: Path) -> Path | None:
         UserError: the stage has not finished.
     """
     manifest = finished_manifest(folder)
-    if not manifest:
+    if manifest is None:
         return None
-    return folder / MERGED if (folder / MERGED).exists() else folder / manifest["checkpoint"]
+    merged = folder / MERGED
+    return merged if merged.exists() else folder / str(manifest.checkpoint)
 
 
 def _plain(value: Any) -> Any:

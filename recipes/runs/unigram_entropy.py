@@ -1,4 +1,4 @@
-"""Unigram entropy of token streams: the loss that a model reaches by knowing only how often each token occurs."""
+"""Unigram entropy: the loss of a model that knows only how often each token occurs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,11 +8,11 @@ import numpy as np
 def blend_entropy(counts: Mapping[str, Sequence[int]], weights: Mapping[str, float]) -> float:
     """Return the unigram entropy, in nats per token, of a blend of components.
 
-    H = -sum_v p(v) ln p(v), where p(v) = sum_c w_c n_c(v) / N_c, w are the weights scaled to sum to 1, n_c(v) is how
-    often component c holds token v and N_c its number of tokens.
+    H = -sum_v p(v) ln p(v), where p(v) = sum_c w_c n_c(v) / N_c, w are the weights scaled to sum
+    to 1, n_c(v) is how often component c holds token v and N_c its number of tokens.
 
     Args:
-        counts: component -> occurrences of each token id; all lists have the length of the vocabulary.
+        counts: component -> occurrences of each token id; lists of the vocabulary's length.
         weights: component -> share of the blend's tokens, in any unit (percent, fraction).
 
     Raises:

@@ -1,38 +1,37 @@
 """Where a stage begins: the weights of the stage before it, or of a checkpoint that the user names."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recipes.common.errors import UserError
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.stage_folder import MERGED, final_checkpoint, finished_manifest
+from recipes.runs.stage_manifest import StageManifest
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.recipe import OptimizerState
 from recipes.spec.sizes import Size
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a stage begins with.
+class InitialState:
+    """The state that a stage starts from.
 
     Attributes:
         checkpoint: the NeMo checkpoint whose weights it takes; None for random weights.
         optimizer_state: whether the optimizer's moments come from it too (``carry``) or begin at
             zero (``fresh``).
         tokens: that the run has seen before the stage.
-        manifest: of the stage that left the checkpoint, as far as it is one.
+        manifest: of the stage that left the checkpoint; None where no stage did.
     """
 
     checkpoint: Path | None = None
     optimizer_state: OptimizerState = "fresh"
     tokens: int = 0
-    manifest: dict[str, Any] = field(default_factory=dict)
+    manifest: StageManifest | None = None
 
 
-def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> Start:
-    """Return where ``recipe`` begins: at ``init`` if it is given, else where its parent in
-    ``run_folder`` ended.
+def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> InitialState:
+    """Return the state that ``recipe`` starts from: ``init``, or the end of its parent in the run.
 
     Args:
         init: a NeMo checkpoint or the folder of a finished stage, of this or another run.
@@ -42,7 +41,7 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
             merged; another size's checkpoint; a theta above this stage's.
     """
     if init is None and recipe.parent is None:
-        return Start()
+        return InitialState()
     source = init or run_folder / str(recipe.parent)
     manifest = finished_manifest(source)
     if not manifest and init is None:
@@ -50,21 +49,21 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
             f"{run_folder}: {recipe.stage} starts from {recipe.parent}, which this run has not "
             "trained; run it first, or name a checkpoint with --init"
         )
-    merges = manifest and resolve_pretraining(manifest["stage"], manifest["size"]).merge
-    if merges and not (source / MERGED).exists():
+    merges = manifest and resolve_pretraining(manifest.stage, manifest.size).merge
+    if manifest and merges and not (source / MERGED).exists():
         raise UserError(
-            f"{source}: is trained but not merged, as a long-context stage ends; `granite41 run "
-            f"{manifest['stage']}` merges it, or name one of its checkpoints with --init"
+            f"{source}: is trained but not merged, as a long-context stage ends; "
+            f"`granite41 run {manifest.stage}` merges it, or name one of its checkpoints with --init"
         )
     checkpoint = final_checkpoint(source) or source
     holds_optimizer = _check_model(checkpoint, recipe.model)
     _check_theta(checkpoint, recipe)
-    return Start(
+    return InitialState(
         checkpoint=checkpoint,
         optimizer_state="carry"
         if recipe.optimizer_state.value == "carry" and holds_optimizer
         else "fresh",
-        tokens=manifest.get("tokens_before", 0) + manifest.get("tokens", 0),
+        tokens=manifest.tokens_before + manifest.tokens if manifest else 0,
         manifest=manifest,
     )
 

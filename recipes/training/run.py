@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,26 @@ from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import (
     MANIFEST,
     UNIGRAM_COUNTS,
+    DataManifest,
+    DataShard,
     blend,
     check_packing,
     component_weights,
+    read_data_manifest,
 )
-from recipes.runs.stage_folder import (
-    latest_checkpoint,
-    locked,
+from recipes.runs.stage_folder import latest_checkpoint, locked, write_recipe
+from recipes.runs.stage_manifest import (
+    RANDOM_WEIGHTS,
+    InitialCheckpoint,
+    ShardProgress,
+    StageManifest,
+    TrainingShard,
     read_manifest,
     write_manifest,
-    write_recipe,
 )
 from recipes.runs.unigram_entropy import blend_entropy
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.training.handoff import Start, initial_state
+from recipes.training.handoff import InitialState, initial_state
 
 STAGE_MODULES = {
     "phase1": "recipes.phase1_general",
@@ -66,18 +73,13 @@ def train(
     interrupted.
 
     A stage that continues does so from its last whole checkpoint, with the losses that it would
-    have had anyway. The manifest's ``status`` is ``running``, also after a kill, ``stopped`` after
-    a signal (see :class:`~recipes.training.callbacks.StageCheckpoint`), ``failed`` with an
-    ``error``, or ``finished``; ``seconds`` is summed over all ``starts``. The run's report is
-    written anew at the end of each.
+    have had anyway. Its manifest, a :class:`~recipes.runs.stage_manifest.StageManifest`, is written
+    at each start and end; a signal stops it (see
+    :class:`~recipes.training.callbacks.StageCheckpoint`). The run's report is written anew at the
+    end of each start.
 
-    The stage begins with the weights of the stage before it, its own learning rate, and no sample
-    consumed; the manifest's ``start`` says from where, and whether the optimizer's moments came
-    too.
-
-    The manifest's ``ledger`` says how far this run has read each shard (``bin_sha256`` -> prefix,
-    the training part's next document, epochs), ``ledger_before`` how far the stages before this one
-    had; each stage reads on from there.
+    The stage starts from the weights of the stage before it, its own learning rate, and no sample
+    consumed; it reads each shard on from where the stages before it have stopped.
 
     Args:
         stage: a stage whose recipe is ready.
@@ -97,63 +99,68 @@ def train(
     """
     recipe = resolve_pretraining(stage, size, overrides)
     folder = run_folder / stage
-    prepared = _read_data(data)
-    tokenizer = data / prepared["tokenizer"]["folder"]
+    prepared = read_data_manifest(data)
+    tokenizer = data / prepared.tokenizer.folder
     mixture = {name: percent.value for name, percent in recipe.mixture.items()}
     blended = blend(prepared, mixture)
-    shards = _shards(prepared)
+    shards = prepared.shards()
     _check_vocabulary(tokenizer, recipe)
     check_packing(data, prepared, mixture, stage, recipe.sequence_length.value)
     _check_documents(data, shards, blended, recipe)
     _check_processes(recipe)
     manifest = read_manifest(folder)
     # what a stage has learned is its own; before its first checkpoint it begins again
-    continued = manifest.get("status") == "finished" or latest_checkpoint(folder) is not None
-    start = Start() if continued else initial_state(recipe, run_folder, init)
-    _check_fingerprints(data, prepared, [(folder, manifest), (start.checkpoint, start.manifest)])
-    trained_on = {
-        str(prefix): {
-            "weight": weight,
-            **{key: shards[str(prefix)][key] for key in ("component", "bin_sha256", "idx_sha256")},
-        }
-        for weight, prefix in blended
-    }
-    if manifest and manifest.get("data") != trained_on:
+    continued = manifest is not None and (
+        manifest.is_finished or latest_checkpoint(folder) is not None
+    )
+    state = InitialState() if continued else initial_state(recipe, run_folder, init)
+    _check_fingerprints(data, prepared, [(folder, manifest), (state.checkpoint, state.manifest)])
+    trained_on = {}
+    for weight, path in blended:
+        component, shard = shards[str(path)]
+        trained_on[str(path)] = TrainingShard(weight, component, shard.bin_sha256, shard.idx_sha256)
+    if manifest and manifest.data != trained_on:
         raise UserError(
             f"{folder}: began on other data than {data} holds now; name the former, or another "
             "--run-dir"
         )
-    if manifest.get("status") == "finished":
+    if manifest and manifest.is_finished:
         write_recipe(folder, recipe)
         print(f"{stage}: finished already, nothing to do ({folder})")
         return
     _check_loader(tokenizer)
-    # what a stage began with stays, whatever becomes of its parent's folder
-    ledger = manifest.get("ledger_before", start.manifest.get("ledger", {}))
-    begun = {
-        "stage": stage,
-        "size": size,
-        "status": "running",
-        "parent": recipe.parent,
-        "start": manifest.get("start")
-        if continued
-        else {
-            "checkpoint": str(start.checkpoint or "random weights"),
-            "optimizer_state": start.optimizer_state,
-        },
-        "tokens_before": manifest["tokens_before"] if continued else start.tokens,
-        "tokens": recipe.tokens_per_batch.value * recipe.steps.value,
-        "tokenizer_fingerprint": prepared["tokenizer"]["fingerprint"],
-        "data": trained_on,
-        "ledger_before": ledger,
-        "starts": manifest.get("starts", 0) + 1,
-        "seconds": manifest.get("seconds", 0.0),
-    }
-    starts = {
-        prefix: {**shards[prefix], **ledger.get(shards[prefix]["bin_sha256"], {})}
-        for prefix in trained_on
-    }
-    words = (stage, size, overrides, folder, data, blended, tokenizer, starts, start)
+    # a stage that continues keeps its initial state even if its parent's folder has changed
+    if manifest:
+        progress = manifest.data_progress_before
+    else:
+        progress = state.manifest.data_progress if state.manifest else {}
+    begun = StageManifest(
+        stage=stage,
+        size=size,
+        status="running",
+        parent=recipe.parent,
+        tokens=recipe.tokens_per_batch.value * recipe.steps.value,
+        tokens_before=state.tokens,
+        tokenizer_fingerprint=prepared.tokenizer.fingerprint,
+        initial_state=InitialCheckpoint(
+            str(state.checkpoint or RANDOM_WEIGHTS), state.optimizer_state
+        ),
+        data=trained_on,
+        data_progress_before=progress,
+        num_starts=manifest.num_starts + 1 if manifest else 1,
+        seconds=manifest.seconds if manifest else 0.0,
+    )
+    if manifest and continued:
+        begun = replace(
+            begun, initial_state=manifest.initial_state, tokens_before=manifest.tokens_before
+        )
+    shard_states: dict[str, dict[str, Any]] = {}
+    for prefix, trained in trained_on.items():
+        shard_states[prefix] = {"component": trained.component}
+        if trained.bin_sha256 in progress:
+            before = progress[trained.bin_sha256]
+            shard_states[prefix] |= {"next_document": before.next_document, "epochs": before.epochs}
+    words = (stage, size, overrides, folder, data, blended, tokenizer, shard_states, state)
     if os.environ.get("RANK", "0") != "0":
         with _full_disk_told(folder):
             _fit(*words)
@@ -176,19 +183,18 @@ def train(
                 "checkpoint": str(checkpoint.relative_to(folder)) if checkpoint else None,
                 "validation_loss": [line["val_loss"] for line in lines if "val_loss" in line][-1],
                 "unigram_entropy": _unigram_entropy(data, component_weights(prepared, mixture)),
-                "ledger": ledger
+                "data_progress": progress
                 | {
-                    shards[prefix]["bin_sha256"]: {"prefix": prefix, **read[prefix]}
+                    trained_on[prefix].bin_sha256: ShardProgress(prefix, **read[prefix])
                     for prefix in read
                 },
-                "read_again": repeats,
+                "repeated_components": repeats,
             }
 
 
 @contextmanager
-def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Write a stage's manifest as ``begun``, then, whatever becomes of the stage, how it ended and
-    the run's report.
+def _recorded(run_folder: Path, folder: Path, begun: StageManifest) -> Iterator[dict[str, Any]]:
+    """Write a stage's manifest as ``begun``; at the end how it ended, and the run's report.
 
     Yields a dict for what the manifest of a finished stage holds beyond ``begun``.
     """
@@ -196,8 +202,8 @@ def _recorded(run_folder: Path, folder: Path, begun: dict[str, Any]) -> Iterator
     started = time.monotonic()
 
     def end(**values: Any) -> None:
-        seconds = round(begun["seconds"] + time.monotonic() - started, 1)
-        write_manifest(folder, begun | values | {"seconds": seconds})
+        seconds = round(begun.seconds + time.monotonic() - started, 1)
+        write_manifest(folder, replace(begun, **values, seconds=seconds))
 
     try:
         with _full_disk_told(folder):
@@ -272,14 +278,14 @@ def _fit(
     blended: list[tuple[float, Path]],
     tokenizer: Path,
     shards: dict[str, dict[str, Any]],
-    start: Start,
+    state: InitialState,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Build the stage's ``nemo_run`` recipe and run it in this process.
 
     Args:
         shards: prefix -> ``component``, and ``next_document`` and ``epochs`` where earlier stages
             read it.
-        start: what the stage begins with, where it has no checkpoint of its own yet.
+        state: what the stage begins with, where it has no checkpoint of its own yet.
 
     Returns:
         Prefix -> ``next_document`` and ``epochs`` after the stage, and component -> epochs where
@@ -307,23 +313,18 @@ def _fit(
         num_nodes=int(os.environ.get("WORLD_SIZE", "1"))
         // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
-    recipe.data.shards = {
-        str(data / prefix): {
-            key: shard[key] for key in ("component", "next_document", "epochs") if key in shard
-        }
-        for prefix, shard in shards.items()
-    }
+    recipe.data.shards = {str(data / prefix): shard for prefix, shard in shards.items()}
     checkpoint = latest_checkpoint(folder)
     if checkpoint:
         recipe.resume.resume_from_path = str(checkpoint)
-    elif start.checkpoint:
+    elif state.checkpoint:
         recipe.resume.restore_config = run.Config(
             nl.RestoreConfig,
-            path=str(start.checkpoint),
-            load_optim_state=start.optimizer_state == "carry",
+            path=str(state.checkpoint),
+            load_optim_state=state.optimizer_state == "carry",
         )
         print(
-            f"{stage}: begins with {start.checkpoint}, optimizer moments {start.optimizer_state}",
+            f"{stage}: begins with {state.checkpoint}, optimizer moments {state.optimizer_state}",
             flush=True,
         )
     pretrain = fiddle.build(recipe)
@@ -332,34 +333,12 @@ def _fit(
     return {prefix: module.read[str(data / prefix)] for prefix in shards}, module.repeats
 
 
-def _read_data(data: Path) -> dict[str, Any]:
-    path = data / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-        _shards(manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not the manifest of prepared data; prepare some with `granite41 data tiny "
-            f"--output {data}`"
-        ) from error
-    return manifest
-
-
 def _unigram_entropy(data: Path, weights: dict[str, float]) -> float | None:
     """Return the blend's unigram entropy in nats per token; None where the data has no counts of
     its tokens.
     """
     counts = data / UNIGRAM_COUNTS
     return blend_entropy(json.loads(counts.read_text()), weights) if counts.exists() else None
-
-
-def _shards(prepared: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return prefix -> what the manifest says of the shard, and its component."""
-    return {
-        shard["prefix"]: {"component": name, **shard}
-        for name, component in prepared["components"].items()
-        for shard in component["shards"]
-    }
 
 
 def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
@@ -373,15 +352,13 @@ def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
 
 
 def _check_fingerprints(
-    data: Path, prepared: dict[str, Any], manifests: Sequence[tuple[Path | None, dict[str, Any]]]
+    data: Path,
+    prepared: DataManifest,
+    manifests: Sequence[tuple[Path | None, StageManifest | None]],
 ) -> None:
-    """Raise where the data was not encoded with its tokenizer, or a stage of ``manifests`` had
-    another.
-    """
-    expected, tokenizer = (
-        prepared["tokenizer"]["fingerprint"],
-        data / prepared["tokenizer"]["folder"],
-    )
+    """Raise where the data was not encoded with its tokenizer, or a stage had another."""
+    expected = prepared.tokenizer.fingerprint
+    tokenizer = data / prepared.tokenizer.folder
     found = fingerprint(tokenizer)
     if found != expected:
         raise UserError(
@@ -390,11 +367,10 @@ def _check_fingerprints(
             "again"
         )
     for folder, manifest in manifests:
-        if manifest and manifest["tokenizer_fingerprint"] != expected:
+        if manifest and manifest.tokenizer_fingerprint != expected:
             raise UserError(
-                f"{folder}: trained with tokenizer {manifest['tokenizer_fingerprint'][:12]} but "
-                f"{data} has {expected[:12]}; name data of the former tokenizer, or another "
-                "--run-dir"
+                f"{folder}: trained with tokenizer {manifest.tokenizer_fingerprint[:12]} but {data} has "
+                f"{expected[:12]}; name data of the former tokenizer, or another --run-dir"
             )
 
 
@@ -424,7 +400,7 @@ def _check_loader(tokenizer: Path) -> None:
 
 def _check_documents(
     data: Path,
-    shards: dict[str, dict[str, Any]],
+    shards: dict[str, tuple[str, DataShard]],
     blended: list[tuple[float, Path]],
     recipe: PretrainRecipe,
 ) -> None:
@@ -433,7 +409,8 @@ def _check_documents(
     """
     parts = [float(part) for part in recipe.split.value.split(",")]
     for _, prefix in blended:
-        documents = shards[str(prefix)]["documents"]
+        _, shard = shards[str(prefix)]
+        documents = shard.documents
         if any(0 < part / sum(parts) * documents < 1 for part in parts[:2]):
             raise UserError(
                 f"{data / prefix}: {documents} documents are too few for the split "

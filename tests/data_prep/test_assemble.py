@@ -101,11 +101,14 @@ def test_a_data_folder_of_two_components(
     assert (data / f"{part['shards'][1]['prefix']}.bin").stat().st_size == 2 * part["shards"][1][
         "tokens"
     ]
-    assert part["shards"][0] == read(code)["shards"][0] | {"prefix": "../../code/shard-00000"}
-    assert {key: part[key] for key in ("documents", "tokens", "licences", "sources")} == {
+    assert part["shards"][0] == read(code)["shards"][0] | {
+        "prefix": "../../code/shard-00000",
+        "share": None,
+    }
+    assert {key: part[key] for key in ("documents", "tokens", "licenses", "sources")} == {
         "documents": 3,
         "tokens": 18,
-        "licences": {"CC0-1.0": 3},
+        "licenses": {"CC0-1.0": 3},
         "sources": {"somewhere": 3},
     }
     fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
@@ -131,9 +134,9 @@ def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: 
     weights = {}
     for name, given in words.items():
         made = assemble(tmp_path / name, tokenizer_folder, parse_components(given))
-        part = made["components"]["code"]
-        assert (part["documents"], part["tokens"]) == (5, 33)
-        assert part["sources"] == {"somewhere": 6}
+        part = made.components["code"]
+        assert (part.documents, part.tokens) == (5, 33)
+        assert part.sources == {"somewhere": 6}
         weights[name] = [round(weight, 6) for weight, _ in blend(made, {"code": 100.0})]
     tokens = [12, 6, 10, 5]
     assert weights["by tokens"] == [round(count / 33, 6) for count in tokens]
@@ -154,11 +157,9 @@ def test_the_longest_packing_of_a_component_is_kept(
     for folder, packed in zip(folders, (None, 512, 4096, None), strict=True):
         write(folder, read(folder) | ({"packed_tokens": packed} if packed else {}))
     *sources, web = map(Source, folders)
-    made = assemble(tmp_path / "data", tokenizer_folder, {"code": sources, "web": [web]})[
-        "components"
-    ]
-    assert made["code"]["packed_tokens"] == 4096
-    assert "packed_tokens" not in made["web"]
+    made = assemble(tmp_path / "data", tokenizer_folder, {"code": sources, "web": [web]})
+    assert made.components["code"].packed_tokens == 4096
+    assert made.components["web"].packed_tokens == 0
 
 
 def _unfinished(folder: Path) -> None:

@@ -3,7 +3,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models
 from data_prep import indexed, machine_text, tiny, tokenizer
 from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
+from recipes.runs.data_folder import DataManifest, DataTokenizer, read_data_manifest
 from recipes.runs.unigram_entropy import blend_entropy
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ def quiet(line: str) -> None:
     pass
 
 
-def prepare(output: Path, text: Path | None, vocab_size: int = 300) -> dict[str, Any]:
+def prepare(output: Path, text: Path | None, vocab_size: int = 300) -> DataManifest:
     return tiny.prepare(output, vocab_size=vocab_size, text=text, say=quiet)
 
 
@@ -36,11 +37,11 @@ def read_back(prefix: Path) -> list[np.ndarray]:
 
 def test_files_read_back_with_megatron_to_the_exact_text(text_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    part = prepare(output, text_folder)["components"]["text"]
-    encoded = read_back(output / part["shards"][0]["prefix"])
+    part = prepare(output, text_folder).components["text"]
+    encoded = read_back(output / part.shards[0].prefix)
     loaded = tokenizer_files.load(output / "tokenizer")
     documents = machine_text.collect_folder(text_folder).components["text"]
-    assert len(encoded) == part["documents"] == len(documents) == 6
+    assert len(encoded) == part.documents == len(documents) == 6
     for document, ids in zip(documents, encoded, strict=True):
         assert ids.dtype == np.uint16
         assert ids[-1] == 0
@@ -51,32 +52,25 @@ def test_files_read_back_with_megatron_to_the_exact_text(text_folder: Path, tmp_
 def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     manifest = prepare(output, text_folder)
-    assert manifest == json.loads((output / "manifest.json").read_text())
-    part = manifest["components"]["text"]
+    assert manifest == read_data_manifest(output)
+    part = manifest.components["text"]
     ids = np.concatenate(read_back(output / "text"))
     counts = json.loads((output / "unigram_counts.json").read_text())
     assert counts == {"text": np.bincount(ids, minlength=300).tolist()}
-    assert part["tokens"] == len(ids)
-    assert part["bytes"] == sum(
+    assert part.tokens == len(ids)
+    assert part.bytes == sum(
         (text_folder / name).stat().st_size for name in ("a.txt", "b.md", "c.rst", "d.py")
     ) + sum(file.stat().st_size for file in (text_folder / "sub").iterdir())
-    assert part["unigram_entropy"] == pytest.approx(blend_entropy(counts, {"text": 1}))
-    (shard,) = part["shards"]
-    assert {key: shard[key] for key in ("documents", "tokens", "bytes")} == {
-        key: part[key] for key in ("documents", "tokens", "bytes")
-    }
-    for kind in ("bin", "idx"):
-        assert (
-            shard[f"{kind}_sha256"]
-            == hashlib.sha256((output / f"text.{kind}").read_bytes()).hexdigest()
-        )
-    assert part["licences"] == {"the user's own text": 6}
-    assert part["left_out"] == {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
-    assert manifest["tokenizer"] == {
-        "folder": "tokenizer",
-        "vocab_size": 300,
-        "fingerprint": tokenizer_files.fingerprint(output / "tokenizer"),
-    }
+    assert part.unigram_entropy == pytest.approx(blend_entropy(counts, {"text": 1}))
+    (shard,) = part.shards
+    totals = (part.documents, part.tokens, part.bytes)
+    assert (shard.documents, shard.tokens, shard.bytes) == totals
+    assert shard.bin_sha256 == hashlib.sha256((output / "text.bin").read_bytes()).hexdigest()
+    assert shard.idx_sha256 == hashlib.sha256((output / "text.idx").read_bytes()).hexdigest()
+    assert part.licenses == {"the user's own text": 6}
+    assert part.left_out == {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
+    fingerprint = tokenizer_files.fingerprint(output / "tokenizer")
+    assert manifest.tokenizer == DataTokenizer("tokenizer", 300, fingerprint)
     assert "| text | the user's own text | text | 6 |" in (output / "LICENCES.md").read_text()
     assert str(tmp_path) not in (output / "manifest.json").read_text()
 
@@ -196,14 +190,14 @@ def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(machine_text, "BYTE_CAPS", caps)
     output = tmp_path / "out"
     manifest = prepare(output, None, vocab_size=512)
-    assert list(manifest["components"]) == ["code", "documentation"]
+    assert list(manifest.components) == ["code", "documentation"]
     licences = (output / "LICENCES.md").read_text()
-    for name, part in manifest["components"].items():
-        assert 100_000 < part["bytes"] <= caps[name]
-        assert part["left_out"][f"beyond {caps[name]} bytes"] > 0
-        assert sum(part["licences"].values()) == part["documents"]
-        assert all(f"| {licence} | {name} |" in licences for licence in part["licences"])
-        assert 4 < part["unigram_entropy"] < np.log(512)
+    for name, part in manifest.components.items():
+        assert 100_000 < part.bytes <= caps[name]
+        assert part.left_out[f"beyond {caps[name]} bytes"] > 0
+        assert sum(part.licenses.values()) == part.documents
+        assert all(f"| {licence} | {name} |" in licences for licence in part.licenses)
+        assert 4 < part.unigram_entropy < np.log(512)
         ids = read_back(output / name)[0][:-1].tolist()
         text = tokenizer_files.load(output / "tokenizer").decode(ids, skip_special_tokens=False)
         assert len(text) >= machine_text.MINIMUM_CHARACTERS
@@ -211,8 +205,7 @@ def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             tokenizer_files.load(output / "tokenizer").encode(text, add_special_tokens=False).ids
             == ids
         )
-    assert manifest["components"]["code"]["licences"] == {
-        "PSF-2.0": manifest["components"]["code"]["documents"]
-    }
-    assert len(manifest["components"]["documentation"]["licences"]) > 3
+    code = manifest.components["code"]
+    assert code.licenses == {"PSF-2.0": code.documents}
+    assert len(manifest.components["documentation"].licenses) > 3
     assert prepare(output, None, vocab_size=512) == manifest

@@ -185,7 +185,7 @@ def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, da
 
     assert site.steps() == list(range(1, STEPS + 1))
     manifest = json.loads((site.run_folder / "phase1/manifest.json").read_text())
-    assert (manifest["status"], manifest["starts"]) == ("finished", 4)
+    assert (manifest["status"], manifest["num_starts"]) == ("finished", 4)
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -248,7 +248,7 @@ def test_the_fault_tolerant_launcher_restarts_a_lost_process_in_the_job(site, da
     )
     site.wait_for(ids["phase1"], "COMPLETED")
     assert site.steps() == list(range(1, STEPS + 1))
-    assert json.loads((site.run_folder / "phase1/manifest.json").read_text())["starts"] == 2
+    assert json.loads((site.run_folder / "phase1/manifest.json").read_text())["num_starts"] == 2
     assert site.events("phase1") == ["started", "finished"]
 
 
@@ -267,7 +267,7 @@ def test_cancel_and_resume(site, data) -> None:
     site.granite41("resume", *site.where)
     site.wait_for(site.ids()["phase1"], "COMPLETED")
     assert site.steps() == list(range(1, STEPS + 1))
-    assert json.loads((site.run_folder / "phase1/manifest.json").read_text())["starts"] == 2
+    assert json.loads((site.run_folder / "phase1/manifest.json").read_text())["num_starts"] == 2
 
 
 def _submit(chain: list[Task], file: Path, run_folder: Path) -> dict[str, str] | str:

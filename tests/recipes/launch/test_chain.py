@@ -1,6 +1,5 @@
 """The chain as tasks: which there are, what each waits for, and what is refused before the first."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,8 +9,10 @@ from recipes.cli import main as cli
 from recipes.common.errors import UserError
 from recipes.launch.chain import select_stages, tasks
 from recipes.registry.resolve import STAGES, resolve_pretraining
-from recipes.runs.stage_folder import write_manifest, write_recipe
+from recipes.runs.stage_folder import write_recipe
+from recipes.runs.stage_manifest import InitialCheckpoint, read_manifest
 from recipes.runs.task import Task
+from tests.helpers.manifests import stage_manifest, write_stage_manifest
 
 CHAIN = "phase1..lce_512k"
 
@@ -33,7 +34,7 @@ def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> 
 
 def _finish(folder: Path, stage: str, size: str, **more) -> None:
     write_recipe(folder / stage, resolve_pretraining(stage, size))
-    write_manifest(folder / stage, {"status": "finished", **more})
+    write_stage_manifest(folder / stage, stage=stage, size=size, **more)
 
 
 def test_each_stage_waits_for_what_it_begins_with(tmp_path) -> None:
@@ -89,7 +90,8 @@ def test_a_merge_is_of_the_stage_and_what_it_began_with(tmp_path) -> None:
     )
     assert words["lce_128k-merge"].arguments[4:6] == (f"{tmp_path}/lce_128k", f"{tmp_path}/lce_32k")
     # what a stage has begun with counts, whatever is named later
-    write_manifest(tmp_path / "lce_32k", {"status": "running", "start": {"checkpoint": "first"}})
+    first = InitialCheckpoint("first")
+    write_stage_manifest(tmp_path / "lce_32k", status="running", initial_state=first)
     assert _tasks("lce_32k", "8b", tmp_path, init="theirs")["lce_32k-merge"].arguments[5] == "first"
     assert not any("merge" in name for name in _tasks("phase1..phase4", "8b", tmp_path))
 
@@ -122,7 +124,7 @@ def test_what_is_there_has_no_task(tmp_path) -> None:
     (tmp_path / "phase1/hf").mkdir()
     assert _tasks("phase1..phase2", "8b", tmp_path)["phase2"].after == ()
     assert list(_tasks("phase1", "8b", tmp_path)) == ["report", "generate"]
-    _finish(tmp_path, "lce_32k", "8b", start={"checkpoint": "c"})
+    _finish(tmp_path, "lce_32k", "8b", initial_state=InitialCheckpoint("c"))
     assert list(_tasks("lce_32k", "8b", tmp_path)) == [
         "lce_32k-merge",
         "lce_32k-export",
@@ -345,7 +347,7 @@ def test_dryrun_prints_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -
     printed = _granite41(monkeypatch, capsys, *words)[1]
     assert printed.splitlines()[0] == "phase1: finished already"
     assert sorted(run_folder.rglob("*")) == before
-    assert json.loads((run_folder / "phase1/manifest.json").read_text()) == {"status": "finished"}
+    assert read_manifest(run_folder / "phase1") == stage_manifest()
 
 
 def test_on_a_cluster_evaluations_are_side_by_side(tmp_path) -> None:

@@ -103,7 +103,7 @@ def test_it_continues_where_it_was_interrupted(run_folder) -> None:
     assert [line["step"] for line in _lines(run_folder, "phase1") if "loss" in line] == list(
         range(1, 154)
     )
-    assert _manifest(run_folder, "phase1")["starts"] == 2
+    assert _manifest(run_folder, "phase1")["num_starts"] == 2
 
 
 def _dependencies(experiment: Path) -> dict[str, tuple[str, ...]]:
@@ -183,7 +183,7 @@ def test_each_long_context_stage_ends_with_a_merge_and_the_next_one_begins_there
     )
     left = "merged" if before in MERGED else earlier
     assert [parent["checkpoint"] for parent in merge["parents"]] == [own, left]
-    begun = _manifest(run_folder, stage)["start"]
+    begun = _manifest(run_folder, stage)["initial_state"]
     assert begun["optimizer_state"] == "fresh"
     expected = (
         run_folder

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes.runs.task import Task
+from tests.helpers.manifests import write_stage_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -59,10 +60,7 @@ def test_the_first_failure_ends_the_chain_with_its_reason(forked, tmp_path) -> N
     assert _printed(folder).keys() == {"one", "two"}
     assert "granite41: " in _printed(folder)["two"]
     # a stage has written down why
-    (folder / "two").mkdir()
-    (folder / "two/manifest.json").write_text(
-        '{"status": "failed", "error": "RuntimeError: out of memory"}'
-    )
+    write_stage_manifest(folder / "two", status="failed", error="RuntimeError: out of memory")
     assert forked(_run, chain, folder).startswith(
         "two failed (RuntimeError: out of memory); what comes after"
     )

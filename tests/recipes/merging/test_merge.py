@@ -23,17 +23,19 @@ from typer.testing import CliRunner
 from recipes.cli.main import app
 from recipes.common.errors import UserError
 from recipes.merging import nemo, weighted_sum
-from recipes.merging.merge import MANIFEST, merge
+from recipes.merging.merge import merge
 from recipes.merging.sweep import SWEEP, Score, parse_sweep, sweep, text_evaluation
 from recipes.merging.weighted_sum import Merge, slerp_factors
 from recipes.model.bridge.mapping import Weight
 from recipes.model.bridge.to_hf import export_hf
+from recipes.runs.merge_manifest import MERGE_MANIFEST as MANIFEST
 from tests.helpers.bridge_folders import (
     VOCAB_SIZE,
     assert_same_tensors,
     load_tensors,
     write_granite,
 )
+from tests.helpers.manifests import write_stage_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -206,14 +208,7 @@ def test_several_files_stay_as_they_are(models: list[Path], tmp_path: Path) -> N
 def test_manifest(models: list[Path], tmp_path: Path) -> None:
     stage = tmp_path / "phase1"
     shutil.copytree(models[1], stage / "hf")
-    record = {
-        "stage": "phase1",
-        "size": "tiny",
-        "status": "finished",
-        "checkpoint": "checkpoints/step=7",
-        "tokens": 99,
-    }
-    (stage / "manifest.json").write_text(json.dumps(record))
+    write_stage_manifest(stage, checkpoint="checkpoints/step=7", tokens=99)
     for name in ("one", "two"):
         merge("linear", [models[0], stage / "hf"], [0.5, 0.5], tmp_path / name, say=quiet)
     found = json.loads((tmp_path / "one" / MANIFEST).read_text())
@@ -221,7 +216,7 @@ def test_manifest(models: list[Path], tmp_path: Path) -> None:
     assert found["method"] == "linear" and found["weights"] == [0.5, 0.5] and found["base"] is None
     assert found["tensors"] == len(load_tensors(models[0])) and found["dtypes"] == ["float32"]
     assert [parent["path"] for parent in found["parents"]] == [str(models[0]), str(stage / "hf")]
-    assert "stage" not in found["parents"][0]
+    assert found["parents"][0]["stage"] is None
     assert {name: found["parents"][1][name] for name in ("stage", "tokens", "checkpoint")} == {
         "stage": "phase1",
         "tokens": 99,
@@ -275,14 +270,7 @@ def test_finished_stages_are_merged(
     for name, checkpoint in zip(("phase3", "phase4"), nemo_models, strict=True):
         stages.append(tmp_path / name)
         shutil.copytree(checkpoint, tmp_path / name / "checkpoints" / "step=3")
-        record = {
-            "stage": name,
-            "size": "tiny",
-            "status": "finished",
-            "checkpoint": "checkpoints/step=3",
-            "tokens": 5,
-        }
-        (tmp_path / name / "manifest.json").write_text(json.dumps(record))
+        write_stage_manifest(tmp_path / name, stage=name, checkpoint="checkpoints/step=3", tokens=5)
     merge("linear", stages, [1, 0], tmp_path / "out", say=quiet)
     export_hf(tmp_path / "out", tmp_path / "back", say=quiet)
     assert_same_tensors(tmp_path / "back", models[0])

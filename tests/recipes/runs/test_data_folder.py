@@ -1,31 +1,15 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from recipes.common.errors import UserError
 from recipes.runs.data_folder import STAND_INS, blend, check_packing, component_weights
-
-pytestmark = pytest.mark.slow
-
-
-def manifest(**components: dict[str, int]) -> dict[str, Any]:
-    """A data folder's manifest: component -> prefix -> tokens."""
-    return {
-        "components": {
-            name: {
-                "shards": [
-                    {"prefix": prefix, "tokens": tokens} for prefix, tokens in shards.items()
-                ]
-            }
-            for name, shards in components.items()
-        }
-    }
+from tests.helpers.manifests import data_component, data_manifest
 
 
 def test_weights_are_divided_over_shards_by_their_tokens() -> None:
-    data = manifest(code={"x/0": 100, "x/1": 300}, math={"y/0": 7, "y/1": 0})
+    data = data_manifest(code={"x/0": 100, "x/1": 300}, math={"y/0": 7, "y/1": 0})
     assert blend(data, {"math": 60, "code": 40}) == [
         (pytest.approx(0.1), Path("x/0")),
         (pytest.approx(0.3), Path("x/1")),
@@ -34,7 +18,7 @@ def test_weights_are_divided_over_shards_by_their_tokens() -> None:
 
 
 def test_stand_ins() -> None:
-    data = manifest(code={"code": 5}, documentation={"documentation": 9})
+    data = data_manifest(code={"code": 5}, documentation={"documentation": 9})
     phase1 = {
         "common_crawl": 59,
         "code": 20,
@@ -51,11 +35,13 @@ def test_stand_ins() -> None:
 
 
 def test_the_users_own_text() -> None:
-    assert blend(manifest(text={"text": 5}), {"math": 40, "code": 59.99}) == [(1.0, Path("text"))]
+    assert blend(data_manifest(text={"text": 5}), {"math": 40, "code": 59.99}) == [
+        (1.0, Path("text"))
+    ]
 
 
 def test_components_prepared_under_their_own_names() -> None:
-    data = manifest(code={"code": 1}, math={"x/math": 1}, text={"text": 1})
+    data = data_manifest(code={"code": 1}, math={"x/math": 1}, text={"text": 1})
     assert blend(data, {"math": 50, "code": 30, "books": 20}) == [
         (0.3, Path("code")),
         (0.5, Path("x/math")),
@@ -84,17 +70,17 @@ def test_components_prepared_under_their_own_names() -> None:
 )
 def test_what_cannot_be_blended(mixture: dict[str, float], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        blend(manifest(code={"code": 1}), mixture)
+        blend(data_manifest(code={"code": 1}), mixture)
 
 
 def test_a_component_without_tokens() -> None:
     with pytest.raises(UserError, match="component 'code' holds no token"):
-        blend(manifest(code={"code": 0}), {"code": 1})
+        blend(data_manifest(code={"code": 0}), {"code": 1})
 
 
 def test_what_was_packed_for_longer_sequences_is_refused() -> None:
-    data = manifest(code_repositories={"x": 1}, books={"y": 1}, math={"z": 1})
-    data["components"]["code_repositories"]["packed_tokens"] = 131072
+    data = data_manifest(books={"y": 1}, math={"z": 1})
+    data.components["code_repositories"] = data_component({"x": 1}, packed_tokens=131072)
     mixture = {"books": 20.0, "code_repositories": 80.0}
     check_packing(Path("data"), data, mixture, "lce_128k", 131072)
     # only what the stage reads counts
@@ -102,9 +88,9 @@ def test_what_was_packed_for_longer_sequences_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         check_packing(Path("data"), data, mixture, "lce_32k", 32768)
     assert str(caught.value) == (
-        "data: component 'code_repositories' was packed for 131,072 tokens, but lce_32k reads 32,768 at a time and "
-        "would cut its documents; pack it again with `granite41 data repositories --max-tokens 32768`, or train a "
-        "stage of at least 131,072 tokens"
+        "data: component 'code_repositories' was packed for 131,072 tokens, but lce_32k reads "
+        "32,768 at a time and would cut its documents; pack it again with `granite41 data "
+        "repositories --max-tokens 32768`, or train a stage of at least 131,072 tokens"
     )
 
 

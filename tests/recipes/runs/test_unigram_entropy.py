@@ -4,8 +4,6 @@ import pytest
 
 from recipes.runs.unigram_entropy import blend_entropy
 
-pytestmark = pytest.mark.slow
-
 
 def test_uniform_component_has_the_logarithm_of_its_size() -> None:
     assert blend_entropy({"a": [5, 5, 5, 5]}, {"a": 1.0}) == pytest.approx(math.log(4))

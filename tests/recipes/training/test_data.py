@@ -16,7 +16,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_prep import indexed, tokenizer
 from recipes.common import tokenizer_files
-from recipes.runs.data_folder import blend
+from recipes.runs.data_folder import (
+    DataComponent,
+    DataManifest,
+    DataShard,
+    DataTokenizer,
+    blend,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -40,46 +46,51 @@ def words(tmp_path_factory) -> Path:
     return folder
 
 
-def write_data(folder: Path, words: Path, shards: dict[str, list[int]]) -> dict[str, Any]:
+def write_data(folder: Path, words: Path, shards: dict[str, list[int]]) -> DataManifest:
     """Write component -> documents of each of its shards; return the data folder's manifest.
 
     Documents are numbered through all shards and have 19, 26 or 33 tokens.
     """
     folder.mkdir()
-    loaded, components, number = tokenizer_files.load(words), {}, 0
+    loaded = tokenizer_files.load(words)
+    components = {}
+    number = 0
     for name, sizes in shards.items():
-        components[name] = {"shards": []}
+        written = []
         for index, documents in enumerate(sizes):
             texts = [
                 " ".join([str(n)] * (18 + 7 * n % 21)) for n in range(number, number + documents)
             ]
-            tokens = int(indexed.write(folder / f"{name}-{index}", texts, loaded).sum())
-            components[name]["shards"].append(
-                {
-                    "prefix": f"{name}-{index}",
-                    "documents": documents,
-                    "tokens": tokens,
-                    "first": number,
-                }
-            )
+            prefix = f"{name}-{index}"
+            tokens = int(indexed.write(folder / prefix, texts, loaded).sum())
+            written.append(DataShard(prefix, documents, tokens, tokens, prefix, prefix))
             number += documents
+        components[name] = DataComponent(written, documents=0, tokens=0, bytes=0)
     assert number <= DOCUMENTS
-    return {"components": components}
+    return DataManifest(components, DataTokenizer("tokenizer", DOCUMENTS + 1, "0"))
 
 
-def component_of(manifest: dict[str, Any]) -> dict[int, str]:
+def documents_of(manifest: DataManifest) -> dict[str, range]:
+    """Return prefix -> the documents of the shard."""
+    documents = {}
+    number = 0
+    for prefix, (_, shard) in manifest.shards().items():
+        documents[prefix] = range(number, number + shard.documents)
+        number += shard.documents
+    return documents
+
+
+def component_of(manifest: DataManifest) -> dict[int, str]:
     """Return document -> component."""
+    shards = manifest.shards()
     return {
-        number: name
-        for name, component in manifest["components"].items()
-        for shard in component["shards"]
-        for number in range(shard["first"], shard["first"] + shard["documents"])
+        number: shards[prefix][0]
+        for prefix, documents in documents_of(manifest).items()
+        for number in documents
     }
 
 
-def paths_of(
-    folder: Path, manifest: dict[str, Any], mixture: dict[str, float]
-) -> list[str | float]:
+def paths_of(folder: Path, manifest: DataManifest, mixture: dict[str, float]) -> list[str | float]:
     return [
         part
         for weight, prefix in blend(manifest, mixture)
@@ -87,11 +98,9 @@ def paths_of(
     ]
 
 
-def shards_of(folder: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def shards_of(folder: Path, manifest: DataManifest) -> dict[str, dict[str, Any]]:
     return {
-        str(folder / shard["prefix"]): {"component": name}
-        for name, component in manifest["components"].items()
-        for shard in component["shards"]
+        str(folder / prefix): {"component": name} for prefix, (name, _) in manifest.shards().items()
     }
 
 
@@ -178,10 +187,8 @@ def test_the_mixture_is_the_recipes_from_the_first_batch_on(forked, words, mixed
             )
     # every shard has its part
     assert {shards[prefix]["component"] for prefix in found["read"]} == set(MIXTURE)
-    firsts = {
-        shard["first"] for part in manifest["components"].values() for shard in part["shards"]
-    }
-    assert all(any(first <= number < first + 9 for number in documents(train)) for first in firsts)
+    read = set(documents(train))
+    assert all(read.intersection(shard[:9]) for shard in documents_of(manifest).values())
 
 
 def test_components_of_many_shards_do_not_take_turns(forked, words, tmp_path) -> None:

@@ -69,7 +69,8 @@ def chain(forked, data, tmp_path_factory) -> Path:
     forked(train, "phase1", "tiny", folder, data, [*SMALL, TOKENS, "schedule.warmup_tokens=4096"])
     manifest = folder / "phase1/manifest.json"
     began = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(began | {"ledger": began["ledger"] | {"another": UNUSED}}))
+    progress = began["data_progress"] | {"another": UNUSED}
+    manifest.write_text(json.dumps(began | {"data_progress": progress}))
     forked(train, "phase2", "tiny", folder, data, [*SMALL, TOKENS])
     forked(train, "lce_32k", "tiny", folder, data, [*SMALL, TOKENS], folder / "phase2")
     return folder
@@ -103,15 +104,15 @@ def test_tokens_are_counted_over_the_run_and_steps_from_the_stages_own_zero(chai
     }
     assert [manifest["tokens_before"] for manifest in manifests.values()] == [0, 12288, 24576]
     assert [step["tokens"] for step in _steps(chain, "phase2")] == [4096, 8192, 12288]
-    assert manifests["phase1"]["start"] == {
+    assert manifests["phase1"]["initial_state"] == {
         "checkpoint": "random weights",
         "optimizer_state": "fresh",
     }
-    assert manifests["phase2"]["start"] == {
+    assert manifests["phase2"]["initial_state"] == {
         "checkpoint": str(_final(chain, "phase1")),
         "optimizer_state": "carry",
     }
-    assert manifests["lce_32k"]["start"] == {
+    assert manifests["lce_32k"]["initial_state"] == {
         "checkpoint": str(_final(chain, "phase2")),
         "optimizer_state": "fresh",
     }
@@ -123,13 +124,13 @@ def test_the_next_stage_reads_on(chain) -> None:
         for stage in ("phase1", "phase2", "lce_32k")
     ]
     sha256 = entries[0]["data"]["text"]["bin_sha256"]
-    documents = [entry["ledger"][sha256]["next_document"] for entry in entries]
-    epochs = [entry["ledger"][sha256]["epochs"] for entry in entries]
+    documents = [entry["data_progress"][sha256]["next_document"] for entry in entries]
+    epochs = [entry["data_progress"][sha256]["epochs"] for entry in entries]
     assert 0 < epochs[0] < epochs[1] < epochs[2]
-    assert entries[1]["ledger_before"] == entries[0]["ledger"]
+    assert entries[1]["data_progress_before"] == entries[0]["data_progress"]
     assert len(set(documents)) == 3
     # what a stage does not read stays where it was
-    assert entries[2]["ledger"]["another"] == UNUSED
+    assert entries[2]["data_progress"]["another"] == UNUSED
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,8 @@ weights and samples.
 
 import errno
 import fcntl
-import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +18,9 @@ import torch
 import recipes.reports.run
 from recipes.common.errors import UserError
 from recipes.runs.stage_folder import latest_checkpoint, locked
+from recipes.runs.stage_manifest import StageManifest, read_manifest
 from recipes.training import run as training
+from tests.helpers.manifests import stage_manifest, write_stage_manifest
 from tests.helpers.resuming import (
     SEQUENCES,
     SETTINGS,
@@ -69,7 +69,7 @@ def assert_same(run_folder: Path, whole: Path) -> None:
         "checkpoint",
         "validation_loss",
         "unigram_entropy",
-        "ledger",
+        "data_progress",
         "tokens",
         "data",
     ):
@@ -114,7 +114,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(data, whole, tmp_path) 
 
     ended = run(words)
     assert ended.codes == [0], ended.errors
-    assert manifest(folder)["starts"] == 3
+    assert manifest(folder)["num_starts"] == 3
     assert_same(folder, whole)
     assert checkpoints(folder) == [SAVED[5], SAVED[6], SAVED[8]]
 
@@ -184,7 +184,7 @@ def test_kills_and_a_failed_write_leave_no_trace(data, whole, tmp_path, request)
     assert samples(tmp_path / "5.samples") == drawn[3 * SEQUENCES :]
     assert_same(folder, whole)
     assert checkpoints(folder) == [SAVED[3], SAVED[6], SAVED[8]]
-    assert manifest(folder)["starts"] == 5
+    assert manifest(folder)["num_starts"] == 5
 
 
 def test_kills_at_the_end_of_a_stage(data, whole, tmp_path) -> None:
@@ -219,7 +219,7 @@ def test_a_signal_in_the_last_step_does_not_keep_the_stage_from_its_end(data, tm
     done = manifest(folder)
     assert (done["status"], done["checkpoint"]) == ("finished", f"checkpoints/{SAVED[1]}")
     assert done["validation_loss"] == lines(folder)[-1]["val_loss"]
-    assert done["ledger"]
+    assert done["data_progress"]
 
 
 def check_full(ended, folder: Path, last: str) -> None:
@@ -264,8 +264,8 @@ def test_a_full_disk_that_does_not_hold_the_manifest_either(
 ) -> None:
     write = training.write_manifest
 
-    def first_only(folder: Path, content: dict) -> None:
-        if content["status"] != "running":
+    def first_only(folder: Path, content: StageManifest) -> None:
+        if content.status != "running":
             raise OSError(number, os.strerror(number))
         write(folder, content)
 
@@ -328,7 +328,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
     monkeypatch.setattr(training, "_fit", stop)
     with pytest.raises(SystemExit):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
-    assert manifest(tmp_path)["starts"] == 1
+    assert manifest(tmp_path)["num_starts"] == 1
 
 
 def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(
@@ -341,20 +341,24 @@ def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(
         UserError, match="another process trained in this folder until just now; run again"
     ):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
-    assert manifest(tmp_path) == {"status": "finished"}
+    assert read_manifest(tmp_path / "phase1") == stage_manifest()
 
 
 def _another(run_folder: Path) -> None:
-    (run_folder / "phase1/manifest.json").write_text(json.dumps({"status": "finished"}))
+    write_stage_manifest(run_folder / "phase1")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys, number) -> None:
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog, number) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with locked(tmp_path / "phase1"):
         pass
-    told = rf"phase1: this file system has no locks \({re.escape(os.strerror(number))}\), so nothing keeps a second"
-    assert re.search(told, capsys.readouterr().out)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    warning = (
+        f"phase1: no locks here ({os.strerror(number)}), so nothing keeps a second process out"
+    )
+    assert record.getMessage().endswith(warning)

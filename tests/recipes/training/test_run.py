@@ -12,7 +12,10 @@ import pytest
 from data_prep import tokenizer
 from recipes.cli import main as cli
 from recipes.common import tokenizer_files
+from recipes.runs.data_folder import read_data_manifest
+from recipes.runs.stage_manifest import TrainingShard
 from recipes.training import run
+from tests.helpers.manifests import write_stage_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -115,12 +118,13 @@ def test_a_stage_that_is_damaged_or_began_on_other_data(
         "--run-dir",
         str(tmp_path / "run"),
     ]
-    assert "manifest.json: not valid JSON" in _granite41(monkeypatch, capsys, *words)
-    began = {"status": "running", "data": {"text": {"weight": 1.0, "bin_sha256": "0"}}}
-    began["tokenizer_fingerprint"] = json.loads((data / "manifest.json").read_text())["tokenizer"][
-        "fingerprint"
-    ]
-    (stage / "manifest.json").write_text(json.dumps(began))
+    assert "manifest.json: is not valid JSON" in _granite41(monkeypatch, capsys, *words)
+    write_stage_manifest(
+        stage,
+        status="running",
+        data={"text": TrainingShard(1.0, "text", "0", "0")},
+        tokenizer_fingerprint=read_data_manifest(data).tokenizer.fingerprint,
+    )
     assert "phase1: began on other data than" in _granite41(monkeypatch, capsys, *words)
 
 
@@ -176,14 +180,12 @@ def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, cap
 def test_a_stage_or_parent_of_another_tokenizer(data, tmp_path, monkeypatch, capsys) -> None:
     stage = tmp_path / "run" / "phase1"
     stage.mkdir(parents=True)
-    (stage / "manifest.json").write_text(
-        '{"status": "finished", "tokenizer_fingerprint": "0123456789abcdef", "data": {}}'
-    )
+    write_stage_manifest(stage, tokenizer_fingerprint="0123456789abcdef")
     words = ["--size", "tiny", "--data", str(data), "--run-dir", str(tmp_path / "run")]
     assert "phase1: trained with tokenizer 0123456789ab but" in _granite41(
         monkeypatch, capsys, "train", "phase1", *words
     )
-    (stage / "manifest.json").write_text('{"status": "running"}')
+    write_stage_manifest(stage, status="running")
     assert "phase1: the stage is running, not finished" in _granite41(
         monkeypatch, capsys, "train", "phase2", *words, "split=900,100,0"
     )
