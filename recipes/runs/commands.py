@@ -1,0 +1,194 @@
+"""Options of ``granite41``'s commands, as dataclasses that give the command line of a task.
+
+A field is the option of its name (``run_dir`` is ``--run-dir``). None, False and an empty tuple
+leave it out, True is the flag alone, and a tuple is several values after one flag.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+# what the command line takes as a path: of this machine, or of a cluster
+PathLike: TypeAlias = Path | str
+
+_POSITIONAL: dict[str, Any] = {"flag": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a command.
+
+    Attributes:
+        command: the words after ``granite41`` that name it.
+    """
+
+    command: ClassVar[tuple[str, ...]] = ()
+
+    def to_argv(self) -> tuple[str, ...]:
+        """Return the command line after ``granite41``."""
+        argv = list(self.command)
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is None or value is False or value == ():
+                continue
+            flag = option.metadata.get("flag", f"--{option.name.replace('_', '-')}")
+            if flag:
+                argv.append(flag)
+            if value is not True:
+                values = value if isinstance(value, tuple) else (value,)
+                argv += [_word(item) for item in values]
+        return tuple(argv)
+
+
+def _word(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyDataOptions(Options):
+    """``granite41 data tiny``."""
+
+    command = ("data", "tiny")
+
+    output: PathLike
+    vocab_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions(Options):
+    """``granite41 data tokenize``."""
+
+    command = ("data", "tokenize")
+
+    inputs: tuple[str, ...] = field(metadata={"flag": "--input"})
+    output: PathLike
+    tokenizer: PathLike
+    shards: int | None = None
+    text_field: str | None = None
+    license: str | None = None
+    skip_bad_records: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """``granite41 import``."""
+
+    command = ("import",)
+
+    hf: str
+    output: PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """``granite41 train``."""
+
+    command = ("train",)
+
+    stage: str = field(metadata=_POSITIONAL)
+    size: str
+    run_dir: PathLike
+    data: PathLike
+    init: PathLike | None = None
+    overrides: tuple[str, ...] = field(default=(), metadata=_POSITIONAL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(Options):
+    """``granite41 merge``."""
+
+    command = ("merge",)
+
+    method: str
+    parents: tuple[PathLike, ...]
+    weights: tuple[float, ...]
+    output: PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """``granite41 export``."""
+
+    command = ("export",)
+
+    checkpoint: PathLike
+    output: PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """``granite41 eval SUITE``."""
+
+    command = ("eval",)
+
+    suite: str = field(metadata=_POSITIONAL)
+    model: str
+    size: str
+    run_dir: PathLike | None = None
+    unmerged: bool = False
+    stage: str | None = None
+    label: str | None = None
+    output: PathLike | None = None
+    tasks: tuple[str, ...] = ()
+    samples: int | None = None
+    backend: str | None = None
+    url: str | None = None
+    batch_size: str | None = None
+    backend_args: str | None = None
+    ruler_samples: PathLike | None = None
+    allow_code: bool = False
+    corpora: PathLike | None = None
+    lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorporaOptions(Options):
+    """``granite41 eval corpora``."""
+
+    command = ("eval", "corpora")
+
+    output: PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulerOptions(Options):
+    """``granite41 eval generate``."""
+
+    command = ("eval", "generate")
+
+    tokenizer: PathLike
+    lengths: tuple[int, ...]
+    samples: int
+    output: PathLike
+    corpora: PathLike | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions(Options):
+    """``granite41 eval gate``."""
+
+    command = ("eval", "gate")
+
+    folders: tuple[PathLike, ...]
+    reference: str
+    baseline: PathLike | None = None
+    allow_fallback: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """``granite41 report``."""
+
+    command = ("report",)
+
+    run_dir: PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(Options):
+    """``granite41 generate``."""
+
+    command = ("generate",)
+
+    folder: PathLike = field(metadata=_POSITIONAL)
