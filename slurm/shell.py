@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from recipes.common.errors import UserError
-from slurm.cluster import Cluster
+from slurm.cluster import Cluster, Login
 
 # ssh's own exit status for what is wrong with the connection
 _SSH_FAILED = 255
+
+
+def last_line(output: str | bytes, otherwise: str = "no message") -> str:
+    """Return the last line of what a program printed, where the reason of a failure is."""
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output
+    lines = text.strip().splitlines() or [otherwise]
+    return lines[-1].strip()
 
 
 class Shell:
@@ -17,59 +24,42 @@ class Shell:
 
     def __init__(self, cluster: Cluster) -> None:
         self.login = cluster.login
-        self._prefix: list[str] = []
-        if self.login:
-            self._prefix = [
-                "ssh",
-                "-o",
-                "BatchMode=yes",
-                "-o",
-                "ConnectTimeout=10",
-                "-p",
-                str(self.login.port),
-            ]
-            if self.login.identity:
-                self._prefix += ["-i", self.login.identity]
-            if self.login.user:
-                self._prefix += ["-l", self.login.user]
-            self._prefix += [self.login.host]
+        self._prefix = _ssh_prefix(cluster.login) if cluster.login else []
 
     def run(
-        self, words: Sequence[str | PurePosixPath], content: bytes | None = None
+        self, words: Sequence[str | PurePosixPath], content: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command with ``content`` as its input; return what it printed and its exit status.
+        """Run a command with ``content`` as its input; return its output and exit status.
 
         Raises:
             UserError: the login node does not answer or refuses, or there is no such program.
         """
-        command = self.ssh_command(words)
+        command = self.local_command(words)
         try:
-            done = subprocess.run(command, capture_output=True, input=content or b"")
+            done = subprocess.run(command, capture_output=True, input=content)
         except FileNotFoundError as error:
-            where = (
-                "ssh is not installed here"
-                if self.login
-                else f"{command[0]}: no such program on this machine"
-            )
+            missing = f"{command[0]}: no such program on this machine"
+            if self.login:
+                missing = "ssh is not installed here"
             raise UserError(
-                f"{where}; name the cluster's login node as login.host in its file"
+                f"{missing}; name the cluster's login node as login.host in its file"
             ) from error
+
         if self.login and done.returncode == _SSH_FAILED:
-            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"])[
-                -1
-            ]
+            options = shlex.join(self._prefix[1:])
             raise UserError(
-                f"{self.login.host}: {reason}; `ssh {shlex.join(self._prefix[1:])}` must work without a password"
+                f"{self.login.host}: {last_line(done.stderr, 'no answer')}; "
+                f"`ssh {options}` must work without a password"
             )
         return done
 
-    def ssh_command(self, words: Sequence[str | PurePosixPath]) -> list[str]:
-        """Return the words that run a command there, for a process of this machine."""
+    def local_command(self, words: Sequence[str | PurePosixPath]) -> list[str]:
+        """Return the words of a process on this machine that runs a command on the login node."""
         command = [str(word) for word in words]
         return [*self._prefix, shlex.join(command)] if self.login else command
 
-    def script(self, text: str, content: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-        """Run the lines of a POSIX shell script, none of which may hold what a user wrote without quotes."""
+    def script(self, text: str, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run the lines of a POSIX shell script; what a user wrote must be quoted in it."""
         return self.run(["sh", "-c", text], content)
 
     def text(self, words: Sequence[str | PurePosixPath]) -> str:
@@ -80,8 +70,16 @@ class Shell:
         """
         done = self.run(words)
         if done.returncode:
-            reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[
-                -1
-            ]
-            raise UserError(f"`{shlex.join(map(str, words))}` failed on the cluster: {reason}")
+            command = shlex.join(map(str, words))
+            raise UserError(f"`{command}` failed on the cluster: {last_line(done.stderr)}")
         return done.stdout.decode(errors="replace")
+
+
+def _ssh_prefix(login: Login) -> list[str]:
+    """Return the words of ssh before the command that it runs."""
+    prefix = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(login.port)]
+    if login.identity:
+        prefix += ["-i", login.identity]
+    if login.user:
+        prefix += ["-l", login.user]
+    return [*prefix, login.host]

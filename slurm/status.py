@@ -1,7 +1,6 @@
-"""What became of a submitted chain: asked from any shell, on any day, with two queries of Slurm however many jobs."""
+"""Status of a submitted chain, in two queries of Slurm for any number of jobs."""
 
 import io
-import json
 import shlex
 import tarfile
 import tempfile
@@ -9,13 +8,20 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NamedTuple
 
 from recipes.common.errors import UserError
+from recipes.common.json_files import read_json_lines
+from recipes.registry.resolve import STAGES
 from recipes.runs.stage_manifest import read_manifest
 from slurm.cluster import Cluster
-from slurm.shell import Shell
-from slurm.submit import RECORDS, SUBMITTED
+from slurm.shell import Shell, last_line
+from slurm.submission import (
+    SUBMITTED,
+    Submission,
+    experiments_folder,
+    records_folder,
+)
 
 _ACTIVE = (
     "COMPUTED",
@@ -26,24 +32,44 @@ _ACTIVE = (
     "SUSPENDED",
     "REQUEUE_HOLD",
 )
-# what says how far a run is, and the folders whose being there counts
-_TELLING = (
-    *(
-        "manifest.json",
-        "recipe.yaml",
-        "evaluation.json",
-        "gate.json",
-        SUBMITTED,
-        "events.jsonl",
-        "steps.jsonl",
-    ),
-    *("hf", "merged", "init", "corpora"),
+
+# files that hold the state of a run, and folders whose existence counts
+_STATE_FILES = (
+    "manifest.json",
+    "recipe.yaml",
+    "evaluation.json",
+    "gate.json",
+    SUBMITTED,
+    "events.jsonl",
+    "steps.jsonl",
+    "hf",
+    "merged",
+    "init",
+    "corpora",
 )
+
+# a job's last event -> Slurm's word for its state; other events are failures
+_STATE_AFTER = {
+    "started": "RUNNING",
+    "finished": "COMPLETED",
+    "stopped": "COMPUTED",
+    "crashed": "COMPUTED",
+}
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One job of a chain. ``goodput`` is the part of its allocated time that went into steps which count."""
+    """One job of a chain.
+
+    Attributes:
+        task: the task's name.
+        id: Slurm's number of the job.
+        state: as Slurm names it.
+        reason: why it waits or has failed.
+        starts: how often it has started.
+        goodput: the part of its allocated time that was spent on steps which count; None before
+            there is any.
+    """
 
     task: str
     id: str
@@ -52,214 +78,309 @@ class JobStatus:
     starts: int
     goodput: float | None
 
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in _ACTIVE
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended, neither with success nor by being cancelled."""
+        return not self.is_active and self.state not in ("COMPLETED", "CANCELLED")
+
 
 @contextmanager
 def local_view_of_run(shell: Shell, run_folder: PurePosixPath) -> Iterator[Path]:
-    """Yield a folder with what tells how far a run is: the run's own, or a copy of its small files."""
+    """Yield a folder with the state of a run: the run's own, or a copy of its small files.
+
+    Raises:
+        UserError: the folder cannot be read. A copy's own errors name the folder on the cluster.
+    """
     if not shell.login:
         yield Path(run_folder)
         return
-    names = " -o ".join(f"-name {shlex.quote(name)}" for name in _TELLING)
+
+    names = " -o ".join(f"-name {shlex.quote(name)}" for name in _STATE_FILES)
     folder = shlex.quote(str(run_folder))
     done = shell.script(
-        f"test -d {folder} || exit 0; cd {folder} && find . -maxdepth 5 \\( {names} \\) -print0 "
+        f"test -d {folder} || exit 0; cd {folder} && "
+        f"find . -maxdepth 5 \\( {names} \\) -print0 "
         f"| tar -c -z --no-recursion --null -T -"
     )
+    if done.returncode:
+        raise UserError(f"{run_folder}: cannot be read on the cluster: {last_line(done.stderr)}")
+
     with tempfile.TemporaryDirectory(prefix="granite41-") as copy:
-        if done.returncode:
-            raise UserError(
-                f"{run_folder}: cannot be read on the cluster: {done.stderr.decode(errors='replace')}"
-            )
         if done.stdout:
             with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
                 archive.extractall(copy, filter="data")
-        yield Path(copy)
-
-
-def read_submitted(seen: Path, run_folder: PurePosixPath) -> dict[str, Any]:
-    """Return what :func:`slurm.submit.submit` recorded.
-
-    Raises:
-        UserError: nothing was submitted into this folder.
-    """
-    try:
-        return json.loads((seen / RECORDS / SUBMITTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{run_folder}: no chain was submitted into this folder; `granite41 run ... --on CLUSTER` does"
-        ) from error
+        try:
+            yield Path(copy)
+        except UserError as error:
+            raise UserError(str(error).replace(copy, str(run_folder))) from error
 
 
 def cli_flags(cluster: Cluster, on: str | None, run_folder: PurePosixPath) -> str:
-    """Return the options with which ``granite41 status``, ``cancel`` and ``resume`` find a run again from here."""
-    where = f" --on {shlex.quote(on)}" if on and cluster.login else ""
-    return f"--run-dir {shlex.quote(str(run_folder))}{where}"
+    """Return the flags with which ``granite41 status``, ``cancel`` and ``resume`` find a run."""
+    flags = f"--run-dir {shlex.quote(str(run_folder))}"
+    if on and cluster.login:
+        flags += f" --on {shlex.quote(on)}"
+    return flags
 
 
 def query_status(
-    cluster: Cluster, seen: Path, run_folder: PurePosixPath, record: dict[str, Any]
+    cluster: Cluster, local_view: Path, run_folder: PurePosixPath, submission: Submission
 ) -> list[JobStatus]:
-    """Return how each job of ``record`` stands.
+    """Return the status of each submitted job.
 
-    What Slurm has forgotten, or has no accounting for, is told from the jobs' own records.
+    The jobs' own records replace what Slurm has forgotten, or has no accounting for.
+
+    Raises:
+        UserError: neither squeue nor sacct answers; a record of the run is damaged.
     """
-    events = {task: _events(seen / RECORDS / task) for task in record["jobs"]}
-    # earlier chains of the same folder count for the goodput
-    earlier = {str(event["job"]) for lines in events.values() for event in lines}
+    records = Path(records_folder(PurePosixPath(local_view)))
+    events = {task: _read_events(records / task) for task in submission.jobs}
+
+    # earlier submissions into the same folder count for the goodput
+    ids = {event.job for task_events in events.values() for event in task_events}
+    ids |= {job.id for job in submission.jobs.values()}
     shell = Shell(cluster)
-    queued, ended = _ask(shell, earlier | {job["id"] for job in record["jobs"].values()})
-    found = []
-    for task, job in record["jobs"].items():
-        number = job["id"]
-        own = [event for event in events[task] if str(event["job"]) == number]
-        state, reason = queued.get(number) or _end(ended.get(number, [])) or (_last_event(own), "")
-        if own and own[-1]["event"] == "given up":
-            reason = "as many starts as the cluster file allows brought no new checkpoint"
-        starts = sum(event["event"] == "started" for event in own)
-        all_ids = {str(event["job"]) for event in events[task]}
-        seconds = sum(row.seconds for id_ in all_ids for row in ended.get(id_, []))
-        goodput = (
-            _step_seconds(seen / task / "metrics" / "steps.jsonl") / seconds if seconds else None
+    queue, accounting = _query_slurm(shell, ids)
+
+    jobs = []
+    for task, job in submission.jobs.items():
+        history = JobHistory(
+            job.id,
+            queue.get(job.id),
+            accounting,
+            events[task],
+            local_view / task / "metrics" / "steps.jsonl",
         )
-        found.append(JobStatus(task, number, state, reason, starts, goodput or None))
-    failed = [job for job in found if job.state not in ("COMPLETED", "CANCELLED", *_ACTIVE)]
-    told = _last_words(shell, run_folder, record, failed)
-    return [
-        replace(job, reason=_error(seen, job.task) or told.get(job.id) or job.reason)
-        for job in found
-    ]
+        status = JobStatus(
+            task,
+            job.id,
+            history.state(),
+            history.reason(),
+            history.num_starts(),
+            history.goodput(),
+        )
+        jobs.append(status)
+
+    failed = [job for job in jobs if job.has_failed]
+    messages = _last_messages(shell, run_folder, submission, failed)
+    return [_explain(job, local_view, messages) for job in jobs]
 
 
-def active(jobs: Sequence[JobStatus]) -> list[str]:
+def active_ids(jobs: Sequence[JobStatus]) -> list[str]:
     """Return the ids of jobs that wait or run."""
-    return [job.id for job in jobs if job.state in _ACTIVE]
+    return [job.id for job in jobs if job.is_active]
 
 
 def log_files(
-    shell: Shell, run_folder: PurePosixPath, record: dict[str, Any], task: str
+    shell: Shell, run_folder: PurePosixPath, submission: Submission, task: str
 ) -> list[str]:
-    """Return the paths on the cluster of a job's logs since the last submission, the latest last."""
-    done = shell.script(f"{_find_logs(run_folder, record, task)} -printf '%T@ %p\\n' | sort -n")
-    return [line.partition(" ")[2] for line in done.stdout.decode(errors="replace").splitlines()]
+    """Return the paths on the cluster of a job's logs since the last submission, latest last."""
+    find = _find_logs(run_folder, submission, task)
+    done = shell.script(f"{find} -printf '%T@ %p\\n' | sort -n")
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return [line.partition(" ")[2] for line in lines]
 
 
-def _find_logs(run_folder: PurePosixPath, record: dict[str, Any], task: str) -> str:
-    folder = shlex.quote(str(run_folder / RECORDS / "experiments"))
-    logs = f"*/{record['experiment']}/{task}/log-*.out"
-    return f"find {folder} -path {shlex.quote(logs)}"
+class JobState(NamedTuple):
+    """Slurm's word for the state of a job, and the reason where there is one."""
+
+    state: str
+    reason: str
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """One start of a job, or of a member of an array, as the accounting has it; it may still run."""
+class Attempt:
+    """One start of a job, or of a member of an array, by the accounting; it may still run.
 
-    id: str
-    state: str
-    reason: str
+    Attributes:
+        member: the job's id, for a member of an array with its index: ``7_3``.
+        result: its state and exit status.
+        seconds: that it had its nodes.
+    """
+
+    member: str
+    result: JobState
     seconds: int
 
 
-def _ask(
+@dataclass(frozen=True)
+class Event:
+    """A line that a job has written about itself (``job.sh``): ``started``, ``finished``, ..."""
+
+    job: str
+    name: str
+
+
+@dataclass(frozen=True)
+class JobHistory:
+    """What Slurm and the run's folder know of one task.
+
+    Attributes:
+        id: of the task's job.
+        queued: its state by squeue; None where it is not in the queue.
+        accounting: job -> its starts, for all jobs of the folder.
+        events: of the task, those of earlier submissions included.
+        steps: the task's ``steps.jsonl``, if it trains.
+    """
+
+    id: str
+    queued: JobState | None
+    accounting: dict[str, list[Attempt]]
+    events: list[Event]
+    steps: Path
+
+    def state(self) -> str:
+        """Return Slurm's word for the state: by the queue, the accounting, or its last event."""
+        current = self.queued or self._result()
+        if current:
+            return current.state
+        names = self._event_names()
+        return _STATE_AFTER.get(names[-1], "FAILED") if names else "UNKNOWN"
+
+    def reason(self) -> str:
+        """Return why the job waits or has failed, empty where Slurm gives no reason."""
+        if self._event_names()[-1:] == ["given up"]:
+            return "as many starts as the cluster file allows brought no new checkpoint"
+        current = self.queued or self._result()
+        return current.reason if current else ""
+
+    def num_starts(self) -> int:
+        """Return how often the job has started."""
+        return self._event_names().count("started")
+
+    def goodput(self) -> float | None:
+        """Return seconds of steps over allocated seconds, of all jobs that the task has had."""
+        jobs = {event.job for event in self.events}
+        allocated = sum(attempt.seconds for job in jobs for attempt in self.accounting.get(job, []))
+        if not allocated:
+            return None
+        return _step_seconds(self.steps) / allocated or None
+
+    def _event_names(self) -> list[str]:
+        return [event.name for event in self.events if event.job == self.id]
+
+    def _result(self) -> JobState | None:
+        """Return the result of the last start; of an array, that of its members."""
+        last_starts = {attempt.member: attempt for attempt in self.accounting.get(self.id, [])}
+        results = [attempt.result for attempt in last_starts.values()]
+        if len(results) <= 1:
+            return results[0] if results else None
+
+        bad = [result for result in results if result.state != "COMPLETED"]
+        if not bad:
+            return JobState("COMPLETED", "")
+        return JobState(bad[0].state, f"{len(bad)} of {len(results)} shards")
+
+
+def _query_slurm(
     shell: Shell, ids: Collection[str]
-) -> tuple[dict[str, tuple[str, str]], dict[str, list[_Ended]]]:
-    """Return job id -> state and why it waits for those in the queue, and job id -> its starts by the accounting."""
-    listed = ",".join(sorted(str(int(number)) for number in ids))
-    # neither knows all: the one forgets what has ended, the other may be missing
+) -> tuple[dict[str, JobState], dict[str, list[Attempt]]]:
+    """Return job -> its state in the queue, and job -> its starts by the accounting."""
+    jobs = ",".join(sorted(ids))
+    # neither knows all: squeue forgets what has ended, sacct may be missing
     done = shell.script(
-        f"squeue --noheader --jobs={listed} --format='%i|%T|%r'; s=$?; echo; "
-        f"sacct --noheader --parsable2 --allocations --duplicates --jobs={listed} "
+        f"squeue --noheader --jobs={jobs} --format='%i|%T|%r'; s=$?; echo; "
+        f"sacct --noheader --parsable2 --allocations --duplicates --jobs={jobs} "
         f"--format=JobID,State,ExitCode,ElapsedRaw || exit $s"
     )
     if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"neither squeue nor sacct answers ({reason}); the jobs are as they were, ask again later"
+            f"neither squeue nor sacct answers ({last_line(done.stderr)}); "
+            f"the jobs are as they were, ask again later"
         )
-    queued: dict[str, tuple[str, str]] = {}
-    ended: dict[str, list[_Ended]] = {}
+
+    queue: dict[str, JobState] = {}
+    accounting: dict[str, list[Attempt]] = {}
     for line in done.stdout.decode(errors="replace").splitlines():
         member, *fields = line.split("|")
         # 7_3 and 7_[4-9] are members of the array 7
-        number = member.partition("_")[0]
-        if len(fields) == 2 and queued.get(number, ("", ""))[0] != "RUNNING":
-            queued[number] = (fields[0], "" if fields[1] == "None" else fields[1])
-        if len(fields) == 3:
-            state, code, seconds = fields
-            status, _, signal = code.partition(":")
-            reason = (
-                f"exit status {status}"
-                if status != "0"
-                else f"signal {signal}"
-                if signal != "0"
-                else ""
-            )
-            # the state also says who has cancelled it
-            ended.setdefault(number, []).append(
-                _Ended(member, state.split()[0], reason, int(seconds))
-            )
-    return queued, ended
+        job = member.partition("_")[0]
+        if len(fields) == 2:
+            state, reason = fields
+            if job not in queue or queue[job].state != "RUNNING":
+                queue[job] = JobState(state, "" if reason == "None" else reason)
+        elif len(fields) == 3:
+            state, exit_code, seconds = fields
+            # "CANCELLED by 0" also says who has cancelled it
+            result = JobState(state.split()[0], _exit_reason(exit_code))
+            accounting.setdefault(job, []).append(Attempt(member, result, int(seconds)))
+    return queue, accounting
 
 
-def _end(starts: Sequence[_Ended]) -> tuple[str, str] | None:
-    """Return the state and reason of a job's last start, or of the members of an array that did not succeed."""
-    last = {start.id: start for start in starts}
-    if len(last) > 1:
-        bad = [start for start in last.values() if start.state != "COMPLETED"]
-        return (bad[0].state, f"{len(bad)} of {len(last)} shards") if bad else ("COMPLETED", "")
-    return next(((start.state, start.reason) for start in last.values()), None)
+def _exit_reason(exit_code: str) -> str:
+    """Return words for an exit code of the accounting, ``STATUS:SIGNAL``."""
+    status, _, signal = exit_code.partition(":")
+    if status != "0":
+        return f"exit status {status}"
+    return f"signal {signal}" if signal != "0" else ""
 
 
-def _events(folder: Path) -> list[dict[str, Any]]:
-    """Return what the starts of a job, or of an array's members, have recorded, each in its order."""
-    return [event for path in sorted(folder.rglob("events.jsonl")) for event in _lines(path)]
+def _explain(job: JobStatus, local_view: Path, messages: dict[str, str]) -> JobStatus:
+    """Return the job with the best reason: of its stage's manifest, its log, or Slurm."""
+    # the folders of other tasks may have manifests of another kind
+    manifest = read_manifest(local_view / job.task) if job.task in STAGES else None
+    error = manifest.error if manifest else None
+    return replace(job, reason=error or messages.get(job.id) or job.reason)
 
 
-def _last_event(events: Sequence[dict[str, Any]]) -> str:
-    """Return Slurm's word for how a job stands by its own records."""
-    words = {
-        "started": "RUNNING",
-        "finished": "COMPLETED",
-        "stopped": "COMPUTED",
-        "crashed": "COMPUTED",
-    }
-    return words.get(events[-1]["event"], "FAILED") if events else "UNKNOWN"
-
-
-def _error(seen: Path, task: str) -> str:
-    """Return why a stage failed, by its manifest."""
-    manifest = read_manifest(seen / task)
-    return (manifest and manifest.error) or ""
-
-
-def _last_words(
-    shell: Shell, run_folder: PurePosixPath, record: dict[str, Any], failed: Sequence[JobStatus]
+def _last_messages(
+    shell: Shell,
+    run_folder: PurePosixPath,
+    submission: Submission,
+    failed: Sequence[JobStatus],
 ) -> dict[str, str]:
-    """Return job id -> the last sentence that the command wrote for its user, where it wrote one."""
-    script = "".join(
-        f"echo '{int(job.id)}|'$({_find_logs(run_folder, record, job.task)} -exec grep -h '^granite41: ' {{}} + "
-        f"| tail -n 1 | tr '\n' ' ')\n"
-        for job in failed
-    )
-    lines = shell.script(script).stdout.decode(errors="replace").splitlines() if script else []
-    words = dict(line.split("|", 1) for line in lines)
-    return {
-        number: sentence.strip().removeprefix("granite41: ") for number, sentence in words.items()
-    }
+    """Return job id -> the last sentence for the user in its log, where there is one."""
+    if not failed:
+        return {}
+    lines = []
+    for job in failed:
+        find = _find_logs(run_folder, submission, job.task)
+        grep = f"{find} -exec grep -h '^granite41: ' {{}} + | tail -n 1 | tr '\n' ' '"
+        lines.append(f"echo '{job.id}|'$({grep})\n")
+
+    messages = {}
+    for line in shell.script("".join(lines)).stdout.decode(errors="replace").splitlines():
+        job_id, _, message = line.partition("|")
+        messages[job_id] = message.strip().removeprefix("granite41: ")
+    return messages
 
 
-def _step_seconds(metrics: Path) -> float:
+def _find_logs(run_folder: PurePosixPath, submission: Submission, task: str) -> str:
+    """Return the shell's words that list a job's logs."""
+    folder = shlex.quote(str(experiments_folder(run_folder)))
+    logs = shlex.quote(f"*/{submission.experiment}/{task}/log-*.out")
+    return f"find {folder} -path {logs}"
+
+
+def _read_events(folder: Path) -> list[Event]:
+    """Return what the starts of a job, or of an array's members, have recorded, in order."""
+    events = []
+    for path in sorted(folder.rglob("events.jsonl")):
+        # a lost node may have left half a line, which the next start has completed
+        for line in read_json_lines(path, damaged=[]):
+            event = Event(str(line.get("job")), str(line.get("event")))
+            if event.job.isdecimal():
+                events.append(event)
+    return events
+
+
+def _step_seconds(path: Path) -> float:
     """Return the seconds of all steps of a stage that count."""
-    steps = [line for line in _lines(metrics) if "tokens_per_second" in line]
+    if not path.exists():
+        return 0.0
+    steps = [line for line in read_json_lines(path) if "tokens_per_second" in line]
     if len(steps) < 2:
         return 0.0
-    tokens_per_step = steps[1]["tokens"] - steps[0]["tokens"]
-    return sum(tokens_per_step / line["tokens_per_second"] for line in steps)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a JSON lines file that others append to."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        tokens_per_step = steps[1]["tokens"] - steps[0]["tokens"]
+        return sum(tokens_per_step / step["tokens_per_second"] for step in steps)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{path}: a step's 'tokens' or 'tokens_per_second' is missing or no positive number; "
+            f"remove the line"
+        ) from error

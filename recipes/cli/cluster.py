@@ -1,10 +1,10 @@
-"""``granite41 cluster``, and what is asked of a chain that was submitted: status, logs, cancel."""
+"""``granite41 cluster``, and commands for a submitted chain: status, logs, cancel."""
 
 import json
 import os
 import sys
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -29,53 +29,33 @@ def check(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a cluster whether it has what its file says; exit status 1 where it has not."""
+    """Check that a cluster has what its file says; exit status 1 where it has not."""
+    from recipes.common.check_result import print_checks
     from slurm.cluster import load_cluster
     from slurm.preflight import check_cluster
 
-    answers = check_cluster(load_cluster(cluster_file))
-    if as_json:
-        typer.echo(json.dumps([vars(answer) for answer in answers], indent=2))
-    else:
-        rows = [
-            [answer.name, "ok" if answer.ok else "MISSING", answer.found, answer.expected]
-            for answer in answers
-        ]
-        print_table(["asked", "result", "found", "expected"], rows)
-    missing = [answer for answer in answers if not answer.ok]
-    for answer in missing:
-        print(
-            f"granite41: {answer.name}: {answer.found}; expected {answer.expected}", file=sys.stderr
-        )
-    if missing:
+    if not print_checks({"": check_cluster(load_cluster(cluster_file))}, as_json):
         raise typer.Exit(1)
 
 
 def status(run_dir: RunDirOption, on: OnOption = None, as_json: JsonOption = False) -> None:
-    """Tell how each job of a submitted chain stands."""
+    """Print the status of each job of a submitted chain."""
+    from recipes.launch.on_slurm import find_submission
     from slurm.shell import Shell
     from slurm.status import local_view_of_run, query_status
 
-    cluster, folder, record = _submitted(run_dir, on)
-    with local_view_of_run(Shell(cluster), folder) as seen:
-        jobs = query_status(cluster, seen, folder, record)
+    cluster, folder, submission = find_submission(run_dir, on)
+    with local_view_of_run(Shell(cluster), folder) as local_view:
+        jobs = query_status(cluster, local_view, folder, submission)
     if as_json:
         typer.echo(json.dumps([vars(job) for job in jobs], indent=2))
         return
-    print_table(
-        ["job", "id", "state", "starts", "goodput", "why"],
-        [
-            [
-                job.task,
-                job.id,
-                job.state,
-                str(job.starts),
-                f"{job.goodput:.0%}" if job.goodput else "-",
-                job.reason,
-            ]
-            for job in jobs
-        ],
-    )
+
+    rows = []
+    for job in jobs:
+        goodput = f"{job.goodput:.0%}" if job.goodput else "-"
+        rows.append([job.task, job.id, job.state, str(job.starts), goodput, job.reason])
+    print_table(["job", "id", "state", "starts", "goodput", "reason"], rows)
 
 
 def logs(
@@ -84,54 +64,47 @@ def logs(
     ],
     run_dir: RunDirOption,
     on: OnOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print what is appended, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Print a job's log, of its latest start."""
+    from recipes.launch.on_slurm import find_submission
     from recipes.registry.resolve import require_known
     from slurm.shell import Shell
     from slurm.status import cli_flags, log_files
 
-    cluster, folder, record = _submitted(run_dir, on)
-    require_known("job", task, record["jobs"])
+    cluster, folder, submission = find_submission(run_dir, on)
+    require_known("job", task, submission.jobs)
     shell = Shell(cluster)
-    files = log_files(shell, folder, record, task)
+    files = log_files(shell, folder, submission, task)
     if not files:
-        raise UserError(
-            f"{task}: has no log yet; `granite41 status {cli_flags(cluster, on, folder)}` says how it stands"
-        )
-    typer.echo(f"{files[-1]}:", err=True)
-    words = [*shell.ssh_command(["tail", "-n", "+1", *(["-f"] if follow else []), files[-1]])]
+        flags = cli_flags(cluster, on, folder)
+        raise UserError(f"{task}: has no log yet; see its state with `granite41 status {flags}`")
+
+    latest = files[-1]
+    typer.echo(f"{latest}:", err=True)
+    tail = ["tail", "-n", "+1", "-f"] if follow else ["tail", "-n", "+1"]
+    command = shell.local_command([*tail, latest])
     sys.stdout.flush()
-    os.execvp(words[0], words)  # noqa: S606
+    os.execvp(command[0], command)  # noqa: S606
 
 
 def cancel(run_dir: RunDirOption, on: OnOption = None) -> None:
     """Cancel all jobs of a submitted chain that wait or run; what they have written stays."""
+    from recipes.launch.on_slurm import find_submission
     from slurm.shell import Shell
-    from slurm.status import active, cli_flags, local_view_of_run, query_status
+    from slurm.status import active_ids, cli_flags, local_view_of_run, query_status
 
-    cluster, folder, record = _submitted(run_dir, on)
+    cluster, folder, submission = find_submission(run_dir, on)
     shell = Shell(cluster)
-    with local_view_of_run(shell, folder) as seen:
-        ids = active(query_status(cluster, seen, folder, record))
+    with local_view_of_run(shell, folder) as local_view:
+        ids = active_ids(query_status(cluster, local_view, folder, submission))
     if ids:
         # those that wait first, as the end of one starts the next
         shell.text(["scancel", *reversed(ids)])
-    again = f"`granite41 resume {cli_flags(cluster, on, folder)}`"
-    typer.echo(f"cancelled {len(ids)} jobs; {again} goes on from what they have written")
-
-
-def _submitted(run_dir: Path, on: str | None) -> tuple[Any, PurePosixPath, dict[str, Any]]:
-    """Return the cluster, the run's folder there, and what was submitted into it."""
-    from slurm.cluster import cluster_from_dict, load_cluster
-    from slurm.shell import Shell
-    from slurm.status import local_view_of_run, read_submitted
-
-    if on is None:
-        folder = PurePosixPath(run_dir.resolve())
-        record = read_submitted(Path(folder), folder)
-        return cluster_from_dict(record["cluster"]), folder, record
-    cluster = load_cluster(on)
-    folder = PurePosixPath(run_dir if cluster.login else run_dir.resolve())
-    with local_view_of_run(Shell(cluster), folder) as seen:
-        return cluster, folder, read_submitted(seen, folder)
+    flags = cli_flags(cluster, on, folder)
+    typer.echo(
+        f"cancelled {len(ids)} jobs; "
+        f"`granite41 resume {flags}` continues from what they have written"
+    )

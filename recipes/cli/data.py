@@ -151,7 +151,6 @@ def data_tokenize(
             workers,
             options,
             dryrun,
-            say=typer.echo,
         )
         return
 

@@ -130,9 +130,7 @@ def _run_suite(
             "--allow-code": allow_code,
         }
         given = {name: value for name, value in options.items() if value}
-        evaluate_on_cluster(
-            on, run_dir, suite, model, size, lengths or [], given, dryrun, say=typer.echo
-        )
+        evaluate_on_cluster(on, run_dir, suite, model, size, lengths or [], given, dryrun)
         return
     run_folder = run_dir or Path("runs") / size
     label = label or ("unmerged" if unmerged else "")

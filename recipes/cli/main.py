@@ -258,12 +258,13 @@ def run_stages(
 
     names = chain_builder.select_stages(stages, size, first)
     if on != "local":
-        from recipes.launch.on_slurm import Request, run_on_cluster
+        from recipes.launch.on_slurm import run_on_cluster
+        from slurm.submission import ChainRequest
 
-        request = Request(
+        request = ChainRequest(
             names, size, overrides or [], str(data) if data else None, devices, init, evaluate
         )
-        run_on_cluster(on, run_dir, request, dryrun, say=typer.echo)
+        run_on_cluster(on, run_dir, request, dryrun)
         return
     run_folder = run_dir or Path("runs") / size
     chain = chain_builder.tasks(
@@ -296,7 +297,7 @@ def resume(run_dir: slurm_cli.RunDirOption, on: slurm_cli.OnOption = None) -> No
     """Submit again what is left of a chain that was cancelled or has failed on a cluster."""
     from recipes.launch.on_slurm import resume as resume_chain
 
-    resume_chain(run_dir, on, say=typer.echo)
+    resume_chain(run_dir, on)
 
 
 @app.command()

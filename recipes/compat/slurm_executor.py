@@ -1,10 +1,25 @@
-"""nemo-run's Slurm executor alone: ``import nemo_run`` takes 4 to 8 s for its eleven back ends, this a second."""
+"""nemo-run 0.11.1: its Slurm executor without its other back ends, and scripts of our own for it.
+
+- ``nemo_run/__init__.py`` imports eleven back ends, which takes 4 to 8 s. A dry run needs
+  ``nemo_run/core/execution/slurm.py`` alone, which takes one second.
+- ``nemo_run/core/execution/utils.py``, ``fill_template`` compiles a template anew for each job.
+- ``nemo_run/run/torchx_backend/schedulers/slurm.py`` reads ``SLURM_JOB_DIRS`` once, when it is
+  imported, and writes each job's script into the experiment's folder before it sends the folder.
+"""
 
 import importlib.metadata
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-# packages of nemo-run 0.11.1 whose __init__ imports what the Slurm executor does not need
+from recipes.compat.patching import replace, require_versions
+
+WRITTEN_FOR = {"nemo-run": "0.11.1"}
+_FILE = "recipes/compat/slurm_executor.py"
+
+# packages whose __init__ imports what the Slurm executor does not need
 _PACKAGES = (
     "nemo_run",
     "nemo_run.core",
@@ -17,29 +32,78 @@ _PACKAGES = (
 )
 
 
-def load_slurm_only() -> None:
-    """Make ``nemo_run.core.execution.slurm`` importable without the rest; no more of nemo-run is of use afterwards.
+def import_slurm_executor() -> None:
+    """Make ``nemo_run.core.execution.slurm`` importable, with a template that is compiled once.
 
-    Does nothing in a process that has imported nemo-run.
+    A process that has not imported nemo-run gets the executor alone, and cannot use the rest.
+
+    Raises:
+        RuntimeError: another nemo-run is installed than these patches were written for.
     """
-    if "nemo_run" in sys.modules:
+    require_versions(WRITTEN_FOR, _FILE)
+    root = Path(str(importlib.metadata.distribution("nemo-run").locate_file("nemo_run")))
+    if "nemo_run" not in sys.modules:
+        _leave_out_other_back_ends(root)
+
+    import jinja2
+    from nemo_run.core.execution import slurm
+
+    if slurm.fill_template.__module__ == __name__:
         return
-    root = str(importlib.metadata.distribution("nemo-run").locate_file("nemo_run"))
+    # batch scripts are shell, where nothing is escaped as HTML
+    loader = jinja2.FileSystemLoader(root / "core/execution/templates")
+    templates = jinja2.Environment(loader=loader)  # noqa: S701
+
+    def fill_template(template_name: str, variables: dict[str, Any]) -> str:
+        return templates.get_template(template_name).render(**variables)
+
+    replace(slurm, "fill_template", fill_template, _FILE)
+
+
+def _leave_out_other_back_ends(root: Path) -> None:
     for name in _PACKAGES:
         package = ModuleType(name)
-        package.__path__ = [root + name.removeprefix("nemo_run").replace(".", "/")]
+        package.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = package
+
     # interactive sessions, for a type annotation
     base = ModuleType("nemo_run.devspace.base")
     base.DevSpace = object  # type: ignore[attr-defined]
     sys.modules["nemo_run.devspace"] = ModuleType("nemo_run.devspace")
     sys.modules[base.__name__] = base
 
-    import jinja2
-    from nemo_run.core.execution import slurm
 
-    # nemo-run compiles its template anew for each job, which takes as long as all else
-    templates = jinja2.Environment(  # noqa: S701
-        loader=jinja2.FileSystemLoader(f"{root}/core/execution/templates")
-    )
-    slurm.fill_template = lambda name, variables: templates.get_template(name).render(**variables)
+def use_home(folder: str) -> None:
+    """Keep nemo-run's experiments and its list of Slurm jobs in ``folder``.
+
+    Raises:
+        RuntimeError: another nemo-run is installed than this patch was written for.
+    """
+    require_versions(WRITTEN_FOR, _FILE)
+    import nemo_run as run
+    from nemo_run.run.torchx_backend.schedulers import slurm as scheduler
+
+    run.config.set_nemorun_home(folder)
+    replace(scheduler, "SLURM_JOB_DIRS", f"{folder}/.slurm_jobs", _FILE)
+
+
+def use_scripts(experiment: Any, scripts: Mapping[str, str]) -> None:
+    """Let a nemo-run experiment submit these batch scripts, in place of those that it writes.
+
+    ``Experiment.run`` calls ``dryrun``, which writes the scripts, and then sends their folder.
+
+    Args:
+        experiment: before it runs.
+        scripts: job -> batch script.
+    """
+    write_own_scripts = experiment.dryrun
+
+    def dryrun(**options: Any) -> None:
+        write_own_scripts(**options)
+        for job, script in scripts.items():
+            path = Path(experiment._exp_dir) / f"{job}_sbatch.sh"
+            if not path.exists():
+                raise RuntimeError(f"{_FILE} replaces {path}, which nemo-run does not write")
+            path.write_text(script, encoding="utf-8")
+
+    experiment.dryrun = dryrun

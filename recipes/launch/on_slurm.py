@@ -1,10 +1,11 @@
 """The chain on a Slurm cluster: as jobs that wait for each other, or printed."""
 
+import logging
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,67 +17,42 @@ from recipes.registry.resolve import STAGES, require_known, resolve_pretraining
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
 from recipes.spec.sizes import SIZES
-from slurm.cluster import Cluster, cluster_from_dict, load_cluster
+from slurm.cluster import Cluster, load_cluster
 from slurm.jobs import build_jobs
 from slurm.shell import Shell
-from slurm.status import active, cli_flags, local_view_of_run, query_status, read_submitted
-from slurm.submit import RECORDS, SUBMITTED, scripts, submit
+from slurm.status import active_ids, cli_flags, local_view_of_run, query_status
+from slurm.submission import ChainRequest, Submission
+from slurm.submit import dry_run_scripts, submit
 
-# that a trained stage leaves for each parameter: checkpoints of bf16 weights, fp32 ones and two moments, one more while
-# it is written; its merge; its export
-_BYTES = 14 * (CHECKPOINTS_KEPT + 1) + 2 + 2
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asked for, as :func:`recipes.launch.chain.tasks` takes it; paths are the cluster's."""
-
-    stages: list[str]
-    size: str
-    overrides: list[str]
-    data: str | None
-    devices: int | None
-    init: str | None
-    evaluate: bool
+# a checkpoint has bf16 weights, fp32 weights and two moments; one more exists while it is written
+_CHECKPOINT_BYTES = 2 + 4 + 4 + 4
+_MERGE_BYTES = 2
+_EXPORT_BYTES = 2
+# that a trained stage leaves for each parameter
+_BYTES_PER_PARAMETER = _CHECKPOINT_BYTES * (CHECKPOINTS_KEPT + 1) + _MERGE_BYTES + _EXPORT_BYTES
 
 
-def run_on_cluster(
-    on: str,
-    run_dir: Path | None,
-    request: Request,
-    dryrun: bool,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Submit a chain, or print its jobs with their batch scripts, for which nothing is asked of the cluster.
+def run_on_cluster(on: str, run_dir: Path | None, request: ChainRequest, dryrun: bool) -> None:
+    """Submit a chain, or print its jobs with their batch scripts without asking the cluster.
 
     Raises:
-        UserError: a cluster file that does not hold; a chain that :func:`recipes.launch.chain.tasks` refuses; a path that
-            the cluster cannot know; a chain of this folder that still waits or runs; and as
-            :func:`slurm.submit.submit`.
+        UserError: an invalid cluster file; a chain that :func:`recipes.launch.chain.tasks`
+            refuses; a path that the cluster cannot know; a chain of this folder that still waits
+            or runs; and as :func:`slurm.submit.submit`.
     """
     cluster = load_cluster(on)
-    folder = _there(
-        cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / request.size, "--run-dir"
-    )
-    data = request.data and str(_there(cluster, Path(request.data), "--data"))
-    init = request.init
-    if init and not init.startswith("hf:"):
-        init = str(_there(cluster, Path(init), "--init"))
-    own = {override.partition("=")[0] for override in request.overrides}
-    overrides = list(request.overrides)
-    require_known("size", request.size, SIZES)
-    if not SIZES[request.size].is_tiny and "parallelism.gpu_type" not in own:
-        overrides.append(f"parallelism.gpu_type={cluster.compute.gpu_type}")
-    wanted = Request(
-        request.stages, request.size, overrides, data, request.devices, init, request.evaluate
-    )
-    if dryrun:
-        seen = _nothing() if cluster.login else local_view_of_run(Shell(cluster), folder)
-        with seen as state:
-            chain = _chain(wanted, folder, Path(state))
-        _print(chain, cluster, folder, say)
+    folder = _run_folder(cluster, run_dir, request.size)
+    request = _for_cluster(request, cluster)
+    if not dryrun:
+        _submit(cluster, on, folder, request)
         return
-    _submit(cluster, on, folder, wanted, say)
+
+    state = _no_state() if cluster.login else local_view_of_run(Shell(cluster), folder)
+    with state as local_view:
+        chain = _build_chain(request, folder, Path(local_view))
+    _print_scripts(chain, cluster, folder)
 
 
 def tokenize_on_cluster(
@@ -89,46 +65,56 @@ def tokenize_on_cluster(
     workers: int | None,
     options: Sequence[str],
     dryrun: bool,
-    say: Callable[[str], None] = print,
 ) -> None:
-    """Submit ``granite41 data tokenize`` as an array with a job for each shard; the last one writes the manifest.
+    """Submit ``granite41 data tokenize`` as an array with a job for each shard.
+
+    The last job writes the manifest.
 
     Args:
-        run_dir: folder of the jobs' records; in the cluster's own by the name of the output when None.
-        workers: processes of a job; those that the cluster's file gives it when None.
+        on: the cluster.
+        run_dir: folder of the jobs' records; None for one of the cluster's named as the output.
+        inputs: files, or ``hf:NAME``.
+        output: folder of the shards.
+        tokenizer: folder of the tokenizer.
+        shards: at most so many; None for as many as the inputs need.
+        workers: processes of a job; None for the CPUs that the cluster's file gives it.
         options: more of the command's own.
         dryrun: print the jobs, submit nothing.
 
     Raises:
-        UserError: the cluster is not this machine's, whose files say how many shards there are; and as
-            :func:`run_on_cluster`.
+        UserError: the cluster is not this machine's, whose files say how many shards there are;
+            and as :func:`run_on_cluster`.
     """
     cluster = load_cluster(on)
     if cluster.login:
         raise UserError(
-            f"--on {on}: how many shards there are is seen where the files are; run it on the login node"
+            f"--on {on}: the number of shards is seen where the files are; run it on the login node"
         )
     from data_prep.shards import plan
 
     inputs = [name if name.startswith("hf:") else str(Path(name).resolve()) for name in inputs]
     count = len(plan(inputs, shards))
-    if workers is None and cluster.light:
-        workers = cluster.light.cpus_per_task
+    if workers is None and cluster.cpu_partition:
+        workers = cluster.cpu_partition.cpus_per_task
     if workers:
         options = (*options, f"--workers={workers}")
-    words = ("data", "tokenize", "--input", *inputs, "--output", str(output.resolve()))
-    words += ("--tokenizer", str(tokenizer.resolve()), f"--shards={count}", *options)
-    folder = _there(
-        cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / output.name, "--run-dir"
+
+    arguments = (
+        *("data", "tokenize", "--input", *inputs),
+        *("--output", str(output.resolve())),
+        *("--tokenizer", str(tokenizer.resolve())),
+        f"--shards={count}",
+        *options,
     )
-    chain = [Task("tokenize", words, array=count)]
+    chain = [Task("tokenize", arguments, array=count)]
+    folder = _run_folder(cluster, run_dir, output.name)
     if dryrun:
-        _print(chain, cluster, folder, say)
+        _print_scripts(chain, cluster, folder)
         return
-    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
-    say(
-        f"{ids['tokenize']}  {count} jobs for as many shards; see `granite41 status {cli_flags(cluster, on, folder)}`"
-    )
+
+    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder))
+    print(f"{ids['tokenize']}  {count} jobs for as many shards")
+    log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
 
 
 def evaluate_on_cluster(
@@ -140,142 +126,157 @@ def evaluate_on_cluster(
     lengths: Sequence[int],
     options: Mapping[str, Any],
     dryrun: bool,
-    say: Callable[[str], None] = print,
 ) -> None:
-    """Submit ``granite41 eval SUITE``: RULER with a job for each length and one that gathers them, others as one job.
+    """Submit ``granite41 eval SUITE`` as one job; RULER as one for each length and a last one.
 
     Args:
-        run_dir: the run's folder; in the cluster's own by the model's size when None.
+        on: the cluster.
+        run_dir: the run's folder; None for one of the cluster's named as the model's size.
+        suite: its name.
         model: a stage of the run, a folder, or ``hf:NAME``.
+        size: model size.
         lengths: RULER's, in tokens; for a stage those of its recipe when empty.
-        options: more of the command's own: a value, a list, or True for a flag; a path is the cluster's.
+        options: more of the command's own: a value, a list, or True for a flag; a path is the
+            cluster's.
         dryrun: print the jobs, submit nothing.
 
     Raises:
         UserError: as :func:`run_on_cluster`.
     """
     cluster = load_cluster(on)
-    folder = _there(cluster, run_dir or PurePosixPath(cluster.folder) / "runs" / size, "--run-dir")
+    folder = _run_folder(cluster, run_dir, size)
     if model not in STAGES and not model.startswith("hf:"):
-        model = str(_there(cluster, Path(model), "--model"))
-    words = ["eval", suite, "--model", model, "--size", size, "--run-dir", str(folder)]
-    for name, value in options.items():
-        if isinstance(value, Path):
-            value = _there(cluster, value, name)
-        words += (
-            [name]
-            if value is True
-            else [name, *map(str, value if isinstance(value, list) else [value])]
-        )
+        model = str(_cluster_path(cluster, Path(model), "--model"))
     if suite == LONG_CONTEXT and model in STAGES and not lengths:
         lengths = ruler_lengths(size, resolve_pretraining(model, size).sequence_length.value)
-    name = f"eval-{suite}"
-    given = ("--lengths", *map(str, lengths)) if lengths else ()
-    chain = [Task(name, (*words, *given), needs_gpu=True)]
-    if len(lengths) > 1:
-        parts = [
-            Task(f"{name}-{length}", (*words, "--lengths", str(length)), needs_gpu=True)
-            for length in lengths
-        ]
-        chain = [*parts, Task(name, (*words, *given), after=tuple(part.name for part in parts))]
+
+    arguments = ["eval", suite, "--model", model, "--size", size, "--run-dir", str(folder)]
+    for flag, value in options.items():
+        arguments += _flag_arguments(flag, value, cluster)
+    chain = _evaluation_tasks(f"eval-{suite}", arguments, lengths)
     if dryrun:
-        _print(chain, cluster, folder, say)
+        _print_scripts(chain, cluster, folder)
         return
-    # a chain of this folder can be resumed after it
-    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder), say=say)
+
+    # with the former request a chain of this folder can still be resumed
+    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder))
     for task in chain:
-        say(f"{ids[task.name]}  {task.name}")
-    say(
-        f"see `granite41 status {cli_flags(cluster, on, folder)}`, and the scores with `granite41 eval report`"
-    )
+        print(f"{ids[task.name]}  {task.name}")
+    flags = cli_flags(cluster, on, folder)
+    log.info("see `granite41 status %s`, and the scores with `granite41 eval report`", flags)
 
 
-def resume(run_dir: Path, on: str | None, say: Callable[[str], None] = print) -> None:
-    """Submit what is left of a chain that ended early: with the cluster file's present values where ``on`` names one.
+def resume(run_dir: Path, on: str | None) -> None:
+    """Submit what is left of a chain that ended early.
+
+    Args:
+        run_dir: the run's folder on the cluster.
+        on: a cluster file whose present values replace those of the submission.
 
     Raises:
         UserError: nothing was submitted into the folder; and as :func:`run_on_cluster`.
     """
-    cluster = load_cluster(on) if on else None
-    folder = PurePosixPath(run_dir if cluster and cluster.login else run_dir.resolve())
-    if cluster:
-        with local_view_of_run(Shell(cluster), folder) as seen:
-            record = read_submitted(seen, folder)
-    else:
-        record = read_submitted(Path(folder), folder)
-    if not record["request"]:
+    cluster, folder, submission = find_submission(run_dir, on)
+    if not submission.request:
         raise UserError(
-            f"{folder}: holds no chain of stages; give its command again, what is done is not done again"
+            f"{folder}: holds no chain of stages; give its command again, "
+            f"what is done is not done again"
         )
-    _submit(
-        cluster or cluster_from_dict(record["cluster"]),
-        on,
-        folder,
-        Request(**record["request"]),
-        say,
-    )
+    _submit(cluster, on, folder, submission.request)
 
 
-def _print(
-    chain: Sequence[Task], cluster: Cluster, folder: PurePosixPath, say: Callable[[str], None]
-) -> None:
-    """Print each job with its batch script."""
-    written = scripts(chain, cluster, folder)
-    for job in build_jobs(chain, cluster):
-        after = f" after {', '.join(job.task.after)}" if job.task.after else ""
-        say(
-            f"==== {job.task.name}: {job.nodes} x {job.processes_per_node} on {job.partition.partition}{after}"
-        )
-        say(written[job.task.name])
+def find_submission(run_dir: Path, on: str | None) -> tuple[Cluster, PurePosixPath, Submission]:
+    """Return the cluster, the run's folder there, and what was submitted into it.
+
+    Args:
+        run_dir: the run's folder.
+        on: the cluster, where it is not this machine's.
+
+    Raises:
+        UserError: an invalid cluster file; nothing was submitted, or its record is damaged.
+    """
+    if on is None:
+        folder = run_dir.resolve()
+        submission = Submission.read(folder)
+        return submission.cluster, PurePosixPath(folder), submission
+
+    cluster = load_cluster(on)
+    cluster_folder = PurePosixPath(run_dir if cluster.login else run_dir.resolve())
+    with local_view_of_run(Shell(cluster), cluster_folder) as local_view:
+        return cluster, cluster_folder, Submission.read(local_view)
 
 
-def _submit(
-    cluster: Cluster,
-    on: str | None,
-    folder: PurePosixPath,
-    request: Request,
-    say: Callable[[str], None],
-) -> None:
+def _submit(cluster: Cluster, on: str | None, folder: PurePosixPath, request: ChainRequest) -> None:
     _former_request(cluster, on, folder)
-    with local_view_of_run(Shell(cluster), folder) as seen:
-        chain = _chain(request, folder, seen)
+    with local_view_of_run(Shell(cluster), folder) as local_view:
+        chain = _build_chain(request, folder, local_view)
     if not cluster.login:
         require_inputs(chain, Path(request.data) if request.data else None, request.init)
-    for name in request.stages:
-        if name not in [task.name for task in chain]:
-            say(f"{name}: finished already")
-    trained = [resolve_pretraining(task.name, request.size) for task in chain if task.stage_folder]
-    wanted = sum(recipe.model.parameter_count.value for recipe in trained) * _BYTES
-    ids = submit(chain, cluster, folder, asdict(request), wanted, say)
+
+    names = [task.name for task in chain]
+    for stage in request.stages:
+        if stage not in names:
+            log.info("%s: finished already", stage)
+
+    parameters = 0
+    for task in chain:
+        if task.stage_folder:
+            model = resolve_pretraining(task.name, request.size).model
+            parameters += model.parameter_count.value
+    ids = submit(chain, cluster, folder, request, parameters * _BYTES_PER_PARAMETER)
+
     for job in build_jobs(chain, cluster):
-        after = f", after {', '.join(job.task.after)}" if job.task.after else ""
-        size = f"{job.nodes} x {job.processes_per_node}"
-        say(f"{ids[job.task.name]}  {job.task.name}: {size} on {job.partition.partition}{after}")
-    say(
-        f"{len(ids)} jobs are in the queue; see `granite41 status {cli_flags(cluster, on, folder)}`"
-    )
+        print(f"{ids[job.name]}  {job}")
+    flags = cli_flags(cluster, on, folder)
+    log.info("%d jobs are in the queue; see `granite41 status %s`", len(ids), flags)
 
 
-def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> dict[str, Any]:
-    """Return the request of the chain that was submitted into this folder, empty where none was.
+def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> ChainRequest | None:
+    """Return the request of the chain that was submitted into this folder before.
 
     Raises:
         UserError: its jobs wait or run.
     """
-    with local_view_of_run(Shell(cluster), folder) as seen:
-        if not (seen / RECORDS / SUBMITTED).exists():
-            return {}
-        record = read_submitted(seen, folder)
-        waiting = active(query_status(cluster, seen, folder, record))
-    if waiting:
+    with local_view_of_run(Shell(cluster), folder) as local_view:
+        if not Submission.is_in(local_view):
+            return None
+        submission = Submission.read(local_view)
+        ids = active_ids(query_status(cluster, local_view, folder, submission))
+    if ids:
         raise UserError(
-            f"{folder}: {len(waiting)} jobs of this run wait or run already; "
+            f"{folder}: {len(ids)} jobs of this run wait or run already; "
             f"`granite41 cancel {cli_flags(cluster, on, folder)}` first, or name another --run-dir"
         )
-    return record["request"]
+    return submission.request
 
 
-def _chain(request: Request, folder: PurePosixPath, state: Path) -> Sequence[Task]:
+def _print_scripts(chain: Sequence[Task], cluster: Cluster, folder: PurePosixPath) -> None:
+    """Print each job with its batch script."""
+    scripts = dry_run_scripts(chain, cluster, folder)
+    for job in build_jobs(chain, cluster):
+        print(f"==== {job}")
+        print(scripts[job.name])
+
+
+def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
+    """Return the request with paths as the jobs see them, and with the cluster's GPUs."""
+    data = request.data
+    if data:
+        data = str(_cluster_path(cluster, Path(data), "--data"))
+
+    init = request.init
+    if init and not init.startswith("hf:"):
+        init = str(_cluster_path(cluster, Path(init), "--init"))
+
+    overrides = list(request.overrides)
+    keys = [override.partition("=")[0] for override in overrides]
+    require_known("size", request.size, SIZES)
+    if not SIZES[request.size].is_tiny and "parallelism.gpu_type" not in keys:
+        overrides.append(f"parallelism.gpu_type={cluster.compute.gpu_type}")
+    return replace(request, data=data, init=init, overrides=overrides)
+
+
+def _build_chain(request: ChainRequest, folder: PurePosixPath, local_view: Path) -> Sequence[Task]:
     return tasks(
         request.stages,
         request.size,
@@ -286,25 +287,57 @@ def _chain(request: Request, folder: PurePosixPath, state: Path) -> Sequence[Tas
         request.init,
         request.evaluate,
         on_cluster=True,
-        state=state,
+        state=local_view,
     )
 
 
-def _there(cluster: Cluster, path: Path | PurePosixPath, option: str) -> PurePosixPath:
+def _evaluation_tasks(name: str, arguments: Sequence[str], lengths: Sequence[int]) -> list[Task]:
+    """Return the tasks of an evaluation; of several lengths one each, and one that gathers them."""
+
+    def with_lengths(*values: int) -> tuple[str, ...]:
+        return (*arguments, "--lengths", *map(str, values)) if values else tuple(arguments)
+
+    if len(lengths) <= 1:
+        return [Task(name, with_lengths(*lengths), needs_gpu=True)]
+    parts = [Task(f"{name}-{length}", with_lengths(length), needs_gpu=True) for length in lengths]
+    names = tuple(part.name for part in parts)
+    return [*parts, Task(name, with_lengths(*lengths), after=names)]
+
+
+def _flag_arguments(flag: str, value: Any, cluster: Cluster) -> list[str]:
+    """Return the words of a flag with its value or values."""
+    if value is True:
+        return [flag]
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    if isinstance(value, Path):
+        return [flag, str(_cluster_path(cluster, value, flag))]
+    return [flag, str(value)]
+
+
+def _run_folder(cluster: Cluster, run_dir: Path | None, name: str) -> PurePosixPath:
+    """Return the run's folder on the cluster, which has a name in its shared folder by default."""
+    default = PurePosixPath(cluster.folder) / "runs" / name
+    return _cluster_path(cluster, run_dir or default, "--run-dir")
+
+
+def _cluster_path(cluster: Cluster, path: Path | PurePosixPath, option: str) -> PurePosixPath:
     """Return a path as the cluster's jobs see it, which start in a folder of their own."""
     if cluster.login and not path.is_absolute():
         raise UserError(
-            f"{option} {path}: a relative path means nothing on {cluster.login.host}; give an absolute one"
+            f"{option} {path}: a relative path means nothing on {cluster.login.host}; "
+            f"give an absolute one"
         )
-    absolute = PurePosixPath(Path(path).resolve()) if not cluster.login else PurePosixPath(path)
-    # nemo-run replaces /nemo_run wherever a batch script has it
+    absolute = PurePosixPath(path if cluster.login else Path(path).resolve())
+    # nemo-run replaces /nemo_run anywhere in a batch script
     if "/nemo_run" in str(absolute) or not re.fullmatch(r"/[\w./@+=-]*", str(absolute)):
         raise UserError(
-            f"{option} {str(absolute)!r}: nemo-run writes paths into scripts as they are, and replaces /nemo_run; "
-            f"name one of letters, digits and ./@+=-_ without it"
+            f"{option} {str(absolute)!r}: nemo-run writes paths into scripts as they are, and "
+            f"replaces /nemo_run; name one of letters, digits and ./@+=-_ without it"
         )
     return absolute
 
 
-def _nothing() -> AbstractContextManager[Any]:
+def _no_state() -> AbstractContextManager[Any]:
+    """Return an empty folder, as the state of a run that is not looked up."""
     return tempfile.TemporaryDirectory(prefix="granite41-")

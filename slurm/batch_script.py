@@ -1,0 +1,172 @@
+"""Batch scripts: one function writes them for a dry run and for the submission."""
+
+import shlex
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from recipes.common.versions import COMMIT
+from slurm.cluster import Cluster, Compute
+from slurm.jobs import SlurmJob
+from slurm.submission import experiments_folder, records_folder
+
+if TYPE_CHECKING:
+    from nemo_run.core.execution.slurm import SlurmExecutor
+
+# below the ports that Linux uses for outgoing connections; jobs that share a node differ
+_PORT = "$((20000 + SLURM_JOB_ID % 10000))"
+
+
+def batch_script(
+    job: SlurmJob,
+    cluster: Cluster,
+    run_folder: PurePosixPath,
+    commit: str,
+    experiment: str = "EXPERIMENT",
+) -> str:
+    """Return the batch script of a job; ``sbatch`` gets the ids of what it waits for as an option.
+
+    Args:
+        job: the job.
+        cluster: where it runs.
+        run_folder: the run's folder on the cluster.
+        commit: of the code that it runs.
+        experiment: nemo-run's id of the submission.
+    """
+    from recipes.compat.slurm_executor import import_slurm_executor
+
+    import_slurm_executor()
+    from nemo_run.core.execution.slurm import SlurmBatchRequest
+    from nemo_run.core.tunnel.client import LocalTunnel
+
+    folder = experiments_folder(run_folder) / run_folder.name / experiment
+    executor = build_executor(job, cluster, run_folder, commit)
+    executor.tunnel = LocalTunnel(job_dir=str(folder))
+    executor.job_name = job.name
+    executor.job_dir = str(folder / job.name)
+    request = SlurmBatchRequest(
+        launch_cmd=["sbatch", "--requeue", "--parsable"],
+        jobs=[job.name],
+        command_groups=[command(job, cluster)],
+        executor=executor,
+        max_retries=0,
+        extra_env={},
+    )
+    return request.materialize()
+
+
+def build_executor(
+    job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, commit: str
+) -> "SlurmExecutor":
+    """Return nemo-run's executor of the job, without tunnel and folders.
+
+    Jobs are named after the run's folder and the task.
+    """
+    from nemo_run.core.execution.slurm import SlurmExecutor
+
+    partition = job.partition
+    container = cluster.container
+
+    # a job whose parent has failed would wait forever
+    additional: dict[str, Any] = {"kill_on_invalid_dep": "yes"}
+    if isinstance(partition, Compute) and job.nodes > 1 and partition.segment:
+        additional["segment"] = min(job.nodes, partition.segment)
+
+    executor = SlurmExecutor(
+        account=cluster.account,
+        partition=partition.partition,
+        job_name_prefix=f"{run_folder.name}.",
+        time=partition.time_limit,
+        nodes=job.nodes,
+        ntasks_per_node=1,
+        cpus_per_task=partition.cpus_per_task,
+        mem=partition.memory,
+        gres=partition.gres,
+        exclusive=partition.exclusive or None,
+        qos=partition.qos,
+        constraint=partition.constraint,
+        additional_parameters=additional,
+        setup_lines=_setup_lines(job, cluster, run_folder, commit),
+        poll_estimated_start_time=False,
+    )
+    if job.task.array > 1:
+        executor.array = f"0-{job.task.array - 1}"
+    if container:
+        executor.container_image = container.image
+        executor.container_mounts = _container_mounts(cluster, run_folder)
+        # pyxis lets the image's own values win over all others
+        executor.container_env = list(cluster.environment) or None
+    return executor
+
+
+def command(job: SlurmJob, cluster: Cluster) -> list[str]:
+    """Return the words of the job's command, quoted for the shell of the batch script."""
+    words = ["-m", "recipes.cli", *map(shlex.quote, job.task.arguments)]
+    if job.task.array > 1:
+        words.append("--shard=$SLURM_ARRAY_TASK_ID")
+
+    # a single process that trains would take Slurm's variables for a cluster of its own
+    if job.task.stage_folder is None:
+        return [shlex.quote(cluster.python), *words]
+
+    if cluster.launcher == "fault_tolerant":
+        # restarts processes within the job; without a settings file it watches no heartbeats
+        launch = [
+            "ft_launcher",
+            "--ignore-missing-fault-tol-cfg",
+            f"--max-restarts={cluster.retries}",
+        ]
+    else:
+        launch = ["torchrun"]
+
+    if job.nodes == 1:
+        launch.append("--standalone")
+    else:
+        launch += [
+            f"--nnodes={job.nodes}",
+            "--rdzv-backend=c10d",
+            "--rdzv-id=$SLURM_JOB_ID",
+            f"--rdzv-endpoint=$head_node_ip:{_PORT}",
+        ]
+    return [*launch, f"--nproc-per-node={job.processes_per_node}", *words]
+
+
+def _setup_lines(job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, commit: str) -> str:
+    """Return the lines of the batch script before its command."""
+    stage = job.task.stage_folder
+    records = records_folder(run_folder) / job.name
+    job_sh = Path(__file__).with_name("job.sh").read_text(encoding="utf-8").strip()
+    lines = [
+        f"granite41_records={shlex.quote(str(records))}",
+        f"granite41_stage={shlex.quote(str(stage or ''))}",
+        f"granite41_retries={cluster.retries}",
+        job_sh,
+    ]
+
+    lines += [f"module load {module}" for module in cluster.modules]
+    for name, value in {COMMIT: commit, **cluster.environment}.items():
+        lines.append(f"export {name}={shlex.quote(value)}")
+
+    if "/" in cluster.python and not cluster.container:
+        # torchrun is in the folder of its Python
+        folder = str(PurePosixPath(cluster.python).parent)
+        lines.append(f"export PATH={shlex.quote(folder)}:$PATH")
+    if cluster.scratch:
+        lines.append(f"export TMPDIR={cluster.scratch}")
+
+    if stage:
+        seconds = cluster.stop_before_limit
+        lines.append(f"export GRANITE41_STOP_AT=$((granite41_end_time - {seconds}))")
+        # torchrun gives its processes 30 s after a signal, less than a step and a checkpoint of a
+        # large model may take
+        lines.append(f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={seconds}")
+    return "\n".join(lines)
+
+
+def _container_mounts(cluster: Cluster, run_folder: PurePosixPath) -> list[str]:
+    """Return the cluster file's mounts, and those folders of a job that they do not cover."""
+    mounts = list(cluster.container.mounts) if cluster.container else []
+    for folder in (cluster.folder, cluster.scratch, str(run_folder)):
+        targets = [mount.split(":")[1] for mount in mounts]
+        if folder and not any(map(PurePosixPath(folder).is_relative_to, targets)):
+            mounts.append(f"{folder}:{folder}")
+    return mounts
