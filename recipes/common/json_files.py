@@ -1,4 +1,4 @@
-"""JSON and JSON-lines files: written whole, and read with the file and the key named where they are damaged."""
+"""JSON and JSON-lines files: written whole; errors of reading name the file and the key."""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_record(record_type: type[Record], path: Path, remedy: str) -> Record:
-    """Return the dataclass that :func:`write_record` wrote to ``path``; keys that it does not have are passed over.
+    """Return the dataclass that :func:`write_record` wrote to ``path``; other keys are ignored.
 
     Raises:
         UserError: as :func:`read_json`; a key is missing, or holds another type than its field.
@@ -66,7 +66,7 @@ def read_record(record_type: type[Record], path: Path, remedy: str) -> Record:
 def parse_record(
     record_type: type[Record], value: dict[str, Any], where: str, remedy: str
 ) -> Record:
-    """Return ``value`` as ``record_type``, with nested dataclasses, lists, dicts and tuples as its fields say.
+    """Return ``value`` as ``record_type``, nested as its fields say.
 
     Args:
         where: the file, for the sentence of an error.
@@ -83,12 +83,22 @@ def parse_record(
     except dacite.MissingValueError as error:
         raise UserError(f"{where}: has no key {error.field_path!r}; {remedy}") from error
     except dacite.WrongTypeError as error:
-        found = type(error.value).__name__
+        wrong = _get_at(value, error.field_path, error.value)
         raise UserError(
-            f"{where}: key {error.field_path!r} holds {error.value!r:.60} ({found}); {remedy}"
+            f"{where}: key {error.field_path!r} holds {wrong!r:.60} ({type(wrong).__name__}); "
+            f"{remedy}"
         ) from error
     except (dacite.DaciteError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: is damaged ({error}); {remedy}") from error
+
+
+def _get_at(value: Any, field_path: str, default: Any) -> Any:
+    """Return the value at a path such as ``model.hidden_size``, which dacite may have converted."""
+    for key in field_path.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return default
+        value = value[key]
+    return value
 
 
 def write_record(path: Path, record: "DataclassInstance") -> None:
@@ -97,10 +107,13 @@ def write_record(path: Path, record: "DataclassInstance") -> None:
 
 
 def read_json_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a last line without its newline is still being written and left out.
+    """Yield the objects of a JSON-lines file; a last line without a newline is left out.
+
+    Such a line is still being written.
 
     Args:
-        damaged: receives the numbers, from 1, of lines that hold no JSON object; without it one raises.
+        damaged: receives the numbers, from 1, of lines that hold no JSON object; without it
+            such a line raises.
 
     Raises:
         UserError: the file cannot be read, or a line holds no JSON object and ``damaged`` is None.

@@ -1,13 +1,14 @@
-"""Cluster files: what they may say, and the sentence for what they may not."""
+"""Cluster files: their values, and the sentence for each value that is refused."""
 
+import getpass
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from recipes.common.errors import UserError
-from recipes.launch.on_slurm import Request, run_on_cluster
-from slurm.cluster import CLUSTERS, Cluster, cluster_from_dict, load_cluster, parse_time_limit
+from recipes.common.json_files import parse_record
+from slurm.cluster import CLUSTERS, Cluster, load_cluster, parse_time_limit
 
 GOOD = """\
 account: mine
@@ -18,7 +19,7 @@ compute:
   gpu_type: h100
   gpus_per_node: 8
   gres: gpu:8
-light:
+cpu_partition:
   partition: cpu
   time_limit: "1-00:00:00"
 container:
@@ -36,7 +37,20 @@ def test_the_projects_own_files_hold(path, monkeypatch) -> None:
     monkeypatch.setenv("USER", "somebody")
     cluster = load_cluster(path.stem)
     assert cluster == load_cluster(str(path))
-    assert cluster_from_dict(asdict(cluster)) == cluster
+    assert parse_record(Cluster, asdict(cluster), str(path), "") == cluster
+
+
+@pytest.mark.parametrize("name", ["h100", "gb200_nvl72"])
+def test_the_projects_own_files_need_no_user_variable(name, monkeypatch) -> None:
+    monkeypatch.delenv("USER", raising=False)
+    user = getpass.getuser()
+    assert load_cluster(name).folder == f"/lustre/{user}/granite41"
+
+
+def test_the_old_name_of_the_cpu_partition_is_read(tmp_path) -> None:
+    former = _load(tmp_path, GOOD.replace("cpu_partition:", "light:"))
+    assert former == _load(tmp_path, GOOD)
+    assert former.cpu_partition.partition == "cpu"
 
 
 def test_a_file_reads_the_environment_and_has_defaults(tmp_path, monkeypatch) -> None:
@@ -92,27 +106,39 @@ def test_times_are_slurms() -> None:
             "folder: .*Environment variable 'NOT_SET' not found",
         ),
         (
-            "light:",
-            "environment: {HF_TOKEN: abc}\nlight:",
+            "cpu_partition:",
+            "environment: {HF_TOKEN: abc}\ncpu_partition:",
             "environment.HF_TOKEN looks like a secret",
         ),
-        ("light:", "environment: {a-b: c}\nlight:", "environment.a-b: no name of a variable"),
         (
-            "light:",
-            "launcher: mpirun\nlight:",
-            "launcher is 'mpirun', expected one of torchrun, fault_tolerant",
+            "cpu_partition:",
+            "environment: {a-b: c}\ncpu_partition:",
+            "environment is 'a-b', expected a variable's name",
         ),
         (
-            "light:",
-            "modules: [cuda; reboot]\nlight:",
-            "modules: 'cuda; reboot' is no module's name",
+            "cpu_partition:",
+            "launcher: mpirun\ncpu_partition:",
+            r"launcher is 'mpirun' \(did you mean 'torchrun'\?\), expected one of torchrun, fault_tol",
         ),
-        ("light:", "retries: -1\nlight:", "retries is -1, expected a positive number"),
-        ("  image:", "  mounts: [/shared]\n  image:", "container.mounts: '/shared' is no mount"),
+        (
+            "cpu_partition:",
+            "modules: [cuda; reboot]\ncpu_partition:",
+            "modules is 'cuda; reboot', expected a module's name",
+        ),
+        (
+            "cpu_partition:",
+            "retries: -1\ncpu_partition:",
+            "retries is -1, expected a positive number",
+        ),
+        (
+            "  image:",
+            "  mounts: [/shared]\n  image:",
+            "container.mounts is '/shared', expected HOST:CONTAINER",
+        ),
         (
             "  image:",
             "  mounts: ['/a:/b;reboot']\n  image:",
-            "container.mounts: '/a:/b;reboot' is no mount",
+            "container.mounts is '/a:/b;reboot', expected HOST:CONTAINER",
         ),
         (
             "/shared/nemo.sqsh",
@@ -120,8 +146,8 @@ def test_times_are_slurms() -> None:
             r"container.image is 'nemo\$\(reboot\)', expected a path or",
         ),
         (
-            "light:",
-            "login: {host: -oProxyCommand=reboot}\nlight:",
+            "cpu_partition:",
+            "login: {host: -oProxyCommand=reboot}\ncpu_partition:",
             "login.host is '-oProxyCommand=reboot'",
         ),
         (
@@ -133,6 +159,11 @@ def test_times_are_slurms() -> None:
         (GOOD, "", "holds no keys"),
         (GOOD, "- a\n", "holds no keys"),
         (GOOD, "account: [", "cannot be read as YAML"),
+        (GOOD, "3", "cannot be read as YAML"),
+        (GOOD, "[" * 10_000, "cannot be read as YAML"),
+        ("account: mine", "account: [mine]", "account: Cannot convert 'ListConfig'"),
+        ("account: mine", "account: mine\naccount: yours", "cannot be read as YAML"),
+        ("cpu_partition:", "light: {}\ncpu_partition:", "unknown key light"),
     ],
 )
 def test_what_a_file_may_not_say_is_one_sentence(tmp_path, old, new, said) -> None:
@@ -150,11 +181,8 @@ def test_an_unknown_cluster_names_the_nearest(tmp_path) -> None:
         load_cluster(str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.parametrize("path", ["/a b", "/nemo_run/x", "/a;reboot", "/$(reboot)", "/a\nb"])
-def test_paths_that_nemo_run_cannot_write_are_refused(path, monkeypatch) -> None:
-    monkeypatch.setenv("USER", "somebody")
-    request = Request(["phase1"], "8b", [], "/data", None, None, False)
-    with pytest.raises(
-        UserError, match=r"--run-dir .*nemo-run writes paths into scripts as they are"
-    ):
-        run_on_cluster("h100", Path(path), request, dryrun=True)
+def test_a_file_that_is_not_utf8_is_one_sentence(tmp_path) -> None:
+    (tmp_path / "c.yaml").write_bytes(GOOD.replace("mine", "m\xe4ne").encode("latin-1"))
+    with pytest.raises(UserError, match=r"c.yaml: cannot be read as YAML \('utf-8' codec") as error:
+        load_cluster(str(tmp_path / "c.yaml"))
+    assert "\n" not in str(error.value)

@@ -1,4 +1,7 @@
-"""Batch scripts, held as snapshots; ``UPDATE_SNAPSHOTS=1 pytest FILE`` writes them anew, for a reader to compare."""
+"""Batch scripts equal their snapshots.
+
+``UPDATE_SNAPSHOTS=1 pytest FILE`` writes the snapshots anew, for a reader to compare.
+"""
 
 import os
 import re
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slurm
+pytestmark = pytest.mark.slow
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 FIXED = {"GRANITE41_COMMIT": "0123456789abcdef", "USER": "somebody"}
