@@ -92,9 +92,9 @@ def parse_record(
         raise UserError(f"{where}: is damaged ({error}); {remedy}") from error
 
 
-def _get_at(value: Any, field_path: str, default: Any) -> Any:
+def _get_at(value: Any, field_path: str | None, default: Any) -> Any:
     """Return the value at a path such as ``model.hidden_size``, which dacite may have converted."""
-    for key in field_path.split("."):
+    for key in (field_path or "").split("."):
         if not isinstance(value, dict) or key not in value:
             return default
         value = value[key]
