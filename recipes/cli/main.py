@@ -54,7 +54,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence on stderr and exit status 2."""
     if preloaded.ADDRESS in os.environ:
-        sys.exit(preloaded.ask(os.environ[preloaded.ADDRESS], sys.argv[1:]))
+        sys.exit(preloaded.run_in_fork(os.environ[preloaded.ADDRESS], sys.argv[1:]))
     # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
     warnings.filterwarnings(
         "ignore", message="The pynvml package is deprecated", category=FutureWarning

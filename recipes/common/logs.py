@@ -3,12 +3,28 @@
 import logging
 import os
 import sys
+from pathlib import Path
 
+# names a file that receives what is logged, too; the launcher of a chain follows it
+LOG_FILE = "GRANITE41_LOG_FILE"
+FILE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGES = ("recipes", "data_prep", "evaluation", "slurm")
 
 
-class _StderrHandler(logging.StreamHandler):
-    """Writes to what ``sys.stderr`` is at the time of a record, and only what this project's packages log."""
+class _OwnRecords(logging.Handler):
+    """Takes only what this project's packages log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name.partition(".")[0] in PACKAGES
+
+
+class _FileHandler(_OwnRecords, logging.FileHandler):
+    """Appends to a file."""
+
+
+class _StderrHandler(_OwnRecords, logging.StreamHandler):
+    """Writes to what ``sys.stderr`` is at the time of a record."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -17,9 +33,6 @@ class _StderrHandler(logging.StreamHandler):
     def stream(self) -> object:
         return sys.stderr
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.name.partition(".")[0] in PACKAGES
-
 
 class _Formatter(logging.Formatter):
     """The message alone on a terminal; the time before it in a cluster's logs; a warning says that it is one."""
@@ -27,21 +40,27 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        time = (
-            f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} "
-            if "SLURM_JOB_ID" in os.environ
-            else ""
-        )
+        time = f"{self.formatTime(record, TIME_FORMAT)} " if "SLURM_JOB_ID" in os.environ else ""
         return f"{time}{level}{message}"
 
 
 def configure(verbose: bool = False) -> None:
     """Show what this project logs: progress and warnings, with ``verbose`` details too."""
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _StderrHandler)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler, _OwnRecords)]:
         root.removeHandler(handler)
-    handler = _StderrHandler()
-    handler.setFormatter(_Formatter())
-    root.addHandler(handler)
+        handler.close()
+
+    terminal = _StderrHandler()
+    terminal.setFormatter(_Formatter())
+    root.addHandler(terminal)
+    # of several processes of a task the first one speaks for all
+    if LOG_FILE in os.environ and os.environ.get("RANK", "0") == "0":
+        path = Path(os.environ[LOG_FILE])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter(FILE_FORMAT, datefmt=TIME_FORMAT))
+        root.addHandler(file)
+
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -1,111 +1,125 @@
-"""The chain on this machine: one nemo-run experiment with dependencies, which ends at its first failure."""
+"""A chain on this machine: one nemo-run experiment with dependencies, which ends at a failure."""
 
-import contextvars
 import os
-import signal
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import nemo_run as run
 
 from recipes.common.errors import UserError
+from recipes.common.logs import LOG_FILE
+from recipes.compat.nemo_run_experiment import LocalExperiment, local_experiment
 from recipes.launch import preloaded
+from recipes.launch.display import ChainDisplay
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
 
+LOGS = "logs"
 # what takes long to import for the tasks of a chain
-_SLOW = (
+PRELOADED = (
     "recipes.training.pretraining",
     "recipes.merging.merge",
     "transformers.models.granite.modeling_granite",
     "lm_eval.evaluator",
     "lm_eval.models.huggingface",
 )
+# of a failed task's output, for the terminal
+_LAST_LINES = 20
 
 
-class _Chain(run.Experiment):
-    """An experiment that ends with the first task that fails; nemo-run 0.11.1 starts local ones after it too."""
+def run_local(
+    chain: Sequence[Task],
+    run_folder: Path,
+    seconds: Mapping[str, float],
+    verbose: bool = False,
+) -> None:
+    """Run ``chain`` through nemo-run's local executor.
 
-    run_folder: Path
+    Each task's progress goes to ``RUN/logs/TASK.log``, all of its output to nemo-run's own logs.
+    Without a GPU the tasks are forked from a process that has NeMo loaded; with one each is a
+    process of its own.
 
-    def _wait_for_jobs(self, jobs: list[Any]) -> None:
-        """Wait for tasks that run side by side, and raise where one did not succeed."""
-        interrupted = False
-
-        def cancel() -> None:
-            for job in jobs:
-                self.cancel(job.id)
-
-        def interrupt(signum: int, frame: object) -> None:
-            nonlocal interrupted
-            if not interrupted:
-                interrupted = True
-                # the tasks are in sessions of their own and hear no Ctrl-C; by a thread, as what it waits for may be a
-                # lock that the interrupted code holds
-                threading.Thread(target=contextvars.copy_context().run, args=(cancel,)).start()
-
-        # torchx sets handlers of its own when an experiment is made
-        before = {
-            signum: signal.signal(signum, interrupt) for signum in (signal.SIGINT, signal.SIGTERM)
-        }
-        super()._wait_for_jobs(jobs)
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        if interrupted:
-            raise KeyboardInterrupt
-        failed = [job for job in jobs if job.state.name != "SUCCEEDED"]
-        if failed:
-            manifests = [read_manifest(self.run_folder / job.id) for job in failed]
-            reasons = [(manifest and manifest.error) or "see above" for manifest in manifests]
-            told = " and ".join(
-                f"{job.id} failed ({reason})" for job, reason in zip(failed, reasons, strict=True)
-            )
-            raise UserError(
-                f"{told}; what comes after it was not started, the same command continues the run"
-            )
-
-
-def run_local(chain: Sequence[Task], run_folder: Path) -> None:
-    """Run ``chain`` through nemo-run's local executor, with the tasks' output on the terminal.
-
-    Without a GPU the tasks are forked from a process that has NeMo loaded; with one each is a process of its own.
+    Args:
+        seconds: name of a task -> how long it is expected to take, for the time that is left.
+        verbose: show all that the tasks print.
 
     Raises:
         UserError: a task failed; those that would have come after it are not started.
         KeyboardInterrupt: the user stopped the chain.
     """
     run.config.set_nemorun_home(str((run_folder / "nemo_run").resolve()))
+    logs = (run_folder / LOGS).resolve()
+    display = ChainDisplay(chain, seconds, logs)
+
+    def fail(names: Sequence[str]) -> None:
+        for name in names:
+            _print_last_lines(run_folder, name)
+        raise UserError(_failure(run_folder, names))
+
+    with _fork_server() as address, local_experiment(run_folder.name) as experiment:
+        experiment.on_start = display.start
+        experiment.on_success = display.finish
+        experiment.on_failure = fail
+        for task in chain:
+            variables = {LOG_FILE: str(logs / f"{task.name}.log"), **address}
+            _add(experiment, task, variables, verbose)
+        with display:
+            experiment.run()
+
+
+def _add(
+    experiment: LocalExperiment, task: Task, variables: Mapping[str, str], verbose: bool
+) -> None:
     # torchrun lies beside this Python, also where the virtual environment is not activated
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with (
-        _server() as address,
-        _Chain(run_folder.name, log_level="WARNING", clean_mode=True) as experiment,
-    ):
-        experiment.run_folder = run_folder
-        for task in chain:
-            script = run.Script(
-                path="recipes.cli", args=list(task.arguments), entrypoint=sys.executable, m=True
-            )
-            executor = run.LocalExecutor(
-                ntasks_per_node=task.processes, env_vars={"PATH": path, **address}
-            )
-            if task.processes > 1:
-                executor.launcher = "torchrun"
-            experiment.add(
-                script,
-                executor=executor,
-                name=task.name,
-                tail_logs=True,
-                dependencies=list(task.after),
-            )
-        experiment.run()
+    executor = run.LocalExecutor(
+        ntasks_per_node=task.processes,
+        env_vars={"PATH": path, **variables},
+    )
+    if task.processes > 1:
+        executor.launcher = "torchrun"
+    script = run.Script(
+        path="recipes.cli",
+        args=list(task.arguments),
+        entrypoint=sys.executable,
+        m=True,
+    )
+    experiment.add(
+        script,
+        executor=executor,
+        name=task.name,
+        tail_logs=verbose,
+        dependencies=list(task.after),
+    )
 
 
-def _server() -> AbstractContextManager[dict[str, str]]:
+def _fork_server() -> AbstractContextManager[dict[str, str]]:
     import torch
 
-    return nullcontext({}) if torch.cuda.is_available() else preloaded.server(_SLOW)
+    return nullcontext({}) if torch.cuda.is_available() else preloaded.server(PRELOADED)
+
+
+def _failure(run_folder: Path, names: Sequence[str]) -> str:
+    reasons = []
+    for name in names:
+        manifest = read_manifest(run_folder / name)
+        reason = (manifest and manifest.error) or "see above"
+        reasons.append(f"{name} failed ({reason})")
+    return (
+        f"{' and '.join(reasons)}; what comes after it was not started, "
+        f"the same command continues the run"
+    )
+
+
+def _print_last_lines(run_folder: Path, name: str) -> None:
+    """Print the end of what a failed task has printed, and where the rest is."""
+    pattern = f"nemo_run/experiments/*/*/*/nemo_run/{name}-*/*/0/combined.log"
+    logs = sorted(run_folder.glob(pattern), key=os.path.getmtime)
+    if not logs:
+        return
+    lines = logs[-1].read_text(encoding="utf-8", errors="replace").splitlines()
+    print(f"---- {name}: the last lines of {logs[-1]}", file=sys.stderr)
+    for line in lines[-_LAST_LINES:]:
+        print(line, file=sys.stderr)

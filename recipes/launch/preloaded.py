@@ -1,198 +1,169 @@
-"""A process that has NeMo loaded and forks for every task of a chain: the import takes 25 s, a fork none.
+"""Commands as forks of a process that has NeMo loaded: the import takes 20 s, a fork none.
 
-``granite41`` hands its command line over when the environment names the server's socket, so that a task of the chain is
-the same command with and without one. The two talk over a Unix socket in a folder that only this user can enter:
+``granite41`` hands its command line over when the environment names a socket, so that a task of a
+chain is the same command with and without it. Forks come from the standard library's fork server;
+a thread of the launcher takes requests from clients over a socket that only this user can reach:
 
-- client: a length, then JSON with arguments, working folder and environment; its stdin, stdout and stderr go with the
-  first bytes; after that one byte for every signal that it receives;
-- server: one byte, the exit status.
+- client: JSON with arguments, working folder and environment, then its stdout and stderr, then a
+  byte for every signal that it receives;
+- launcher: one byte, the exit status.
 
-When either end is gone, the other one's process is ended too.
+When the client or the launcher is gone, the command ends too.
 """
 
-import gc
-import importlib
 import json
+import multiprocessing
 import os
-import selectors
+import runpy
 import signal
-import socket
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-ADDRESS = "GRANITE41_WARM"
+ADDRESS = "GRANITE41_PRELOADED"
+
 _RELAYED = (signal.SIGTERM, signal.SIGINT)
-_LENGTH_BYTES = 4
+_CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @contextmanager
 def server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Import ``modules``, fork a server, and yield the environment variable that leads commands to it.
+    """Start a fork server that imports ``modules``; yield the variable that leads commands to it.
 
-    No thread may run in this process yet, nor CUDA be in use: a fork keeps neither.
+    Raises:
+        ValueError: outside of the main thread, as signals belong to it.
     """
-    for name in modules:
-        importlib.import_module(name)
-    with (
-        tempfile.TemporaryDirectory(prefix="granite41-") as folder,
-        socket.socket(socket.AF_UNIX) as listener,
-    ):
+    _CONTEXT.set_forkserver_preload(list(modules))
+    # a signal to the process group must not end the server: the commands decide when they end
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGTERM, handler)
+
+    with tempfile.TemporaryDirectory(prefix="granite41-") as folder:
         address = str(Path(folder) / "socket")
-        listener.bind(address)
-        listener.listen()
-        ours, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            _end(lambda: _serve(listener, theirs))
-        theirs.close()
-        try:
-            yield {ADDRESS: address}
-        finally:
-            ours.close()
-            os.waitpid(pid, 0)
+        with Listener(address, family="AF_UNIX", backlog=16) as listener:
+            commands = _Commands()
+            threading.Thread(target=commands.accept, args=(listener,), daemon=True).start()
+            try:
+                yield {ADDRESS: address}
+            finally:
+                commands.end()
 
 
-def ask(address: str, arguments: Sequence[str]) -> int:
-    """Have the server at ``address`` run ``granite41 ARGUMENTS`` in this process's place; return the exit status."""
+def run_in_fork(address: str, arguments: Sequence[str]) -> int:
+    """Run ``granite41 ARGUMENTS`` in a fork in this process's place; return its exit status."""
     environment = {name: value for name, value in os.environ.items() if name != ADDRESS}
-    request = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": environment}
-    content = json.dumps(request).encode()
-    status = b""
-    # a signal waits until the server has the request and can have it
+    request = {
+        "arguments": list(arguments),
+        "folder": str(Path.cwd()),
+        "environment": environment,
+    }
+    # a signal waits until the launcher has the request and can pass it on
     signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
-        socket.send_fds(connection, [len(content).to_bytes(_LENGTH_BYTES, "big")], [0, 1, 2])
-        connection.sendall(content)
+    with Client(address, family="AF_UNIX") as connection, suppress(EOFError, ConnectionError):
+        connection.send_bytes(json.dumps(request).encode())
+        for stream in (1, 2):
+            send_handle(connection, stream, None)
         for signum in _RELAYED:
-            signal.signal(signum, lambda signum, frame: connection.send(bytes([signum])))
+            signal.signal(signum, lambda signum, frame: connection.send_bytes(bytes([signum])))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
-        with suppress(ConnectionError):
-            status = connection.recv(1)
-    # without an answer the server itself was killed
-    return status[0] if status else 128 + signal.SIGKILL
+        return connection.recv_bytes()[0]
+    # without an answer the launcher itself was killed
+    return 128 + signal.SIGKILL
 
 
-def _serve(listener: socket.socket, owner: socket.socket) -> None:
-    """Fork for every connection, until ``owner`` is closed at its other end."""
-    # signals may go to the whole process group; what they end is the owner's choice
-    for signum in _RELAYED:
-        signal.signal(signum, signal.SIG_IGN)
-    # the collector writes into every object that it looks at, which would copy the shared pages in each fork
-    gc.collect()
-    gc.freeze()
-    clients: dict[int, socket.socket] = {}
-    with selectors.DefaultSelector() as selector:
-        selector.register(owner, selectors.EVENT_READ)
-        selector.register(listener, selectors.EVENT_READ)
+class _Commands:
+    """The commands that run in forks, each for the client that asked for it."""
+
+    def __init__(self) -> None:
+        # held while a process is started or reaped: the library looks at all of them in either
+        self._lock = threading.Lock()
+        self._running: set[BaseProcess] = set()
+
+    def accept(self, listener: Listener) -> None:
+        """Serve every client in a thread of its own, until the listener is closed."""
         while True:
-            for key, _ in selector.select():
-                if key.fileobj is owner:
-                    for pid in clients:
-                        os.kill(pid, signal.SIGKILL)
-                    return
-                if key.fileobj is listener:
-                    connection = listener.accept()[0]
-                    request, streams = _receive(connection)
-                    pid = os.fork()
-                    if pid == 0:
-                        for other in (listener, owner, connection, *clients.values()):
-                            other.close()
-                        _run(request, streams)
-                    for stream in streams:
-                        os.close(stream)
-                    clients[pid] = connection
-                    selector.register(connection, selectors.EVENT_READ, pid)
-                    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
-                elif isinstance(key.fileobj, int):
-                    # the process has ended
-                    connection = clients.pop(key.data)
-                    selector.unregister(key.fileobj)
-                    os.close(key.fileobj)
-                    selector.unregister(connection)
-                    _answer(connection, os.waitpid(key.data, 0)[1])
-                elif key.data in clients:
-                    _relay(clients[key.data], key.data)
+            try:
+                connection = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def end(self) -> None:
+        """Kill the commands that still run."""
+        with self._lock:
+            for process in self._running:
+                process.kill()
+
+    def _serve(self, connection: Connection) -> None:
+        """Run a client's command, pass its signals on, and answer with the exit status."""
+        # a client may be killed at any moment, also before it has handed everything over
+        with connection, suppress(EOFError, OSError, RuntimeError):
+            process = self._start(connection)
+            try:
+                while process.sentinel not in wait([connection, process.sentinel]):
+                    signum = connection.recv_bytes()[0]
+                    if process.pid:
+                        os.kill(process.pid, signum)
+            except (EOFError, OSError):
+                process.kill()
+            status = self._reap(process)
+            connection.send_bytes(bytes([status if status >= 0 else 128 - status]))
+
+    def _start(self, connection: Connection) -> BaseProcess:
+        request = json.loads(connection.recv_bytes())
+        # as connections, which can be handed to another process
+        streams = [Connection(recv_handle(connection)) for _ in range(2)]
+        process = _CONTEXT.Process(target=_become_command, args=(request, streams))
+        with self._lock:
+            process.start()
+            self._running.add(process)
+        for stream in streams:
+            stream.close()
+        return process
+
+    def _reap(self, process: BaseProcess) -> int:
+        wait([process.sentinel])
+        with self._lock:
+            process.join()
+            self._running.remove(process)
+        return process.exitcode or 0
 
 
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Return a client's request and its stdin, stdout and stderr."""
-    length, streams, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
-    content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
-    return json.loads(content), streams
-
-
-def _relay(connection: socket.socket, pid: int) -> None:
-    """Send a process the signals that its client has received; a client that was killed takes it along."""
-    try:
-        signals = connection.recv(16)
-    except ConnectionError:
-        signals = b""
-    for signum in signals or [signal.SIGKILL]:
-        os.kill(pid, signum)
-
-
-def _answer(connection: socket.socket, status: int) -> None:
-    code = os.waitstatus_to_exitcode(status)
-    with connection, suppress(OSError):
-        connection.send(bytes([code if code >= 0 else 128 - code]))
-
-
-def _run(request: dict[str, Any], streams: list[int]) -> NoReturn:
+def _become_command(request: dict[str, Any], streams: list[Connection]) -> None:
     """Become the process that the client would have been, and run its command."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # a Ctrl-C in the terminal reaches the client alone, which passes it on
     os.setsid()
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+    for number, stream in enumerate(streams, 1):
+        os.dup2(stream.fileno(), number)
+        stream.close()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["granite41", *request["arguments"]]
-    _end(_command)
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    _run_command()
 
 
-def _command() -> None:
-    import multiprocessing
+def _end_with_launcher() -> None:
+    launcher = multiprocessing.parent_process()
+    if launcher:
+        wait([launcher.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    from recipes.cli.main import main
 
+def _run_command() -> None:
     if "OMP_NUM_THREADS" in os.environ and "torch" in sys.modules:
         # torch reads the variable when it is imported, and torchrun sets it for each rank
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    inherited = multiprocessing.active_children()
-    try:
-        main()
-    finally:
-        # Python would end them where it ends: a manager's process holds on to the command's output
-        for child in multiprocessing.active_children():
-            if child not in inherited:
-                child.terminate()
-
-
-def _end(function: Callable[[], object]) -> NoReturn:
-    """Call ``function`` and end this process as Python ends one, but for the handlers that its parent has set."""
-    status = 1
-    try:
-        function()
-        status = 0
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        else:
-            status = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    runpy.run_module("recipes.cli", run_name="__main__", alter_sys=True)

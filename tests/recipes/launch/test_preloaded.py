@@ -14,38 +14,50 @@ import pytest
 pytestmark = pytest.mark.slow
 
 CLIENT = [sys.executable, "-m", "recipes.cli"]
-# a server whose command is its first argument, for as long as its stdin is open
-SERVER = """
-import json, sys, time
-from recipes import warm
-exec(sys.argv[1])
-with preloaded.server(["colorsys"]) as address:
-    print(json.dumps(address), flush=True)
-    sys.stdin.read()
+# a launcher whose forks load a module of the test, for as long as its stdin is open
+LAUNCHER = """
+import json, sys
+from recipes.launch import preloaded
+if __name__ == "__main__":
+    with preloaded.server(["command_of_the_test"]) as address:
+        print(json.dumps(address), flush=True)
+        sys.stdin.read()
 """
-SLEEP = """
-import os
-def sleep():
+REPLACED = "from recipes.launch import preloaded\npreloaded._run_command = run\n"
+SLEEP = f"""
+import os, time
+def run():
     print(os.getpid(), flush=True)
     time.sleep(60)
-warm._command = sleep
+{REPLACED}
 """
-MANAGER = """
-import recipes.cli.main
-def keep_a_manager():
-    import multiprocessing
-    recipes.cli.main.kept = multiprocessing.Manager()
-    print(recipes.cli.main.kept._process.pid, flush=True)
-recipes.cli.main = keep_a_manager
+MANAGER = f"""
+import multiprocessing
+def run():
+    global kept
+    kept = multiprocessing.Manager()
+    print(kept._process.pid, flush=True)
+{REPLACED}
+"""
+SHOW = f"""
+import os, sys
+def run():
+    from recipes.launch import preloaded
+    print(os.getcwd(), os.environ.get("HERE"), sys.argv, os.environ.get(preloaded.ADDRESS))
+{REPLACED}
 """
 
 
 class Server:
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, folder: Path) -> None:
+        (folder / "command_of_the_test.py").write_text(command)
+        (folder / "launcher.py").write_text(LAUNCHER)
+        path = os.pathsep.join([str(folder), str(Path.cwd())])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, command],
+            [sys.executable, str(folder / "launcher.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
             text=True,
         )
         self.environment = {**os.environ, **json.loads(self.process.stdout.readline())}
@@ -62,11 +74,11 @@ class Server:
 
 
 @pytest.fixture
-def server():
+def server(tmp_path):
     started = []
 
-    def start(command: str = "pass") -> Server:
-        started.append(Server(command))
+    def start(command: str = "") -> Server:
+        started.append(Server(command, tmp_path))
         return started[-1]
 
     yield start
@@ -91,14 +103,14 @@ def _gone(pid: int) -> bool:
 
 
 def test_a_command_prints_and_ends_as_by_itself(server) -> None:
-    warm = server()
+    preloaded = server()
     for words in (
         ["show", "phase1", "--size", "tiny", "--json"],
         ["show", "phase11", "--size", "tiny"],
         ["run"],
     ):
         alone = subprocess.run([*CLIENT, *words], capture_output=True, text=True)
-        forked = warm.start(*words)
+        forked = preloaded.start(*words)
         assert (*forked.communicate(), forked.returncode) == (
             alone.stdout,
             alone.stderr,
@@ -107,10 +119,9 @@ def test_a_command_prints_and_ends_as_by_itself(server) -> None:
 
 
 def test_folder_environment_and_name_are_the_clients(server, tmp_path) -> None:
-    show = "import os\nwarm._command = lambda: print(os.getcwd(), os.environ.get('HERE'), sys.argv, address_of())\n"
-    warm = server(f"{show}address_of = lambda: os.environ.get(preloaded.ADDRESS)")
-    warm.environment |= {"HERE": "there", "PYTHONPATH": str(Path.cwd())}
-    printed = warm.start("a", "b c", cwd=tmp_path).communicate()[0]
+    preloaded = server(SHOW)
+    preloaded.environment |= {"HERE": "there", "PYTHONPATH": str(Path.cwd())}
+    printed = preloaded.start("a", "b c", cwd=tmp_path).communicate()[0]
     assert printed.strip() == f"{tmp_path} there ['granite41', 'a', 'b c'] None"
 
 
@@ -124,26 +135,26 @@ def test_signals_reach_the_command(server, signum) -> None:
     assert _gone(pid)
 
 
-def test_a_killed_command_is_told(server) -> None:
+def test_a_killed_command_ends_as_killed(server) -> None:
     client = server(SLEEP).start()
     os.kill(int(client.stdout.readline()), signal.SIGKILL)
     assert client.wait(timeout=10) == 137
 
 
 def test_nothing_outlives_its_client_or_the_server(server) -> None:
-    warm = server(SLEEP)
-    first, second = warm.start(), warm.start()
+    preloaded = server(SLEEP)
+    first, second = preloaded.start(), preloaded.start()
     pids = [int(client.stdout.readline()) for client in (first, second)]
     first.kill()
     assert _gone(pids[0])
     assert _alive(pids[1])
-    warm.process.stdin.close()
+    preloaded.process.stdin.close()
     assert second.wait(timeout=10) == 137
     assert _gone(pids[1])
-    assert warm.process.wait(timeout=10) == 0
+    assert preloaded.process.wait(timeout=10) == 0
 
 
-def test_what_a_command_started_ends_with_it(server) -> None:
+def test_child_processes_of_a_command_ends_with_it(server) -> None:
     # whoever reads its output would wait for the manager otherwise, as Slurm does
     pid = server(MANAGER).start().communicate(timeout=20)[0]
     assert _gone(int(pid))

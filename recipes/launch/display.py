@@ -1,0 +1,133 @@
+"""A chain that runs on this machine, as its user sees it: the plan, the progress, and what is next."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from recipes.common.progress import Progress, duration
+from recipes.runs.task import Task
+
+# between two lines of progress where the output is no terminal
+LINE_SECONDS = 15.0
+POLL_SECONDS = 0.5
+
+
+def plan_lines(chain: Sequence[Task], stages: Iterable[str]) -> list[str]:
+    """Return one line for each stage, with its tasks in order, and one for the tasks of no stage."""
+    names = [task.name for task in chain]
+    lines = []
+    for stage in stages:
+        own = [name for name in names if name == stage or name.startswith(f"{stage}-")]
+        steps = ["train" if name == stage else name.removeprefix(f"{stage}-") for name in own]
+        lines.append(f"{stage:10} {', '.join(steps) or 'finished already'}")
+        names = [name for name in names if name not in own]
+    if names:
+        lines.append(f"{'run':10} {', '.join(names)}")
+    return lines
+
+
+class ChainDisplay:
+    """Progress of a chain on stdout: a line for each finished task, and what the running ones log.
+
+    A terminal shows the latest line of the running task in place, other outputs get one now and then.
+    """
+
+    def __init__(self, chain: Sequence[Task], seconds: Mapping[str, float], logs: Path) -> None:
+        """Prepare for ``chain``.
+
+        Args:
+            seconds: name of a task -> how long it is expected to take.
+            logs: the folder with a file ``TASK.log`` for each task that runs.
+        """
+        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._status = self._console.status("", spinner="line")
+        self._seconds = seconds
+        self._logs = logs
+        self._number = {task.name: number for number, task in enumerate(chain, 1)}
+        self._progress = Progress(sum(seconds.values()))
+        self._started: dict[str, float] = {}
+        self._finished = 0
+        self._offsets: dict[str, int] = {}
+        self._last_line = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "ChainDisplay":
+        self._status.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._status.stop()
+
+    def start(self, name: str) -> None:
+        """Show that a task runs."""
+        self._started[name] = time.monotonic()
+        log = self._logs / f"{name}.log"
+        self._offsets[name] = log.stat().st_size if log.exists() else 0
+
+    def finish(self, name: str) -> None:
+        """Show that a task has succeeded, how long it took, and how long the rest will take."""
+        seconds = time.monotonic() - self._started.pop(name)
+        self._finished += 1
+        self._progress.advance(self._seconds[name])
+        self._print(f"{self._count()} {name:28} {duration(seconds):>8}   {self._time_left()}")
+
+    def _count(self) -> str:
+        return f"[{self._finished:{len(str(len(self._number)))}}/{len(self._number)}]"
+
+    def _time_left(self) -> str:
+        """Return the time left, with what the running tasks have already taken of theirs."""
+        left = self._progress.seconds_left
+        if left is None:
+            left = sum(self._seconds.values())
+        now = time.monotonic()
+        for name, started in self._started.items():
+            left -= min(now - started, self._seconds[name])
+        return f"about {duration(max(left, 1))} left" if self._finished < len(self._number) else ""
+
+    def _follow(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            for name in list(self._started):
+                line = self._newest_line(name)
+                if line:
+                    self._show(line)
+
+    def _newest_line(self, name: str) -> str | None:
+        log = self._logs / f"{name}.log"
+        try:
+            with log.open("rb") as file:
+                file.seek(self._offsets[name])
+                content = file.read()
+        except OSError:
+            return None
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offsets[name] += len(whole)
+        lines = whole.decode("utf-8", errors="replace").splitlines()
+        for line in lines:
+            if " WARNING " in line:
+                self._print(_message(line))
+        return _message(lines[-1]) if lines else None
+
+    def _show(self, line: str) -> None:
+        text = f"{self._count()} {line}   ({self._time_left()})"
+        if self._console.is_terminal:
+            self._status.update(text)
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self._console.print(text.rstrip())
+        sys.stdout.flush()
+
+
+def _message(line: str) -> str:
+    """Return a line of a log without its time and level."""
+    return line.split(" ", 3)[-1]

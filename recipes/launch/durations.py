@@ -1,0 +1,61 @@
+"""The seconds that the tasks of a chain take, relative to each other, for the time that is left.
+
+All figures are assumed, from runs at size tiny on two cores. Only their ratios matter: the time left
+is scaled by how long the finished tasks took.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from recipes.runs.task import Task
+from recipes.spec.pretraining import PretrainRecipe
+
+FLOPS_PER_SECOND = 3e10
+# imports excluded: set-up of the trainer, the checkpoints and the export of its state
+TRAINING_START = 8.0
+SECONDS = {
+    "data": 8.0,
+    "import": 5.0,
+    "export": 4.0,
+    "merge": 3.0,
+    "report": 4.0,
+    "generate": 6.0,
+    "eval generate": 6.0,
+    "eval corpora": 60.0,
+    "eval gate": 2.0,
+    "eval smoke": 6.0,
+    "eval long-context": 12.0,
+}
+OTHER = 5.0
+
+
+def expected_seconds(
+    chain: Sequence[Task], recipes: Mapping[str, PretrainRecipe]
+) -> dict[str, float]:
+    """Return the expected seconds of each task of ``chain`` by its name.
+
+    Args:
+        recipes: those of the stages that the chain trains.
+    """
+    return {task.name: _seconds(task, recipes) for task in chain}
+
+
+def _seconds(task: Task, recipes: Mapping[str, PretrainRecipe]) -> float:
+    if task.stage_folder:
+        return TRAINING_START + training_flops(recipes[task.name]) / FLOPS_PER_SECOND
+    command, *rest = task.arguments
+    return SECONDS.get(command) or SECONDS.get(f"{command} {rest[0]}", OTHER)
+
+
+def training_flops(recipe: PretrainRecipe) -> float:
+    """Return the floating-point operations of a stage: training, and a third of it to validate.
+
+    Six per parameter and token, and for causal attention six per layer, hidden unit and token of the
+    sequence (Megatron-LM, arXiv 2104.04473, appendix A).
+    """
+    model = recipe.model
+    attention = model.num_layers.value * model.hidden_size.value * recipe.sequence_length.value
+    per_token = 6 * (model.parameter_count.value + attention)
+    batch = recipe.tokens_per_batch.value
+    validations = -(-recipe.steps.value // recipe.validate_every_steps)
+    validated = validations * recipe.validation_batches.value * batch
+    return per_token * (recipe.steps.value * batch + validated / 3)
