@@ -6,24 +6,31 @@ import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recipes.cli import cluster as slurm_cli
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
+from recipes.cli.grouped_help import GroupedHelp
 from recipes.common import logs
+from recipes.common.environment import PRELOADED
 from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.multi_value import MultiValueCommand
+from recipes.common.progress import duration
 from recipes.common.tables import human, print_table
-from recipes.launch import preloaded
-from recipes.registry.resolve import STAGES, resolve, stage_sizes
+from recipes.registry.resolve import STAGES, resolve, resolve_pretraining, stage_sizes
 from recipes.spec.tree import flatten
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from recipes.runs.task import Task
+
 app = typer.Typer(
+    cls=GroupedHelp,
     help="Recipes that reproduce IBM's Granite 4.1 language models.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # plain help and usage errors: readable in a pipe, and Rich is not imported for them
@@ -53,8 +60,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def main() -> None:
     """Run the command line; a user's mistake ends it with one sentence on stderr and exit status 2."""
-    if preloaded.ADDRESS in os.environ:
-        sys.exit(preloaded.run_in_fork(os.environ[preloaded.ADDRESS], sys.argv[1:]))
+    if PRELOADED in os.environ:
+        from recipes.launch.preloaded import run_in_fork
+
+        sys.exit(run_in_fork(os.environ[PRELOADED], sys.argv[1:]))
     # torch warns so at import; nvidia-modelopt and nvidia-resiliency-ext bring the package in
     warnings.filterwarnings(
         "ignore", message="The pynvml package is deprecated", category=FutureWarning
@@ -63,7 +72,6 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", message="Transformer Engine and Apex are not installed", category=UserWarning
     )
-    logs.configure()
     try:
         app(prog_name="granite41")
     except UserError as error:
@@ -89,6 +97,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    ctx: typer.Context,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show details, and all that tasks print.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -96,7 +108,8 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    pass
+    ctx.obj = verbose
+    logs.configure(verbose)
 
 
 @app.command("list")
@@ -211,6 +224,7 @@ def check_recipes(
 
 @app.command("run")
 def run_stages(
+    ctx: typer.Context,
     stages: Annotated[
         str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")
     ],
@@ -270,21 +284,46 @@ def run_stages(
     chain = chain_builder.tasks(
         names, size, run_folder, data, devices, overrides or [], init, evaluate
     )
-    for name in names:
-        if name not in [task.name for task in chain]:
-            typer.echo(f"{name}: finished already")
-    for task in chain:
-        typer.echo(str(task))
     if dryrun:
+        for name in names:
+            if name not in [task.name for task in chain]:
+                typer.echo(f"{name}: finished already")
+        for task in chain:
+            typer.echo(str(task))
         return
     chain_builder.require_inputs(chain, data, init)
+    _run_here(names, size, overrides or [], chain, run_folder, verbose=bool(ctx.obj))
+
+
+def _run_here(
+    names: list[str],
+    size: str,
+    overrides: list[str],
+    chain: "Sequence[Task]",
+    run_folder: Path,
+    verbose: bool,
+) -> None:
+    """Run a chain on this machine: its plan, its progress, and at the end a screen with its result."""
+    from recipes.launch import chain as chain_builder
+    from recipes.launch.display import next_steps, plan_lines
+    from recipes.launch.durations import expected_seconds
+    from recipes.reports.summary import run_summary, summary_text
+
+    own = chain_builder.overrides_by_stage(names, size, overrides)
+    recipes = {name: resolve_pretraining(name, size, own[name]) for name in names}
+    seconds = expected_seconds(chain, recipes)
+    typer.echo("\n".join(plan_lines(chain, names)))
+    typer.echo(f"{len(chain)} tasks, about {duration(sum(seconds.values()))} on two cores\n")
+
     from recipes.launch.locally import run_local
 
     try:
-        run_local(chain, run_folder)
+        run_local(chain, run_folder, seconds, verbose)
     except KeyboardInterrupt:
         print("granite41: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+    typer.echo(f"\n{summary_text(run_summary(run_folder))}")
+    typer.echo("\n".join(next_steps(run_folder, names[-1], size)))
 
 
 app.command()(slurm_cli.status)

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-# names a file that receives what is logged, too; the launcher of a chain follows it
-LOG_FILE = "GRANITE41_LOG_FILE"
+from recipes.common.environment import LOG_FILE
+
 FILE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGES = ("recipes", "data_prep", "evaluation", "slurm")

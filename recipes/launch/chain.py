@@ -89,7 +89,7 @@ def tasks(
             none given; a stage that finished with another recipe; a number of processes that a stage cannot use.
     """
     state = state or run_folder
-    own = _overrides_by_stage(names, size, overrides)
+    own = overrides_by_stage(names, size, overrides)
     recipes = {name: resolve_pretraining(name, size, own[name]) for name in names}
     manifests = {name: read_manifest(state / name) for name in names}
     finished = {name for name, manifest in manifests.items() if manifest and manifest.is_finished}
@@ -388,7 +388,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _overrides_by_stage(
+def overrides_by_stage(
     names: Sequence[str], size: str, overrides: Sequence[str]
 ) -> dict[str, list[str]]:
     keys = {override: override.partition("=")[0] for override in overrides}

@@ -30,6 +30,20 @@ def plan_lines(chain: Sequence[Task], stages: Iterable[str]) -> list[str]:
     return lines
 
 
+def next_steps(run_folder: Path, last_stage: str, size: str) -> list[str]:
+    """Return which files to open after a run, and what to try next."""
+    pages = [run_folder / "report.html", run_folder / "evaluation.html"]
+    pages.append(run_folder / last_stage / "recipe.yaml")
+    model = run_folder / last_stage / "hf"
+    return [
+        "",
+        f"open  {'  '.join(str(page) for page in pages if page.exists())}",
+        f"try   granite41 generate {model} --prompt 'import '",
+        f"      granite41 show {last_stage} --size {size}",
+        f"      granite41 plot lr --size {size}",
+    ]
+
+
 class ChainDisplay:
     """Progress of a chain on stdout: a line for each finished task, and what the running ones log.
 

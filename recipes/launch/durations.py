@@ -10,7 +10,9 @@ from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe
 
 FLOPS_PER_SECOND = 3e10
-# imports excluded: set-up of the trainer, the checkpoints and the export of its state
+# NeMo and lm-eval, once for all tasks, which the first one waits for
+IMPORTS = 20.0
+# set-up of the trainer and checkpoints
 TRAINING_START = 8.0
 SECONDS = {
     "data": 8.0,
@@ -36,7 +38,10 @@ def expected_seconds(
     Args:
         recipes: those of the stages that the chain trains.
     """
-    return {task.name: _seconds(task, recipes) for task in chain}
+    seconds = {task.name: _seconds(task, recipes) for task in chain}
+    if chain:
+        seconds[chain[0].name] += IMPORTS
+    return seconds
 
 
 def _seconds(task: Task, recipes: Mapping[str, PretrainRecipe]) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import nemo_run as run
 
+from recipes.common.environment import LOG_FILE
 from recipes.common.errors import UserError
-from recipes.common.logs import LOG_FILE
 from recipes.compat.nemo_run_experiment import LocalExperiment, local_experiment
 from recipes.launch import preloaded
 from recipes.launch.display import ChainDisplay
@@ -58,7 +58,7 @@ def run_local(
             _print_last_lines(run_folder, name)
         raise UserError(_failure(run_folder, names))
 
-    with _fork_server() as address, local_experiment(run_folder.name) as experiment:
+    with _fork_server(logs) as address, local_experiment(run_folder.name) as experiment:
         experiment.on_start = display.start
         experiment.on_success = display.finish
         experiment.on_failure = fail
@@ -95,10 +95,12 @@ def _add(
     )
 
 
-def _fork_server() -> AbstractContextManager[dict[str, str]]:
+def _fork_server(logs: Path) -> AbstractContextManager[dict[str, str]]:
     import torch
 
-    return nullcontext({}) if torch.cuda.is_available() else preloaded.server(PRELOADED)
+    if torch.cuda.is_available():
+        return nullcontext({})
+    return preloaded.server(PRELOADED, logs / "imports.log")
 
 
 def _failure(run_folder: Path, names: Sequence[str]) -> str:

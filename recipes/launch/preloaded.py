@@ -28,15 +28,18 @@ from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any
 
-ADDRESS = "GRANITE41_PRELOADED"
+from recipes.common.environment import PRELOADED
 
 _RELAYED = (signal.SIGTERM, signal.SIGINT)
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @contextmanager
-def server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
+def server(modules: Sequence[str], log: Path) -> Iterator[dict[str, str]]:
     """Start a fork server that imports ``modules``; yield the variable that leads commands to it.
+
+    Args:
+        log: receives what the modules print when they are imported.
 
     Raises:
         ValueError: outside of the main thread, as signals belong to it.
@@ -44,7 +47,8 @@ def server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
     _CONTEXT.set_forkserver_preload(list(modules))
     # a signal to the process group must not end the server: the commands decide when they end
     handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    forkserver.ensure_running()
+    with _stderr_to(log):
+        forkserver.ensure_running()
     signal.signal(signal.SIGTERM, handler)
 
     with tempfile.TemporaryDirectory(prefix="granite41-") as folder:
@@ -53,14 +57,14 @@ def server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
             commands = _Commands()
             threading.Thread(target=commands.accept, args=(listener,), daemon=True).start()
             try:
-                yield {ADDRESS: address}
+                yield {PRELOADED: address}
             finally:
                 commands.end()
 
 
 def run_in_fork(address: str, arguments: Sequence[str]) -> int:
     """Run ``granite41 ARGUMENTS`` in a fork in this process's place; return its exit status."""
-    environment = {name: value for name, value in os.environ.items() if name != ADDRESS}
+    environment = {name: value for name, value in os.environ.items() if name != PRELOADED}
     request = {
         "arguments": list(arguments),
         "folder": str(Path.cwd()),
@@ -78,6 +82,20 @@ def run_in_fork(address: str, arguments: Sequence[str]) -> int:
         return connection.recv_bytes()[0]
     # without an answer the launcher itself was killed
     return 128 + signal.SIGKILL
+
+
+@contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Have processes that are started meanwhile write their standard error to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _Commands:

@@ -3,15 +3,13 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
 from typing import Any
 
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(
-    ["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"]
-)
+PRELOADED = ["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
@@ -21,7 +19,7 @@ def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
     raised.
     """
     port = _free_port()
-    with ProcessPoolExecutor(world_size, mp_context=WARM, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(world_size, mp_context=CONTEXT, max_tasks_per_child=1) as pool:
         ranks = [
             pool.submit(_as_rank, rank, world_size, port, function, args)
             for rank in range(world_size)
@@ -34,34 +32,12 @@ def start(function: Callable, *args: Any, world_size: int = 1) -> list[Any]:
     """Start what :func:`run` runs and return the processes, which may be killed."""
     port = _free_port()
     ranks = [
-        WARM.Process(target=_as_rank, args=(rank, world_size, port, function, args))
+        CONTEXT.Process(target=_as_rank, args=(rank, world_size, port, function, args))
         for rank in range(world_size)
     ]
     for rank in ranks:
         rank.start()
     return ranks
-
-
-@contextmanager
-def server() -> Iterator[dict[str, str]]:
-    """Yield the environment with which ``granite41`` runs in a fork that has NeMo loaded."""
-    ours, theirs = WARM.Pipe()
-    process = WARM.Process(target=_serve, args=(theirs,), daemon=False)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.close()
-        process.join()
-
-
-def _serve(connection: Any) -> None:
-    from recipes.launch import preloaded
-
-    with preloaded.server([]) as environment:
-        connection.send(environment)
-        with suppress(EOFError):
-            connection.recv()
 
 
 def _free_port() -> int:

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from evaluation.results import read_evaluation
+from recipes.launch import preloaded
 from recipes.runs.task import Task
-from tests.helpers import preloaded
 from tests.helpers.eval_models import write_model
 from tests.helpers.local_cluster import LocalCluster
+from tests.helpers.preloaded import PRELOADED
 from tests.helpers.slurm_site import STEPS, TOKENS_PER_STEP, Site
 
 pytestmark = pytest.mark.slurm
@@ -23,8 +24,9 @@ LIST = ("list", "--json")
 
 
 @pytest.fixture(scope="module")
-def preloaded_environment() -> Iterator[dict[str, str]]:
-    with preloaded.server() as environment:
+def preloaded_environment(tmp_path_factory) -> Iterator[dict[str, str]]:
+    log = tmp_path_factory.mktemp("preloaded") / "imports.log"
+    with preloaded.server(PRELOADED, log) as environment:
         yield environment
 
 

@@ -17,9 +17,10 @@ CLIENT = [sys.executable, "-m", "recipes.cli"]
 # a launcher whose forks load a module of the test, for as long as its stdin is open
 LAUNCHER = """
 import json, sys
+from pathlib import Path
 from recipes.launch import preloaded
 if __name__ == "__main__":
-    with preloaded.server(["command_of_the_test"]) as address:
+    with preloaded.server(["command_of_the_test"], Path(sys.argv[1])) as address:
         print(json.dumps(address), flush=True)
         sys.stdin.read()
 """
@@ -42,8 +43,7 @@ def run():
 SHOW = f"""
 import os, sys
 def run():
-    from recipes.launch import preloaded
-    print(os.getcwd(), os.environ.get("HERE"), sys.argv, os.environ.get(preloaded.ADDRESS))
+    print(os.getcwd(), os.environ.get("HERE"), sys.argv, os.environ.get("GRANITE41_PRELOADED"))
 {REPLACED}
 """
 
@@ -54,7 +54,7 @@ class Server:
         (folder / "launcher.py").write_text(LAUNCHER)
         path = os.pathsep.join([str(folder), str(Path.cwd())])
         self.process = subprocess.Popen(
-            [sys.executable, str(folder / "launcher.py")],
+            [sys.executable, str(folder / "launcher.py"), str(folder / "imports.log")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
