@@ -1,22 +1,24 @@
-"""RULER prompts: seconds a sample against lm-eval's own generators, and time and memory of ``eval generate``.
+"""RULER prompts: seconds a sample against lm-eval's own generators, and those of ``eval generate``.
 
-    python benchmarks/ruler.py --tokenizer FOLDER [--lengths 4096 32768] [--samples 20] [--tasks vt fwe ...]
+    python benchmarks/ruler.py --tokenizer FOLDER [--lengths 4096 32768] [--samples 20] [--tasks vt]
 
-Method: both sides make the same tasks on this machine with the same tokenizer and the same texts: the project's own,
-repeated until they fill the greatest length (documents with a number, so that no two are the same), as lm-eval does not
-repeat them by itself. Times of a sample are processor time of the process, which others on the machine disturb less.
+Method: both sides make the same tasks on this machine with the same tokenizer and the same texts:
+the project's own, repeated until they fill the greatest length (documents with a number, so that no
+two are the same), as lm-eval does not repeat them by itself. Times of a sample are processor time
+of the process, which others on the machine disturb less.
 
-- Ours, and lm-eval's, a sample: one process each, which makes one task at one length; the clock runs over the samples
-  alone and over what comes before them (``set-up``: counting pieces here, the search for a size there), separately.
-  The first sample of ours goes first and is left out. lm-eval's is a process of its own per task and length, killed
-  after ``--timeout`` seconds (some of its generators never end); what it does not finish has dashes and counts in no
-  ratio. Its generators are called as its tasks call them but for the number of samples. Without a network they
-  need this: nltk's look for its model is passed over and sentences are split by Punkt without one, as here; the essays
-  and question sets that it would download are replaced in memory by the texts of this project. Its import, which
-  builds 6.2 million pairs of words, is not counted.
-- The whole: ``generate`` of all tasks in a process of its own with ``--workers`` more, from start to end, written to
-  disk; memory is the sum of the resident memory of these processes, sampled ten times a second, so that memory that
-  they share counts more than once.
+- Ours, and lm-eval's, a sample: one process each, which makes one task at one length; the clock
+  runs over the samples alone and over what comes before them (``set-up``: counting pieces here, the
+  search for a size in lm-eval), separately. The first sample of ours is left out. lm-eval's is a
+  process of its own per task and length, killed after ``--timeout`` seconds (some of its generators
+  never end); what it does not finish has dashes and counts in no ratio. Its generators are called
+  as its tasks call them but for the number of samples. Without a network they need this: nltk's
+  look for its model is passed over and sentences are split by Punkt without one, as here; the
+  essays and question sets that it would download are replaced in memory by the texts of this
+  project. Its import, which builds 6.2 million pairs of words, is not counted.
+- The whole: ``generate`` of all tasks in a process of its own with ``--workers`` more, from start
+  to end, written to disk; memory is the sum of the resident memory of these processes, sampled ten
+  times a second, so that memory that they share counts more than once.
 
 ``all`` adds up the tasks that both have; its ratio with set-up is for 500 samples a task.
 """
@@ -31,7 +33,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +43,11 @@ import psutil
 from cli import report
 
 from evaluation.ruler import corpora
-from evaluation.ruler.builders import Tables, choose
+from evaluation.ruler.builders import choose
 from evaluation.ruler.counting import Counter
-from evaluation.ruler.generation import SEED, _sample, generate
+from evaluation.ruler.generation import SEED, generate, make_sample
 from evaluation.ruler.settings import NEEDLE_TASKS, TASKS
+from evaluation.ruler.tables import Tables
 
 SAMPLES = 500  # of a task and length in RULER
 NEEDLES = {
@@ -81,7 +86,7 @@ def long_texts(length: int) -> corpora.Corpora:
 def lm_eval_generator(
     task: str, texts: corpora.Corpora
 ) -> tuple[Any, Callable[[Any, int, int], Any]]:
-    """Return lm-eval's module for ``task`` and a call of its generator: tokenizer, length, samples."""
+    """Return lm-eval's module for ``task`` and its generator of (tokenizer, length, samples)."""
     if task in NEEDLE_TASKS:
         import nltk
         from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -151,19 +156,40 @@ def lm_eval_generator(
     )
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Processor seconds of one task at one length.
+
+    Attributes:
+        setup: before the first sample.
+        sample: of a sample.
+        megabytes: greatest memory of the process; 0 where it was not measured.
+    """
+
+    setup: float
+    sample: float
+    megabytes: float = 0.0
+
+
 def time_lm_eval(
-    connection: Any, task: str, texts: corpora.Corpora, folder: Path, length: int, samples: int
+    connection: Connection,
+    task: str,
+    texts: corpora.Corpora,
+    tokenizer_folder: Path,
+    length: int,
+    samples: int,
 ) -> None:
-    """Send the seconds of set-up, the seconds of a sample and the peak memory in MB."""
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    """Send the ``Timing`` of lm-eval's generator."""
+    with Path(os.devnull).open("w") as devnull:
+        os.dup2(devnull.fileno(), 1)
+        os.dup2(devnull.fileno(), 2)
     from transformers import AutoTokenizer
 
     module, call = lm_eval_generator(task, texts)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     clock: list[float] = []
 
+    # the generators show their progress over the samples with tqdm
     def timed(items: Iterable[int], **kwargs: Any) -> Iterator[int]:
         clock.append(time.process_time())
         yield from items
@@ -172,23 +198,22 @@ def time_lm_eval(
     module.tqdm = timed
     start = time.process_time()
     call(tokenizer, length, samples)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    connection.send((clock[-2] - start, (clock[-1] - clock[-2]) / samples, memory))
+    first, last = clock[-2:]
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    connection.send(Timing(first - start, (last - first) / samples, megabytes))
 
 
-def lm_eval(
-    task: str, texts: corpora.Corpora, folder: Path, length: int, samples: int, timeout: float
-) -> tuple[float, float, float] | None:
-    """Return what ``time_lm_eval`` sends, or None where it takes longer than ``timeout`` seconds or fails."""
-    context = multiprocessing.get_context("fork")  # the import is there already
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=time_lm_eval, args=(theirs, task, texts, folder, length, samples)
-    )
+def run_lm_eval(options: argparse.Namespace, task: str, texts: corpora.Corpora, length: int) -> Any:
+    """Return what ``time_lm_eval`` sends; None where it fails or takes too long."""
+    # a fork, as the import is done already
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, task, texts, options.tokenizer, length, options.theirs)
+    process = context.Process(target=time_lm_eval, args=arguments)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        return ours.recv() if ours.poll(timeout) else None
+        return receiver.recv() if receiver.poll(options.timeout) else None
     except EOFError:
         return None
     finally:
@@ -196,68 +221,50 @@ def lm_eval(
         process.join()
 
 
-def time_ours(task: str, tables: Tables, length: int, samples: int) -> tuple[float, float]:
-    """Return the seconds of set-up and of a sample."""
+def time_project(task: str, tables: Tables, length: int, samples: int) -> Timing:
+    """Time the project's generator."""
     start = time.process_time()
     builder = choose(task, length, tables)
-    _sample(builder, SEED, 0)
+    make_sample(builder, SEED, 0)
     ready = time.process_time()
     for index in range(1, samples + 1):
-        _sample(builder, SEED, index)
-    return ready - start, (time.process_time() - ready) / samples
+        make_sample(builder, SEED, index)
+    return Timing(ready - start, (time.process_time() - ready) / samples)
 
 
-def time_whole(
-    folder: Path, length: int, samples: int, tasks: list[str], workers: int
-) -> tuple[float, float, float]:
-    """Return wall-clock seconds, processor seconds and megabytes of ``generate`` and its processes."""
+def time_whole(options: argparse.Namespace, length: int) -> tuple[float, float, float]:
+    """Return wall-clock seconds, processor seconds and megabytes of ``generate``."""
     with tempfile.TemporaryDirectory() as output:
-        words = [
-            "--generate",
-            output,
-            "--tokenizer",
-            folder,
-            "--lengths",
-            length,
-            "--samples",
-            samples,
-        ]
-        start, before = time.perf_counter(), os.times()
-        command = [
-            sys.executable,
-            __file__,
-            *map(str, words),
-            "--workers",
-            str(workers),
-            "--tasks",
-            *tasks,
-        ]
+        command = [sys.executable, __file__, "--generate", output]
+        command += ["--tokenizer", str(options.tokenizer)]
+        command += ["--lengths", str(length)]
+        command += ["--samples", str(options.samples)]
+        command += ["--workers", str(options.workers)]
+        command += ["--tasks", *options.tasks]
+        start = time.perf_counter()
+        used_before = children_seconds()
         process = psutil.Popen(command, stdout=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
-            with contextlib.suppress(psutil.Error):  # one ended meanwhile
-                peak = max(
-                    peak,
-                    sum(
-                        one.memory_info().rss
-                        for one in [process, *process.children(recursive=True)]
-                    ),
-                )
+            # a process may have ended meanwhile
+            with contextlib.suppress(psutil.Error):
+                processes = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(one.memory_info().rss for one in processes))
             time.sleep(0.1)
         if process.returncode:
             raise SystemExit(process.returncode)
-        seconds, after = time.perf_counter() - start, os.times()
-        used = (
-            after.children_user
-            + after.children_system
-            - before.children_user
-            - before.children_system
-        )
-        return seconds, used, peak / 1e6
+        seconds = time.perf_counter() - start
+        return seconds, children_seconds() - used_before, peak / 1e6
 
 
-def main() -> None:
-    """Run the comparison and print its figures."""
+def children_seconds() -> float:
+    """Return the processor seconds of the processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the command line's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -275,7 +282,91 @@ def main() -> None:
         "--workers", type=int, default=os.cpu_count(), help="processes (one per processor)"
     )
     parser.add_argument("--generate", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def compare_samples(options: argparse.Namespace, texts: corpora.Corpora) -> list[str]:
+    """Print both sides' seconds of each task and length; return the ratios with set-up."""
+    # lm-eval first, before any library has threads: its processes are copies of this one
+    lm_eval_timings = {}
+    if options.theirs:
+        for task in options.tasks:
+            lm_eval_generator(task, texts)
+        for length in options.lengths:
+            for task in options.tasks:
+                lm_eval_timings[task, length] = run_lm_eval(options, task, texts, length)
+
+    tables = Tables(Counter(options.tokenizer), texts, max(options.lengths))
+    rows = []
+    ratios = []
+    for length in options.lengths:
+        pairs = []
+        for task in options.tasks:
+            project = time_project(task, tables, length, options.samples)
+            lm_eval = lm_eval_timings.get((task, length))
+            rows.append([f"{task} at {length}", *cells(project, lm_eval)])
+            if lm_eval:
+                pairs.append((project, lm_eval))
+        if pairs:
+            project = add_up([first for first, _ in pairs])
+            lm_eval = add_up([second for _, second in pairs])
+            rows.append([f"all at {length}", *cells(project, lm_eval)])
+            whole = lm_eval.setup + SAMPLES * lm_eval.sample
+            ratio = whole / (project.setup + SAMPLES * project.sample)
+            ratios.append(f"ratio with set-up, {SAMPLES} samples at {length}: {ratio:.1f}")
+
+    columns = ["task", "set-up s", "s/sample"]
+    columns += ["lm-eval set-up s", "lm-eval s/sample", "ratio", "lm-eval MB"]
+    report(columns, rows, f"lm-eval {version('lm-eval')}")
+    return ratios
+
+
+def cells(project: Timing, lm_eval: Timing | None) -> list[str]:
+    """Return the figures of a row."""
+    figures = [f"{project.setup:.4f}", f"{project.sample:.5f}"]
+    if lm_eval is None:
+        return [*figures, "-", "-", "-", "-"]
+    ratio = lm_eval.sample / project.sample
+    megabytes = f"{lm_eval.megabytes:.0f}" if lm_eval.megabytes else "-"
+    return [
+        *figures,
+        f"{lm_eval.setup:.3f}",
+        f"{lm_eval.sample:.5f}",
+        f"{ratio:.1f}",
+        megabytes,
+    ]
+
+
+def add_up(timings: list[Timing]) -> Timing:
+    """Return the sums of set-up and of a sample of each."""
+    return Timing(sum(timing.setup for timing in timings), sum(timing.sample for timing in timings))
+
+
+def measure_whole(options: argparse.Namespace) -> None:
+    """Print seconds and memory of ``generate`` for all tasks."""
+    rows = []
+    for length in options.lengths:
+        seconds, used, megabytes = time_whole(options, length)
+        tokens = length * options.samples * len(options.tasks)
+        rows.append(
+            [
+                f"generate at {length}",
+                f"{seconds:.2f}",
+                f"{used:.2f}",
+                f"{tokens / seconds:.0f}",
+                f"{1e6 * used / tokens:.4f}",
+                f"{megabytes:.0f}",
+            ]
+        )
+    columns = ["all tasks", "seconds", "processor s", "tokens/s"]
+    columns += ["processor s per M tokens", "MB, all processes"]
+    setting = f"{options.workers} workers, {options.samples} samples of {len(options.tasks)} tasks"
+    report(columns, rows, setting)
+
+
+def main() -> None:
+    """Run the comparison and print its figures."""
+    options = parse_options()
     if options.generate:
         generate(
             options.tokenizer,
@@ -286,74 +377,9 @@ def main() -> None:
             workers=options.workers,
         )
         return
-    texts = long_texts(max(options.lengths))
-    peers: dict[tuple[str, int], tuple[float, float, float] | None] = {}
-    if options.theirs:
-        # imported here once, before any library has threads; the processes are copies of this one
-        for task in options.tasks:
-            lm_eval_generator(task, texts)
-        for length in options.lengths:
-            for task in options.tasks:
-                peers[task, length] = lm_eval(
-                    task, texts, options.tokenizer, length, options.theirs, options.timeout
-                )
-    tables = Tables(Counter(options.tokenizer), texts, max(options.lengths))
-    rows, whole = [], []
-    for length in options.lengths:
-        sums = [0.0] * 4
-        for task in options.tasks:
-            setup, each = time_ours(task, tables, length, options.samples)
-            theirs = peers.get((task, length))
-            cells = ["-"] * 4
-            if theirs:
-                cells = [
-                    f"{theirs[0]:.3f}",
-                    f"{theirs[1]:.5f}",
-                    f"{theirs[1] / each:.1f}",
-                    f"{theirs[2]:.0f}",
-                ]
-                sums = [
-                    total + one for total, one in zip(sums, (setup, each, *theirs[:2]), strict=True)
-                ]
-            rows.append([f"{task} at {length}", f"{setup:.4f}", f"{each:.5f}", *cells])
-        if sums[1]:
-            setup, each, their_setup, theirs_each = sums
-            rows.append([f"all at {length}", f"{setup:.4f}", f"{each:.5f}", f"{their_setup:.3f}"])
-            rows[-1] += [f"{theirs_each:.5f}", f"{theirs_each / each:.1f}", "-"]
-            ratio = (their_setup + SAMPLES * theirs_each) / (setup + SAMPLES * each)
-            whole.append(f"ratio with set-up, {SAMPLES} samples at {length}: {ratio:.1f}")
-    columns = [
-        "task",
-        "set-up s",
-        "s/sample",
-        "lm-eval set-up s",
-        "lm-eval s/sample",
-        "ratio",
-        "lm-eval MB",
-    ]
-    report(columns, rows, f"lm-eval {version('lm-eval')}")
-    rows = []
-    for length in options.lengths:
-        wall, used, memory = time_whole(
-            options.tokenizer, length, options.samples, options.tasks, options.workers
-        )
-        tokens = length * options.samples * len(options.tasks)
-        rows.append([f"generate at {length}", f"{wall:.2f}", f"{used:.2f}", f"{tokens / wall:.0f}"])
-        rows[-1] += [f"{1e6 * used / tokens:.4f}", f"{memory:.0f}"]
-    columns = [
-        "all tasks",
-        "seconds",
-        "processor s",
-        "tokens/s",
-        "processor s per M tokens",
-        "MB, all processes",
-    ]
-    report(
-        columns,
-        rows,
-        f"{options.workers} workers, {options.samples} samples of {len(options.tasks)} tasks",
-    )
-    print(*whole, sep="\n")
+    ratios = compare_samples(options, long_texts(max(options.lengths)))
+    measure_whole(options)
+    print(*ratios, sep="\n")
 
 
 if __name__ == "__main__":

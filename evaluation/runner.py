@@ -113,7 +113,6 @@ def evaluate(
             samples,
             tasks=tasks,
             corpora=corpora,
-            say=say,
         )
     keys = {unit.name: _key(unit, model, backend, samples) for unit in planned}
     failures: dict[str, str] = {}

@@ -1,6 +1,7 @@
-"""RULER: prompts of a chosen length, made offline and to the token, and the metrics that score the answers.
+"""RULER: prompts of a chosen length, made offline and to the token, and metrics for the answers.
 
-The thirteen tasks, their templates, needle counts and budgets are those of NVIDIA/RULER (arXiv 2404.06654). Modules:
-``settings`` (what each task asks, and the smaller settings for short lengths), ``builders`` (one prompt),
-``generation`` (the files), ``corpora`` (the texts) and ``metrics``.
+The thirteen tasks, their templates, needle counts and budgets are those of NVIDIA/RULER (arXiv
+2404.06654). Modules: ``settings`` (of each task, and smaller ones for short lengths), ``corpora``
+(the texts), ``tables`` (their tokens), ``builders`` (one prompt), ``generation`` (the files),
+``metrics``, and ``lm_eval_task`` (RULER inside lm-eval).
 """

@@ -1,4 +1,4 @@
-"""Numbers of tokens: of pieces, whose sum estimates a prompt's, and of whole prompts, which decide."""
+"""Numbers of tokens: of pieces, whose sum estimates a prompt's, and of whole prompts."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,14 +8,15 @@ import numpy as np
 
 from recipes.common.encoder import Encoder, EncoderMismatch, load
 
-_BATCH = 1 << 22  # characters that are encoded at once
-# the same words come again and again
+# characters that are encoded at once
+_BATCH = 1 << 22
+# little is compared with the reference, much is remembered: the same words come again and again
 _CHECKED_SHARE = 0.001
 _REMEMBERED_CHARACTERS = 1 << 28
 
 
 class Counter:
-    """Counts by the fast encoder, and by the reference from the first text on which the two differ."""
+    """Counts by the fast encoder, and by the reference from the first text on which they differ."""
 
     def __init__(self, folder: Path) -> None:
         """Count with the tokenizer in ``folder``; it is loaded at the first count.
@@ -26,6 +27,7 @@ class Counter:
         self._folder = folder
         self._reference_only = False
 
+    # a worker process loads the tokenizer itself
     def __getstate__(self) -> tuple[Path, bool]:
         return self._folder, self._reference_only
 
@@ -42,22 +44,27 @@ class Counter:
         return load(self._folder).num_special_tokens_to_add(False)
 
     def counts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the number of tokens of each of ``texts`` by itself, int64, without those that are added."""
+        """Return the number of tokens of each of ``texts`` by itself, int64, without added ones."""
         if not texts:
             return np.zeros(0, np.int64)
-        parts, start, size = [], 0, 0
+
+        # batches of whole texts
+        batches = []
+        start = 0
+        size = 0
         for stop, text in enumerate(texts, 1):
             size += len(text)
             if size > _BATCH or stop == len(texts):
-                parts.append(self._encoded(texts[start:stop]))
-                start, size = stop, 0
-        return np.concatenate(parts)
+                batches.append(self._encode(texts[start:stop]))
+                start = stop
+                size = 0
+        return np.concatenate(batches)
 
     def count(self, text: str) -> int:
         """Return the number of tokens of the prompt ``text``, with those that are added."""
         return int(self.counts([text])[0]) + self.added
 
-    def _encoded(self, texts: Sequence[str]) -> np.ndarray:
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
         try:
             return self._encoder.encode(texts)[1].astype(np.int64)
         except EncoderMismatch:

@@ -1,38 +1,54 @@
-"""Files of RULER's prompts: ``OUTPUT/TASK/LENGTH.jsonl``, and beside each ``LENGTH.json`` that describes it.
+"""Files of RULER's prompts: ``OUTPUT/TASK/LENGTH.jsonl``, each described by a ``LENGTH.json``.
 
-A sample depends on the seed, its task, length and index, the tokenizer and the texts, and on nothing else: not on the
-other tasks and lengths, how many samples there are, or how many processes make them.
+A sample depends on the seed, its task, length and index, the tokenizer and the texts, and on
+nothing else: not on the other tasks and lengths, the number of samples, or that of processes.
 """
 
 import hashlib
-import json
+import logging
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.ruler.settings import TASKS
 from recipes.common.errors import UserError, nearest
-from recipes.common.files import atomic_write, disk_full_as_user_error, write_text
+from recipes.common.files import atomic_write, disk_full_as_user_error
+from recipes.common.json_files import read_record, write_record
+from recipes.common.progress import Progress, duration
 
-GENERATOR = 1  # changes with what is generated
+if TYPE_CHECKING:
+    from evaluation.ruler.builders import Builder
+    from evaluation.ruler.corpora import Corpora
+
+log = logging.getLogger(__name__)
+
+# changes with what is generated
+GENERATOR = 1
 SEED = 42
+_REMEDY = "run `granite41 eval generate` again"
 _KEPT = "finished files are kept"
-_CHUNK_TOKENS = 1 << 20  # that a process makes at a time
+# tokens that a process makes at a time
+_CHUNK_TOKENS = 1 << 20
+# tokens that are worth the seconds in which a further process starts
+_WORKER_TOKENS = 4 * _CHUNK_TOKENS
 _ATTEMPTS = 8
-_ENOUGH = 0.99  # of the length: not tried again
+# shares of the length: a sample with this much is not tried again, one with less than that is none
+_ENOUGH = 0.99
 _LEAST = 0.95
+# the templates are in every sample
+_NOT_IN_METADATA = ("head", "tail", "answer_prefix")
 
 
 @dataclass(frozen=True)
-class Metadata:
-    """What one file holds.
+class SampleSet:
+    """The samples of one file.
 
     Attributes:
         generator: version of the generator.
@@ -40,14 +56,9 @@ class Metadata:
         task: its name.
         length: tokens of prompt and answer together.
         count: samples.
-        seed: that all were drawn from.
+        seed: of the random numbers.
         corpus: fingerprint of the texts that the task uses.
         kind: ``published`` or ``fallback`` texts; None for a task that needs none.
-        settings: ``name`` (``published``, or of smaller ones), ``budget`` (tokens of the answer) and the task's own.
-        fill_min: the least share of ``length`` that a prompt and its budget take.
-        fill_mean: the mean of the same.
-        sha256: of the file of samples, hex.
-        bytes: its size.
     """
 
     generator: int
@@ -58,6 +69,21 @@ class Metadata:
     seed: int
     corpus: str
     kind: str | None
+
+
+@dataclass(frozen=True)
+class Metadata(SampleSet):
+    """A file of samples.
+
+    Attributes:
+        settings: ``name`` (``published``, or of a smaller variant), ``budget`` (tokens of the
+            answer) and the task's own.
+        fill_min: the least share of ``length`` that a prompt and its budget take.
+        fill_mean: the mean of the same.
+        sha256: of the file of samples, hex.
+        bytes: its size.
+    """
+
     settings: dict[str, Any]
     fill_min: float
     fill_mean: float
@@ -65,39 +91,57 @@ class Metadata:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples of one file, which a process makes at a time.
+
+    Attributes:
+        builder: position of the builder.
+        seed: of the random numbers.
+        indices: of the samples.
+    """
+
+    builder: int
+    seed: int
+    indices: range
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """The samples of a chunk.
+
+    Attributes:
+        lines: JSON lines.
+        tokens: of each prompt with its budget.
+    """
+
+    lines: bytes
+    tokens: list[int]
+
+
 def samples_file(folder: Path, task: str, length: int) -> Path:
-    """Return where the samples of ``task`` at ``length`` are."""
+    """Return the path of the samples of ``task`` at ``length``."""
     return folder / task / f"{length}.jsonl"
 
 
 def read_metadata(folder: Path, task: str, length: int) -> Metadata:
-    """Return what ``folder`` holds of ``task`` at ``length``; the samples are held against size and checksum.
+    """Return the description of ``task`` at ``length``; checks the samples' size and checksum.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: a file is missing or damaged.
     """
     path = samples_file(folder, task, length)
-    try:
-        found = Metadata(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename}: no such file; run `granite41 eval generate` first"
-        ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path.with_suffix('.json')}: is damaged; run `granite41 eval generate` again"
-        ) from error
-    if size != found.bytes:
-        raise UserError(
-            f"{path}: has {size:,} bytes, expected {found.bytes:,}; run `granite41 eval generate` again"
-        )
+    metadata = read_record(Metadata, path.with_suffix(".json"), _REMEDY)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_REMEDY}")
+    size = path.stat().st_size
+    if size != metadata.bytes:
+        raise UserError(f"{path}: has {size:,} bytes, expected {metadata.bytes:,}; {_REMEDY}")
     with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != found.sha256:
-            raise UserError(
-                f"{path}: was changed (SHA-256 differs); run `granite41 eval generate` again"
-            )
-    return found
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if checksum != metadata.sha256:
+        raise UserError(f"{path}: was changed (SHA-256 differs); {_REMEDY}")
+    return metadata
 
 
 def generate(
@@ -110,14 +154,13 @@ def generate(
     corpora: Path | None = None,
     seed: int = SEED,
     workers: int | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
-    """Write ``samples`` prompts of each task and length; files that are there and right are kept.
+    """Write ``samples`` prompts of each task and length; files that are whole are kept.
 
-    A line is an object with ``task``, ``length``, ``index``, ``input`` (the prompt, which ends with ``answer_prefix``),
-    ``answer_prefix``, ``outputs`` (the right answers), ``tokens`` (of the prompt, with those that the tokenizer adds by
-    itself), ``budget`` (tokens for the answer) and ``settings`` (their name). ``tokens + budget`` is never above
-    ``length``, and 95 % of it or more.
+    A line is an object with ``task``, ``length``, ``index``, ``input`` (the prompt, which ends with
+    ``answer_prefix``), ``answer_prefix``, ``outputs`` (the right answers), ``tokens`` (of the
+    prompt, with those that the tokenizer adds by itself), ``budget`` (tokens for the answer) and
+    ``settings`` (their name). ``tokens + budget`` is 95 % of ``length`` or more, never above it.
 
     Args:
         tokenizer: folder with tokenizer.json.
@@ -128,13 +171,41 @@ def generate(
         corpora: folder that ``corpora.fetch`` made; None for the project's own short texts.
         seed: another one gives other samples.
         workers: processes; None for one per processor.
-        say: receives a line for each task and length.
 
     Raises:
-        UserError: no such task; a length that is too short for a task; no tokenizer; damaged texts; a full disk.
+        UserError: no such task; a length that is too short for a task; no tokenizer; damaged texts;
+            a full disk.
     """
     from evaluation.ruler.corpora import load
 
+    _check_arguments(lengths, samples, tasks)
+    texts = load(corpora)
+    file = tokenizer / "tokenizer.json"
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+    missing = []
+    for length in dict.fromkeys(lengths):
+        for task in dict.fromkeys(tasks):
+            kind, fingerprint = texts.used_by(task)
+            sample_set = SampleSet(
+                generator=GENERATOR,
+                tokenizer=checksum,
+                task=task,
+                length=length,
+                count=samples,
+                seed=seed,
+                corpus=fingerprint,
+                kind=kind,
+            )
+            if _exists(output, sample_set):
+                log.info("%s@%d: %d samples, kept", task, length, samples)
+            else:
+                missing.append(sample_set)
+    if missing:
+        _make(tokenizer, texts, missing, output, workers or os.cpu_count() or 1)
+
+
+def _check_arguments(lengths: Sequence[int], samples: int, tasks: Sequence[str]) -> None:
     for task in tasks:
         if task not in TASKS:
             raise UserError(
@@ -144,178 +215,199 @@ def generate(
         raise UserError(
             f"samples {samples}, lengths {list(lengths)}: expected numbers of 1 or more"
         )
-    texts = load(corpora)
-    file = tokenizer / "tokenizer.json"
-    checksum = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-    wanted = []
-    for length in dict.fromkeys(lengths):
-        for task in dict.fromkeys(tasks):
-            kind, fingerprint = texts.used(task)
-            known = {"generator": GENERATOR, "tokenizer": checksum, "task": task, "length": length}
-            known |= {"count": samples, "seed": seed, "corpus": fingerprint, "kind": kind}
-            if _is_there(output, known, say):
-                say(f"{task}@{length}: {samples} samples, kept")
-            else:
-                wanted.append(known)
-    if wanted:
-        _make(tokenizer, texts, wanted, output, workers or os.cpu_count() or 1, say)
 
 
-def _is_there(output: Path, known: dict[str, Any], say: Callable[[str], None]) -> bool:
-    path = samples_file(output, known["task"], known["length"])
+def _exists(output: Path, sample_set: SampleSet) -> bool:
+    """Whether ``output`` holds ``sample_set``; what is damaged is made again."""
+    path = samples_file(output, sample_set.task, sample_set.length)
     if not path.exists() and not path.with_suffix(".json").exists():
         return False
     try:
-        found = asdict(read_metadata(output, known["task"], known["length"]))
+        metadata = read_metadata(output, sample_set.task, sample_set.length)
     except UserError as error:
-        say(f"{str(error).rpartition(';')[0]}; made again")
+        log.warning("%s; made again", str(error).rpartition(";")[0])
         return False
-    return all(found[name] == value for name, value in known.items())
+    return all(
+        getattr(metadata, field.name) == getattr(sample_set, field.name)
+        for field in fields(SampleSet)
+    )
 
 
 def _make(
-    tokenizer: Path,
-    texts: Any,
-    wanted: list[dict[str, Any]],
-    output: Path,
-    workers: int,
-    say: Callable[[str], None],
+    tokenizer: Path, texts: "Corpora", sample_sets: list[SampleSet], output: Path, workers: int
 ) -> None:
-    from evaluation.ruler.builders import Tables, choose
+    from evaluation.ruler.builders import choose
     from evaluation.ruler.counting import Counter
+    from evaluation.ruler.tables import Tables
 
-    tables = Tables(Counter(tokenizer), texts, max(known["length"] for known in wanted))
-    builders = [choose(known["task"], known["length"], tables) for known in wanted]
-    calls = []
-    for position, known in enumerate(wanted):
-        step = max(1, _CHUNK_TOKENS // known["length"])
-        for start in range(0, known["count"], step):
-            calls.append((position, known["seed"], range(start, min(start + step, known["count"]))))
-    # a process takes seconds to start
-    total = sum(known["length"] * known["count"] for known in wanted)
-    with _results(
-        builders, calls, min(workers, 1 + total // (4 * _CHUNK_TOKENS)), output
-    ) as results:
-        for known, builder in zip(wanted, builders, strict=True):
-            _write(known, builder, results, output, say)
+    longest = max(sample_set.length for sample_set in sample_sets)
+    tables = Tables(Counter(tokenizer), texts, longest)
+    builders = [choose(sample_set.task, sample_set.length, tables) for sample_set in sample_sets]
+
+    tokens = [sample_set.length * sample_set.count for sample_set in sample_sets]
+    workers = min(workers, 1 + sum(tokens) // _WORKER_TOKENS)
+    progress = Progress(sum(tokens))
+    with _run_in_order(builders, _split(sample_sets), workers, output) as results:
+        for sample_set, builder, cost in zip(sample_sets, builders, tokens, strict=True):
+            metadata = _write(sample_set, builder, results, output)
+            progress.advance(cost)
+            _log_file(metadata, progress)
+
+
+def _split(sample_sets: list[SampleSet]) -> list[Chunk]:
+    """Return the chunks of all files, in the order of the files."""
+    chunks = []
+    for builder, sample_set in enumerate(sample_sets):
+        size = max(1, _CHUNK_TOKENS // sample_set.length)
+        for start in range(0, sample_set.count, size):
+            stop = min(start + size, sample_set.count)
+            chunks.append(Chunk(builder, sample_set.seed, range(start, stop)))
+    return chunks
 
 
 def _write(
-    known: dict[str, Any],
-    builder: Any,
-    results: Iterator[Any],
-    output: Path,
-    say: Callable[[str], None],
-) -> None:
-    path = samples_file(output, known["task"], known["length"])
-    digest, size = hashlib.sha256(), 0
+    sample_set: SampleSet, builder: "Builder", results: Iterator[ChunkResult], output: Path
+) -> Metadata:
+    """Write the next samples of ``results`` and their description."""
+    path = samples_file(output, sample_set.task, sample_set.length)
+    digest = hashlib.sha256()
+    size = 0
     fills: list[float] = []
     with (
         atomic_write(path) as temporary,
         disk_full_as_user_error(path, _KEPT),
         temporary.open("wb") as file,
     ):
-        while len(fills) < known["count"]:
-            lines, totals = next(results)
-            file.write(lines)
-            digest.update(lines)
-            size += len(lines)
-            fills += [total / known["length"] for total in totals]
-    # the templates stand in every sample
-    texts = ("head", "tail", "answer_prefix")
-    settings = {
-        name: value for name, value in asdict(builder.settings).items() if name not in texts
-    } | builder.details
-    found = Metadata(
-        **known,
-        settings=settings,
+        while len(fills) < sample_set.count:
+            chunk = next(results)
+            file.write(chunk.lines)
+            digest.update(chunk.lines)
+            size += len(chunk.lines)
+            fills += [tokens / sample_set.length for tokens in chunk.tokens]
+
+    settings = asdict(builder.settings)
+    for name in _NOT_IN_METADATA:
+        del settings[name]
+    metadata = Metadata(
+        **asdict(sample_set),
+        settings=settings | builder.details,
         fill_min=min(fills),
         fill_mean=sum(fills) / len(fills),
         sha256=digest.hexdigest(),
         bytes=size,
     )
     with disk_full_as_user_error(path, _KEPT):
-        write_text(path.with_suffix(".json"), json.dumps(asdict(found), indent=2) + "\n")
-    say(
-        f"{found.task}@{found.length}: {found.count} samples, {100 * found.fill_mean:.2f} % filled, "
-        f"{settings['name']} settings" + (f", {found.kind} texts" if found.kind else "")
+        write_record(path.with_suffix(".json"), metadata)
+    return metadata
+
+
+def _log_file(metadata: Metadata, progress: Progress) -> None:
+    texts = f", {metadata.kind} texts" if metadata.kind else ""
+    log.info(
+        "%s@%d: %d samples, %.2f %% filled, %s settings%s, %s left",
+        metadata.task,
+        metadata.length,
+        metadata.count,
+        100 * metadata.fill_mean,
+        metadata.settings["name"],
+        texts,
+        duration(progress.seconds_left),
     )
 
 
 @contextmanager
-def _results(
-    builders: list[Any], calls: list[Any], workers: int, output: Path
-) -> Iterator[Iterator[Any]]:
-    """Give the results of ``calls`` in their order, few of them ahead of the reader."""
+def _run_in_order(
+    builders: "list[Builder]", chunks: list[Chunk], workers: int, output: Path
+) -> Iterator[Iterator[ChunkResult]]:
+    """Give the results of ``chunks`` in their order, few of them ahead of the reader."""
     if workers == 1:
-        yield (_chunk(builders, *call) for call in calls)
+        yield (_make_chunk(builders, chunk) for chunk in chunks)
         return
-    # fresh interpreters: a fork would copy the threads' locks of libraries that the caller has loaded
+
+    # fresh interpreters: a fork would copy the locks of libraries that the caller has loaded
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(builders,))
-
-    def results() -> Iterator[Any]:
-        waiting: deque[Future] = deque()
-        for call in calls:
-            waiting.append(pool.submit(_work, *call))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(builders,))
     try:
-        yield results()
+        yield _submit_in_order(pool, chunks, ahead=2 * workers)
     except BrokenProcessPool as error:
         raise UserError(
-            f"{output}: a worker process died, perhaps for lack of memory; {_KEPT}, run again with fewer workers"
+            f"{output}: a worker process died, perhaps for lack of memory; {_KEPT}, "
+            f"run again with fewer workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_builders: list[Any] = []  # of a worker process
+def _submit_in_order(
+    pool: ProcessPoolExecutor, chunks: list[Chunk], ahead: int
+) -> Iterator[ChunkResult]:
+    waiting: deque[Future] = deque()
+    for chunk in chunks:
+        waiting.append(pool.submit(_work, chunk))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _start(builders: list[Any]) -> None:
-    _builders.extend(builders)
+# of a worker process, which receives them once
+_worker_builders: "list[Builder]" = []
 
 
-def _work(position: int, seed: int, indices: range) -> tuple[bytes, list[int]]:
-    return _chunk(_builders, position, seed, indices)
+def _start_worker(builders: "list[Builder]") -> None:
+    _worker_builders.extend(builders)
 
 
-def _chunk(
-    builders: list[Any], position: int, seed: int, indices: range
-) -> tuple[bytes, list[int]]:
-    """Return the lines of some samples, and the tokens of each with its budget."""
+def _work(chunk: Chunk) -> ChunkResult:
+    return _make_chunk(_worker_builders, chunk)
+
+
+def _make_chunk(builders: "list[Builder]", chunk: Chunk) -> ChunkResult:
     import orjson
 
-    made = [_sample(builders[position], seed, index) for index in indices]
-    lines = b"".join(orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE) for sample in made)
-    return lines, [sample["tokens"] + sample["budget"] for sample in made]
+    builder = builders[chunk.builder]
+    samples = [make_sample(builder, chunk.seed, index) for index in chunk.indices]
+    lines = [orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE) for sample in samples]
+    tokens = [sample["tokens"] + sample["budget"] for sample in samples]
+    return ChunkResult(b"".join(lines), tokens)
 
 
-def _sample(builder: Any, seed: int, index: int) -> dict[str, Any]:
-    """Return one sample: built, counted as a whole, and built again for more or fewer tokens where that is needed."""
+def make_sample(builder: "Builder", seed: int, index: int) -> dict[str, Any]:
+    """Return one sample, the object of a line (see :func:`generate`).
+
+    The prompt is built, counted as a whole, and built again with more or less room where its
+    number of tokens is not near the length.
+
+    Raises:
+        UserError: no attempt comes near the length.
+    """
     import numpy as np
 
-    digest = hashlib.sha256(f"{seed}/{builder.task}/{builder.length}/{index}".encode()).digest()
-    # a little below the limit, which is worth more than a second attempt
+    name = f"{seed}/{builder.task}/{builder.length}/{index}"
+    digest = hashlib.sha256(name.encode()).digest()
+    budget = builder.settings.budget
+
+    # a little below the limit, which costs less than a second attempt
     goal = builder.limit - builder.length // 1024
-    room, best, best_tokens = goal, None, 0
+    room = goal
+    best = None
+    best_tokens = 0
     for _ in range(_ATTEMPTS):
         # RandomState's numbers are the same in every version of numpy
-        draft = builder.build(np.random.RandomState(np.frombuffer(digest, "<u4")), index, room)
+        rng = np.random.RandomState(np.frombuffer(digest, "<u4"))
+        draft = builder.build(rng, index, room)
         tokens = builder.counter.count(draft.text)
         if best_tokens < tokens <= builder.limit:
-            best, best_tokens = draft, tokens
-        if _ENOUGH * builder.length - builder.settings.budget <= tokens <= builder.limit:
+            best = draft
+            best_tokens = tokens
+        if _ENOUGH * builder.length - budget <= tokens <= builder.limit:
             break
         room += goal - tokens
-    if best is None or best_tokens + builder.settings.budget < _LEAST * builder.length:
+
+    if best is None or best_tokens + budget < _LEAST * builder.length:
         raise UserError(
-            f"{builder.task}: sample {index} of {builder.length:,} tokens cannot be made with this tokenizer "
-            f"({best_tokens + builder.settings.budget:,} reached); ask for a greater length"
+            f"{builder.task}: sample {index} of {builder.length:,} tokens cannot be made with this "
+            f"tokenizer ({best_tokens + budget:,} reached); ask for a greater length"
         )
     return {
         "task": builder.task,
@@ -325,6 +417,6 @@ def _sample(builder: Any, seed: int, index: int) -> dict[str, Any]:
         "answer_prefix": best.answer_prefix,
         "outputs": best.outputs,
         "tokens": best_tokens,
-        "budget": builder.settings.budget,
+        "budget": budget,
         "settings": builder.settings.name,
     }

@@ -1,6 +1,11 @@
-"""RULER inside lm-eval: the task file for one (task, length), and the functions that it names."""
+"""RULER inside lm-eval: the task file for one (task, length), and the functions that it names.
 
-import json
+Two forms: the published one, where the model writes an answer and ``metrics`` scores it; and the
+graded one (metric ``acc``), where the model's probability of the right answers is compared with
+that of another sample's answers to the same task, after the same prompt. The graded score moves
+long before a model can write an answer; chance is 50 %.
+"""
+
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evaluation.ruler import metrics
+from evaluation.ruler.settings import QUESTION_TASKS
+from recipes.common.errors import UserError
+from recipes.common.json_files import read_json_lines
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-_FUNCTIONS = {"custom_dataset": "dataset", "doc_to_text": "prompt", "doc_to_target": "target"}
+GRADED = "acc"
+MARGIN = "margin"
+_KEYS = ("task", "index", "outputs", "tokens", "budget")
 
 
 def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: int) -> None:
@@ -22,35 +32,60 @@ def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: i
         path: the file.
         name: lm-eval's name of the task.
         samples: the generated JSON lines.
-        metric: ``match_all`` or ``match_any``.
+        metric: ``match_all`` or ``match_any``; ``acc`` for the graded form.
         budget: tokens to generate.
     """
-    config = {
+    is_graded = metric == GRADED
+    config: dict[str, Any] = {
         "task": name,
         "dataset_kwargs": {"samples": str(samples.resolve())},
         "test_split": "test",
-        "output_type": "generate_until",
-        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
-        # no stop string: RULER's answers end with the budget
-        "generation_kwargs": {"do_sample": False, "max_gen_toks": budget, "until": []},
+        "metric_list": [_mean(metric)],
         "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
-    functions = {**_FUNCTIONS, "process_results": metric}
+    if is_graded:
+        config["output_type"] = "multiple_choice"
+        config["metric_list"].append(_mean(MARGIN))
+        functions = {"doc_to_choice": "choices", "doc_to_target": "right_choice"}
+        functions["process_results"] = "graded"
+    else:
+        config["output_type"] = "generate_until"
+        # no stop string: RULER's answers end with the budget
+        config["generation_kwargs"] = {"do_sample": False, "max_gen_toks": budget, "until": []}
+        functions = {"doc_to_target": "target", "process_results": metric}
+    functions |= {"custom_dataset": "dataset", "doc_to_text": "prompt"}
+
     text = yaml.safe_dump(config, sort_keys=False)
-    text += "".join(
-        f"{key}: !function evaluation.ruler.lm_eval_task.{name}\n"
-        for key, name in functions.items()
-    )
+    for key, function in functions.items():
+        text += f"{key}: !function evaluation.ruler.lm_eval_task.{function}\n"
     path.write_text(text, encoding="utf-8")
 
 
+def _mean(metric: str) -> dict[str, Any]:
+    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+
+
 def dataset(samples: str, **metadata: Any) -> "DatasetDict":
-    """Return the samples without their prompts, which lm-eval would write out twice: 0.5 GB a task at 128K tokens."""
+    """Return the samples without their prompts, which lm-eval would copy: 0.5 GB a task at 128K.
+
+    Each has as ``distractor`` the answers of the next sample that has other ones, of the last the
+    first's: every answer is right once and wrong once, so that a model that pays no attention to
+    the prompt gains nothing from the answers that it finds likely in general.
+    """
     import datasets
 
-    keep = ("index", "outputs", "tokens", "budget")
-    rows = [{"file": samples, **{key: row[key] for key in keep}} for row in _read(samples)]
+    found = _read(samples)
+    rows = []
+    for position, sample in enumerate(found):
+        others = [*found[position + 1 :], *found[:position]]
+        distractors = [
+            other["outputs"] for other in others if other["outputs"] != sample["outputs"]
+        ]
+        row = {key: sample[key] for key in _KEYS}
+        row["file"] = samples
+        row["distractor"] = distractors[0] if distractors else []
+        rows.append(row)
     return datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
 
 
@@ -74,8 +109,45 @@ def match_any(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     return {"match_any": metrics.match_any(results[0], doc["outputs"]) / 100}
 
 
+def choices(doc: dict[str, Any]) -> list[str]:
+    """Return the right answer and another sample's.
+
+    Raises:
+        UserError: no other sample has another answer.
+    """
+    if not doc["distractor"]:
+        raise UserError(
+            f"{doc['task']}: its samples all have the same answers, but a graded score needs two "
+            f"that differ; generate more samples"
+        )
+    return [_answer(doc, doc["outputs"]), _answer(doc, doc["distractor"])]
+
+
+def right_choice(doc: dict[str, Any]) -> int:
+    """Return the position of the right answer in ``choices``."""
+    return 0
+
+
+def graded(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """Return 1 when the right answer is the more probable one, and by how many nats it is."""
+    (right, _), (wrong, _) = results
+    return {GRADED: float(right > wrong), MARGIN: right - wrong}
+
+
+def _answer(doc: dict[str, Any], outputs: list[str]) -> str:
+    """Return ``outputs`` as the model has to write them: all, or any one in the question tasks."""
+    return outputs[0] if doc["task"] in QUESTION_TASKS else " ".join(outputs)
+
+
 # one task at a time: 500 samples of 512K tokens take 1 GB
 @lru_cache(maxsize=1)
 def _read(samples: str) -> list[dict[str, Any]]:
-    with Path(samples).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    found = list(read_json_lines(Path(samples)))
+    for number, sample in enumerate(found, 1):
+        for key in ("input", *_KEYS):
+            if key not in sample:
+                raise UserError(
+                    f"{samples}: line {number} has no key {key!r}; "
+                    f"run `granite41 eval generate` again"
+                )
+    return found

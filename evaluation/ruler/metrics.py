@@ -3,26 +3,29 @@
 import re
 from collections.abc import Sequence
 
+from evaluation.ruler.settings import QUESTION_TASKS
+
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 def clean(prediction: str) -> str:
-    """Return ``prediction`` as NVIDIA scores it: stripped, control characters as line ends, stripped again."""
+    """Return ``prediction`` as NVIDIA scores it: stripped, with control characters as line ends."""
     return _CONTROL.sub("\n", prediction.strip()).strip()
 
 
 def match_all(prediction: str, references: Sequence[str]) -> float:
-    """Return the percentage (0..100) of ``references`` that ``prediction`` contains, in any case of letters."""
-    found = clean(prediction).lower()
-    return 100.0 * sum(reference.lower() in found for reference in references) / len(references)
+    """Return the percentage of ``references`` that ``prediction`` has, in any case of letters."""
+    text = clean(prediction).lower()
+    return 100.0 * sum(reference.lower() in text for reference in references) / len(references)
 
 
 def match_any(prediction: str, references: Sequence[str]) -> float:
-    """Return 100 where ``prediction`` contains one of ``references``, in any case of letters, else 0."""
-    found = clean(prediction).lower()
-    return 100.0 * any(reference.lower() in found for reference in references)
+    """Return 100 where ``prediction`` has one of ``references``, in any case of letters, else 0."""
+    text = clean(prediction).lower()
+    return 100.0 * any(reference.lower() in text for reference in references)
 
 
 def score(task: str, prediction: str, references: Sequence[str]) -> float:
-    """Return the percentage for one answer: any reference in the question tasks, the share of all in the others."""
-    return (match_any if task.startswith("qa_") else match_all)(prediction, references)
+    """Return the percentage for one answer: ``match_any`` for questions, else ``match_all``."""
+    metric = match_any if task in QUESTION_TASKS else match_all
+    return metric(prediction, references)

@@ -381,7 +381,6 @@ def generate_samples(
         corpora=corpora,
         seed=SEED if seed is None else seed,
         workers=workers,
-        say=typer.echo,
     )
 
 
@@ -390,7 +389,7 @@ def fetch_corpora(output: Annotated[Path, typer.Option(help="The folder to write
     """Fetch RULER's essays and questions from their public sources; checksums are compared."""
     from evaluation.ruler.corpora import fetch
 
-    fetch(output, say=typer.echo)
+    fetch(output)
 
 
 @eval_app.command("gate", cls=MultiValueCommand)

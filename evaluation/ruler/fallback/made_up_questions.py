@@ -1,121 +1,122 @@
-"""The project's own questions, of made-up people and places, in the formats of SQuAD and of HotpotQA.
+"""The project's own questions on made-up people and places, as SQuAD and HotpotQA have them."""
 
-Short on purpose: a paragraph and its question fit into 256 tokens of a small tokenizer.
-"""
+from importlib.resources import files
+from typing import Any, NamedTuple
 
-from typing import Any
+import yaml
 
-# town, river, founded in, known for, festival
-_TOWNS = (
-    ("Aldermoor", "Wend", 1312, "blue glass", "the Lantern Fair"),
-    ("Brackwell", "Tarrow", 1487, "wool blankets", "the Ram Parade"),
-    ("Corvaine", "Lisse", 1604, "violins", "the Week of Strings"),
-    ("Dunmarrow", "Eask", 1221, "salt", "the Salt Supper"),
-    ("Elsinby", "Orrin", 1735, "clocks", "the Long Hour"),
-    ("Farrowgate", "Pell", 1555, "cider", "the Apple Court"),
-    ("Greystead", "Quill", 1409, "paper", "the Kite Days"),
-    ("Hollinfurth", "Rasp", 1668, "slate", "the Stone Walk"),
-    ("Ivelmouth", "Sorrel", 1290, "smoked eel", "the Boat Blessing"),
-    ("Jessamy", "Thole", 1812, "perfume", "the Night of Jars"),
-    ("Kettering Vale", "Umber", 1376, "copper pots", "the Kettle March"),
-    ("Lowmere", "Vannet", 1523, "baskets", "the Willow Dance"),
-    ("Marrick", "Yarn", 1190, "honey", "the Bee Sunday"),
-    ("Nethercote", "Abberly", 1642, "bricks", "the Kiln Fire"),
-    ("Oxenholt", "Brindle", 1437, "leather", "the Saddle Race"),
-    ("Pallastow", "Cald", 1751, "lace", "the White Week"),
-    ("Quarrydon", "Dane", 1588, "marble", "the Chisel Prize"),
-    ("Rivenhall", "Ember", 1265, "bells", "the Nine Peals"),
-    ("Saltersby", "Fenn", 1699, "rope", "the Great Pull"),
-    ("Thornwick", "Glaze", 1340, "pottery", "the Broken Cup"),
-)
-# person, trade, born in, remembered for
-_PEOPLE = (
-    ("Ada Verrin", "an engineer", 1841, "a folding bridge"),
-    ("Bastian Holt", "a painter", 1798, "portraits of millers"),
-    ("Clara Munday", "a botanist", 1866, "a book of mosses"),
-    ("Dorin Pask", "a composer", 1722, "a mass for nine bells"),
-    ("Edda Lorne", "an astronomer", 1889, "a map of comets"),
-    ("Felix Arrow", "a sailor", 1654, "a voyage around Cape Sund"),
-    ("Greta Oakes", "a surgeon", 1903, "a way to set small bones"),
-    ("Hugo Stell", "a printer", 1611, "a dictionary of trades"),
-    ("Ines Calder", "a poet", 1777, "sonnets on the tides"),
-    ("Jonas Wray", "a baker", 1832, "a loaf that keeps a month"),
-    ("Karla Finch", "a chemist", 1871, "a green dye"),
-    ("Lorenz Tabb", "a miller", 1701, "a mill without a wheel"),
-    ("Mina Sorley", "a weaver", 1744, "a cloth that sheds rain"),
-    ("Nils Garrick", "a judge", 1688, "a law on shared wells"),
-    ("Olive Trent", "a pilot", 1911, "a flight over Mount Harrow"),
-    ("Piers Dunnock", "a glazier", 1563, "a window with no lead"),
-    ("Quentin Rusk", "a teacher", 1820, "a school for carters"),
-    ("Rosa Imber", "a sculptor", 1859, "a horse of driftwood"),
-    ("Silas Crewe", "a surveyor", 1790, "a chart of the fens"),
-    ("Thea Marlow", "a gardener", 1736, "a rose called Winter Pearl"),
-)
+FACTS = files("evaluation.ruler") / "fallback" / "made_up_questions.yaml"
+_DISTRACTORS = 4
 
 
-def single() -> dict[str, Any]:
-    """Return 60 paragraphs with one or two questions each, in SQuAD's format; one article is a town and its people."""
+class Town(NamedTuple):
+    """A line of ``towns``."""
+
+    name: str
+    river: str
+    founded: int
+    craft: str
+    festival: str
+
+
+class Person(NamedTuple):
+    """A line of ``people``; born in the town of the same line."""
+
+    name: str
+    trade: str
+    born: int
+    work: str
+
+
+def squad_format() -> dict[str, Any]:
+    """Return 60 paragraphs with one or two questions each; an article is a town and its person."""
     articles = []
-    for (town, river, founded, craft, festival), (person, trade, born, work) in zip(
-        _TOWNS, _PEOPLE, strict=True
-    ):
+    for town, person in _read():
         place = _paragraph(
-            f"{town} lies on the river {river}. It was founded in {founded} by settlers who followed the river.",
-            (f"On which river does {town} lie?", (river, f"the river {river}")),
-            (f"In which year was {town} founded?", (str(founded), f"in {founded}")),
+            f"{town.name} lies on the river {town.river}. "
+            f"It was founded in {town.founded} by settlers who followed the river.",
+            (f"On which river does {town.name} lie?", town.river, f"the river {town.river}"),
+            (f"In which year was {town.name} founded?", str(town.founded), f"in {town.founded}"),
         )
         custom = _paragraph(
-            f"The town of {town} is known for {craft}. Every year its people hold {festival}.",
-            (f"What is {town} known for?", (craft,)),
+            f"The town of {town.name} is known for {town.craft}. "
+            f"Every year its people hold {town.festival}.",
+            (f"What is {town.name} known for?", town.craft),
             (
-                f"Which feast do the people of {town} hold every year?",
-                (festival, festival.removeprefix("the ")),
+                f"Which feast do the people of {town.name} hold every year?",
+                town.festival,
+                town.festival.removeprefix("the "),
             ),
         )
         life = _paragraph(
-            f"{person} was {trade}, born in {town} in {born}, and is remembered for {work}.",
-            (f"What is {person} remembered for?", (work, work.removeprefix("a "))),
+            f"{person.name} was {person.trade}, born in {town.name} in {person.born}, "
+            f"and is remembered for {person.work}.",
+            (
+                f"What is {person.name} remembered for?",
+                person.work,
+                person.work.removeprefix("a "),
+            ),
         )
         articles.append({"paragraphs": [place, custom, life]})
     return {"data": articles}
 
 
-def _paragraph(text: str, *asked: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
-    questions = [
-        {
-            "question": query,
-            "answers": [{"text": answer} for answer in answers],
-            "is_impossible": False,
+def _paragraph(text: str, *questions: tuple[str, ...]) -> dict[str, Any]:
+    """Return a paragraph with its questions, each a tuple of the question and its answers."""
+    entries = []
+    for question, *answers in questions:
+        entries.append(
+            {
+                "question": question,
+                "answers": [{"text": answer} for answer in answers],
+                "is_impossible": False,
+            }
+        )
+    return {"context": text, "qas": entries}
+
+
+def hotpotqa_format() -> list[dict[str, Any]]:
+    """Return 40 questions: a person's paragraph names a town, the town's has the answer."""
+    pairs = _read()
+    paragraphs: dict[str, list[str]] = {}
+    for town, person in pairs:
+        paragraphs[town.name] = [
+            f"{town.name} lies on the river {town.river}.",
+            f" It is known for {town.craft}.",
+        ]
+        paragraphs[person.name] = [
+            f"{person.name} was {person.trade}.",
+            f" The place of birth was {town.name}.",
+        ]
+
+    entries = []
+    for position, (town, person) in enumerate(pairs):
+        # the pairs that follow are the distractors
+        following = range(position + 1, position + 1 + _DISTRACTORS)
+        others = [pairs[number % len(pairs)] for number in following]
+        names = [person.name, town.name]
+        names += [other.name for _, other in others]
+        names += [other.name for other, _ in others]
+        context = [[name, paragraphs[name]] for name in names]
+
+        questions = {
+            f"On which river lies the town where {person.name} was born?": town.river,
+            f"What is the town known for where {person.name} was born?": town.craft,
         }
-        for query, answers in asked
-    ]
-    return {"context": text, "qas": questions}
-
-
-def double() -> list[dict[str, Any]]:
-    """Return 40 questions in HotpotQA's format: a person's paragraph names a town, the town's has the answer."""
-    towns = {
-        town: [f"{town} lies on the river {river}.", f" It is known for {craft}."]
-        for town, river, _, craft, _ in _TOWNS
-    }
-    people = {
-        person: [f"{person} was {trade}.", f" The place of birth was {town}."]
-        for (person, trade, _, _), (town, *_) in zip(_PEOPLE, _TOWNS, strict=True)
-    }
-    asked = []
-    for number, ((person, *_), (town, river, _, craft, _)) in enumerate(
-        zip(_PEOPLE, _TOWNS, strict=True)
-    ):
-        # the people and towns that follow in the tables are the distractors
-        others = [(number + step) % len(_TOWNS) for step in (1, 2, 3, 4)]
-        names = [person, town, *(_PEOPLE[n][0] for n in others), *(_TOWNS[n][0] for n in others)]
-        context = [[name, (people | towns)[name]] for name in names]
-        facts = [[person, 1], [town, 0]]
-        for query, answer in (
-            (f"On which river lies the town where {person} was born?", river),
-            (f"What is the town known for where {person} was born?", craft),
-        ):
-            asked.append(
-                {"question": query, "answer": answer, "context": context, "supporting_facts": facts}
+        for question, answer in questions.items():
+            entries.append(
+                {
+                    "question": question,
+                    "answer": answer,
+                    "context": context,
+                    "supporting_facts": [[person.name, 1], [town.name, 0]],
+                }
             )
-    return asked
+    return entries
+
+
+def _read() -> list[tuple[Town, Person]]:
+    facts = yaml.safe_load(FACTS.read_text(encoding="utf-8"))
+    towns = [Town(*row) for row in facts["towns"]]
+    people = [Person(*row) for row in facts["people"]]
+    return list(zip(towns, people, strict=True))

@@ -1,4 +1,4 @@
-"""RULER's texts: downloaded and held against their checksums, or the project's own."""
+"""RULER's texts: downloaded and compared with their checksums, or the project's own."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from data_prep import tokenizer as bpe
 from evaluation.ruler import corpora
-from evaluation.ruler.corpora import Source
+from evaluation.ruler.corpora import CorpusFile
 from evaluation.ruler.fallback import made_up_questions
 from evaluation.ruler.generation import generate, read_metadata, samples_file
 from recipes.common.errors import UserError
@@ -32,15 +32,15 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "essays").mkdir(parents=True)
     (folder / "essays" / "a.txt").write_text("First one here.  It\n goes on. " * 50)
     (folder / "essays" / "b.txt").write_text("Then the second “one”. " * 50)
-    (folder / "squad.json").write_text(json.dumps(made_up_questions.single()))
-    (folder / "hotpotqa.json").write_text(json.dumps(made_up_questions.double()))
+    (folder / "squad.json").write_text(json.dumps(made_up_questions.squad_format()))
+    (folder / "hotpotqa.json").write_text(json.dumps(made_up_questions.hotpotqa_format()))
     (folder / "english_words.json").write_text(json.dumps({str(n): f"w{n}" for n in range(40_000)}))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     here = f"http://127.0.0.1:{server.server_port}"
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.*"))]
     sources = {
-        name: Source(
+        name: CorpusFile(
             ((f"{here}/{name}", hashlib.sha256((folder / name).read_bytes()).hexdigest()),), "CC0"
         )
         for name in names
@@ -50,10 +50,10 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server.shutdown()
 
 
-def test_fetch_and_load(served: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    corpora.fetch(tmp_path / "texts", said.append)
-    assert len(said) == 4
+def test_fetch_and_load(served: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", corpora.__name__)
+    corpora.fetch(tmp_path / "texts")
+    assert len(caplog.messages) == 4
     manifest = json.loads((tmp_path / "texts" / "manifest.json").read_text())
     assert set(manifest) == {
         "essays/a.txt",
@@ -62,7 +62,7 @@ def test_fetch_and_load(served: Path, tmp_path: Path) -> None:
         "hotpotqa.json",
         "english_words.json",
     }
-    assert manifest["squad.json"]["licence"] == "CC0"
+    assert manifest["squad.json"]["license"] == "CC0"
     assert manifest["squad.json"]["bytes"] == (served / "squad.json").stat().st_size
     loaded = corpora.load(tmp_path / "texts")
     assert loaded.kind == "published"
@@ -72,12 +72,12 @@ def test_fetch_and_load(served: Path, tmp_path: Path) -> None:
     assert len(starts) == 150
     assert loaded.pool("english_words")[:2] == ["w0", "w1"]
     assert loaded.questions("qa_1").items == corpora.load(None).questions("qa_1").items
-    assert loaded.used("qa_1")[0] == loaded.used("niah_single_2")[0] == "published"
-    assert loaded.used("vt")[0] is None
+    assert loaded.used_by("qa_1")[0] == loaded.used_by("niah_single_2")[0] == "published"
+    assert loaded.used_by("vt")[0] is None
 
 
 def test_published_texts_reach_the_samples(served: Path, tmp_path: Path) -> None:
-    corpora.fetch(tmp_path / "texts", lambda line: None)
+    corpora.fetch(tmp_path / "texts")
     bpe.train([corpora.load(None).essays], 1200, tmp_path / "tokenizer")
     for folder in (None, tmp_path / "texts"):
         generate(
@@ -88,7 +88,6 @@ def test_published_texts_reach_the_samples(served: Path, tmp_path: Path) -> None
             tasks=["niah_single_2", "vt"],
             corpora=folder,
             workers=1,
-            say=lambda line: None,
         )
         if folder is None:
             before = (
@@ -113,8 +112,8 @@ def test_second_place_is_tried(
 ) -> None:
     ((address, checksum),) = corpora.SOURCES["squad.json"].places
     places = ((address.replace("squad", "missing"), checksum), (address, checksum))
-    monkeypatch.setitem(corpora.SOURCES, "squad.json", Source(places, "CC0"))
-    corpora.fetch(tmp_path / "texts", lambda line: None)
+    monkeypatch.setitem(corpora.SOURCES, "squad.json", CorpusFile(places, "CC0"))
+    corpora.fetch(tmp_path / "texts")
     assert (
         json.loads((tmp_path / "texts" / "manifest.json").read_text())["squad.json"]["url"]
         == address
@@ -126,7 +125,7 @@ def test_wrong_checksum_leaves_nothing(served: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"squad\.json: cannot be fetched from .* \(SHA-256 [0-9a-f]+, expected"
     ):
-        corpora.fetch(tmp_path / "texts", lambda line: None)
+        corpora.fetch(tmp_path / "texts")
     assert [path.name for path in tmp_path.iterdir()] == ["served"]
 
 
@@ -134,21 +133,21 @@ def test_unreachable_host_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         corpora,
         "SOURCES",
-        {"squad.json": Source((("http://127.0.0.1:9/squad.json", "0" * 64),), "CC0")},
+        {"squad.json": CorpusFile((("http://127.0.0.1:9/squad.json", "0" * 64),), "CC0")},
     )
     with pytest.raises(
         UserError,
         match=r"cannot be fetched from http://127\.0\.0\.1:9/squad\.json \(ConnectionError\)",
     ):
-        corpora.fetch(tmp_path / "texts", lambda line: None)
+        corpora.fetch(tmp_path / "texts")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folder_that_is_not_whole_is_refused(served: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
-    corpora.fetch(texts, lambda line: None)
+    corpora.fetch(texts)
     with pytest.raises(UserError, match="exists already"):
-        corpora.fetch(texts, lambda line: None)
+        corpora.fetch(texts)
     (texts / "essays" / "b.txt").write_text("Another.")
     with pytest.raises(UserError, match=r"essays/b\.txt: is not the file that was fetched"):
         corpora.load(texts)
@@ -163,13 +162,13 @@ def test_pinned_sources() -> None:
         len(checksum) == 64 and set(checksum) <= set("0123456789abcdef") for checksum in checksums
     )
     assert len(corpora.SOURCES) == 49 + 3
-    assert all(source.licence for source in corpora.SOURCES.values())
+    assert all(source.license for source in corpora.SOURCES.values())
 
 
 def test_own_texts() -> None:
     own = corpora.load(None)
     assert own.kind == "fallback"
-    assert own.used("qa_2")[0] == "fallback"
+    assert own.used_by("qa_2")[0] == "fallback"
     assert len(own.essays) > 19_000
     assert "#" not in own.essays
     single, double = own.questions("qa_1"), own.questions("qa_2")

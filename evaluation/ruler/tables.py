@@ -1,0 +1,111 @@
+"""Texts with the tokens of their pieces, which all builders of one tokenizer share."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from evaluation.ruler.corpora import Corpora, Questions
+from evaluation.ruler.counting import Counter
+
+# An entry of a numbered list takes three tokens or more, a heading with its document eight.
+_LEAST_ENTRY_TOKENS = 3
+_LEAST_DOCUMENT_TOKENS = 8
+_SPARE = 100
+
+
+def prefix_sums(costs: np.ndarray) -> np.ndarray:
+    """Return sums with ``sums[n]`` = tokens of the first n pieces, n = 0 .. len(costs)."""
+    return np.concatenate([[0], np.cumsum(costs)])
+
+
+def count_fitting(sums: np.ndarray, room: float) -> int:
+    """Return the greatest n with ``sums[n] <= room``, or 0, for ascending ``sums``."""
+    return max(0, int(np.searchsorted(sums, room, side="right")) - 1)
+
+
+class Tables:
+    """The texts, and how many tokens their pieces have; each is counted at its first use."""
+
+    def __init__(self, counter: Counter, corpora: Corpora, longest: int) -> None:
+        """Prepare for prompts of up to ``longest`` tokens."""
+        self.counter = counter
+        self.corpora = corpora
+        self._longest = longest
+        self._costs: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def essay(self) -> "Essay":
+        """The essays, repeated to the greatest length."""
+        return Essay(self.counter, self.corpora, self._longest)
+
+    @cached_property
+    def numbers(self) -> tuple[list[str], np.ndarray]:
+        """The strings `` 1. ``, `` 2. `` and so on, and their prefix sums."""
+        most = self._longest // _LEAST_ENTRY_TOKENS + _SPARE
+        names = [f" {number}." for number in range(1, most)]
+        sums = prefix_sums(self.counter.counts(names))
+        return [f"{name} " for name in names], sums
+
+    @cached_property
+    def headers(self) -> np.ndarray:
+        """The prefix sums of the headings of documents."""
+        most = self._longest // _LEAST_DOCUMENT_TOKENS + _SPARE
+        names = [f"Document {number}:\n" for number in range(1, most)]
+        return prefix_sums(self.counter.counts(names))
+
+    def words(self, pool: str) -> tuple[Sequence[str], np.ndarray]:
+        """Return the words of a pool of ``corpora`` and the tokens of each after a space."""
+        words = self.corpora.pool(pool)
+        if pool not in self._costs:
+            self._costs[pool] = self.counter.counts([f" {word}" for word in words])
+        return words, self._costs[pool]
+
+    def documents(self, task: str) -> tuple[Questions, np.ndarray]:
+        """Return ``task``'s questions, and the tokens of each document with a blank line."""
+        questions = self.corpora.questions(task)
+        if task not in self._costs:
+            texts = [f"{document}\n\n" for document in questions.documents]
+            self._costs[task] = self.counter.counts(texts)
+        return questions, self._costs[task]
+
+
+class Essay:
+    """The essays again and again, in words and sentences.
+
+    Attributes:
+        text: all of it.
+        tokens: prefix sums of the tokens of its words.
+        starts: where each word begins, and where the text ends, in characters.
+        sentences: the first word of each sentence.
+    """
+
+    def __init__(self, counter: Counter, corpora: Corpora, tokens: int) -> None:
+        """Repeat the essays until they have ``tokens`` tokens or more."""
+        words = corpora.essays.split(" ")
+        costs = _count_words(counter, words)
+        copies = tokens // int(costs.sum()) + 1
+
+        starts = prefix_sums(np.array([len(word) + 1 for word in words]))
+        first_words = np.searchsorted(starts, corpora.sentence_starts)
+        characters = starts[-1]
+
+        # one row a copy: its words and sentences are those of the first, moved by all before it
+        copy = np.arange(copies)[:, None]
+        self.text = f"{corpora.essays} " * copies
+        self.tokens = prefix_sums(np.tile(costs, copies))
+        self.starts = np.append((starts[:-1] + copy * characters).ravel(), copies * characters)
+        self.sentences = (first_words + copy * len(words)).ravel()
+
+    def words(self, first: int, end: int) -> str:
+        """Return the words from ``first`` up to ``end``, without it."""
+        if end <= first:
+            return ""
+        return self.text[self.starts[first] : self.starts[end] - 1]
+
+
+def _count_words(counter: Counter, words: Sequence[str]) -> np.ndarray:
+    """Return the tokens of each word after a space; a word that comes again is counted once."""
+    positions = {word: position for position, word in enumerate(dict.fromkeys(words))}
+    costs = counter.counts([f" {word}" for word in positions])
+    return costs[[positions[word] for word in words]]
