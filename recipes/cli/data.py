@@ -130,28 +130,24 @@ def data_tokenize(
 
     if on != "local":
         from recipes.launch.on_slurm import tokenize_on_cluster
+        from recipes.runs.commands import TokenizeOptions
 
         if shard is not None:
             raise UserError(
                 f"--shard {shard}: --on {on} does every shard, each in its job; "
                 f"leave one of the two out"
             )
-        options = [f"--text-field={text_field}"]
-        if license:
-            options.append(f"--license={license}")
-        if skip_bad_records:
-            options.append("--skip-bad-records")
-        tokenize_on_cluster(
-            on,
-            run_dir,
-            inputs or [],
-            output,
-            tokenizer,
-            shards,
-            workers,
-            options,
-            dryrun,
+        options = TokenizeOptions(
+            inputs=tuple(inputs or []),
+            output=output,
+            tokenizer=tokenizer,
+            shards=shards,
+            text_field=text_field,
+            license=license,
+            skip_bad_records=skip_bad_records,
+            workers=workers,
         )
+        tokenize_on_cluster(on, run_dir, options, dryrun)
         return
 
     from data_prep.tokenization import tokenize

@@ -14,6 +14,7 @@ from evaluation.suites import lengths as ruler_lengths
 from recipes.common.errors import UserError
 from recipes.launch.chain import require_inputs, tasks
 from recipes.registry.resolve import STAGES, require_known, resolve_pretraining
+from recipes.runs.commands import TokenizeOptions
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
 from recipes.spec.sizes import SIZES
@@ -56,15 +57,7 @@ def run_on_cluster(on: str, run_dir: Path | None, request: ChainRequest, dryrun:
 
 
 def tokenize_on_cluster(
-    on: str,
-    run_dir: Path | None,
-    inputs: Sequence[str],
-    output: Path,
-    tokenizer: Path,
-    shards: int | None,
-    workers: int | None,
-    options: Sequence[str],
-    dryrun: bool,
+    on: str, run_dir: Path | None, options: TokenizeOptions, dryrun: bool
 ) -> None:
     """Submit ``granite41 data tokenize`` as an array with a job for each shard.
 
@@ -73,12 +66,8 @@ def tokenize_on_cluster(
     Args:
         on: the cluster.
         run_dir: folder of the jobs' records; None for one of the cluster's named as the output.
-        inputs: files, or ``hf:NAME``.
-        output: folder of the shards.
-        tokenizer: folder of the tokenizer.
-        shards: at most so many; None for as many as the inputs need.
-        workers: processes of a job; None for the CPUs that the cluster's file gives it.
-        options: more of the command's own.
+        options: of the command; without ``workers`` a job has as many as the CPUs that the
+            cluster's file gives it.
         dryrun: print the jobs, submit nothing.
 
     Raises:
@@ -88,26 +77,27 @@ def tokenize_on_cluster(
     cluster = load_cluster(on)
     if cluster.login:
         raise UserError(
-            f"--on {on}: the number of shards is seen where the files are; run it on the login node"
+            f"--on {on}: the number of shards is seen where the files are; "
+            f"run it on the login node"
         )
     from data_prep.shards import plan
 
-    inputs = [name if name.startswith("hf:") else str(Path(name).resolve()) for name in inputs]
-    count = len(plan(inputs, shards))
+    inputs = [_absolute_input(name) for name in options.inputs]
+    count = len(plan(inputs, options.shards))
+    workers = options.workers
     if workers is None and cluster.cpu_partition:
         workers = cluster.cpu_partition.cpus_per_task
-    if workers:
-        options = (*options, f"--workers={workers}")
-
-    arguments = (
-        *("data", "tokenize", "--input", *inputs),
-        *("--output", str(output.resolve())),
-        *("--tokenizer", str(tokenizer.resolve())),
-        f"--shards={count}",
-        *options,
+    options = replace(
+        options,
+        inputs=tuple(inputs),
+        output=Path(options.output).resolve(),
+        tokenizer=Path(options.tokenizer).resolve(),
+        shards=count,
+        workers=workers,
     )
-    chain = [Task("tokenize", arguments, array=count)]
-    folder = _run_folder(cluster, run_dir, output.name)
+
+    chain = [Task("tokenize", options.to_argv(), array=count)]
+    folder = _run_folder(cluster, run_dir, Path(options.output).name)
     if dryrun:
         _print_scripts(chain, cluster, folder)
         return
@@ -313,6 +303,10 @@ def _flag_arguments(flag: str, value: Any, cluster: Cluster) -> list[str]:
     if isinstance(value, Path):
         return [flag, str(_cluster_path(cluster, value, flag))]
     return [flag, str(value)]
+
+
+def _absolute_input(name: str) -> str:
+    return name if name.startswith("hf:") else str(Path(name).resolve())
 
 
 def _run_folder(cluster: Cluster, run_dir: Path | None, name: str) -> PurePosixPath:
