@@ -147,13 +147,12 @@ def _submit(
     import nemo_run as run
     from nemo_run.core.packaging.git import GitArchivePackager
 
-    from recipes.compat.slurm_executor import use_home, use_scripts
+    from recipes.compat.slurm_executor import keep_log_handlers, use_home, use_scripts
 
     use_home(home)
     tunnel = _tunnel(cluster, run_folder)
-    with run.Experiment(
-        run_folder.name, log_level="WARNING", clean_mode=True, skip_status_at_exit=True
-    ) as experiment:
+    options = {"log_level": "WARNING", "clean_mode": True, "skip_status_at_exit": True}
+    with keep_log_handlers(), run.Experiment(run_folder.name, **options) as experiment:
         for job in jobs:
             words = command(job, cluster)
             executor = build_executor(job, cluster, run_folder, code.name)

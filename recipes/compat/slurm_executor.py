@@ -5,11 +5,15 @@
 - ``nemo_run/core/execution/utils.py``, ``fill_template`` compiles a template anew for each job.
 - ``nemo_run/run/torchx_backend/schedulers/slurm.py`` reads ``SLURM_JOB_DIRS`` once, when it is
   imported, and writes each job's script into the experiment's folder before it sends the folder.
+- ``nemo_run/core/frontend/console/api.py``, ``configure_logging`` drops the handlers of the root
+  logger when an experiment is made.
 """
 
 import importlib.metadata
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,6 +89,17 @@ def use_home(folder: str) -> None:
 
     run.config.set_nemorun_home(folder)
     replace(scheduler, "SLURM_JOB_DIRS", f"{folder}/.slurm_jobs", _FILE)
+
+
+@contextmanager
+def keep_log_handlers() -> Iterator[None]:
+    """Restore the root logger's handlers, which a nemo-run experiment drops."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
 
 
 def use_scripts(experiment: Any, scripts: Mapping[str, str]) -> None:

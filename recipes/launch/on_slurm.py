@@ -77,8 +77,7 @@ def tokenize_on_cluster(
     cluster = load_cluster(on)
     if cluster.login:
         raise UserError(
-            f"--on {on}: the number of shards is seen where the files are; "
-            f"run it on the login node"
+            f"--on {on}: the number of shards is seen where the files are; run it on the login node"
         )
     from data_prep.shards import plan
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from evaluation.results import read_evaluation
+from recipes.common.environment import PRELOADED
 from recipes.launch import preloaded
 from recipes.runs.task import Task
+from tests.helpers import preloaded as preloaded_tests
 from tests.helpers.eval_models import write_model
 from tests.helpers.local_cluster import LocalCluster
-from tests.helpers.preloaded import PRELOADED
 from tests.helpers.slurm_site import STEPS, TOKENS_PER_STEP, Site
 
 pytestmark = pytest.mark.slurm
@@ -26,7 +27,7 @@ LIST = ("list", "--json")
 @pytest.fixture(scope="module")
 def preloaded_environment(tmp_path_factory) -> Iterator[dict[str, str]]:
     log = tmp_path_factory.mktemp("preloaded") / "imports.log"
-    with preloaded.server(PRELOADED, log) as environment:
+    with preloaded.server(preloaded_tests.PRELOADED, log) as environment:
         yield environment
 
 
@@ -111,7 +112,8 @@ def test_a_time_limit_is_followed_by_another_start(site, data) -> None:
 
 
 def test_starts_without_a_new_checkpoint_are_counted_and_end(site, data, tmp_path) -> None:
-    site.write({"retries": 1, "environment": {"GRANITE41_WARM": str(tmp_path / "nobody")}})
+    # without the process that it is to run in, every start crashes
+    site.write({"retries": 1, "environment": {PRELOADED: str(tmp_path / "nobody")}})
     ids = site.submit(data)
     site.wait_for(ids["phase1"], "FAILED")
     site.wait_for(ids["generate"], "CANCELLED")

@@ -1,5 +1,6 @@
 """Patches to nemo-run: another version is refused, and scripts replace those that it writes."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -40,3 +41,11 @@ def test_a_script_that_nemo_run_does_not_write_is_refused(tmp_path) -> None:
     slurm_executor.use_scripts(experiment, {"two": "ours"})
     with pytest.raises(RuntimeError, match=r"two_sbatch.sh, which nemo-run does not write"):
         experiment.dryrun()
+
+
+def test_log_handlers_survive_an_experiment() -> None:
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    with slurm_executor.keep_log_handlers():
+        logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    assert root.handlers == handlers
