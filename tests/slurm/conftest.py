@@ -21,7 +21,7 @@ def _short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[local_cluster.LocalCluster]:
-    """A Slurm cluster of two nodes with two GPUs each (in name only), which every Slurm command here talks to."""
+    """A Slurm cluster of two nodes with two GPUs each (in name only), for every Slurm command."""
     if reason := local_cluster.why_not():
         pytest.skip(reason)
     with (

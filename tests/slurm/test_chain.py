@@ -13,9 +13,9 @@ from evaluation.results import read_evaluation
 from recipes.common.environment import PRELOADED
 from recipes.launch import preloaded
 from recipes.runs.task import Task
-from tests.helpers import preloaded as preloaded_tests
 from tests.helpers.eval_models import write_model
 from tests.helpers.local_cluster import LocalCluster
+from tests.helpers.preloaded import PRELOADED as MODULES
 from tests.helpers.slurm_site import STEPS, TOKENS_PER_STEP, Site
 
 pytestmark = pytest.mark.slurm
@@ -27,7 +27,7 @@ LIST = ("list", "--json")
 @pytest.fixture(scope="module")
 def preloaded_environment(tmp_path_factory) -> Iterator[dict[str, str]]:
     log = tmp_path_factory.mktemp("preloaded") / "imports.log"
-    with preloaded.server(preloaded_tests.PRELOADED, log) as environment:
+    with preloaded.server(MODULES, log) as environment:
         yield environment
 
 

@@ -118,7 +118,7 @@ def test_times_are_slurms() -> None:
         (
             "cpu_partition:",
             "launcher: mpirun\ncpu_partition:",
-            r"launcher is 'mpirun' \(did you mean 'torchrun'\?\), expected one of torchrun, fault_tol",
+            r"launcher is 'mpirun' \(did you mean 'torchrun'\?\), expected one of torchrun, fault",
         ),
         (
             "cpu_partition:",
