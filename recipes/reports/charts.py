@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipes.reports.document import Axis, Chart, Point, Series
 
@@ -12,25 +12,20 @@ HEIGHT = 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 470, 18, 226
 # a logarithmic y axis shows so much: warm-ups start and decays end at 0
 DECADES = 1e4
-# smaller numbers, which only a damaged file holds, are drawn as 0
-TINY = 1e-100
 # named ticks that are closer, in pixels, would overlap
 TICK_DISTANCE = 40
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
-COLORS = 6
-DASHES = 3
+COLORS = [f"c{number % 6} d{number // 6}" for number in range(18)]
 
 
 class Scale:
     """Maps the values of an axis to pixels from ``first`` to ``last``."""
 
     def __init__(self, axis: Axis, values: Sequence[float], first: float, last: float) -> None:
-        low, high = axis.limits or (min(values), max(values))
-        self.low = 0.0 if abs(low) <= TINY else low
-        self.high = 0.0 if abs(high) <= TINY else high
         self.axis = axis
         self.first = first
         self.last = last
+        self.low, self.high = axis.limits or (min(values), max(values))
 
         # equal limits leave room on both sides
         if self.high - self.low <= 1e-12 * abs(self.high):
@@ -40,13 +35,11 @@ class Scale:
 
     def pixel(self, value: float) -> float:
         """Return the pixel of ``value``, or of the end of the axis that it lies beyond."""
+        inside = min(max(value, self.low), self.high)
+        share = (inside - self.low) / (self.high - self.low)
         if self.axis.log:
-            share = math.log(max(value, TINY) / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-
-        inside = min(max(share, 0.0), 1.0)
-        return round(self.first + inside * (self.last - self.first), 1)
+            share = math.log(inside / self.low) / math.log(self.high / self.low)
+        return round(self.first + share * (self.last - self.first), 1)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return (pixel, label) of the axis' own ticks, or of about six round values."""
@@ -64,10 +57,12 @@ class Scale:
         if self.axis.log:
             first = math.ceil(math.log10(self.low))
             last = math.floor(math.log10(self.high))
-            decades = [10.0**exponent for exponent in range(first, last + 1)]
-            step = math.ceil(len(decades) / 6)
-            return decades[::step] if len(decades) > 1 else [self.low, self.high]
+            if last <= first:
+                return [self.low, self.high]
+            step = math.ceil((last - first + 1) / 6)
+            return [10.0**exponent for exponent in range(first, last + 1, step)]
 
+        # 1, 2 or 5 times a power of ten
         span = self.high - self.low
         power = 10.0 ** math.floor(math.log10(span / 5))
         distance = next(power * n for n in (1, 2, 5, 10) if span / (power * n) <= 5)
@@ -102,27 +97,30 @@ class Drawing:
 
 def draw(chart: Chart) -> Drawing | None:
     """Return how to draw ``chart``, or None where it has no points."""
-    highest = max((point[3] for line in chart.series for point in line.points), default=0.0)
-    floor = max(highest / DECADES, TINY) if chart.y.log else -math.inf
+    floor = -math.inf
+    if chart.y.log:
+        floor = max(series.highest for series in chart.series) / DECADES
 
     drawn: list[tuple[Series, str]] = []
-    numbers = itertools.count()
+    # tokens are counted from 0
+    x_values = [0.0]
+    y_values: list[float] = []
+    # series without a style of their own take the colors in turn, then the same with dashes
+    colors = itertools.cycle(COLORS)
+
     for series in chart.series:
-        # series without a style of their own take the colors in turn, then the same with dashes
-        number = 0 if series.style else next(numbers)
-        color = f"c{number % COLORS} d{number // COLORS % DASHES}"
+        style = series.style or next(colors)
         points = [point for point in series.points if point[2] > floor]
         if points:
-            visible = Series(series.name, points, series.style, series.marked)
-            drawn.append((visible, series.style or color))
+            drawn.append((replace(series, points=points), style))
+        for x, _, low, high in points:
+            x_values.append(x)
+            y_values += (low, high)
+
     if not drawn:
         return None
-
-    points = [point for series, _ in drawn for point in series.points]
-    bounds = [bound for point in points for bound in point[2:]]
-    # tokens are counted from 0
-    x = Scale(chart.x, [0.0, *(point[0] for point in points)], LEFT, RIGHT)
-    return Drawing(x, Scale(chart.y, bounds, BOTTOM, TOP), drawn)
+    x_scale = Scale(chart.x, x_values, LEFT, RIGHT)
+    return Drawing(x_scale, Scale(chart.y, y_values, BOTTOM, TOP), drawn)
 
 
 def short(value: float) -> str:

@@ -1,17 +1,16 @@
 """The report on what changes from one run or evaluation to another."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluation.gates import mean_name, ruler_means
-from evaluation.results import EVALUATION, Unit
-from evaluation.suites import LONG_CONTEXT, get_suite, reference, ruler_references
+from evaluation.results import EVALUATION
+from evaluation.suites import LONG_CONTEXT, ruler_references
 from recipes.common.errors import UserError
 from recipes.reports import scores
 from recipes.reports.document import Block, Document, Note, Section, Table
-from recipes.reports.evaluation import SUFFIXES, plain, subtitle, write_documents
+from recipes.reports.evaluation import SUFFIXES, Row, subtitle, write_documents
 from recipes.reports.evaluation_files import (
     MARKED,
     Entry,
@@ -21,11 +20,14 @@ from recipes.reports.evaluation_files import (
     z_score,
 )
 from recipes.reports.run import problem_section
+from recipes.reports.values import formatted
 
 Z_NOTE = (
     f"z: the difference in its own standard errors, positive where b is better; {scores.BETTER} "
     f"and {scores.WORSE} mark more than {MARKED:g}."
 )
+
+Pair = tuple[Entry, Entry]
 
 
 def compare(a: Path, b: Path, output: Path) -> Path:
@@ -46,18 +48,21 @@ def compare(a: Path, b: Path, output: Path) -> Path:
     else:
         pairs = [_evaluation_pair(a, b)]
 
-    content = {
-        "pairs": [{"a": plain(first), "b": plain(second)} for first, second in pairs],
+    document = Document(
+        title=f"{a.resolve().name} and {b.resolve().name} compared",
+        subtitle=subtitle([pair[0] for pair in pairs]),
+        sections=[*problem_section(problems), *(_section(*pair) for pair in pairs)],
+    )
+    content: dict[str, Any] = {
+        "pairs": [{"a": first.to_dict(), "b": second.to_dict()} for first, second in pairs],
         "problems": problems,
     }
-    sections = [*problem_section(problems), *(_section(*pair) for pair in pairs)]
-    title = f"{a.resolve().name} and {b.resolve().name} compared"
-    document = Document(title, subtitle([pair[0] for pair in pairs]), sections)
-    stem = output.with_suffix("") if output.suffix in SUFFIXES else output
-    return write_documents(stem, document, content)
+    if output.suffix in SUFFIXES:
+        output = output.with_suffix("")
+    return write_documents(output, document, content)
 
 
-def _evaluation_pair(a: Path, b: Path) -> tuple[Entry, Entry]:
+def _evaluation_pair(a: Path, b: Path) -> Pair:
     first = read_entry(a, a)
     second = read_entry(b, b)
     if first.evaluation.suite != second.evaluation.suite:
@@ -68,7 +73,7 @@ def _evaluation_pair(a: Path, b: Path) -> tuple[Entry, Entry]:
     return first, second
 
 
-def _run_pairs(a: Path, b: Path, problems: list[str]) -> list[tuple[Entry, Entry]]:
+def _run_pairs(a: Path, b: Path, problems: list[str]) -> list[Pair]:
     runs: list[dict[Any, Entry]] = []
     for folder in (a, b):
         if not evaluation_paths(folder):
@@ -80,7 +85,8 @@ def _run_pairs(a: Path, b: Path, problems: list[str]) -> list[tuple[Entry, Entry
         problems += damaged
         runs.append({entry.identity: entry for entry in entries})
 
-    pairs = [(entry, runs[1][key]) for key, entry in runs[0].items() if key in runs[1]]
+    before, after = runs
+    pairs = [(entry, after[key]) for key, entry in before.items() if key in after]
     if not pairs:
         raise UserError(
             f"{a} and {b} have no evaluation of the same stage, suite and label; "
@@ -94,63 +100,72 @@ def _section(a: Entry, b: Entry) -> Section:
     size = b.evaluation.size
     blocks: list[Block] = [*scores.warnings([a, b]), Note(Z_NOTE), _score_table(a, b)]
     if suite == LONG_CONTEXT:
-        published = {f"IBM {size}": references} if (references := ruler_references(size)) else {}
-        sides = {f"a: {a.name}": a, f"b: {b.name}": b}
-        blocks.append(scores.ruler_chart(published, sides))
+        references = ruler_references(size)
+        published = {f"IBM {size}": references} if references else {}
+        means = {
+            f"a: {a.name}": ruler_means(a.evaluation),
+            f"b: {b.name}": ruler_means(b.evaluation),
+        }
+        blocks.append(scores.ruler_chart(published, means))
 
-    facts = []
+    models: list[Row] = []
     for side, entry in (("a", a), ("b", b)):
         finished = entry.evaluation.finished or None
         gate = scores.gate_cell(entry)
-        facts.append([side, entry.evaluation.model, entry.name, gate, finished])
+        models.append([side, entry.evaluation.model, entry.name, gate, finished])
     blocks += [
-        Table("Models", ["", "model", "stage and label", "gate", "finished"], facts),
+        Table("Models", ["", "model", "stage and label", "gate", "finished"], models),
         scores.settings_table([a, b]),
         scores.missing_table([a, b]),
     ]
-
-    shown = [block for block in blocks if not isinstance(block, Table) or block.rows]
     title = " ".join(filter(None, (suite, b.evaluation.stage, b.evaluation.label)))
-    return Section(title, shown, "-".join(title.split()))
+    return Section(title, blocks, "-".join(title.split()))
 
 
 def _score_table(a: Entry, b: Entry) -> Table:
     suite = b.evaluation.suite
     size = b.evaluation.size
-    rows = _mean_rows(a, b, size) if suite == LONG_CONTEXT else []
-    tasks = get_suite(suite, size).tasks
-
+    rows = _mean_rows(a, b)
+    published = scores.published_scores(suite, size)
     for name in dict.fromkeys((*a.units, *b.units)):
-        published = reference(suite, name, size) if name in tasks else None
         cells = [scores.score_cell(entry, name) for entry in (a, b)]
-        difference = _difference(a.units.get(name), b.units.get(name))
-        rows.append([name, scores.published_cell(published), *cells, *difference])
+        reference = formatted(published.get(name), ".2f")
+        rows.append([name, reference, *cells, *_difference(a, b, name)])
 
     header = ["unit", f"IBM {size}", "a", "b", "b - a", "z"]
     return scores.without_empty_column(Table("Scores", header, rows), 1)
 
 
-def _mean_rows(a: Entry, b: Entry, size: str) -> list[list[Any]]:
+def _mean_rows(a: Entry, b: Entry) -> list[Row]:
+    """Return a row for RULER's mean at each length that both have."""
     before = ruler_means(a.evaluation)
     after = ruler_means(b.evaluation)
-    published = ruler_references(size)
+    published = ruler_references(b.evaluation.size)
     rows = []
     for length in sorted(before.keys() & after.keys()):
         gain = after[length][0] - before[length][0]
         stderr = math.hypot(before[length][1], after[length][1])
-        cells = [scores.mean_cell(means[length]) for means in (before, after)]
-        z = scores.z_cell(gain / stderr if stderr else None)
-        reference_cell = scores.published_cell(published.get(length))
-        rows.append([mean_name(length), reference_cell, *cells, f"{gain:+.2f}", z])
+        rows.append(
+            [
+                mean_name(length),
+                formatted(published.get(length), ".2f"),
+                scores.mean_text(before[length]),
+                scores.mean_text(after[length]),
+                f"{gain:+.2f}",
+                scores.z_cell(gain / stderr if stderr else None),
+            ]
+        )
     return rows
 
 
-def _difference(before: Unit | None, after: Unit | None) -> Sequence[Any]:
-    """Return the cells of the difference and its z."""
-    if before is None or after is None:
-        return "-", "-"
+def _difference(a: Entry, b: Entry, name: str) -> Row:
+    """Return the cells of a unit's difference and its z; dashes unless both have a score."""
+    if name not in a.units or name not in b.units:
+        return ["-", "-"]
+    before = a.units[name]
+    after = b.units[name]
     difference = after.score - before.score
     if not math.isfinite(difference):
-        return "-", "-"
+        return ["-", "-"]
     digits = 2 if after.percent else 3
-    return f"{difference:+.{digits}f}", scores.z_cell(z_score(before, after))
+    return [f"{difference:+.{digits}f}", scores.z_cell(z_score(before, after))]

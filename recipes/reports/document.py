@@ -20,10 +20,13 @@ def as_text(value: Any) -> str:
     text = str(value)
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for character in text
-    )
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    return "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Cell:
     href: str = ""
 
 
+def flagged(text: str, is_bad: bool) -> Cell:
+    """Return a cell that stands out where ``is_bad`` holds."""
+    return Cell(text, "bad" if is_bad else "")
+
+
 @dataclass(frozen=True)
 class Table:
     """A table.
@@ -56,25 +64,30 @@ class Table:
     """
 
     title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    header: list[str]
+    rows: Sequence[list[Any]]
     note: str = ""
     folded: bool = False
 
     @property
     def cells(self) -> list[list[Cell]]:
         """The rows with every value as a cell."""
-        return [[_as_cell(value) for value in row] for row in self.rows]
+        return [list(map(_as_cell, row)) for row in self.rows]
 
     @property
     def numeric(self) -> list[bool]:
         """For each column, whether all of its cells are numbers."""
-        columns = zip(*self.cells, strict=True)
-        return [all(NUMERIC.fullmatch(cell.text) for cell in column) for column in columns]
+        return [all(map(_is_number, column)) for column in zip(*self.cells, strict=True)]
 
 
 def _as_cell(value: Any) -> Cell:
-    return value if isinstance(value, Cell) else Cell(as_text(value))
+    if isinstance(value, Cell):
+        return value
+    return Cell(as_text(value))
+
+
+def _is_number(cell: Cell) -> bool:
+    return NUMERIC.fullmatch(cell.text) is not None
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,11 @@ class Series:
     points: Sequence[Point]
     style: str = ""
     marked: bool = False
+
+    @property
+    def highest(self) -> float:
+        """The highest bound of a point; 0 without points."""
+        return max((high for *_, high in self.points), default=0.0)
 
     @property
     def has_band(self) -> bool:
@@ -190,12 +208,17 @@ class Section:
         blocks: what it holds, in order.
         anchor: its id in the page; empty for one that the navigation does not list.
         short: its name in the navigation.
+
+    Tables without rows are left out.
     """
 
     title: str
     blocks: list[Block] = field(default_factory=list)
     anchor: str = ""
     short: str = ""
+
+    def __post_init__(self) -> None:
+        self.blocks = [block for block in self.blocks if getattr(block, "rows", True)]
 
 
 @dataclass

@@ -1,16 +1,15 @@
-"""The report on a run's evaluations: ``evaluation.html``, ``evaluation.md`` and ``evaluation.json``."""
+"""The report on a run's evaluations: ``evaluation.html``, ``.md`` and ``.json``."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluation.gates import ruler_means
+from evaluation.results import Unit
 from evaluation.suites import (
     LONG_CONTEXT,
     get_suite,
-    reference,
     ruler_references,
     setting,
     suite_names,
@@ -19,7 +18,7 @@ from evaluation.suites import (
 from recipes.common.files import write_text
 from recipes.common.json_files import write_json
 from recipes.reports import scores
-from recipes.reports.document import Block, Cell, Document, Note, Section, Table
+from recipes.reports.document import Block, Cell, Document, Note, Section, Table, flagged
 from recipes.reports.evaluation_files import MARKED, Entry, read_entries, regressions
 from recipes.reports.html import write_html
 from recipes.reports.markdown import write_markdown
@@ -34,6 +33,7 @@ SCORE_NOTE = (
     f"than after the stage before by more than {MARKED:g} standard errors of the difference."
 )
 
+Row = list[Any]
 Worse = dict[tuple[int, str], float]
 
 
@@ -47,18 +47,15 @@ def write_report(run_folder: Path) -> Path:
     """
     require_run_folder(run_folder)
     entries, problems = read_entries(run_folder)
-    sections = problem_section(problems)
-    if entries:
-        sections.append(_overview(entries))
-    else:
-        sections.append(Section("Overview", [Note("There are no evaluations yet.")]))
+
+    sections = [*problem_section(problems), _overview(entries)]
     for suite in suite_names():
         members = [entry for entry in entries if entry.evaluation.suite == suite]
         if members:
             sections.append(_suite_section(suite, members))
 
     document = Document(f"Evaluation of {run_folder.resolve().name}", subtitle(entries), sections)
-    content = {"evaluations": [plain(entry) for entry in entries], "problems": problems}
+    content = {"evaluations": [entry.to_dict() for entry in entries], "problems": problems}
     return write_documents(run_folder / "evaluation", document, content)
 
 
@@ -66,15 +63,11 @@ def write_documents(path: Path, document: Document, content: dict[str, Any]) -> 
     """Write a report as HTML, Markdown and JSON and return the first's path."""
     # names may hold dots, which with_suffix would cut
     html, markdown, data = (path.with_name(path.name + suffix) for suffix in SUFFIXES)
-    write_json(data, _finite(content))
+    # JSON has no NaN and no infinity
+    write_json(data, json.loads(json.dumps(content), parse_constant=lambda constant: None))
     write_text(markdown, write_markdown(document))
     write_text(html, write_html(document))
     return html
-
-
-def plain(entry: Entry) -> dict[str, Any]:
-    """Return an entry for JSON."""
-    return {"path": entry.path, **asdict(entry.evaluation), "gate": entry.gate}
 
 
 def subtitle(entries: Sequence[Entry]) -> str:
@@ -83,56 +76,41 @@ def subtitle(entries: Sequence[Entry]) -> str:
     return f"Granite 4.1, size {', '.join(sizes)}" if sizes else ""
 
 
-def _finite(value: Any) -> Any:
-    """Return ``value`` with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _overview(entries: Sequence[Entry]) -> Section:
+    if not entries:
+        return Section("Overview", [Note("There are no evaluations yet.")])
+
     rows = []
     for entry in entries:
         evaluation = entry.evaluation
-        expected = evaluation.expected
-        done = sum(name in entry.units for name in expected)
+        expected = len(evaluation.expected)
+        done = len(entry.units.keys() & set(evaluation.expected))
         rows.append(
-            [
-                evaluation.stage,
-                evaluation.label or None,
-                evaluation.suite,
-                Cell(f"{done} of {len(expected)}", "" if done == len(expected) else "bad"),
-                scores.gate_cell(entry),
-                "all" if evaluation.limit is None else evaluation.limit,
-                evaluation.backend.get("name"),
-                evaluation.model,
-                evaluation.finished or None,
-            ]
+            {
+                "stage": evaluation.stage,
+                "label": evaluation.label or None,
+                "suite": evaluation.suite,
+                "units": flagged(f"{done} of {expected}", done < expected),
+                "gate": scores.gate_cell(entry),
+                "samples per task": evaluation.limit or "all",
+                "backend": evaluation.backend.get("name"),
+                "model": evaluation.model,
+                "finished": evaluation.finished or None,
+            }
         )
 
-    header = [
-        "stage",
-        "label",
-        "suite",
-        "units",
-        "gate",
-        "samples per task",
-        "backend",
-        "model",
-        "finished",
-    ]
-    blocks: list[Block] = [*scores.warnings(entries), Table("Evaluations", header, rows)]
-    return Section("Overview", blocks, "overview")
+    cells = [list(row.values()) for row in rows]
+    table = Table("Evaluations", list(rows[0]), cells)
+    return Section("Overview", [*scores.warnings(entries), table], "overview")
 
 
 def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
     worse = regressions(entries)
-    is_ruler = suite == LONG_CONTEXT
-    blocks: list[Block] = [*scores.warnings(entries)] if is_ruler else []
-    blocks.append(Note(SCORE_NOTE))
-    blocks += _ruler_blocks(entries, worse) if is_ruler else [_scores(suite, entries, worse)]
+    blocks: list[Block] = [Note(SCORE_NOTE)]
+    if suite == LONG_CONTEXT:
+        blocks = [*scores.warnings(entries), *blocks, *_ruler_blocks(entries, worse)]
+    else:
+        blocks.append(_scores(suite, entries, worse))
     blocks += [
         _regressions(entries, worse),
         scores.missing_table(entries),
@@ -140,115 +118,94 @@ def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
         _gates(entries),
         _benchmarks(suite, entries),
     ]
-
     title = get_suite(suite, entries[0].evaluation.size).title
-    shown = [block for block in blocks if not isinstance(block, Table) or block.rows]
-    return Section(f"{suite}: {title}", shown, suite)
+    return Section(f"{suite}: {title}", blocks, suite)
 
 
 def _scores(suite: str, entries: Sequence[Entry], worse: Worse) -> Table:
-    tasks = get_suite(suite, entries[0].evaluation.size).tasks
+    published: dict[str, dict[str, float]] = {}
     requested: dict[str, None] = {}
     for entry in entries:
+        size = entry.evaluation.size
+        if references := scores.published_scores(suite, size):
+            published[f"IBM {size}"] = references
         requested |= dict.fromkeys((*entry.evaluation.expected, *entry.units))
-    available = [task.name for task in tasks.values() if not task.unavailable]
-    names = list(dict.fromkeys((*available, *requested)))
 
-    def score(name: str, size: str) -> float | None:
-        return reference(suite, name, size) if name in tasks else None
-
-    published = _published(entries, score, names)
     rows = []
-    for name in names:
-        references = [column[name] for column in published.values()]
-        if name not in requested and not any(references):
-            continue
-        row = [name, setting(suite, name), *map(scores.published_cell, references)]
-        for position, entry in enumerate(entries):
-            row.append(scores.score_cell(entry, name, (position, name) in worse))
-        rows.append(row)
+    for name in dict.fromkeys((*get_suite(suite, entries[0].evaluation.size).tasks, *requested)):
+        columns = [column.get(name) for column in published.values()]
+        if name in requested or any(columns):
+            row: Row = [name, setting(suite, name)]
+            row += [formatted(score, ".2f") for score in columns]
+            for position, entry in enumerate(entries):
+                row.append(scores.score_cell(entry, name, (position, name) in worse))
+            rows.append(row)
 
     header = ["benchmark", "IBM's setting", *published, *(entry.name for entry in entries)]
     return scores.without_empty_column(Table("Scores", header, rows), 1)
 
 
-def _published(
-    entries: Sequence[Entry], score: Callable[[Any, str], float | None], names: Iterable[Any]
-) -> dict[str, dict[Any, float | None]]:
-    """Return the columns of IBM's scores, one for each size that has any."""
-    columns = {}
-    for size in dict.fromkeys(entry.evaluation.size for entry in entries):
-        column = {name: score(name, size) for name in names}
-        if any(value is not None for value in column.values()):
-            columns[f"IBM {size}"] = column
-    return columns
-
-
 def _ruler_blocks(entries: Sequence[Entry], worse: Worse) -> list[Block]:
-    means = [ruler_means(entry.evaluation) for entry in entries]
+    published: dict[str, dict[int, float]] = {}
     lengths: set[int] = set()
     for entry in entries:
-        lengths |= {unit.length for unit in entry.evaluation.units if unit.length}
-        lengths |= ruler_references(entry.evaluation.size).keys()
+        size = entry.evaluation.size
+        if references := ruler_references(size):
+            published[f"IBM {size}"] = references
+        lengths |= {*references, *entry.by_length}
+    means = {entry.name: ruler_means(entry.evaluation) for entry in entries}
 
-    published = _published(entries, lambda n, size: ruler_references(size).get(n), lengths)
     rows = []
     for length in sorted(lengths):
-        row: list[Any] = [scores.length_name(length)]
-        row += [scores.published_cell(column[length]) for column in published.values()]
-        row += [scores.mean_cell(mean.get(length), heat=True) for mean in means]
+        row: Row = [scores.length_name(length)]
+        row += [formatted(column.get(length), ".2f") for column in published.values()]
+        for column in means.values():
+            mean = column.get(length)
+            row.append(Cell(scores.mean_text(mean), heat=mean[0]) if mean else "-")
         rows.append(row)
 
-    header = ["length", *published, *(entry.name for entry in entries)]
     note = "The unweighted mean of the thirteen tasks, where all of them have a score."
-    curves = {f"IBM {entry.evaluation.size}": entry.evaluation.size for entry in entries}
-    references = {name: ruler_references(size) for name, size in curves.items()}
-    chart = scores.ruler_chart(
-        {name: column for name, column in references.items() if column},
-        {entry.name: entry for entry in entries},
-    )
-    blocks: list[Block] = [Table("Mean by length", header, rows, note), chart]
+    blocks: list[Block] = [
+        Table("Mean by length", ["length", *published, *means], rows, note),
+        scores.ruler_chart(published, means),
+    ]
     for position, entry in enumerate(entries):
         blocks += [_heat_map(entry, position, worse), _prompts(entry)]
     return blocks
 
 
 def _heat_map(entry: Entry, position: int, worse: Worse) -> Table:
-    units = entry.evaluation.units
-    lengths = sorted({unit.length for unit in units if unit.length})
     rows = []
-    for task in dict.fromkeys(unit.task for unit in units):
-        row: list[Any] = [task]
-        for length in lengths:
+    for task in dict.fromkeys(unit.task for unit in entry.evaluation.units):
+        row: Row = [task]
+        for length in entry.by_length:
             name = f"{task}@{length}"
             row.append(scores.score_cell(entry, name, (position, name) in worse, heat=True))
         rows.append(row)
-    header = ["task", *map(scores.length_name, lengths)]
+    header = ["task", *map(scores.length_name, entry.by_length)]
     return Table(f"{entry.name}: tasks by length", header, rows)
 
 
 def _prompts(entry: Entry) -> Table:
-    rows = []
-    for length in sorted({unit.length for unit in entry.evaluation.units if unit.length}):
-        units = [unit for unit in entry.evaluation.units if unit.length == length]
-        least = [unit.fill_min for unit in units if unit.fill_min is not None]
-        means = [unit.fill_mean for unit in units if unit.fill_mean is not None]
-        truncated = sum(unit.truncated for unit in units)
-        corpora = dict.fromkeys(unit.corpus for unit in units if unit.corpus)
-        rows.append(
-            [
-                scores.length_name(length),
-                f"{sum(unit.samples for unit in units):,}",
-                formatted(min(least, default=None), ".1%"),
-                formatted(sum(means) / len(means) if means else None, ".1%"),
-                Cell(f"{truncated:,}", "bad" if truncated else ""),
-                Cell(", ".join(corpora) or "-", "bad" if "fallback" in corpora else ""),
-            ]
-        )
-
+    rows = [_prompt_row(length, units) for length, units in entry.by_length.items()]
     header = ["length", "samples", "least fill", "mean fill", "truncated", "corpus"]
     note = "Fill: the share of the length that prompt and answer take."
     return Table(f"{entry.name}: prompts", header, rows, note)
+
+
+def _prompt_row(length: int, units: Sequence[Unit]) -> Row:
+    least = [unit.fill_min for unit in units if unit.fill_min is not None]
+    means = [unit.fill_mean for unit in units if unit.fill_mean is not None]
+    truncated = sum(unit.truncated for unit in units)
+    corpora = dict.fromkeys(unit.corpus for unit in units if unit.corpus)
+    return [
+        scores.length_name(length),
+        f"{sum(unit.samples for unit in units):,}",
+        formatted(min(least, default=None), ".1%"),
+        formatted(sum(means) / len(means) if means else None, ".1%"),
+        flagged(f"{truncated:,}", truncated > 0),
+        flagged(", ".join(corpora) or "-", "fallback" in corpora),
+    ]
 
 
 def _regressions(entries: Sequence[Entry], worse: Worse) -> Table:
@@ -268,20 +225,22 @@ def _gates(entries: Sequence[Entry]) -> Table:
         for check in as_list(entry.gate and entry.gate.get("checks")):
             if not isinstance(check, dict):
                 continue
-            is_ok = check.get("ok") is True
-            if is_ok and check.get("expected") is None:
+            passed = check.get("ok") is True
+            if passed and check.get("expected") is None:
                 continue
-            failed += not is_ok
-            verdict = Cell("passed", "good") if is_ok else Cell("failed", "bad")
-            values = [_value(check.get(key)) for key in ("found", "expected")]
-            rows.append([entry.name, verdict, check.get("name"), *values, check.get("reason")])
+            failed += not passed
+            row: Row = [entry.name, scores.verdict_cell(passed), check.get("name")]
+            row += [_short(check.get(key)) for key in ("found", "expected", "reason")]
+            rows.append(row)
 
-    title = f"{failed} of {len(rows)} checks failed" if failed else f"{len(rows)} checks passed"
+    title = f"Gate: {failed} of {len(rows)} checks failed"
+    if not failed:
+        title = f"Gate: {len(rows)} checks passed"
     header = ["model", "verdict", "check", "found", "expected", "reason"]
-    return Table(f"Gate: {title}", header, rows, folded=len(rows) > MOST_ROWS)
+    return Table(title, header, rows, folded=len(rows) > MOST_ROWS)
 
 
-def _value(value: Any) -> Any:
+def _short(value: Any) -> Any:
     number = as_number(value)
     return value if number is None else f"{number:.4g}"
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,32 @@ class Entry:
         return f"{model} {self.evaluation.label}".strip()
 
     @property
+    def identity(self) -> tuple[str | None, str, str]:
+        """Stage, suite and label, by which two runs are compared."""
+        return self.evaluation.stage, self.evaluation.suite, self.evaluation.label
+
+    @cached_property
     def units(self) -> dict[str, Unit]:
         """The results by name of the unit."""
         return {unit.name: unit for unit in self.evaluation.units}
 
+    @cached_property
+    def by_length(self) -> dict[int, list[Unit]]:
+        """RULER's results by length in tokens, ascending."""
+        units: dict[int, list[Unit]] = {}
+        for unit in self.evaluation.units:
+            if unit.length:
+                units.setdefault(unit.length, []).append(unit)
+        return dict(sorted(units.items()))
+
     @property
-    def identity(self) -> tuple[str | None, str, str]:
-        """Stage, suite and label, by which two runs are compared."""
-        return self.evaluation.stage, self.evaluation.suite, self.evaluation.label
+    def corpora(self) -> set[str | None]:
+        """Where the units' texts come from."""
+        return {unit.corpus for unit in self.evaluation.units}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry for JSON."""
+        return {"path": self.path, **asdict(self.evaluation), "gate": self.gate}
 
 
 def evaluation_paths(run_folder: Path) -> list[Path]:
@@ -67,14 +86,15 @@ def read_entries(run_folder: Path) -> tuple[list[Entry], list[str]]:
         except UserError as error:
             problems.note(error)
 
-    stages = [*STAGES, None]
+    entries.sort(key=_order)
+    return entries, problems
 
-    def order(entry: Entry) -> tuple[int, bool, int, str]:
-        stage, suite, label = entry.identity
-        position = stages.index(stage) if stage in stages else len(stages)
-        return position, not label, suite_names().index(suite), label
 
-    return sorted(entries, key=order), problems
+def _order(entry: Entry) -> tuple[int, bool, int, str]:
+    stage, suite, label = entry.identity
+    positions = {name: position for position, name in enumerate(STAGES)}
+    is_final = not label
+    return positions.get(str(stage), len(STAGES)), is_final, suite_names().index(suite), label
 
 
 def read_entry(folder: Path, run_folder: Path) -> Entry:
@@ -89,10 +109,11 @@ def read_entry(folder: Path, run_folder: Path) -> Entry:
     for fault in _faults(evaluation):
         raise UserError(f"{path}: is no evaluation ({fault}); {REMEDY}")
 
-    gate = folder / GATE
-    is_plausible = gate.is_file() and gate.stat().st_size <= _GATE_BYTES
-    content = read_json_or_none(gate) if is_plausible else None
-    return Entry(str(folder.relative_to(run_folder)), evaluation, content)
+    gate = None
+    path = folder / GATE
+    if path.is_file() and path.stat().st_size <= _GATE_BYTES:
+        gate = read_json_or_none(path)
+    return Entry(str(folder.relative_to(run_folder)), evaluation, gate)
 
 
 def _faults(evaluation: Evaluation) -> Iterator[str]:
@@ -114,9 +135,10 @@ def _faults(evaluation: Evaluation) -> Iterator[str]:
 def z_score(before: Unit, after: Unit) -> float | None:
     """Return by how many standard errors of the difference ``after`` is better than ``before``."""
     stderr = math.hypot(standard_error(before), standard_error(after))
-    sign = 1 if after.higher_is_better else -1
-    gain = sign * (after.score - before.score)
-    return gain / stderr if stderr and math.isfinite(gain) else None
+    gain = after.score - before.score
+    if not stderr or not math.isfinite(gain):
+        return None
+    return gain / stderr if after.higher_is_better else -gain / stderr
 
 
 def regressions(entries: Sequence[Entry]) -> dict[tuple[int, str], float]:
@@ -129,11 +151,12 @@ def regressions(entries: Sequence[Entry]) -> dict[tuple[int, str], float]:
     for position, entry in enumerate(entries):
         stage = entry.evaluation.stage
         earlier = [other for other in entries[:position] if other.evaluation.stage != stage]
-        previous = earlier[-1].units if earlier else {}
-
-        for name, unit in entry.units.items():
-            z = z_score(previous[name], unit) if name in previous else None
+        if not earlier:
+            continue
+        previous = earlier[-1].units
+        for name in entry.units.keys() & previous.keys():
+            z = z_score(previous[name], entry.units[name])
             if z is not None and z < -MARKED:
                 worse[position, name] = z
 
-    return worse
+    return dict(sorted(worse.items()))

@@ -57,10 +57,11 @@ def _note(text: str, tone: str, href: str) -> str:
 
 
 def _points(chart: Chart) -> Table:
+    labels = chart.x.ticks or {}
     rows = []
     for series in chart.series:
         for x, y, _, _ in series.points:
-            rows.append([series.name, (chart.x.ticks or {}).get(x, f"{x:g}"), f"{y:.1f}"])
+            rows.append([series.name, labels.get(x, f"{x:g}"), f"{y:.1f}"])
     return Table(chart.title, ["curve", chart.x.label, chart.y.label], rows)
 
 

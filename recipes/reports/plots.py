@@ -235,7 +235,7 @@ def _lr_legend() -> list[Any]:
 
     published = "rate: published, or arithmetic on published numbers"
     assumed = "rate rests on an assumed number"
-    shade = {"facecolor": SHADES[0], "edgecolor": EDGE}
+    shade: dict[str, Any] = {"facecolor": SHADES[0], "edgecolor": EDGE}
     return [
         Line2D([], [], color=INK, linewidth=2, label=published),
         Line2D([], [], color=INK, linewidth=2, linestyle=DASHED, label=assumed),
@@ -376,6 +376,8 @@ def _check_suffix(output: Path) -> None:
 
 def _save(figure: "Figure", output: Path) -> None:
     # no date in an SVG: the same recipes give the same file
-    metadata: dict[str, Any] | None = {"Date": None} if output.suffix == ".svg" else None
+    metadata: dict[str, Any] | None = None
+    if output.suffix == ".svg":
+        metadata = {"Date": None}
     with atomic_write(output) as temporary:
         figure.savefig(temporary, format=output.suffix[1:], metadata=metadata)

@@ -1,13 +1,15 @@
 """The run's report: ``report.md`` and ``report.html``, from what the stages have written so far."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError
 from recipes.common.files import write_text
 from recipes.common.progress import duration
-from recipes.reports.curves import Curve, curve_tokens
+from recipes.reports.curves import curve_tokens
 from recipes.reports.document import (
     Axis,
     Block,
@@ -23,18 +25,35 @@ from recipes.reports.document import (
     Span,
     Table,
     as_text,
+    flagged,
 )
 from recipes.reports.html import write_html
 from recipes.reports.markdown import write_markdown
 from recipes.reports.run_files import EVALUATIONS, Run, StageReport, read_run
 from recipes.reports.values import as_dict, as_number, count, formatted
 
+TOKENS = Axis("tokens")
+LOSS = Axis("nats per token")
+RATE = Axis("dimensionless")
 # shards that a table names; a full-size stage reads thousands
 MOST_SHARDS = 50
 # validations of a curve with fewer are marked
 MOST_MARKS = 40
 
-MARKDOWN_COLUMNS = (
+HTML_COLUMNS = [
+    "stage",
+    "status",
+    "tokens",
+    "tokens done",
+    "tokens of the run",
+    "steps",
+    "validation loss",
+    "unigram entropy",
+    "below entropy",
+    "wall time",
+    "tokens/s",
+]
+MARKDOWN_COLUMNS = [
     "stage",
     "status",
     "tokens",
@@ -48,24 +67,14 @@ MARKDOWN_COLUMNS = (
     "tokens done",
     "tokens of the run",
     "tokens/s",
-)
-HTML_COLUMNS = (
-    "stage",
-    "status",
-    "tokens",
-    "tokens done",
-    "tokens of the run",
-    "steps",
-    "validation loss",
-    "unigram entropy",
-    "below entropy",
-    "wall time",
-    "tokens/s",
-)
+]
+# what the heading of a stage's section says, or its artefacts
+NOT_FACTS = ("stage", "seconds", "checkpoint", "Hugging Face folder")
 NOTE = (
     "Losses and entropies in nats per token; the unigram entropy is that of the training blend. "
     "Tokens/s is the mean over the steps, without validation and checkpoints. Where a point of a "
-    "curve stands for several steps it is their mean, in a pale band from the lowest to the highest."
+    "curve stands for several steps it is their mean, in a pale band from the lowest to the "
+    "highest."
 )
 
 
@@ -95,26 +104,33 @@ def require_run_folder(run_folder: Path) -> None:
 
 
 def stage_cells(stage: StageReport) -> dict[str, str]:
-    """Return what an overview can show of a stage, by the name of its column."""
+    """Return the single facts of a stage by name."""
     loss = stage.number("validation_loss")
     entropy = stage.number("unigram_entropy")
     seconds = stage.number("seconds")
-    below = 1 - loss / entropy if loss is not None and entropy else None
+    metrics = stage.metrics
+    below = None
+    if loss is not None and entropy:
+        below = 1 - loss / entropy
+
     return {
         "stage": stage.name,
         "status": as_text(stage.manifest.get("status")),
+        "parent stage": as_text(stage.manifest.get("parent")),
         "tokens": count(stage.tokens),
+        "tokens done": count(stage.tokens_done or None),
+        "tokens of the run": count(stage.tokens_of_the_run or None),
+        "steps": count(metrics.steps or None),
+        "starts": count(stage.number("num_starts")),
+        "seconds": count(seconds),
+        "wall time": "-" if seconds is None else duration(seconds),
+        "tokens/s": count(metrics.speeds / metrics.timed_steps if metrics.timed_steps else None),
         "validation loss": formatted(loss, ".3f"),
         "unigram entropy": formatted(entropy, ".3f"),
         "below entropy": formatted(below, ".1%"),
-        "seconds": formatted(seconds, ".0f"),
+        "tokenizer fingerprint": as_text(stage.manifest.get("tokenizer_fingerprint")),
         "checkpoint": as_text(stage.checkpoint),
         "Hugging Face folder": stage.artefacts.get("Hugging Face folder", "-"),
-        "wall time": "-" if seconds is None else duration(seconds),
-        "steps": count(stage.metrics.steps or None),
-        "tokens done": count(stage.tokens_done or None),
-        "tokens of the run": count(stage.tokens_of_the_run or None),
-        "tokens/s": count(stage.metrics.tokens_per_second),
     }
 
 
@@ -123,121 +139,103 @@ def problem_section(problems: Sequence[str]) -> list[Section]:
     return [Section("What could not be read", [Listing(problems)])] if problems else []
 
 
-def _document(run: Run, columns: Sequence[str]) -> Document:
-    sizes = dict.fromkeys(
-        as_text(stage.manifest["size"]) for stage in run.stages if "size" in stage.manifest
-    )
-    blocks: list[Block] = []
-    if run.stages:
-        rows = [[_status(stage_cells(stage)[name]) for name in columns] for stage in run.stages]
-        blocks += [Table("", columns, rows), Note(NOTE)]
-    else:
-        blocks.append(Note("No stage has begun."))
+def _document(run: Run, columns: list[str]) -> Document:
+    overview = Section("Overview", [_overview(run.stages, columns), Note(NOTE)])
+    if not run.stages:
+        overview = Section("Overview", [Note("No stage has begun.")])
     if run.evaluated:
-        blocks.append(Note("Evaluations", href=EVALUATIONS))
+        overview.blocks.append(Note("Evaluations", href=EVALUATIONS))
 
-    sections = [Section("Overview", blocks), *problem_section(run.problems)]
+    sections = [overview, *problem_section(run.problems)]
     if run.stages:
         sections.append(Section("The whole run", _run_charts(run.stages)))
     if run.merges:
         sections.append(Section("Merges", list(run.merges)))
-    sections += [_stage_section(stage) for stage in run.stages]
-    subtitle = f"Granite 4.1, size {', '.join(sizes)}" if sizes else ""
-    return Document(f"Run {run.name}", subtitle, sections)
+    sections += map(_stage_section, run.stages)
+
+    sizes = [stage.manifest["size"] for stage in run.stages if "size" in stage.manifest]
+    names = ", ".join(dict.fromkeys(map(as_text, sizes)))
+    return Document(f"Run {run.name}", f"Granite 4.1, size {names}" if names else "", sections)
 
 
-def _status(value: str) -> Cell:
-    return Cell(value, "bad" if value == "failed" else "")
+def _overview(stages: Sequence[StageReport], columns: list[str]) -> Table:
+    rows = []
+    for stage in stages:
+        cells = _toned_cells(stage)
+        rows.append([cells[name] for name in columns])
+    return Table("", columns, rows)
+
+
+def _toned_cells(stage: StageReport) -> dict[str, Cell]:
+    return {name: flagged(text, text == "failed") for name, text in stage_cells(stage).items()}
 
 
 def _stage_section(stage: StageReport) -> Section:
-    blocks: list[Block] = []
+    blocks: list[Block] = [Facts(_facts(stage)), *_stage_charts(stage)]
     error = stage.manifest.get("error")
     if error is not None:
-        blocks.append(Note(f"Failed: {as_text(error)}", "error"))
-    blocks.append(Facts({name: _status(value) for name, value in _facts(stage).items()}))
-    blocks += _stage_charts(stage)
+        blocks.insert(0, Note(f"Failed: {as_text(error)}", "error"))
 
     artefacts = [[name, Cell(path, href=path)] for name, path in stage.artefacts.items()]
-    tables = [
+    blocks += [
         _mixture_table(stage),
         _shard_table(stage),
         *stage.merges,
         Table("Artefacts", ["what", "path in the run's folder"], artefacts),
     ]
-    blocks += [table for table in tables if table.rows]
     return Section(f"{stage.name}: {stage.title}", blocks, stage.name, stage.name)
 
 
-def _facts(stage: StageReport) -> dict[str, str]:
-    cells = stage_cells(stage)
-    manifest = stage.manifest
-    facts = {
-        "status": cells["status"],
-        "parent stage": as_text(manifest.get("parent")),
-        "tokens": f"{cells['tokens done']} of {cells['tokens']}",
-        "tokens of the run": cells["tokens of the run"],
-        "steps": cells["steps"],
-        "starts": count(stage.number("num_starts")),
-        "wall time": cells["wall time"],
-        "tokens per second": cells["tokens/s"],
-        "validation loss": cells["validation loss"],
-        "unigram entropy": cells["unigram entropy"],
-        "below entropy": cells["below entropy"],
-        "tokenizer fingerprint": as_text(manifest.get("tokenizer_fingerprint")),
-    }
+def _facts(stage: StageReport) -> dict[str, Cell]:
+    facts = {name: cell for name, cell in _toned_cells(stage).items() if name not in NOT_FACTS}
     if stage.checkpoint and "checkpoint" not in stage.artefacts:
-        facts["checkpoint"] = f"{as_text(stage.checkpoint)} does not exist"
-    repeated = as_dict(manifest.get("repeated_components"))
+        facts["checkpoint"] = Cell(f"{as_text(stage.checkpoint)} does not exist")
+
+    repeated = as_dict(stage.manifest.get("repeated_components"))
     if repeated:
         epochs = [f"{name} ({as_text(number)} epochs)" for name, number in repeated.items()]
-        facts["read more than once"] = ", ".join(epochs)
+        facts["read more than once"] = Cell(", ".join(epochs))
     return facts
 
 
-def _recipe_series(stage: StageReport, start: float = 0.0) -> Series:
-    """Return the learning rate of the stage's recipe over the tokens that it takes."""
-    points: list[Point] = []
-    if stage.schedule and stage.tokens and stage.tokens > 0:
-        for tokens in curve_tokens(stage.schedule, float(stage.tokens)):
-            try:
-                rate = as_number(stage.schedule.lr(tokens))
-            except ArithmeticError:
-                continue
-            if rate is not None:
-                points.append((start + tokens, rate, rate, rate))
-    return Series("recipe", points, "recipe")
-
-
-def _series(name: str, style: str, curve: Curve, start: float = 0.0) -> Series:
-    points = curve.points(start)
-    most = MOST_MARKS if style == "validation" else 2
-    return Series(name, points, style, marked=len(points) < most)
-
-
 def _losses(stage: StageReport, start: float = 0.0) -> list[Series]:
+    validation = stage.metrics.validation.points(start)
     return [
-        _series("training", "train", stage.metrics.loss, start),
-        _series("validation", "validation", stage.metrics.validation, start),
+        _measured("training", "train", stage.metrics.loss.points(start)),
+        Series("validation", validation, "validation", marked=len(validation) < MOST_MARKS),
     ]
 
 
 def _rates(stage: StageReport, start: float = 0.0) -> list[Series]:
-    return [_series("applied", "applied", stage.metrics.lr, start), _recipe_series(stage, start)]
+    recipe: list[Point] = []
+    if stage.schedule and stage.tokens and stage.tokens > 0:
+        for tokens in curve_tokens(stage.schedule, float(stage.tokens)):
+            # a damaged recipe's schedule may overflow
+            with suppress(ArithmeticError):
+                rate = as_number(stage.schedule.lr(tokens))
+                if rate is not None:
+                    recipe.append((start + tokens, rate, rate, rate))
+    return [
+        _measured("applied", "applied", stage.metrics.lr.points(start)),
+        Series("recipe", recipe, "recipe"),
+    ]
+
+
+def _measured(name: str, style: str, points: Sequence[Point]) -> Series:
+    # a line of one point would not show
+    return Series(name, points, style, marked=len(points) == 1)
 
 
 def _stage_charts(stage: StageReport) -> list[Block]:
     losses = _losses(stage)
     entropy = stage.number("unigram_entropy")
-    tokens = stage.metrics.tokens
+    tokens = float(stage.metrics.tokens)
     if entropy is not None and tokens > 0:
-        points = [(x, entropy, entropy, entropy) for x in (0.0, float(tokens))]
+        points = [(x, entropy, entropy, entropy) for x in (0.0, tokens)]
         losses.append(Series("unigram entropy", points, "entropy"))
-
-    x = Axis("tokens")
     return [
-        Chart(f"Loss of {stage.name}", losses, x, Axis("nats per token")),
-        Chart(f"Base learning rate of {stage.name}", _rates(stage), x, Axis("dimensionless")),
+        Chart(f"Loss of {stage.name}", losses, TOKENS, LOSS),
+        Chart(f"Base learning rate of {stage.name}", _rates(stage), TOKENS, RATE),
     ]
 
 
@@ -251,15 +249,16 @@ def _run_charts(stages: Sequence[StageReport]) -> list[Block]:
         rates += _rates(stage, start)
         spans.append(Span(stage.name, start, float(stage.tokens_of_the_run)))
 
-    x = Axis("tokens")
-    y = Axis("dimensionless", log=True)
-    charts: list[Block] = [
-        Chart("Loss over the run", losses, x, Axis("nats per token"), spans),
-        Chart("Base learning rate over the run, logarithmic", rates, x, y, spans),
+    title = "Base learning rate over the run, logarithmic"
+    blocks: list[Block] = [
+        Chart("Loss over the run", losses, TOKENS, LOSS, spans),
+        Chart(title, rates, TOKENS, replace(RATE, log=True), spans),
     ]
+    # a single stage is not shaded
     if len(spans) > 1:
-        charts.append(Note(f"Shaded in turn: {', '.join(span.name for span in spans)}."))
-    return charts
+        names = [span.name for span in spans]
+        blocks.append(Note(f"Shaded in turn: {', '.join(names)}."))
+    return blocks
 
 
 def _mixture_table(stage: StageReport) -> Table:

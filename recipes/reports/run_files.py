@@ -16,13 +16,12 @@ from recipes.reports.values import Problems, as_dict, as_list, as_number, count
 from recipes.runs.merge_manifest import MERGE_MANIFEST
 from recipes.runs.stage_folder import MERGED, RECIPE
 from recipes.runs.stage_manifest import MANIFEST, with_present_keys
-from recipes.spec.origin import Sourced
-from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.schedules import Schedule
-from recipes.spec.tree import flatten, replace_leaf
+from recipes.spec.tree import flatten
 
 METRICS = "metrics/steps.jsonl"
 EVALUATIONS = "evaluation.html"
+MERGE_KEYS = ("parents", "weights")
 REMEDY = "the report goes without it"
 # a step's line has about 150 bytes; longer ones are damaged
 LONGEST_LINE = 1 << 16
@@ -78,7 +77,8 @@ class Metrics:
         loss, validation: in nats per token.
         lr: the base rate that the optimizer applied, over the tokens seen before the step.
         steps, tokens: of the last step.
-        tokens_per_second: mean over the steps.
+        timed_steps: that have a speed.
+        speeds: sum of theirs, in tokens per second.
     """
 
     loss: Curve = field(default_factory=Curve)
@@ -86,7 +86,8 @@ class Metrics:
     lr: Curve = field(default_factory=Curve)
     steps: int = 0
     tokens: int = 0
-    tokens_per_second: float | None = None
+    timed_steps: int = 0
+    speeds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ class StageReport:
         tokens_done: read by the stage so far.
         tokens_of_the_run: read by the run up to and including it.
         shards: of the manifest's ``data``.
-        merges: a table each of those in the folders whose names start with the stage's.
+        merges: a table for each merge in a folder whose name starts with the stage's.
         artefacts: name of what the stage wrote -> its path relative to the run's folder.
-        checkpoint: the path that the manifest names, relative to the run's folder; it may not exist.
+        checkpoint: the manifest's path, relative to the run's folder; it may not exist.
     """
 
     name: str
@@ -124,7 +125,7 @@ class StageReport:
     metrics: Metrics
     schedule: Schedule | None
     mixture: dict[str, float]
-    tokens: int | None
+    tokens: float | None
     tokens_done: int
     tokens_of_the_run: int
     shards: list[Shard]
@@ -193,7 +194,9 @@ def _read_stage(folder: Path, tokens_before: int, problems: Problems) -> StageRe
 
     tokens = as_number(manifest.get("tokens"))
     is_finished = manifest.get("status") == "finished"
-    done = int(tokens) if tokens and is_finished else metrics.tokens
+    done = metrics.tokens
+    if tokens and is_finished:
+        done = int(tokens)
     checkpoint = manifest.get("checkpoint")
 
     return StageReport(
@@ -202,13 +205,13 @@ def _read_stage(folder: Path, tokens_before: int, problems: Problems) -> StageRe
         metrics=metrics,
         schedule=schedule,
         mixture=mixture,
-        tokens=None if tokens is None else int(tokens),
+        tokens=tokens,
         tokens_done=done,
         tokens_of_the_run=tokens_before + done,
         shards=_shards(manifest),
         merges=[],
         artefacts=_artefacts(folder, checkpoint),
-        checkpoint=f"{folder.name}/{checkpoint}" if checkpoint else None,
+        checkpoint=checkpoint and f"{folder.name}/{checkpoint}",
     )
 
 
@@ -248,7 +251,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
             values = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return values if isinstance(values, dict) else None
+    if isinstance(values, dict):
+        return values
+    return None
 
 
 def _as_entry(values: dict[str, Any]) -> Step | Validation | None:
@@ -272,22 +277,20 @@ def _as_entry(values: dict[str, Any]) -> Step | Validation | None:
 
 def _read_metrics(path: Path, problems: Problems) -> Metrics:
     metrics = Metrics()
-    damaged = infinite = timed = 0
-    speeds = 0.0
+    damaged = 0
+    infinite = 0
 
     try:
         for entry in parsed_lines(path):
             if entry is None:
                 damaged += 1
                 continue
-            infinite += entry.loss is None
+            if entry.loss is None:
+                infinite += 1
             if isinstance(entry, Validation):
                 _add_validation(metrics, entry)
-                continue
-            _add_step(metrics, entry)
-            if entry.tokens_per_second is not None:
-                speeds += entry.tokens_per_second
-                timed += 1
+            else:
+                _add_step(metrics, entry)
     except FileNotFoundError:
         problems.note(f"{path}: no such file; {REMEDY}")
     except OSError as error:
@@ -297,8 +300,6 @@ def _read_metrics(path: Path, problems: Problems) -> Metrics:
         problems.note(f"{path}: damaged lines left out: {damaged:,}")
     if infinite:
         problems.note(f"{path}: losses left out, no finite numbers: {infinite:,}")
-    if timed:
-        metrics.tokens_per_second = speeds / timed
     return metrics
 
 
@@ -315,6 +316,9 @@ def _add_step(metrics: Metrics, entry: Step) -> None:
     if entry.lr is not None:
         # the rate is that of the tokens before the step
         metrics.lr.add(entry.tokens - entry.tokens / entry.step, entry.lr)
+    if entry.tokens_per_second is not None:
+        metrics.timed_steps += 1
+        metrics.speeds += entry.tokens_per_second
 
 
 def _read_recipe(path: Path, problems: Problems) -> tuple[Schedule | None, dict[str, float]]:
@@ -324,11 +328,11 @@ def _read_recipe(path: Path, problems: Problems) -> tuple[Schedule | None, dict[
     try:
         content = yaml.safe_load(path.read_bytes())
         values = {name: leaf["value"] for name, leaf in content["values"].items()}
-        recipe = resolve(path.parent.name, str(content["size"]))
-        for name in flatten(recipe.schedule, "schedule"):
-            # a float overflows where a power of whole numbers would take forever
-            leaf = Sourced(_finite(values, name), "override", "as recorded")
-            recipe = replace_leaf(recipe, name, leaf)
+        stage = path.parent.name
+        size = str(content["size"])
+        names = flatten(resolve(stage, size).schedule, "schedule")
+        overrides = [f"{name}={values[name]}" for name in names]
+        recipe = resolve(stage, size, overrides, validate=False)
         # numbers that do not fit together fail here and not in a chart
         for tokens in (0, 1):
             recipe.schedule.lr(tokens)
@@ -339,18 +343,12 @@ def _read_recipe(path: Path, problems: Problems) -> tuple[Schedule | None, dict[
         problems.note(f"{path}: is damaged ({type(error).__name__}: {error}); {REMEDY}")
         return None, {}
 
-    components = recipe.mixture if isinstance(recipe, PretrainRecipe) else ()
-    percents = {name: as_number(values.get(f"mixture.{name}")) for name in components}
-    return recipe.schedule, {
-        name: percent for name, percent in percents.items() if percent is not None
-    }
-
-
-def _finite(values: dict[str, Any], name: str) -> float:
-    value = as_number(values[name])
-    if value is None:
-        raise ValueError(f"{name} is no number")
-    return float(value)
+    mixture: dict[str, float] = {}
+    for name, value in values.items():
+        percent = as_number(value)
+        if name.startswith("mixture.") and percent is not None:
+            mixture[name.removeprefix("mixture.")] = percent
+    return recipe.schedule, mixture
 
 
 def _read_merges(run_folder: Path, problems: Problems) -> dict[str, Table]:
@@ -370,52 +368,43 @@ def _read_merges(run_folder: Path, problems: Problems) -> dict[str, Table]:
 
 
 def _merge_table(name: str, manifest: dict[str, Any]) -> Table:
-    parents = manifest.get("parents")
-    weights = manifest.get("weights")
-    pairs = itertools.zip_longest(
-        parents if isinstance(parents, list) else [parents],
-        weights if isinstance(weights, list) else [weights],
-    )
-    base = [(manifest["base"], "base")] if manifest.get("base") else []
+    parents = list(itertools.zip_longest(*(_as_list(manifest, key) for key in MERGE_KEYS)))
+    if manifest.get("base"):
+        parents.append((manifest["base"], "base"))
 
     rows = []
-    for parent, weight in [*pairs, *base]:
+    for parent, weight in parents:
         # a parent from elsewhere is recorded by its path alone
         values = parent if isinstance(parent, dict) else {"path": parent}
-        path, stage, checkpoint = (values.get(key) for key in ("path", "stage", "checkpoint"))
-        rows.append([path, stage, checkpoint, count(as_number(values.get("tokens"))), weight])
+        tokens = count(as_number(values.get("tokens")))
+        row = [values.get(key) for key in ("path", "stage", "checkpoint")]
+        rows.append([*row, tokens, weight])
 
     header = ["parent", "stage", "checkpoint", "tokens", "weight"]
     return Table(f"Merge {name}, method {as_text(manifest.get('method'))}", header, rows)
 
 
+def _as_list(manifest: dict[str, Any], key: str) -> list[Any]:
+    value = manifest.get(key)
+    return value if isinstance(value, list) else [value]
+
+
 def _shards(manifest: dict[str, Any]) -> list[Shard]:
     """Return the shards of ``data``, a list or a dict by prefix, with what the ledger adds."""
-    data = manifest.get("data")
-    if isinstance(data, dict):
-        data = [{"prefix": prefix, **as_dict(shard)} for prefix, shard in data.items()]
-
     ledger: dict[str, dict[str, Any]] = {}
     for key, entry in as_dict(manifest.get("data_progress")).items():
         ledger[key] = as_dict(entry)
         ledger[str(as_dict(entry).get("prefix"))] = as_dict(entry)
 
+    data = manifest.get("data")
+    by_prefix = [{"prefix": key, **as_dict(value)} for key, value in as_dict(data).items()]
     shards = []
-    for entry in as_list(data):
-        if not isinstance(entry, dict):
-            continue
+    for entry in map(as_dict, by_prefix or as_list(data)):
         prefix = str(entry.get("prefix", "-"))
         recorded = ledger.get(str(entry.get("bin_sha256"))) or ledger.get(prefix) or {}
-        values = {**recorded, **entry}
-        shards.append(
-            Shard(
-                prefix=as_text(prefix),
-                component=as_text(values.get("component", prefix)),
-                weight=as_number(values.get("weight")),
-                next_document=as_number(values.get("next_document")),
-                epochs=as_number(values.get("epochs")),
-            )
-        )
+        values = {"component": prefix, **recorded, **entry}
+        numbers = [as_number(values.get(key)) for key in ("weight", "next_document", "epochs")]
+        shards.append(Shard(as_text(prefix), as_text(values["component"]), *numbers))
     return shards
 
 

@@ -1,15 +1,14 @@
 """Tables and charts of scores, for the reports of one run and of a comparison."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from evaluation.gates import ruler_means
 from evaluation.results import Unit
-from evaluation.suites import get_suite
-from recipes.reports.document import Axis, Cell, Chart, Note, Series, Table
+from evaluation.suites import get_suite, reference
+from recipes.reports.document import Axis, Block, Cell, Chart, Note, Series, Table, flagged
 from recipes.reports.evaluation_files import MARKED, Entry
-from recipes.reports.values import formatted, listed
+from recipes.reports.values import listed
 from recipes.spec.sizes import SIZES
 
 FALLBACK = "fallback corpus: not comparable with published numbers"
@@ -22,96 +21,109 @@ Score = tuple[float, float]
 
 def length_name(length: int) -> str:
     """Return a length in tokens as the field writes it: 128K for 131072."""
-    return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else f"{length:,}"
+    if length >= 1024 and length % 1024 == 0:
+        return f"{length // 1024}K"
+    return f"{length:,}"
 
 
 def score_text(unit: Unit) -> str:
     """Return score ± standard error; a standard error that lm-eval does not give is left out."""
     if not math.isfinite(unit.score):
         return "no number"
+
     digits = 2 if unit.percent else 3
     score = f"{unit.score:.{digits}f}"
-    has_error = unit.stderr is not None and math.isfinite(unit.stderr)
-    return f"{score} ± {unit.stderr:.{digits}f}" if has_error else score
+    if unit.stderr is None or not math.isfinite(unit.stderr):
+        return score
+    return f"{score} ± {unit.stderr:.{digits}f}"
 
 
 def score_cell(entry: Entry, name: str, is_worse: bool = False, heat: bool = False) -> Cell:
     """Return the cell of a unit, which may have failed or not been run."""
     unit = entry.units.get(name)
     if unit is None:
-        return Cell("failed", "bad") if name in entry.evaluation.failures else Cell("-")
-    if not math.isfinite(unit.score):
-        return Cell(score_text(unit), "bad")
-
-    color = unit.score if heat and unit.percent else None
-    if is_worse:
-        return Cell(f"{score_text(unit)} {WORSE}", "bad", color)
-    return Cell(score_text(unit), heat=color)
-
-
-def mean_cell(mean: Score | None, heat: bool = False) -> Cell:
-    """Return the cell of a mean of RULER."""
-    if mean is None:
+        if name in entry.evaluation.failures:
+            return flagged("failed", True)
         return Cell("-")
-    return Cell(f"{mean[0]:.2f} ± {mean[1]:.2f}", heat=mean[0] if heat else None)
+
+    text = score_text(unit)
+    if not math.isfinite(unit.score):
+        return flagged(text, True)
+    cell = flagged(f"{text} {WORSE}" if is_worse else text, is_worse)
+    if heat and unit.percent:
+        return replace(cell, heat=unit.score)
+    return cell
 
 
-def published_cell(score: float | None) -> Cell:
-    """Return the cell of a score that IBM publishes, or does not."""
-    return Cell(formatted(score, ".2f"))
+def mean_text(mean: Score) -> str:
+    """Return a mean of RULER ± its standard error."""
+    return f"{mean[0]:.2f} ± {mean[1]:.2f}"
 
 
 def z_cell(z: float | None) -> Cell:
     """Return the cell of a difference in its own standard errors."""
     if z is None:
         return Cell("-")
-    if abs(z) <= MARKED:
-        return Cell(f"{z:+.1f}")
-    return Cell(f"{z:+.1f} {BETTER}", "good") if z > 0 else Cell(f"{z:+.1f} {WORSE}", "bad")
+    if z > MARKED:
+        return Cell(f"{z:+.1f} {BETTER}", "good")
+    if z < -MARKED:
+        return Cell(f"{z:+.1f} {WORSE}", "bad")
+    return Cell(f"{z:+.1f}")
+
+
+def verdict_cell(passed: bool) -> Cell:
+    """Return the cell of a gate or of one of its checks."""
+    if passed:
+        return Cell("passed", "good")
+    return Cell("failed", "bad")
 
 
 def gate_cell(entry: Entry) -> Cell:
-    """Return the cell of a gate."""
+    """Return the cell of an evaluation's gate, which may not have been run."""
     if entry.gate is None:
         return Cell("-")
-    return Cell("passed", "good") if entry.gate.get("passed") is True else Cell("failed", "bad")
+    return verdict_cell(entry.gate.get("passed") is True)
 
 
-def warnings(entries: Sequence[Entry]) -> list[Note]:
+def warnings(entries: Sequence[Entry]) -> list[Block]:
     """Return what a reader must know before any number."""
-    names: list[str] = []
-    for entry in entries:
-        if any(unit.corpus == "fallback" for unit in entry.evaluation.units):
-            names.append(entry.name)
+    names = dict.fromkeys(entry.name for entry in entries if "fallback" in entry.corpora)
     if not names:
         return []
-    return [Note(f"{FALLBACK} ({', '.join(dict.fromkeys(names))})", "warning")]
+    return [Note(f"{FALLBACK} ({', '.join(names)})", "warning")]
+
+
+def published_scores(suite: str, size: str) -> dict[str, float]:
+    """Return IBM's scores of the benchmarks that can be run here; RULER's means are not of them."""
+    published = {}
+    for name, task in get_suite(suite, size).tasks.items():
+        score = reference(suite, name, size)
+        if score is not None and not task.unavailable:
+            published[name] = score
+    return published
 
 
 def ruler_chart(
-    published: Mapping[str, Mapping[int, float]], entries: Mapping[str, Entry]
+    published: Mapping[str, Mapping[int, float]], means: Mapping[str, Mapping[int, Score]]
 ) -> Chart:
     """Return RULER's means over the lengths, by name of the curve."""
     series: list[Series] = []
     for name, scores in published.items():
-        points = [(float(length), score, score, score) for length, score in scores.items()]
-        series.append(Series(name, points, "ibm", marked=True))
-
-    for name, entry in entries.items():
-        means = ruler_means(entry.evaluation)
+        exact = [(float(length), score, score, score) for length, score in scores.items()]
+        series.append(Series(name, exact, "ibm", marked=True))
+    for name, measured in means.items():
         points = [
             (float(length), mean, mean - stderr, mean + stderr)
-            for length, (mean, stderr) in means.items()
+            for length, (mean, stderr) in measured.items()
         ]
-        if points:
-            series.append(Series(name, points, marked=True))
+        series.append(Series(name, points, marked=True))
 
-    lengths = sorted({int(point[0]) for line in series for point in line.points}) or [1]
+    lengths = set().union(*published.values(), *means.values())
     x = Axis(
         "tokens",
         log=True,
-        limits=(lengths[0] / 1.2, lengths[-1] * 1.2),
-        ticks={length: length_name(length) for length in lengths},
+        limits=(min(lengths, default=1) / 1.2, max(lengths, default=1) * 1.2),
+        ticks={length: length_name(length) for length in sorted(lengths)},
     )
     y = Axis("percent ± standard error", limits=(0.0, 100.0))
     return Chart("RULER by length", series, x, y, as_table=True)
@@ -124,8 +136,8 @@ def missing_table(entries: Sequence[Entry]) -> Table:
         failures = entry.evaluation.failures
         for name in dict.fromkeys((*entry.evaluation.expected, *failures)):
             if name not in entry.units:
-                reason = Cell(failures.get(name, "has not been run"), "bad")
-                rows.append([entry.name, name, reason])
+                reason = failures.get(name, "has not been run")
+                rows.append([entry.name, name, flagged(reason, True)])
     return Table("Units without a result", ["model", "unit", "reason"], rows)
 
 
@@ -136,33 +148,30 @@ def settings_table(entries: Sequence[Entry]) -> Table:
         for unit in entry.evaluation.units:
             for setting in _other_settings(entry, unit):
                 units.setdefault((entry.name, setting), []).append(unit.name)
+
         limit = entry.evaluation.limit
         if limit is not None and not SIZES[entry.evaluation.size].is_tiny:
             units[entry.name, f"{limit} samples of each task"] = ["all"]
 
-    rows = [[model, setting, listed(names)] for (model, setting), names in units.items()]
+    rows = [[*key, listed(names)] for key, names in units.items()]
     return Table("Other settings than published", ["model", "setting", "units"], rows)
 
 
-def _other_settings(entry: Entry, unit: Unit) -> list[str]:
-    settings: list[str] = []
-    variant = unit.settings.get("rung")
-    if variant not in (None, "published"):
-        settings.append(f"RULER's settings are {variant}, not the published ones")
+def _other_settings(entry: Entry, unit: Unit) -> Iterator[str]:
+    variant = unit.settings.get("rung", "published")
+    if variant != "published":
+        yield f"RULER's settings are {variant}, not the published ones"
 
     task = get_suite(entry.evaluation.suite, entry.evaluation.size).tasks.get(unit.task)
-    expected = task.num_fewshot if task else None
-    shots: Any = unit.settings.get("num_fewshot")
-    if None not in (expected, shots) and shots != expected:
-        settings.append(f"{shots} examples in the prompt, not {expected}")
-    return settings
+    shots = unit.settings.get("num_fewshot")
+    if task and None not in (task.num_fewshot, shots) and shots != task.num_fewshot:
+        yield f"{shots} examples in the prompt, not {task.num_fewshot}"
 
 
 def without_empty_column(table: Table, index: int) -> Table:
     """Return ``table`` without the column at ``index`` if that holds only dashes."""
     if any(row[index].text != "-" for row in table.cells):
         return table
-    kept = [column for column in range(len(table.header)) if column != index]
-    header = [table.header[column] for column in kept]
-    rows = [[row[column] for column in kept] for row in table.cells]
-    return Table(table.title, header, rows, table.note, table.folded)
+    for row in (table.header, *table.rows):
+        del row[index]
+    return table

@@ -11,7 +11,8 @@ from recipes.reports.evaluation_files import Entry, read_entries
 from recipes.reports.run import stage_cells
 from recipes.reports.run_files import read_run
 
-HEADER = ("stage", "status", "tokens", "loss", "below entropy", "gates", "mean scores")
+PERCENT = "percent"
+HEADER = ["stage", "status", "tokens", "loss", "below entropy", "gates", "mean scores"]
 
 
 def run_summary(run_folder: Path) -> Table:
@@ -46,23 +47,24 @@ def run_summary(run_folder: Path) -> Table:
 
 
 def summary_text(table: Table, width: int = 100) -> str:
-    """Return ``table`` as aligned text, its last column wrapped to lines of ``width`` characters."""
-    rows = [list(table.header), *([cell.text for cell in row] for row in table.cells)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    indent = sum(widths) + 2 * len(widths)
-    # numbers are flush right
-    right = table.numeric if table.rows else [False] * len(table.header)
+    """Return ``table`` as aligned text; the last column is wrapped to stay within ``width``."""
+    rows = [table.header]
+    for cells in table.cells:
+        rows.append([cell.text for cell in cells])
+    # columns of numbers are flush right
+    numeric = table.numeric or [False] * len(table.header)
+    formats = []
+    for column, is_numeric in zip(zip(*rows, strict=True), numeric, strict=True):
+        side = ">" if is_numeric else "<"
+        formats.append(f"{side}{max(map(len, column))}")
 
     lines: list[str] = []
-    for row in rows:
-        first = "".join(
-            (text.rjust(size) if flush else text.ljust(size)) + "  "
-            for text, size, flush in zip(row, widths, right, strict=False)
-        )
-        last = textwrap.wrap(row[-1], max(width - indent, 20), break_on_hyphens=False) or [""]
-        lines.append(first + last[0])
-        lines += [" " * indent + line for line in last[1:]]
-
+    for *first, last in rows:
+        aligned = [f"{text:{form}}  " for text, form in zip(first, formats, strict=False)]
+        start = "".join(aligned)
+        wrapped = textwrap.wrap(last, max(width - len(start), 20), break_on_hyphens=False)
+        lines.append(start + wrapped[0])
+        lines += [" " * len(start) + line for line in wrapped[1:]]
     return "\n".join(lines)
 
 
@@ -80,12 +82,14 @@ def _scores(entry: Entry) -> str:
     by_metric: dict[str, list[Unit]] = {}
     for unit in entry.evaluation.units:
         if math.isfinite(unit.score):
-            metric = "" if unit.percent else unit.metric.partition(",")[0]
+            metric, _, _ = unit.metric.partition(",")
+            if unit.percent:
+                metric = PERCENT
             by_metric.setdefault(metric, []).append(unit)
 
     means = []
     for metric, units in by_metric.items():
         mean = sum(unit.score for unit in units) / len(units)
-        means.append(f"{mean:.2f} {metric}" if metric else f"{mean:.1f}")
+        means.append(f"{mean:.1f}" if metric == PERCENT else f"{mean:.2f} {metric}")
 
     return f"{entry.evaluation.suite} {', '.join(means) or '-'}"

@@ -23,26 +23,33 @@ class Problems(list[str]):
 
 
 def as_number(value: Any) -> float | None:
-    """Return ``value`` if it is a plausible number; None for all else, NaN and infinity included."""
+    """Return ``value`` if it is a plausible number; None for all else, such as NaN."""
     # not isinstance: a bool is an int
-    if type(value) in (float, int) and -IMPLAUSIBLE < value < IMPLAUSIBLE:
-        return value
-    return None
+    if type(value) not in (float, int) or not -IMPLAUSIBLE < value < IMPLAUSIBLE:
+        return None
+    # the scales of the charts could not divide by less
+    return value if abs(value) > 1 / IMPLAUSIBLE else 0.0
 
 
 def as_dict(value: Any) -> dict[str, Any]:
     """Return ``value`` if it is a dict; an empty one for all else."""
-    return value if isinstance(value, dict) else {}
+    if isinstance(value, dict):
+        return value
+    return {}
 
 
 def as_list(value: Any) -> list[Any]:
     """Return ``value`` if it is a list; an empty one for all else."""
-    return value if isinstance(value, list) else []
+    if isinstance(value, list):
+        return value
+    return []
 
 
 def formatted(value: float | None, form: str, suffix: str = "") -> str:
     """Return a number in a format of :func:`format`, with its unit; a dash for None."""
-    return "-" if value is None else f"{value:{form}}{suffix}"
+    if value is None:
+        return "-"
+    return f"{value:{form}}{suffix}"
 
 
 def count(value: float | None) -> str:
@@ -52,6 +59,7 @@ def count(value: float | None) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first few names and how many more there are."""
-    more = len(names) - MOST_NAMES
     shown = ", ".join(names[:MOST_NAMES])
-    return f"{shown} and {more} more" if more > 0 else shown
+    if len(names) > MOST_NAMES:
+        shown += f" and {len(names) - MOST_NAMES} more"
+    return shown
