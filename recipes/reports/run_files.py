@@ -390,18 +390,18 @@ def _as_list(manifest: dict[str, Any], key: str) -> list[Any]:
 
 
 def _shards(manifest: dict[str, Any]) -> list[Shard]:
-    """Return the shards of ``data``, a list or a dict by prefix, with what the ledger adds."""
-    ledger: dict[str, dict[str, Any]] = {}
+    """Return the shards of ``data``, a list or a dict by prefix, with how far each is read."""
+    progress: dict[str, dict[str, Any]] = {}
     for key, entry in as_dict(manifest.get("data_progress")).items():
-        ledger[key] = as_dict(entry)
-        ledger[str(as_dict(entry).get("prefix"))] = as_dict(entry)
+        progress[key] = as_dict(entry)
+        progress[str(as_dict(entry).get("prefix"))] = as_dict(entry)
 
     data = manifest.get("data")
     by_prefix = [{"prefix": key, **as_dict(value)} for key, value in as_dict(data).items()]
     shards = []
     for entry in map(as_dict, by_prefix or as_list(data)):
         prefix = str(entry.get("prefix", "-"))
-        recorded = ledger.get(str(entry.get("bin_sha256"))) or ledger.get(prefix) or {}
+        recorded = progress.get(str(entry.get("bin_sha256"))) or progress.get(prefix) or {}
         values = {"component": prefix, **recorded, **entry}
         numbers = [as_number(values.get(key)) for key in ("weight", "next_document", "epochs")]
         shards.append(Shard(as_text(prefix), as_text(values["component"]), *numbers))
