@@ -1,7 +1,7 @@
 """Options of ``granite41``'s commands, as dataclasses that give the command line of a task.
 
-A field is the option of its name (``run_dir`` is ``--run-dir``). None, False and an empty tuple
-leave it out, True is the flag alone, and a tuple is several values after one flag.
+A field is the option of its name (``run_dir`` is ``--run-dir``). Its default leaves the option out,
+True is the flag alone, and a tuple is several values after one flag.
 """
 
 from dataclasses import dataclass, field, fields
@@ -29,7 +29,7 @@ class Options:
         argv = list(self.command)
         for option in fields(self):
             value = getattr(self, option.name)
-            if value is None or value is False or value == ():
+            if value == option.default:
                 continue
             flag = option.metadata.get("flag", f"--{option.name.replace('_', '-')}")
             if flag:
@@ -64,7 +64,7 @@ class TokenizeOptions(Options):
     output: PathLike
     tokenizer: PathLike
     shards: int | None = None
-    text_field: str | None = None
+    text_field: str = "text"
     license: str | None = None
     skip_bad_records: bool = False
     workers: int | None = None
@@ -118,7 +118,28 @@ class ExportOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """``granite41 eval SUITE``."""
+    """``granite41 eval SUITE``.
+
+    Attributes:
+        suite: its name.
+        model: a stage of the run, a folder, or ``hf:NAME`` of the Hub.
+        size: model size.
+        run_dir: the run's folder; None for ``runs/SIZE``.
+        unmerged: of a stage, the checkpoint before its merge.
+        stage: the stage under which a folder's model is reported.
+        label: what sets the model apart in reports.
+        output: the evaluation's folder; None for the one in the stage's folder.
+        tasks: tasks of the suite; empty for all.
+        samples: documents of each task; None for the suite's number.
+        backend: ``hf``, ``vllm`` or ``local-completions``.
+        url: of a server.
+        batch_size: prompts at once, or ``auto``; None for the suite's.
+        backend_args: more of lm-eval's ``model_args``, ``key=value,key=value``.
+        ruler_samples: folder of RULER's samples; None for the run's.
+        allow_code: whether tasks may run code that the model writes.
+        corpora: fetched texts of RULER; None for the project's own.
+        lengths: RULER's lengths in tokens; empty for those of the suite.
+    """
 
     command = ("eval",)
 
@@ -128,14 +149,14 @@ class EvaluateOptions(Options):
     run_dir: PathLike | None = None
     unmerged: bool = False
     stage: str | None = None
-    label: str | None = None
+    label: str = ""
     output: PathLike | None = None
     tasks: tuple[str, ...] = ()
     samples: int | None = None
-    backend: str | None = None
+    backend: str = "hf"
     url: str | None = None
     batch_size: str | None = None
-    backend_args: str | None = None
+    backend_args: str = ""
     ruler_samples: PathLike | None = None
     allow_code: bool = False
     corpora: PathLike | None = None
