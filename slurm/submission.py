@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from recipes.common.errors import UserError
 from recipes.common.json_files import parse_record, read_json
+from recipes.runs.chain_request import ChainRequest
 from slurm.cluster import Cluster, accept_old_keys, require_valid
 from slurm.shell import Shell, last_line
 
@@ -22,29 +23,6 @@ def records_folder(run_folder: PurePosixPath) -> PurePosixPath:
 def experiments_folder(run_folder: PurePosixPath) -> PurePosixPath:
     """Return nemo-run's folder of batch scripts and logs."""
     return records_folder(run_folder) / "experiments"
-
-
-@dataclass(frozen=True)
-class ChainRequest:
-    """What a user requests of a chain; paths are the cluster's.
-
-    Attributes:
-        stages: their names, in order.
-        size: model size.
-        overrides: ``key=value`` for every stage of the chain that has the key.
-        data: folder of prepared data; None where size tiny prepares its own.
-        devices: training processes; None for as many as the recipe has.
-        init: what the first stage starts from in place of its parent.
-        evaluate: whether each stage is evaluated, and has to pass its gate.
-    """
-
-    stages: list[str]
-    size: str
-    overrides: list[str]
-    data: str | None
-    devices: int | None
-    init: str | None
-    evaluate: bool
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from recipes.common.errors import UserError
 from recipes.common.versions import commit as describe_commit
+from recipes.runs.chain_request import ChainRequest
 from recipes.runs.task import Task
 from slurm.batch_script import batch_script, build_executor, command
 from slurm.cluster import Cluster
@@ -19,7 +20,6 @@ from slurm.jobs import SlurmJob, build_jobs
 from slurm.preflight import check_cluster
 from slurm.shell import Shell, last_line
 from slurm.submission import (
-    ChainRequest,
     Submission,
     SubmittedJob,
     experiments_folder,

@@ -20,12 +20,13 @@ from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.multi_value import MultiValueCommand
 from recipes.common.progress import duration
 from recipes.common.tables import human, print_table
-from recipes.registry.resolve import STAGES, resolve, resolve_pretraining, stage_sizes
+from recipes.registry.resolve import STAGES, resolve, stage_sizes
 from recipes.spec.tree import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from recipes.runs.chain_request import ChainRequest
     from recipes.runs.task import Task
 
 app = typer.Typer(
@@ -268,51 +269,48 @@ def run_stages(
     ] = False,
 ) -> None:
     """Run stages and what belongs to them: data (size tiny), training, merge, export, evaluation, report."""
-    from recipes.launch import chain as chain_builder
+    from recipes.launch.chain import build_chain, require_inputs, select_stages
+    from recipes.runs.chain_request import ChainRequest
 
-    names = chain_builder.select_stages(stages, size, first)
+    request = ChainRequest(
+        stages=select_stages(stages, size, first),
+        size=size,
+        overrides=overrides or [],
+        data=str(data) if data else None,
+        devices=devices,
+        init=init,
+        evaluate=evaluate,
+    )
     if on != "local":
         from recipes.launch.on_slurm import run_on_cluster
-        from slurm.submission import ChainRequest
 
-        request = ChainRequest(
-            names, size, overrides or [], str(data) if data else None, devices, init, evaluate
-        )
         run_on_cluster(on, run_dir, request, dryrun)
         return
+
     run_folder = run_dir or Path("runs") / size
-    chain = chain_builder.tasks(
-        names, size, run_folder, data, devices, overrides or [], init, evaluate
-    )
+    chain = build_chain(request, run_folder)
     if dryrun:
-        for name in names:
-            if name not in [task.name for task in chain]:
-                typer.echo(f"{name}: finished already")
+        for stage in request.stages:
+            if stage not in [task.name for task in chain]:
+                typer.echo(f"{stage}: finished already")
         for task in chain:
             typer.echo(str(task))
         return
-    chain_builder.require_inputs(chain, data, init)
-    _run_here(names, size, overrides or [], chain, run_folder, verbose=bool(ctx.obj))
+    require_inputs(chain, data, init)
+    _run_here(request, chain, run_folder, verbose=bool(ctx.obj))
 
 
 def _run_here(
-    names: list[str],
-    size: str,
-    overrides: list[str],
-    chain: "Sequence[Task]",
-    run_folder: Path,
-    verbose: bool,
+    request: "ChainRequest", chain: "Sequence[Task]", run_folder: Path, verbose: bool
 ) -> None:
-    """Run a chain on this machine: its plan, its progress, and at the end a screen with its result."""
-    from recipes.launch import chain as chain_builder
+    """Run a chain on this machine, with its plan, its progress and a summary at the end."""
+    from recipes.launch.chain import resolve_recipes
     from recipes.launch.display import next_steps, plan_lines
     from recipes.launch.durations import expected_seconds
     from recipes.reports.summary import run_summary, summary_text
 
-    own = chain_builder.overrides_by_stage(names, size, overrides)
-    recipes = {name: resolve_pretraining(name, size, own[name]) for name in names}
-    seconds = expected_seconds(chain, recipes)
-    typer.echo("\n".join(plan_lines(chain, names)))
+    seconds = expected_seconds(chain, resolve_recipes(request))
+    typer.echo("\n".join(plan_lines(chain, request.stages)))
     typer.echo(f"{len(chain)} tasks, about {duration(sum(seconds.values()))} on two cores\n")
 
     from recipes.launch.locally import run_local
@@ -323,7 +321,7 @@ def _run_here(
         print("granite41: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
     typer.echo(f"\n{summary_text(run_summary(run_folder))}")
-    typer.echo("\n".join(next_steps(run_folder, names[-1], size)))
+    typer.echo("\n".join(next_steps(run_folder, request.stages[-1], request.size)))
 
 
 app.command()(slurm_cli.status)

@@ -1,17 +1,35 @@
-"""The chain as tasks with dependencies: each is a ``granite41`` command that can also be run by hand."""
+"""A chain as tasks with dependencies, each a ``granite41`` command that also runs by hand."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import cast
 
 from evaluation import suites
 from evaluation.gates import GATE
 from evaluation.results import EVALUATION, evaluation_name
+from evaluation.suites import LONG_CONTEXT
 from recipes.common.errors import UserError
+from recipes.common.json_files import read_json_or_none
 from recipes.registry.checks import require_processes
 from recipes.registry.resolve import STAGES, require_known, resolve_pretraining, stage_sizes
+from recipes.runs.chain_request import ChainRequest
+from recipes.runs.commands import (
+    CorporaOptions,
+    EvaluateOptions,
+    ExportOptions,
+    GateOptions,
+    GenerateOptions,
+    ImportOptions,
+    MergeOptions,
+    Options,
+    ReportOptions,
+    RulerOptions,
+    TinyDataOptions,
+    TrainOptions,
+)
 from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
+from recipes.runs.data_folder import TOKENIZER
 from recipes.runs.stage_folder import MERGED, check_recipe
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
@@ -19,34 +37,47 @@ from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.sizes import SIZES
 from recipes.spec.tree import flatten
 
+# folders of a run
+_DATA = "data"
+_INIT = "init"
 _CORPORA = "corpora"
-_LONG = suites.LONG_CONTEXT
+_RULER = "ruler"
+# folders of a stage
+_EVALUATIONS = "eval"
+_EXPORT = "hf"
+
+_UNMERGED = "unmerged"
 
 
 def select_stages(stages: str, size: str, first: str | None = None) -> list[str]:
-    """Return the stages that ``A`` or ``A..B`` names, in the order of the run, as far as ``size`` has them.
+    """Return the stages that ``A`` or ``A..B`` names, in order, as far as ``size`` has them.
 
     Args:
-        first: leave out those before it.
+        stages: a stage, or the first and the last one.
+        size: model size.
+        first: leave out the stages before it.
 
     Raises:
-        UserError: an unknown stage or size, a stage that the size does not go through, a range from a later to an
-            earlier one, or a ``first`` that is not among them.
+        UserError: an unknown stage or size, a stage that the size does not go through, a range from
+            a later to an earlier stage, or a ``first`` that is not in it.
     """
     require_known("size", size, SIZES)
     begin, dots, end = stages.partition("..")
     for name in (begin, end) if dots else (begin,):
         require_known("stage", name, STAGES)
         if size not in stage_sizes(name):
-            raise UserError(
-                f"{name}: {size} does not go through it, only {', '.join(stage_sizes(name))}; leave it out"
-            )
-    chain = [name for name in STAGES if size in stage_sizes(name)]
-    if chain.index(begin) > chain.index(end or begin):
+            sizes = ", ".join(stage_sizes(name))
+            raise UserError(f"{name}: {size} does not go through it, only {sizes}; leave it out")
+
+    every = [name for name in STAGES if size in stage_sizes(name)]
+    start = every.index(begin)
+    stop = every.index(end or begin)
+    if start > stop:
         raise UserError(f"{stages}: {begin} comes after {end}; name the earlier stage first")
-    chain = chain[chain.index(begin) : chain.index(end or begin) + 1]
+    chain = every[start : stop + 1]
     if first is None:
         return chain
+
     require_known("stage", first, STAGES)
     if first not in chain:
         raise UserError(
@@ -55,351 +86,375 @@ def select_stages(stages: str, size: str, first: str | None = None) -> list[str]
     return chain[chain.index(first) :]
 
 
-def tasks(
-    names: Sequence[str],
-    size: str,
+def build_chain(
+    request: ChainRequest,
     run_folder: Path,
-    data: Path | None,
-    devices: int | None,
-    overrides: Sequence[str],
-    init: str | None = None,
-    evaluate: bool = True,
+    *,
     on_cluster: bool = False,
     state: Path | None = None,
 ) -> list[Task]:
-    """Return the tasks of a chain: data (tiny only); training, merge, export and evaluation of each stage; a report.
+    """Return the tasks of a chain: data, each stage with its evaluation, and a report.
 
-    A stage begins when the gate of the one before has passed. What the run's folder holds already has no task.
+    A stage starts when the gate of the one before has passed. Results that the run's folder holds
+    already have no task.
 
     Args:
-        names: the stages, as :func:`select_stages` returns them.
-        size: model size.
-        data: a folder of prepared data; for tiny the chain prepares one when None.
-        devices: processes to train with, a GPU each; when None as many as hold the model once, or on a cluster as many
-            as the recipe has.
-        overrides: for every stage of the chain that has their key.
-        init: what the first stage begins with in place of its parent: a NeMo checkpoint, a finished stage's folder, or
-            ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
-        evaluate: whether each stage is evaluated, and held against a gate.
-        on_cluster: whether the chain runs on more than this machine.
+        request: what the user wants; without ``data`` a chain of size tiny prepares its own.
+        run_folder: the run's folder, as the tasks see it.
+        on_cluster: whether the tasks run on more than this machine.
         state: the run's folder as seen from here, where ``run_folder`` is on a cluster.
 
     Raises:
-        UserError: an unknown override; a stage of another kind; a size that does not prepare its own data, and
-            none given; a stage that finished with another recipe; a number of processes that a stage cannot use.
+        UserError: an unknown override; a stage of another kind; no data for a size that does not
+            prepare its own; a stage that finished with another recipe; a number of processes that
+            a stage cannot use; a damaged manifest or recipe.
     """
-    state = state or run_folder
-    own = overrides_by_stage(names, size, overrides)
-    recipes = {name: resolve_pretraining(name, size, own[name]) for name in names}
-    manifests = {name: read_manifest(state / name) for name in names}
-    finished = {name for name, manifest in manifests.items() if manifest and manifest.is_finished}
-    unfinished = [name for name in names if name not in finished]
-    chain: list[Task] = []
+    chain = ChainBuilder(request, run_folder, state or run_folder, on_cluster)
+    prepared = chain.data()
+    ready = chain.initial_checkpoint()
+    evaluated = chain.ruler_samples(prepared) if request.evaluate else None
 
-    def add(name: str, *words: str, after: Sequence[str | None], **more: Any) -> str:
-        chain.append(Task(name, words, tuple(filter(None, after)), **more))
+    ends = []
+    for recipe in chain.recipes.values():
+        trained = chain.train(recipe, after=[prepared, ready])
+        ready = chain.merge(recipe, trained)
+        exported = chain.export(recipe, ready)
+        ends.append(exported)
+        if request.evaluate:
+            gate = chain.evaluate(recipe, trained, exported, evaluated)
+            ends.append(gate)
+            ready = gate or ready
+            evaluated = gate or evaluated
+
+    chain.report(after=ends if any(ends) else [ready])
+    return chain.tasks
+
+
+class ChainBuilder:
+    """Adds the tasks of a chain, one step at a time.
+
+    A method returns the name of the task that completes its step, for later tasks to wait for; None
+    where there is nothing to wait for, as the run's folder holds the step's result.
+
+    Attributes:
+        tasks: those that are added so far.
+        recipes: stage -> recipe, in the chain's order.
+    """
+
+    def __init__(
+        self, request: ChainRequest, run_folder: Path, state: Path, on_cluster: bool
+    ) -> None:
+        """Resolve the recipes and read how far the run is; see :func:`build_chain`."""
+        self.tasks: list[Task] = []
+        self._size = request.size
+        self._devices = request.devices
+        self._run_folder = run_folder
+        self._state = state
+        self._on_cluster = on_cluster
+
+        self._overrides = _overrides_by_stage(request)
+        self.recipes = resolve_recipes(request)
+        self._manifests = {stage: read_manifest(state / stage) for stage in request.stages}
+
+        if request.data is None and not SIZES[request.size].is_tiny:
+            raise UserError(f"size {request.size} needs prepared data: name its folder with --data")
+        self._prepares_data = request.data is None
+        self._data = run_folder / _DATA if request.data is None else Path(request.data)
+
+        init = request.init
+        self._import = init.removeprefix("hf:") if init and init.startswith("hf:") else None
+        self._init = str(run_folder / _INIT) if self._import else init
+
+    def data(self) -> str | None:
+        """Prepare the data of size tiny."""
+        if not self._prepares_data or all(map(self._is_finished, self.recipes)):
+            return None
+        model = next(iter(self.recipes.values())).model
+        options = TinyDataOptions(output=self._data, vocab_size=model.vocab_size.value)
+        return self._add("data", options)
+
+    def initial_checkpoint(self) -> str | None:
+        """Import the Hugging Face model that the first stage starts from."""
+        if self._import is None or (self._state / _INIT).exists():
+            return None
+        return self._add("init", ImportOptions(hf=self._import, output=self._run_folder / _INIT))
+
+    def ruler_samples(self, prepared: str | None) -> str | None:
+        """Generate RULER's samples for all stages, before any GPU is taken.
+
+        Args:
+            prepared: the task that prepares the data, which has the tokenizer.
+        """
+        lengths: set[int] = set()
+        for stage in self.recipes:
+            has_ruler = LONG_CONTEXT in suites.stage_suites(stage, self._size)
+            if has_ruler and not self._is_evaluated(stage, LONG_CONTEXT):
+                recipe = resolve_pretraining(stage, self._size)
+                lengths |= set(self._ruler_lengths(recipe))
+        if not lengths:
+            return None
+
+        corpora = self._corpora()
+        fetched = None
+        if corpora and not (self._state / _CORPORA).exists():
+            fetched = self._add("corpora", CorporaOptions(output=corpora))
+        # None stands for all documents of other suites
+        samples = cast(int, suites.samples(LONG_CONTEXT, self._size))
+        options = RulerOptions(
+            tokenizer=self._data / TOKENIZER,
+            lengths=tuple(sorted(lengths)),
+            samples=samples,
+            output=self._run_folder / _RULER,
+            corpora=corpora,
+        )
+        return self._add("ruler", options, after=[prepared, fetched])
+
+    def train(self, recipe: PretrainRecipe, after: Iterable[str | None]) -> str | None:
+        """Train a stage; check the recipe of one that has finished."""
+        stage = recipe.stage
+        if self._is_finished(stage):
+            check_recipe(self._state / stage, recipe)
+            return None
+
+        parallel = recipe.parallelism
+        gpus = parallel.gpus.value if self._on_cluster else parallel.gpus_per_replica
+        processes = self._devices or gpus
+        require_processes(recipe, processes)
+        options = TrainOptions(
+            stage=stage,
+            size=self._size,
+            run_dir=self._run_folder,
+            data=self._data,
+            init=self._get_init(stage),
+            overrides=tuple(self._overrides[stage]),
+        )
+        task = Task(
+            stage,
+            options.to_argv(),
+            _names(after),
+            processes=processes,
+            needs_gpu=True,
+            stage_folder=self._run_folder / stage,
+        )
+        self.tasks.append(task)
+        return stage
+
+    def merge(self, recipe: PretrainRecipe, trained: str | None) -> str | None:
+        """Merge a long-context stage with its initial checkpoint; other stages end when trained."""
+        stage = recipe.stage
+        if recipe.merge is None or (self._state / stage / MERGED).exists():
+            return trained
+
+        manifest = self._manifests[stage]
+        if manifest:
+            initial: Path | str = manifest.initial_state.checkpoint
+        else:
+            initial = self._get_init(stage) or self._run_folder / str(recipe.parent)
+        weight = recipe.merge.weight.value
+        folder = self._run_folder / stage
+        options = MergeOptions(
+            method=recipe.merge.method.value,
+            parents=(folder, initial),
+            weights=(weight, 1 - weight),
+            output=folder / MERGED,
+        )
+        return self._add(f"{stage}-merge", options, after=[trained])
+
+    def export(self, recipe: PretrainRecipe, ready: str | None) -> str | None:
+        """Export a stage's final checkpoint to a Hugging Face folder."""
+        if (self._state / recipe.stage / _EXPORT).exists():
+            return None
+        folder = self._run_folder / recipe.stage
+        options = ExportOptions(checkpoint=folder, output=folder / _EXPORT)
+        return self._add(f"{recipe.stage}-export", options, after=[ready])
+
+    def evaluate(
+        self,
+        recipe: PretrainRecipe,
+        trained: str | None,
+        exported: str | None,
+        previous: str | None,
+    ) -> str | None:
+        """Evaluate a stage, also before its merge, and hold it to its gate.
+
+        On one machine evaluations follow each other, as they share its GPUs; on a cluster those of
+        the final model run at the same time.
+
+        Args:
+            trained: the task that trains the stage.
+            exported: the task that exports it.
+            previous: the task that the first evaluation waits for.
+        """
+        stage = recipe.stage
+        names = suites.stage_suites(stage, self._size)
+        ends: list[str] = []
+        for label in (_UNMERGED, "") if recipe.merge else ("",):
+            model = trained if label else exported
+            # the first evaluation before the merge writes the export that the next ones read
+            in_turn = bool(label) or not self._on_cluster
+            for suite in names:
+                if not self._is_evaluated(stage, evaluation_name(suite, label)):
+                    before = ends[-1] if ends and in_turn else previous
+                    ends.append(self._evaluate_suite(recipe, suite, label, [model, before]))
+
+        evaluations = self._state / stage / _EVALUATIONS
+        if not ends and all(_has_passed(evaluations / suite) for suite in names):
+            return None
+        waits: list[str | None] = [*(ends if self._on_cluster else ends[-1:])]
+        return self.gate(recipe, names, after=[*(waits or [previous]), exported])
+
+    def _evaluate_suite(
+        self, recipe: PretrainRecipe, suite: str, label: str, after: Sequence[str | None]
+    ) -> str:
+        name = f"{recipe.stage}-{evaluation_name(suite, label)}"
+        is_ruler = suite == LONG_CONTEXT
+        options = EvaluateOptions(
+            suite=suite,
+            model=recipe.stage,
+            size=self._size,
+            run_dir=self._run_folder,
+            unmerged=bool(label),
+            corpora=self._corpora() if is_ruler else None,
+        )
+        lengths = self._ruler_lengths(recipe) if is_ruler else []
+        if label or not self._on_cluster or len(lengths) < 2:
+            return self._add(name, options, after, needs_gpu=True)
+
+        # a job for each length, and one that gathers what they have scored
+        parts = []
+        for length in lengths:
+            part = replace(options, lengths=(length,))
+            parts.append(self._add(f"{name}-{length}", part, after, needs_gpu=True))
+        return self._add(name, options, after=parts)
+
+    def gate(
+        self, recipe: PretrainRecipe, suite_names: Sequence[str], after: Iterable[str | None]
+    ) -> str:
+        """Compare a stage's evaluations with published numbers and with its parent's."""
+        stage = recipe.stage
+        folder = self._run_folder / stage / _EVALUATIONS
+        baseline = None
+        if recipe.merge and self._get_init(stage) is None:
+            baseline = self._run_folder / str(recipe.parent) / _EVALUATIONS / suite_names[-1]
+        is_tiny = SIZES[self._size].is_tiny
+        # IBM's numbers are of the models at the end
+        has_published = stage == self._last_stage() and not is_tiny
+        options = GateOptions(
+            folders=tuple(folder / suite for suite in suite_names),
+            reference="published" if has_published else "none",
+            baseline=baseline,
+            # without a network there are no other texts; their scores are compared with nothing
+            allow_fallback=is_tiny,
+        )
+        return self._add(f"{stage}-gate", options, after)
+
+    def report(self, after: Iterable[str | None]) -> str:
+        """Report on the run, and generate a text with the model of its last stage."""
+        report = self._add("report", ReportOptions(run_dir=self._run_folder), after)
+        options = GenerateOptions(folder=self._run_folder / list(self.recipes)[-1] / _EXPORT)
+        return self._add("generate", options, after=[report], needs_gpu=True)
+
+    def _add(
+        self,
+        name: str,
+        options: Options,
+        after: Iterable[str | None] = (),
+        needs_gpu: bool = False,
+    ) -> str:
+        self.tasks.append(Task(name, options.to_argv(), _names(after), needs_gpu=needs_gpu))
         return name
 
-    prepared = begin = None
-    if data is None:
-        if not SIZES[size].is_tiny:
-            raise UserError(f"size {size} needs prepared data: name its folder with --data")
-        data, vocab_size = run_folder / "data", recipes[names[0]].model.vocab_size.value
-        if unfinished:
-            prepared = add(
-                "data",
-                "data",
-                "tiny",
-                "--output",
-                str(data),
-                f"--vocab-size={vocab_size}",
-                after=(),
-            )
-    if init and init.startswith("hf:"):
-        imported = run_folder / "init"
-        if not (state / "init").exists():
-            begin = add(
-                "init",
-                "import",
-                "--hf",
-                init.removeprefix("hf:"),
-                "--output",
-                str(imported),
-                after=(),
-            )
-        init = str(imported)
-    # evaluations are one after the other, as they share the machine's GPUs
-    evaluated = (
-        _ruler_tasks(add, names, size, run_folder, state, data, prepared) if evaluate else None
-    )
-    ready, ends = begin, []
-    for name, recipe in recipes.items():
-        folder, found = run_folder / name, state / name
-        source = ("--init", init) if init and name == names[0] else ()
-        if name in unfinished:
-            words = (
-                "train",
-                name,
-                "--size",
-                size,
-                "--run-dir",
-                str(run_folder),
-                "--data",
-                str(data),
-                *source,
-            )
-            gpus = (
-                recipe.parallelism.gpus.value if on_cluster else recipe.parallelism.gpus_per_replica
-            )
-            processes = devices or gpus
-            require_processes(recipe, processes)
-            ready = add(
-                name,
-                *(*words, *own[name]),
-                after=(prepared, ready),
-                processes=processes,
-                needs_gpu=True,
-                stage_folder=folder,
-            )
-        else:
-            check_recipe(found, recipe)
-            ready = None
-        trained = ready
-        if recipe.merge and not (found / MERGED).exists():
-            manifest = manifests[name]
-            if manifest:
-                start = manifest.initial_state.checkpoint
-            else:
-                start = source[1] if source else str(run_folder / str(recipe.parent))
-            weight = recipe.merge.weight.value
-            ready = add(
-                f"{name}-merge",
-                *(
-                    "merge",
-                    "--method",
-                    recipe.merge.method.value,
-                    "--parents",
-                    str(folder),
-                    str(start),
-                ),
-                *(
-                    "--weights",
-                    f"{weight:.6g}",
-                    f"{1 - weight:.6g}",
-                    "--output",
-                    str(folder / MERGED),
-                ),
-                after=(ready,),
-            )
-        exported = None
-        if not (found / "hf").exists():
-            words = ("export", "--checkpoint", str(folder), "--output", str(folder / "hf"))
-            exported = add(f"{name}-export", *words, after=(ready,))
-            ends.append(exported)
-        if evaluate:
-            gate = _evaluation_tasks(
-                add,
-                recipe,
-                size,
-                run_folder,
-                state,
-                trained,
-                exported,
-                evaluated,
-                not source,
-                on_cluster,
-            )
-            if gate:
-                ends.append(gate)
-                ready = evaluated = gate
-    report = add("report", "report", "--run-dir", str(run_folder), after=ends or [ready])
-    add("generate", "generate", str(run_folder / names[-1] / "hf"), after=(report,), needs_gpu=True)
-    return chain
+    def _is_finished(self, stage: str) -> bool:
+        manifest = self._manifests[stage]
+        return manifest is not None and manifest.is_finished
+
+    def _is_evaluated(self, stage: str, evaluation: str) -> bool:
+        return _is_whole(self._state / stage / _EVALUATIONS / evaluation)
+
+    def _get_init(self, stage: str) -> str | None:
+        """Return the checkpoint that a stage starts from in place of its parent."""
+        return self._init if stage == next(iter(self.recipes)) else None
+
+    def _ruler_lengths(self, recipe: PretrainRecipe) -> list[int]:
+        return suites.lengths(self._size, recipe.sequence_length.value)
+
+    def _corpora(self) -> Path | None:
+        """Return RULER's published texts, which size tiny does without."""
+        return None if SIZES[self._size].is_tiny else self._run_folder / _CORPORA
+
+    def _last_stage(self) -> str:
+        stages = [stage for stage in STAGES if self._size in stage_sizes(stage)]
+        return [stage for stage in stages if STAGES[stage].kind == "long_context"][-1]
 
 
 def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -> None:
-    """Check, before anything is started, that what a chain is to train with is there.
+    """Check that what a chain trains with exists, before anything is started.
 
     Raises:
-        UserError: no prepared data, or nothing that a stage can begin with.
+        UserError: no prepared data, or nothing that a stage can start from.
     """
-    trains = [task.arguments for task in chain if task.stage_folder]
-    if trains and data and not (data / DATA_MANIFEST).exists():
+    trainings = [task.arguments for task in chain if task.stage_folder]
+    if trainings and data and not (data / DATA_MANIFEST).exists():
         raise UserError(
-            f"--data {data}: holds no {DATA_MANIFEST}, as prepared data does; `granite41 data` prepares it"
-        )
-    given = Path(init) if init and not init.startswith("hf:") else None
-    begins = given and any("--init" in arguments for arguments in trains)
-    if given and begins and not (given / "weights").is_dir() and not read_manifest(given):
-        raise UserError(
-            f"--init {init}: neither a NeMo checkpoint nor a finished stage is there; name one, or a Hugging Face "
-            f"folder as hf:FOLDER"
+            f"--data {data}: holds no {DATA_MANIFEST}, as prepared data does; "
+            f"`granite41 data` prepares it"
         )
 
-
-class _Add(Protocol):
-    def __call__(
-        self, name: str, *words: str, after: Sequence[str | None], needs_gpu: bool = False
-    ) -> str: ...
-
-
-def _ruler_tasks(
-    add: _Add,
-    names: Sequence[str],
-    size: str,
-    run_folder: Path,
-    state: Path,
-    data: Path,
-    prepared: str | None,
-) -> str | None:
-    """Add the task that generates RULER's samples for all stages, before any GPU is taken; return its name."""
-    recipes = [
-        resolve_pretraining(name, size)
-        for name in names
-        if _LONG in suites.stage_suites(name, size)
-        and not _is_evaluated(state / name / "eval" / _LONG)
-    ]
-    if not recipes:
-        return None
-    lengths = sorted(
-        {
-            length
-            for recipe in recipes
-            for length in suites.lengths(size, recipe.sequence_length.value)
-        }
-    )
-    fetched, words = None, _corpora(size, run_folder)
-    if words and not (state / _CORPORA).exists():
-        fetched = add("corpora", "eval", "corpora", "--output", words[1], after=())
-    return add(
-        "ruler",
-        *(
-            "eval",
-            "generate",
-            "--tokenizer",
-            str(data / "tokenizer"),
-            "--lengths",
-            *map(str, lengths),
-        ),
-        *(
-            "--samples",
-            str(suites.samples(_LONG, size)),
-            "--output",
-            str(run_folder / "ruler"),
-            *words,
-        ),
-        after=(prepared, fetched),
-    )
+    if init is None or init.startswith("hf:"):
+        return
+    folder = Path(init)
+    is_needed = any("--init" in arguments for arguments in trainings)
+    if is_needed and not (folder / "weights").is_dir() and read_manifest(folder) is None:
+        raise UserError(
+            f"--init {init}: neither a NeMo checkpoint nor a finished stage is there; "
+            f"name one, or a Hugging Face folder as hf:FOLDER"
+        )
 
 
-def _evaluation_tasks(
-    add: _Add,
-    recipe: PretrainRecipe,
-    size: str,
-    run_folder: Path,
-    state: Path,
-    trained: str | None,
-    exported: str | None,
-    before: str | None,
-    with_parent: bool,
-    on_cluster: bool,
-) -> str | None:
-    """Add the evaluations of a stage, before and after its merge, and its gate; return the gate.
+def _names(after: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(name for name in after if name is not None)
 
-    On one machine they are one after the other, on a cluster side by side.
 
-    Args:
-        trained: the task that trains the stage, like the next two None when there is none.
-        exported: the one that exports it.
-        before: the one that the first evaluation waits for.
-        with_parent: whether the stage begins with its parent in this run, whose short-context scores it must keep.
+def _is_whole(evaluation: Path) -> bool:
+    """Whether an evaluation has a result of each of its units."""
+    content = read_json_or_none(evaluation / EVALUATION) or {}
+    units = content.get("units")
+    expected = content.get("expected")
+    if not isinstance(units, list) or not isinstance(expected, list):
+        return False
+    return len(units) == len(expected)
+
+
+def _has_passed(evaluation: Path) -> bool:
+    gate = read_json_or_none(evaluation / GATE) or {}
+    return gate.get("passed") is True
+
+
+def resolve_recipes(request: ChainRequest) -> dict[str, PretrainRecipe]:
+    """Return stage -> its recipe with the overrides whose key it has, in the chain's order.
+
+    Raises:
+        UserError: an unknown override; a stage of another kind.
     """
-    name, folder = recipe.stage, run_folder / recipe.stage / "eval"
-    found = state / name / "eval"
-    chosen = suites.stage_suites(name, size)
-    ends: list[str] = []
-    for label in ("unmerged", "") if recipe.merge else ("",):
-        for suite in chosen:
-            if _is_evaluated(found / evaluation_name(suite, label)):
-                continue
-            job = f"{name}-{evaluation_name(suite, label)}"
-            words = (
-                *("eval", suite, "--model", name, "--size", size, "--run-dir", str(run_folder)),
-                *(("--unmerged",) if label else ()),
-                *(_corpora(size, run_folder) if suite == _LONG else ()),
-            )
-            # the first of those before the merge exports what the next ones read, too
-            wait = ends[-1] if ends and (label or not on_cluster) else before
-            waits: tuple[str | None, ...] = (trained if label else exported, wait)
-            parts = suites.lengths(size, recipe.sequence_length.value) if suite == _LONG else ()
-            if on_cluster and not label and len(parts) > 1:
-                # a job for each length, and one that gathers what they have scored
-                waits = tuple(
-                    add(
-                        f"{job}-{length}",
-                        *words,
-                        "--lengths",
-                        str(length),
-                        after=waits,
-                        needs_gpu=True,
-                    )
-                    for length in parts
-                )
-                ends.append(add(job, *words, after=waits))
-            else:
-                ends.append(add(job, *words, after=waits, needs_gpu=True))
-    if not ends and all(_has_passed(found / suite) for suite in chosen):
-        return None
-    last_stage = [
-        stage
-        for stage in STAGES
-        if STAGES[stage].kind == "long_context" and size in stage_sizes(stage)
-    ][-1]
-    baseline = run_folder / str(recipe.parent) / "eval" / chosen[-1]
-    return add(
-        f"{name}-gate",
-        *("eval", "gate", "--folders", *(str(folder / suite) for suite in chosen)),
-        # IBM's numbers are of the models at the end
-        *("--reference", "published" if name == last_stage and not SIZES[size].is_tiny else "none"),
-        *(("--baseline", str(baseline)) if recipe.merge and with_parent else ()),
-        # without a network there are no other texts; what they score is compared with nothing
-        *(("--allow-fallback",) if SIZES[size].is_tiny else ()),
-        after=(*(ends if on_cluster else ends[-1:]), exported) if ends else (before, exported),
-    )
-
-
-def _corpora(size: str, run_folder: Path) -> tuple[str, ...]:
-    return () if SIZES[size].is_tiny else ("--corpora", str(run_folder / _CORPORA))
-
-
-def _is_evaluated(folder: Path) -> bool:
-    found = _json(folder / EVALUATION)
-    return bool(found) and len(found["units"]) == len(found["expected"])
-
-
-def _has_passed(folder: Path) -> bool:
-    return bool(_json(folder / GATE).get("passed"))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def overrides_by_stage(
-    names: Sequence[str], size: str, overrides: Sequence[str]
-) -> dict[str, list[str]]:
-    keys = {override: override.partition("=")[0] for override in overrides}
-    known = {name: flatten(resolve_pretraining(name, size)) for name in names}
-    # what no stage knows is refused by the first
-    everywhere = [
-        override
-        for override, key in keys.items()
-        if not any(key in leaves for leaves in known.values())
-    ]
     return {
-        name: everywhere + [text for text, key in keys.items() if key in known[name]]
-        for name in names
+        stage: resolve_pretraining(stage, request.size, overrides)
+        for stage, overrides in _overrides_by_stage(request).items()
     }
+
+
+def _overrides_by_stage(request: ChainRequest) -> dict[str, list[str]]:
+    """Return stage -> the overrides whose key it has; one that no stage has goes to all of them."""
+    overrides = request.overrides
+    leaves = {stage: flatten(resolve_pretraining(stage, request.size)) for stage in request.stages}
+    by_stage: dict[str, list[str]] = {}
+    # the first stage refuses an unknown key
+    unknown = [
+        text for text in overrides if not any(_key(text) in known for known in leaves.values())
+    ]
+    for stage, known in leaves.items():
+        by_stage[stage] = unknown + [text for text in overrides if _key(text) in known]
+    return by_stage
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]

@@ -12,8 +12,9 @@ from typing import Any
 from evaluation.suites import LONG_CONTEXT
 from evaluation.suites import lengths as ruler_lengths
 from recipes.common.errors import UserError
-from recipes.launch.chain import require_inputs, tasks
+from recipes.launch.chain import build_chain, require_inputs
 from recipes.registry.resolve import STAGES, require_known, resolve_pretraining
+from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import TokenizeOptions
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
@@ -22,7 +23,7 @@ from slurm.cluster import Cluster, load_cluster
 from slurm.jobs import build_jobs
 from slurm.shell import Shell
 from slurm.status import active_ids, cli_flags, local_view_of_run, query_status
-from slurm.submission import ChainRequest, Submission
+from slurm.submission import Submission
 from slurm.submit import dry_run_scripts, submit
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def run_on_cluster(on: str, run_dir: Path | None, request: ChainRequest, dryrun:
     """Submit a chain, or print its jobs with their batch scripts without asking the cluster.
 
     Raises:
-        UserError: an invalid cluster file; a chain that :func:`recipes.launch.chain.tasks`
+        UserError: an invalid cluster file; a chain that :func:`recipes.launch.chain.build_chain`
             refuses; a path that the cluster cannot know; a chain of this folder that still waits
             or runs; and as :func:`slurm.submit.submit`.
     """
@@ -266,18 +267,7 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
 
 
 def _build_chain(request: ChainRequest, folder: PurePosixPath, local_view: Path) -> Sequence[Task]:
-    return tasks(
-        request.stages,
-        request.size,
-        Path(folder),
-        Path(request.data) if request.data else None,
-        request.devices,
-        request.overrides,
-        request.init,
-        request.evaluate,
-        on_cluster=True,
-        state=local_view,
-    )
+    return build_chain(request, Path(folder), on_cluster=True, state=local_view)
 
 
 def _evaluation_tasks(name: str, arguments: Sequence[str], lengths: Sequence[int]) -> list[Task]:

@@ -11,9 +11,10 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
+from recipes.runs.chain_request import ChainRequest
 from slurm.cluster import Cluster, Compute, Partition
 from slurm.shell import Shell
-from slurm.submission import ChainRequest, Submission, SubmittedJob
+from slurm.submission import Submission, SubmittedJob
 
 COMPUTE = Compute("batch", "04:00:00", gpu_type="h100", gpus_per_node=8)
 CLUSTER = Cluster("mine", COMPUTE, Partition("cpu", "01:00:00"), "/shared")

@@ -7,8 +7,9 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
-from recipes.launch.chain import select_stages, tasks
+from recipes.launch.chain import build_chain, select_stages
 from recipes.registry.resolve import STAGES, resolve_pretraining
+from recipes.runs.chain_request import ChainRequest
 from recipes.runs.stage_folder import write_recipe
 from recipes.runs.stage_manifest import InitialCheckpoint, read_manifest
 from recipes.runs.task import Task
@@ -18,18 +19,18 @@ CHAIN = "phase1..lce_512k"
 
 
 def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> dict[str, Task]:
-    data = options.pop("data", Path("d"))
-    options.setdefault("evaluate", False)
-    found = tasks(
-        select_stages(stages, size, options.pop("first", None)),
-        size,
-        folder,
-        data,
-        None,
-        overrides,
-        **options,
+    on_cluster = options.pop("on_cluster", False)
+    request = ChainRequest(
+        stages=select_stages(stages, size, options.pop("first", None)),
+        size=size,
+        overrides=list(overrides),
+        data=options.pop("data", "d"),
+        devices=options.pop("devices", None),
+        init=options.pop("init", None),
+        evaluate=options.pop("evaluate", False),
     )
-    return {task.name: task for task in found}
+    assert not options
+    return {task.name: task for task in build_chain(request, folder, on_cluster=on_cluster)}
 
 
 def _finish(folder: Path, stage: str, size: str, **more) -> None:
@@ -378,4 +379,4 @@ def test_on_a_cluster_evaluations_are_side_by_side(tmp_path) -> None:
 
 def test_processes_that_a_stage_cannot_use_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"3 processes were started, but .* needs multiples of 2"):
-        tasks(["phase1"], "8b", tmp_path, Path("d"), 3, [], on_cluster=True)
+        _tasks("phase1", "8b", tmp_path, devices=3, on_cluster=True)

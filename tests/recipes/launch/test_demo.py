@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from evaluation.results import read_evaluation
-from recipes.launch.chain import select_stages, tasks
+from recipes.launch.chain import build_chain, select_stages
 from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.chain_request import ChainRequest
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,16 @@ def _dependencies(experiment: Path) -> dict[str, tuple[str, ...]]:
 def test_every_task_is_of_one_experiment_with_dependencies(run_folder, forked) -> None:
     # the one that was interrupted, and the one that went on
     experiments = sorted((run_folder / "nemo_run" / "experiments" / run_folder.name).iterdir())
-    chain = tasks(CHAIN, "tiny", run_folder.parent / "another", None, None, [], evaluate=False)
+    request = ChainRequest(
+        stages=CHAIN,
+        size="tiny",
+        overrides=[],
+        data=None,
+        devices=None,
+        init=None,
+        evaluate=False,
+    )
+    chain = build_chain(request, run_folder.parent / "another")
     expected = {task.name: task.after for task in chain}
     assert [forked(_dependencies, experiment) for experiment in experiments] == [expected, expected]
 

@@ -6,7 +6,7 @@ import pytest
 
 from recipes.common.errors import UserError
 from recipes.launch.on_slurm import run_on_cluster
-from slurm.submission import ChainRequest
+from recipes.runs.chain_request import ChainRequest
 
 
 @pytest.mark.parametrize("path", ["/a b", "/nemo_run/x", "/a;reboot", "/$(reboot)", "/a\nb"])

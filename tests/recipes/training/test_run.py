@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 REFUSED = {
     "no data": (
         "phase1 --size tiny --data {tmp}/none",
-        "manifest.json: not the manifest of prepared data",
+        "none/manifest.json: no such file; prepare data with `granite41 data tiny",
     ),
     "tokenizer too large": (
         "phase1 --size tiny --data {data} model.vocab_size=384",

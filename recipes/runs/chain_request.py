@@ -1,0 +1,28 @@
+"""The request for a chain, as the command line gives it and a submission records it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ChainRequest:
+    """What a user requests of a chain; on a cluster the paths are the cluster's.
+
+    Attributes:
+        stages: their names, in order.
+        size: model size.
+        overrides: ``key=value`` for every stage of the chain that has the key.
+        data: folder of prepared data; None where size tiny prepares its own.
+        devices: training processes, a GPU each; None for as many as hold the model once, on a
+            cluster for as many as the recipe has.
+        init: what the first stage starts from in place of its parent: a NeMo checkpoint, a finished
+            stage's folder, or ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
+        evaluate: whether each stage is evaluated, and has to pass its gate.
+    """
+
+    stages: list[str]
+    size: str
+    overrides: list[str]
+    data: str | None
+    devices: int | None
+    init: str | None
+    evaluate: bool
