@@ -96,10 +96,11 @@ def built(folder: Path, overrides: list[str], checkpoint: Path | None = None) ->
     import fiddle
     from nemo.utils import logging
 
-    from recipes.phase1_general import phase1
+    from recipes.training.pretraining import pretraining_recipe
 
     logging.set_verbosity(logging.ERROR)
-    recipe = phase1(
+    recipe = pretraining_recipe(
+        "phase1",
         "tiny",
         overrides,
         folder=str(folder / "run"),

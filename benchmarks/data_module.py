@@ -91,7 +91,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each side (3)")
     options = parser.parse_args()
 
-    import recipes.phase1_general  # noqa: F401, I001  the CPU backend must be on before anything of Megatron runs
+    # the CPU backend must be on before anything of Megatron runs
+    import recipes.training.pretraining  # noqa: F401  # isort: skip
     import torch
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 

@@ -3,7 +3,7 @@
     python benchmarks/pipeline.py [--rounds 3] [--tokens 1250000] [--data FOLDER]
 
 Method: whole processes, from start to end, on data prepared once before. By hand: a fresh Python imports NeMo, takes
-the recipe of :mod:`recipes.phase1_general` with the arguments that ``granite41 train`` gives it, and calls it; it has
+the recipe of :mod:`recipes.training.pretraining` with the arguments that ``granite41 train`` gives it, and calls it; it has
 checkpoints, validation and metrics, as the recipe has them, and the end of the process. The other is the command, in a
 fresh process too; it also checks, records, exports, reports and generates, and evaluates nothing (``--no-eval``).
 ``until trained`` ends when the stage's ``manifest.json`` says that it is finished, looked at every 20 ms. Each writes
@@ -37,12 +37,12 @@ HAND, TRAINED, WHOLE = (
 BY_HAND = """
 import json, sys
 import fiddle
-from recipes.phase1_general import phase1
+from recipes.training.pretraining import pretraining_recipe
 from nemo.utils import logging
 logging.set_verbosity(logging.ERROR)
 arguments = json.loads(sys.argv[1])
 shards = arguments.pop("shards")
-recipe = phase1("tiny", **arguments)
+recipe = pretraining_recipe("phase1", "tiny", **arguments)
 recipe.data.shards = shards
 fiddle.build(recipe)()
 """

@@ -114,7 +114,8 @@ def nemo_side(
     turns: Turns,
 ) -> None:
     """Train with the recipe."""
-    import recipes.phase1_general  # noqa: I001  the CPU backend must be on before anything of Megatron runs
+    # the CPU backend must be on before anything of Megatron runs
+    from recipes.training.pretraining import pretraining_recipe  # isort: skip
     import fiddle
     import lightning.pytorch as pl
     from megatron.core.models.gpt.gpt_model import GPTModel
@@ -123,7 +124,8 @@ def nemo_side(
     from torch.utils.data.dataloader import _BaseDataLoaderIter
 
     logging.set_verbosity(logging.ERROR)
-    made = recipes.phase1_general.phase1(
+    made = pretraining_recipe(
+        "phase1",
         "tiny",
         overrides,
         folder=str(folder),

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from recipes.common.errors import UserError, nearest
-from recipes.registry.resolve import STAGES, require_known
+from recipes.registry.resolve import require_known
+from recipes.registry.stages import STAGES
 from recipes.spec.sizes import SIZES
 
 OWN_TASKS = Path(__file__).parent / "tasks"

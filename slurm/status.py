@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_json_lines
-from recipes.registry.resolve import STAGES
+from recipes.registry.stages import STAGES
 from recipes.runs.stage_manifest import read_manifest
 from slurm.cluster import Cluster
 from slurm.shell import Shell, last_line

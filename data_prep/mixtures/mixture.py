@@ -12,22 +12,23 @@ from typing import Any
 
 from data_prep.catalog.catalog import CatalogSource, load_catalog
 from recipes.common.errors import UserError, nearest
+from recipes.registry.stages import PRETRAIN_STAGES
+from recipes.spec.mixtures import TOLERANCE
 from recipes.spec.origin import Sourced
-from recipes.spec.pretraining import PRETRAIN_STAGES
 
-PHASES = {
-    "1": ("phase1",),
-    "2": ("phase2",),
-    "3": ("phase3",),
-    "4": ("phase4",),
-    "5": ("lce_32k", "lce_128k", "lce_512k"),
-}
+
+def _number_phases() -> dict[str, tuple[str, ...]]:
+    """Return phase -> its stages, as IBM counts: long-context extension is the last phase."""
+    names = [name for name, stage in PRETRAIN_STAGES.items() if stage.kind == "pretrain"]
+    phases = {str(number): (name,) for number, name in enumerate(names, 1)}
+    last = str(len(names) + 1)
+    return {**phases, last: tuple(name for name in PRETRAIN_STAGES if name not in names)}
+
+
+PHASES = _number_phases()
 # up to here repeated text is worth nearly as much as new text (Muennighoff et al., arXiv 2305.16264)
 MAXIMUM_EPOCHS = 4.0
-# IBM's own percentages of phase 3 add up to 100.01
-PERCENT_TOLERANCE = 0.1
 
-_STAGES = {stage.name: stage for stage in PRETRAIN_STAGES}
 _COMPONENT_KEYS = ("percent", "why", "sources", "stand_in")
 _SEE = "see data_prep/mixtures/phase1.yaml"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -105,9 +106,9 @@ def phase_stages(phase: str) -> tuple[str, ...]:
     """
     if phase in PHASES:
         return PHASES[phase]
-    if phase in _STAGES:
+    if phase in PRETRAIN_STAGES:
         return (phase,)
-    known = [*PHASES, *_STAGES]
+    known = [*PHASES, *PRETRAIN_STAGES]
     raise UserError(
         f"--phase {phase}: no such phase{nearest(phase, known)}; known are {', '.join(known)}"
     )
@@ -152,13 +153,13 @@ def load_mixture(stage: str, file: Path | None = None) -> Mixture:
         other = str(content["same_as"])
         if other in document:
             content = document[other]
-        elif other in _STAGES:
+        elif other in PRETRAIN_STAGES:
             shipped = _shipped(other)
             name, content = shipped.name, _read(shipped)[other]
         else:
             raise UserError(
-                f"{name}: stage {stage}: same_as names {other!r}{nearest(other, _STAGES)}, expected a stage of "
-                f"pre-training ({', '.join(_STAGES)}); correct it or write the components out"
+                f"{name}: stage {stage}: same_as names {other!r}{nearest(other, PRETRAIN_STAGES)}, expected a stage of "
+                f"pre-training ({', '.join(PRETRAIN_STAGES)}); correct it or write the components out"
             )
     return _mixture(stage, content, name, is_own=file is not None)
 
@@ -169,7 +170,7 @@ def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
     Percentages are scaled to add up to exactly 100.
     """
     budget = (
-        _STAGES[mixture.stage].tokens
+        PRETRAIN_STAGES[mixture.stage].tokens
         if tokens is None
         else Sourced(tokens, "override", "set with --tokens")
     )
@@ -220,7 +221,7 @@ def _read(path: Traversable) -> dict[str, Any]:
 
 
 def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
-    recipe = _STAGES[stage].mixture
+    recipe = PRETRAIN_STAGES[stage].mixture
     where = f"{name}: stage {stage}"
     if not isinstance(content, dict):
         raise UserError(f"{where}: found {_kind(content)}, expected components; {_SEE}")
@@ -244,7 +245,7 @@ def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
                 raise UserError(f"{differs}; make them equal")
             warnings.append(differs)
     total = math.fsum(component.percent for component in components)
-    if abs(total - 100) > PERCENT_TOLERANCE:
+    if abs(total - 100) > TOLERANCE:
         raise UserError(f"{where}: the percentages add up to {total:g}, expected 100; correct them")
     return Mixture(stage, tuple(components), tuple(warnings))
 

@@ -10,10 +10,13 @@ import typer
 
 from recipes.common.errors import UserError
 from recipes.common.multi_value import MultiValueCommand
-from recipes.spec.pretraining import LCE_512K
+from recipes.registry.stages import PRETRAIN_STAGES
 from recipes.spec.sizes import SIZES
 
 log = logging.getLogger(__name__)
+
+# of the stages, the one with the longest sequences
+LONGEST = max(PRETRAIN_STAGES, key=lambda name: PRETRAIN_STAGES[name].sequence_length.value)
 
 data_app = typer.Typer(help="Prepare training data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -268,7 +271,7 @@ def data_repositories(
     max_tokens: Annotated[
         int,
         typer.Option(help="Of a document, end-of-text included."),
-    ] = LCE_512K.sequence_length.value,
+    ] = PRETRAIN_STAGES[LONGEST].sequence_length.value,
     repository_field: Annotated[
         str,
         typer.Option(help="The field that holds the repository's name."),
@@ -315,7 +318,7 @@ def data_lengths(
     stage: Annotated[
         str,
         typer.Option(help="A stage that `granite41 list` names."),
-    ] = LCE_512K.name,
+    ] = LONGEST,
     size: Annotated[str, typer.Option(help="3b, 8b, 30b or tiny.")] = "8b",
     as_json: AsJson = False,
 ) -> None:

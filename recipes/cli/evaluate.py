@@ -108,7 +108,8 @@ def _run_suite(
 ) -> None:
     """Evaluate a model by a suite; what has a result already is not done again."""
     from evaluation.results import evaluation_name
-    from recipes.registry.resolve import STAGES, require_known
+    from recipes.registry.resolve import require_known
+    from recipes.registry.stages import STAGES
 
     suite = str(context.info_name)
     if on != "local":

@@ -15,12 +15,14 @@ from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
 from recipes.cli.grouped_help import GroupedHelp
 from recipes.common import logs
+from recipes.common.check_result import print_checks
 from recipes.common.environment import PRELOADED
 from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.multi_value import MultiValueCommand
 from recipes.common.progress import duration
 from recipes.common.tables import human, print_table
-from recipes.registry.resolve import STAGES, resolve, stage_sizes
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES, stage_sizes
 from recipes.spec.tree import flatten
 
 if TYPE_CHECKING:
@@ -194,32 +196,8 @@ def check_recipes(
     """Prove a recipe without GPUs: its arithmetic, its memory (an estimate), and the real model's shards."""
     from recipes.model.shards import check_stages
 
-    checks = [
-        (name, check)
-        for name, found in check_stages(size, stage, overrides or []).items()
-        for check in found
-    ]
-    if as_json:
-        typer.echo(
-            json.dumps(
-                [{"size": size, "stage": name, **vars(check)} for name, check in checks], indent=2
-            )
-        )
-    else:
-        print_table(
-            ["stage", "check", "result", "found", "expected"],
-            [
-                [name, check.name, "ok" if check.ok else "FAILED", check.found, check.expected]
-                for name, check in checks
-            ],
-        )
-    failed = [(name, check) for name, check in checks if not check.ok]
-    for name, check in failed:
-        print(
-            f"granite41: {name}, {check.name} FAILED: {check.found}; expected {check.expected}",
-            file=sys.stderr,
-        )
-    if failed:
+    checks = check_stages(size, stage, overrides or [])
+    if not print_checks(checks, as_json, size=size):
         raise typer.Exit(1)
 
 

@@ -39,15 +39,13 @@ def without_gpus() -> None:
 
 
 @contextmanager
-def rank_of_world(
-    rank: int, world_size: int, tensor: int, pipeline: int, context: int
-) -> Iterator[None]:
+def rank_of_world(rank: int, world_size: int, tp: int, pp: int, cp: int) -> Iterator[None]:
     """Be ``rank`` of ``world_size`` with Megatron's parallel groups set up; new tensors are on the
     meta device.
 
     Args:
         rank: 0 to ``world_size - 1``.
-        world_size: a multiple of ``tensor * pipeline * context``, the sizes of the parallel groups.
+        world_size: a multiple of ``tp * pp * cp``, the sizes of the parallel groups.
     """
     import torch
     import torch.distributed as dist
@@ -57,9 +55,9 @@ def rank_of_world(
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
     try:
         parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=tensor,
-            pipeline_model_parallel_size=pipeline,
-            context_parallel_size=context,
+            tensor_model_parallel_size=tp,
+            pipeline_model_parallel_size=pp,
+            context_parallel_size=cp,
             create_gloo_process_groups=False,
         )
         with torch.device("meta"):

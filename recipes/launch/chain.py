@@ -12,7 +12,8 @@ from evaluation.suites import LONG_CONTEXT
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_json_or_none
 from recipes.registry.checks import require_processes
-from recipes.registry.resolve import STAGES, require_known, resolve_pretraining, stage_sizes
+from recipes.registry.resolve import require_known, resolve_pretraining
+from recipes.registry.stages import STAGES, stage_sizes
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import (
     CorporaOptions,

@@ -13,7 +13,8 @@ from evaluation.suites import LONG_CONTEXT
 from evaluation.suites import lengths as ruler_lengths
 from recipes.common.errors import UserError
 from recipes.launch.chain import build_chain, require_inputs
-from recipes.registry.resolve import STAGES, require_known, resolve_pretraining
+from recipes.registry.resolve import require_known, resolve_pretraining
+from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import TokenizeOptions
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT

@@ -5,7 +5,7 @@ the Hub.
 from pathlib import Path
 
 from recipes.common.errors import UserError, nearest
-from recipes.registry.resolve import STAGES
+from recipes.registry.stages import STAGES
 from recipes.runs.stage_folder import final_checkpoint, finished_manifest
 
 

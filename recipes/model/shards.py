@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recipes.registry.checks import Check, check_numbers, resolve_chain
+from recipes.common.check_result import CheckResult
+from recipes.registry.checks import check_numbers, resolve_chain
+from recipes.registry.resolve import resolve
 from recipes.spec.memory import shard_parameters
-from recipes.spec.parallelism import parallelism
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.recipe import Parallelism
 from recipes.spec.sizes import Size
@@ -38,7 +39,7 @@ class Shard:
 
 def check_stages(
     size: str, stage: str | None = None, overrides: Sequence[str] = ()
-) -> dict[str, list[Check]]:
+) -> dict[str, list[CheckResult]]:
     """Check a stage, or all stages of pre-training and long-context extension that ``size`` has.
 
     Args:
@@ -57,7 +58,7 @@ def check_stages(
     return {name: [*numbers[name], *check_model(recipe)] for name, recipe in recipes.items()}
 
 
-def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
+def check_model(recipe: PretrainRecipe) -> Iterator[CheckResult]:
     """Yield the checks of the ranks' models, built at the stage's world size on the meta device.
 
     Raises:
@@ -80,7 +81,7 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
         )
     # Megatron and torch refuse what they cannot split with any of them
     except (ValueError, AssertionError, RuntimeError) as error:
-        yield Check("shards", False, f"not built: {' '.join(str(error).split())}", expected)
+        yield CheckResult("shards", False, f"not built: {' '.join(str(error).split())}", expected)
         return
     whole = build_whole(recipe.model)
     counted: dict[str, int] = {}
@@ -90,7 +91,7 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
             counted[name] = math.prod(shape) * (tensor if is_split else 1)
     total = sum(counted.values())
     ranks = ", ".join(str(shard.rank) for shard in shards)
-    yield Check(
+    yield CheckResult(
         "shards",
         total == expected_parameters and set(counted) == set(whole),
         f"{total:,} parameters on TP {tensor} x PP {pipeline}, as ranks {ranks} of "
@@ -104,7 +105,7 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
         for count in shard_parameters(recipe.model, tensor, pipeline)
         for _ in range(min(tensor, 2))
     ]
-    yield Check(
+    yield CheckResult(
         "parameters on a GPU",
         held == by_stage,
         f"{', '.join(f'{count:,}' for count in held)} on these ranks",
@@ -112,7 +113,7 @@ def check_model(recipe: PretrainRecipe) -> Iterator[Check]:
     )
     sizes = (tensor, pipeline, split.context_parallel_size.value, split.data_parallel_size)
     found = {shard.groups for shard in shards}
-    yield Check(
+    yield CheckResult(
         "process groups",
         found == {sizes},
         "; ".join("TP {} PP {} CP {} DP {}".format(*groups) for groups in sorted(found)),
@@ -146,8 +147,9 @@ def build_shards(
 
 @functools.cache
 def build_whole(model: Size) -> Shapes:
-    """Return the shapes of the model in one process, as tiny is split."""
-    return _build(model, parallelism("tiny", "phase1", 4096), 0, 1, 4096, 1e4).shapes
+    """Return the shapes of the model in one process, with the parallelism of tiny."""
+    one_process = resolve("phase1", "tiny").parallelism
+    return _build(model, one_process, 0, 1, 4096, 1e4).shapes
 
 
 def _build(

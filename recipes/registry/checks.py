@@ -1,23 +1,18 @@
-"""What a stage's numbers must satisfy before anything is built: sizes, batches, learning rates, mixture, memory."""
+"""Arithmetic checks of recipes: sizes, batches, learning rates, mixture and memory."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
-from recipes.registry.resolve import (
-    STAGES,
-    require_known,
-    resolve,
-    resolve_pretraining,
-    stage_sizes,
-    violations,
-)
-from recipes.spec import mixtures
+from recipes.registry.resolve import require_known, resolve, resolve_pretraining
+from recipes.registry.stages import PRETRAIN_STAGES, STAGES, pretraining_chain
+from recipes.registry.violations import violations
 from recipes.spec.memory import estimate, micro_batches
+from recipes.spec.mixtures import TOLERANCE
 from recipes.spec.origin import Sourced
 from recipes.spec.parallelism import GPU_MEMORY, USABLE_MEMORY
-from recipes.spec.pretraining import PretrainRecipe, PretrainStage
+from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.sizes import SIZES
 
 # at the start and the end of each long-context stage; published (pretraining.phases.4.lr_schedule)
@@ -26,20 +21,10 @@ LONG_CONTEXT_RATES = (1e-4, 0.0)
 POINTS = 1000
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold, as it was found and as it should be; ``name`` is the same for every recipe."""
-
-    name: str
-    ok: bool
-    found: str
-    expected: str
-
-
 def resolve_chain(
     size: str, stage: str | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, PretrainRecipe]:
-    """Return the recipe of one stage, or of all of pre-training and long-context extension, as :func:`resolve` does.
+    """Return the recipe of one stage, or of all of pre-training and long-context extension.
 
     Values that do not fit together are let through: :func:`check_numbers` names all of them.
 
@@ -47,32 +32,26 @@ def resolve_chain(
         UserError: an unknown size, stage or key, a stage of another kind, a malformed override.
     """
     require_known("size", size, SIZES)
-    return {
-        name: resolve_pretraining(name, size, overrides, validate=False)
-        for name in ([stage] if stage else _chain(size))
-    }
+    names = [stage] if stage else pretraining_chain(size)
+    return {name: resolve_pretraining(name, size, overrides, validate=False) for name in names}
 
 
-def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[Check]]:
-    """Return the checks of each stage of ``recipes``; the stages before and after it count unless they are given."""
+def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[CheckResult]]:
+    """Return the checks of each stage of ``recipes``.
+
+    A stage is compared with those before and after it, as ``recipes`` has them, or else as they are
+    without overrides.
+    """
     return {
-        name: list(_checks(recipe, _beside(recipe, -1, recipes), _beside(recipe, 1, recipes)))
+        name: list(_checks(recipe, _neighbor(recipe, -1, recipes), _neighbor(recipe, 1, recipes)))
         for name, recipe in recipes.items()
     }
 
 
-def _chain(size: str) -> list[str]:
-    return [
-        name
-        for name, row in STAGES.items()
-        if isinstance(row, PretrainStage) and size in stage_sizes(name)
-    ]
-
-
-def _beside(
+def _neighbor(
     recipe: PretrainRecipe, step: int, recipes: dict[str, PretrainRecipe]
 ) -> PretrainRecipe | None:
-    chain = _chain(recipe.size)
+    chain = pretraining_chain(recipe.size)
     position = chain.index(recipe.stage) + step
     if not 0 <= position < len(chain):
         return None
@@ -81,8 +60,8 @@ def _beside(
 
 def _checks(
     recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None
-) -> Iterator[Check]:
-    yield from _fit(recipe)
+) -> Iterator[CheckResult]:
+    yield from _values_fit(recipe)
     yield _world_size(recipe)
     yield _global_batch(recipe)
     yield _tokens_per_batch(recipe, parent)
@@ -96,61 +75,75 @@ def _checks(
     yield _memory(recipe)
 
 
-def _fit(recipe: PretrainRecipe) -> Iterator[Check]:
-    model, split = recipe.model, recipe.parallelism
-    tensor, context = split.tensor_model_parallel_size.value, split.context_parallel_size.value
-    expected = "TP divides heads, groups, MLP and vocabulary, PP layers, 2 x CP and (sequence parallel) TP the sequence"
+def _values_fit(recipe: PretrainRecipe) -> Iterator[CheckResult]:
+    model = recipe.model
+    parallel = recipe.parallelism
+    expected = (
+        "TP divides heads, groups, MLP and vocabulary, PP layers, 2 x CP and (sequence parallel) "
+        "TP the sequence"
+    )
     found = (
-        f"TP {tensor}: {model.num_attention_heads.value} heads, {model.num_query_groups.value} groups, "
-        f"MLP {model.ffn_hidden_size.value:,}, vocabulary {model.vocab_size.value:,}; "
-        f"PP {split.pipeline_model_parallel_size.value}: {model.num_layers.value} layers; "
-        f"CP {context}: {recipe.sequence_length.value:,} tokens"
+        f"TP {parallel.tensor_model_parallel_size.value}: {model.num_attention_heads.value} heads, "
+        f"{model.num_query_groups.value} groups, MLP {model.ffn_hidden_size.value:,}, "
+        f"vocabulary {model.vocab_size.value:,}; "
+        f"PP {parallel.pipeline_model_parallel_size.value}: {model.num_layers.value} layers; "
+        f"CP {parallel.context_parallel_size.value}: {recipe.sequence_length.value:,} tokens"
     )
     sentences = list(violations(recipe))
     for sentence in sentences:
-        yield Check("values fit together", False, sentence, expected)
+        yield CheckResult("values fit together", False, sentence, expected)
     if not sentences:
-        yield Check("values fit together", True, found, expected)
+        yield CheckResult("values fit together", True, found, expected)
 
 
-def _world_size(recipe: PretrainRecipe) -> Check:
-    split = recipe.parallelism
-    return Check(
+def _world_size(recipe: PretrainRecipe) -> CheckResult:
+    parallel = recipe.parallelism
+    gpus = parallel.gpus.value
+    tp = parallel.tensor_model_parallel_size.value
+    pp = parallel.pipeline_model_parallel_size.value
+    cp = parallel.context_parallel_size.value
+    return CheckResult(
         "world size",
-        split.gpus.value % split.gpus_per_replica == 0,
-        f"GPUs {split.gpus.value:,} ({split.gpu_type.value}), replicas {split.data_parallel_size}",
-        f"a multiple of TP {split.tensor_model_parallel_size.value} x PP {split.pipeline_model_parallel_size.value} "
-        f"x CP {split.context_parallel_size.value} = {split.gpus_per_replica}",
+        gpus % parallel.gpus_per_replica == 0,
+        f"GPUs {gpus:,} ({parallel.gpu_type.value}), replicas {parallel.data_parallel_size}",
+        f"a multiple of TP {tp} x PP {pp} x CP {cp} = {parallel.gpus_per_replica}",
     )
 
 
-def _global_batch(recipe: PretrainRecipe) -> Check:
-    split, batch = recipe.parallelism, recipe.global_batch_size.value
-    at_a_time = split.data_parallel_size * split.micro_batch_size.value
-    return Check(
+def _global_batch(recipe: PretrainRecipe) -> CheckResult:
+    batch = recipe.global_batch_size.value
+    replicas = recipe.parallelism.data_parallel_size
+    micro_batch = recipe.parallelism.micro_batch_size.value
+    at_a_time = replicas * micro_batch
+    return CheckResult(
         "global batch",
         at_a_time > 0 and batch % at_a_time == 0,
         f"{batch:,} sequences",
-        f"a multiple of replicas {split.data_parallel_size} x micro-batch {split.micro_batch_size.value} = {at_a_time}",
+        f"a multiple of replicas {replicas} x micro-batch {micro_batch} = {at_a_time}",
     )
 
 
-def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> Check:
-    found = recipe.global_batch_size.value * recipe.sequence_length.value
-    expected, why = found, "any number: the first stage's"
-    if parent:
-        expected = parent.global_batch_size.value * parent.sequence_length.value
-        why = f"{expected:,}, as in {parent.stage}"
-        if recipe.sequence_length.value > expected:
-            expected = recipe.sequence_length.value
-            why = f"{expected:,}, one sequence, which is more than a batch of {parent.stage}"
-    return Check("tokens per batch", found == expected, f"{found:,}", why)
+def _batch_tokens(recipe: PretrainRecipe) -> int:
+    return recipe.global_batch_size.value * recipe.sequence_length.value
 
 
-def _tokens(recipe: PretrainRecipe) -> Check:
-    batch = recipe.global_batch_size.value * recipe.sequence_length.value
+def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> CheckResult:
+    tokens = _batch_tokens(recipe)
+    length = recipe.sequence_length.value
+    if parent is None:
+        return CheckResult("tokens per batch", True, f"{tokens:,}", "any number: the first stage's")
+    expected = _batch_tokens(parent)
+    why = f"{expected:,}, as in {parent.stage}"
+    if length > expected:
+        expected = length
+        why = f"{expected:,}, one sequence, which is more than a batch of {parent.stage}"
+    return CheckResult("tokens per batch", tokens == expected, f"{tokens:,}", why)
+
+
+def _tokens(recipe: PretrainRecipe) -> CheckResult:
+    batch = _batch_tokens(recipe)
     trained = recipe.steps.value * batch
-    return Check(
+    return CheckResult(
         "steps x batch",
         abs(trained - recipe.tokens.value) < batch,
         f"{recipe.steps.value:,} x {batch:,} = {trained:,} tokens",
@@ -158,131 +151,156 @@ def _tokens(recipe: PretrainRecipe) -> Check:
     )
 
 
-def _intervals(recipe: PretrainRecipe) -> Check:
-    checkpoint, validate, steps = (
-        recipe.checkpoint_every_steps,
-        recipe.validate_every_steps,
-        recipe.steps.value,
-    )
-    return Check(
+def _intervals(recipe: PretrainRecipe) -> CheckResult:
+    steps = recipe.steps.value
+    checkpoint = recipe.checkpoint_every_steps
+    validation = recipe.validate_every_steps
+    return CheckResult(
         "intervals",
-        0 < checkpoint <= steps and 0 < validate <= steps,
-        f"steps from checkpoint to checkpoint {checkpoint:,}, validation to validation {validate:,}",
+        0 < checkpoint <= steps and 0 < validation <= steps,
+        f"steps from checkpoint to checkpoint {checkpoint:,}, validation to validation "
+        f"{validation:,}",
         f"1 to {steps:,}, the stage's",
     )
 
 
-def _rate_at_start(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> Check:
-    found = recipe.schedule.lr(0)
+def _rate_at_start(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> CheckResult:
+    rate = recipe.schedule.lr(0)
+    tolerance = 0.0
     if recipe.kind == "long_context":
-        expected, why, ok = LONG_CONTEXT_RATES[0], "published", found == LONG_CONTEXT_RATES[0]
+        expected = LONG_CONTEXT_RATES[0]
+        why = "published"
     elif parent is None:
-        expected, why, ok = 0.0, "the warm-up's start", found == 0
+        expected = 0.0
+        why = "the warm-up's start"
     else:
-        expected, why = parent.schedule.lr(parent.tokens.value), f"where {parent.stage} ends"
-        ok = math.isclose(found, expected, rel_tol=1e-9)
-    return Check("learning rate at the start", ok, f"{found:.9g}", f"{expected:.9g}, {why}")
-
-
-def _rate_at_end(recipe: PretrainRecipe, child: PretrainRecipe | None) -> Check:
-    found = recipe.schedule.lr(recipe.tokens.value)
-    if recipe.kind == "pretrain" and child is not None and child.kind == "pretrain":
-        expected, why = child.schedule.lr(0), f"where {child.stage} starts"
-    else:
-        expected, why = (
-            LONG_CONTEXT_RATES[1],
-            "published: phase 4 and long-context extension decay to zero",
-        )
-    ok = math.isclose(found, expected, rel_tol=1e-9)
-    # the last step takes the rate of the tokens before it
-    last = recipe.schedule.lr(
-        (recipe.steps.value - 1) * recipe.global_batch_size.value * recipe.sequence_length.value
-    )
-    return Check(
-        "learning rate at the end",
-        ok,
-        f"{found:.9g}, the last step's {last:.3g}",
+        expected = parent.schedule.lr(parent.tokens.value)
+        why = f"where {parent.stage} ends"
+        tolerance = 1e-9
+    return CheckResult(
+        "learning rate at the start",
+        math.isclose(rate, expected, rel_tol=tolerance),
+        f"{rate:.9g}",
         f"{expected:.9g}, {why}",
     )
 
 
-def _rates_between(recipe: PretrainRecipe) -> Check:
-    tokens = recipe.tokens.value
+def _rate_at_end(recipe: PretrainRecipe, child: PretrainRecipe | None) -> CheckResult:
+    rate = recipe.schedule.lr(recipe.tokens.value)
+    # the last step takes the rate of the tokens before it
+    last_step = recipe.schedule.lr((recipe.steps.value - 1) * _batch_tokens(recipe))
+
+    expected = LONG_CONTEXT_RATES[1]
+    why = "published: phase 4 and long-context extension decay to zero"
+    if recipe.kind == "pretrain" and child is not None and child.kind == "pretrain":
+        expected = child.schedule.lr(0)
+        why = f"where {child.stage} starts"
+    return CheckResult(
+        "learning rate at the end",
+        math.isclose(rate, expected, rel_tol=1e-9),
+        f"{rate:.9g}, the last step's {last_step:.3g}",
+        f"{expected:.9g}, {why}",
+    )
+
+
+def _rates_between(recipe: PretrainRecipe) -> CheckResult:
     warmup = getattr(recipe.schedule, "warmup_tokens", None)
     warmup_tokens = warmup.value if isinstance(warmup, Sourced) else 0
-    rising = [recipe.schedule.lr(point / POINTS * warmup_tokens) for point in range(POINTS + 1)]
-    after = [
-        recipe.schedule.lr(warmup_tokens + point / POINTS * (tokens - warmup_tokens))
-        for point in range(POINTS + 1)
-    ]
+    rising = _sample_rates(recipe, 0, warmup_tokens)
+    after = _sample_rates(recipe, warmup_tokens, recipe.tokens.value)
     rates = rising + after
-    return Check(
+
+    is_valid = all(math.isfinite(rate) and rate >= 0 for rate in rates)
+    is_monotonic = rising == sorted(rising) and after == sorted(after, reverse=True)
+    # the warm-up's last point but one is a thousandth below its end: no jump
+    is_smooth = rising[-1] - rising[-2] <= 1.001 * rising[-1] / POINTS
+    return CheckResult(
         "learning rate between",
-        all(math.isfinite(rate) and rate >= 0 for rate in rates)
-        and rising == sorted(rising)
-        and after == sorted(after, reverse=True)
-        # the warm-up's last point but one is a thousandth below its end: no jump
-        and rising[-1] - rising[-2] <= 1.001 * rising[-1] / POINTS,
+        is_valid and is_monotonic and is_smooth,
         f"{min(rates):.6g} to {max(rates):.6g}, warm-up over {warmup_tokens:,} tokens",
         "finite, not negative, rising in the warm-up and nowhere after it, without a jump",
     )
 
 
-def _mixture(recipe: PretrainRecipe) -> Check:
+def _sample_rates(recipe: PretrainRecipe, start: int, end: int) -> list[float]:
+    """Return the learning rates at equal distances from one number of tokens to another."""
+    return [
+        recipe.schedule.lr(start + point / POINTS * (end - start)) for point in range(POINTS + 1)
+    ]
+
+
+def _mixture(recipe: PretrainRecipe) -> CheckResult:
     percent = [leaf.value for leaf in recipe.mixture.values()]
-    return Check(
+    return CheckResult(
         "mixture",
-        abs(sum(percent) - 100) <= mixtures.TOLERANCE and min(percent) >= 0,
+        abs(sum(percent) - 100) <= TOLERANCE and min(percent) >= 0,
         f"{sum(percent):g} percent in {len(percent)} components, the smallest {min(percent):g}",
-        f"100 percent within {mixtures.TOLERANCE} (published figures are rounded), none negative",
+        f"100 percent within {TOLERANCE} (published figures are rounded), none negative",
     )
 
 
 def _theta(
     recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None
-) -> Check:
-    theta, length = recipe.rope_theta.value, recipe.sequence_length.value
-    ok, expected = True, []
+) -> CheckResult:
+    theta = recipe.rope_theta.value
+    length = recipe.sequence_length.value
+    ok = True
+    expected = []
     if parent:
         ok = theta >= parent.rope_theta.value and length >= parent.sequence_length.value
         expected.append(
-            f"theta from {parent.rope_theta.value:,.0f} and length from {parent.sequence_length.value:,} on, "
-            f"as in {parent.stage}"
+            f"theta from {parent.rope_theta.value:,.0f} and length from "
+            f"{parent.sequence_length.value:,} on, as in {parent.stage}"
         )
     if child:
         ok = ok and theta <= child.rope_theta.value
         expected.append(f"theta up to {child.stage}'s {child.rope_theta.value:,.0f}")
     else:
-        released = resolve("sft", recipe.size).rope_theta.value
+        released = resolve(_first_alignment_stage(), recipe.size).rope_theta.value
         ok = ok and theta == released
         expected.append(f"theta {released:,.0f}, the released model's")
-    return Check("theta", ok, f"theta {theta:,.0f} at {length:,} tokens", "; ".join(expected))
+    return CheckResult("theta", ok, f"theta {theta:,.0f} at {length:,} tokens", "; ".join(expected))
 
 
-def _memory(recipe: PretrainRecipe) -> Check:
-    memory, gpu_type = estimate(recipe), recipe.parallelism.gpu_type.value
+def _first_alignment_stage() -> str:
+    """Return the first stage that keeps the theta of the released model."""
+    return next(name for name in STAGES if name not in PRETRAIN_STAGES)
+
+
+def _memory(recipe: PretrainRecipe) -> CheckResult:
+    memory = estimate(recipe)
+    parallel = recipe.parallelism
+    gpu_type = parallel.gpu_type.value
     usable = USABLE_MEMORY.value * GPU_MEMORY[gpu_type].value
     parts = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in vars(memory).items())
-    return Check(
+    return CheckResult(
         "memory (estimate)",
         memory.total <= usable * 1e9,
-        f"{memory.total / 1e9:.1f} GB: {parts}; recompute {recipe.parallelism.recompute.value}, "
+        f"{memory.total / 1e9:.1f} GB: {parts}; recompute {parallel.recompute.value}, "
         f"micro-batches {micro_batches(recipe)}",
         f"at most {usable:.1f} GB, {USABLE_MEMORY.value:.0%} of a {gpu_type}",
     )
 
 
 def require_processes(recipe: PretrainRecipe, processes: int) -> None:
-    """Raise :class:`UserError` where this number of processes, a GPU each, cannot train the recipe as it is split."""
+    """Check that this number of processes, a GPU each, can train the recipe.
+
+    Raises:
+        UserError: they do not make whole replicas of the model, or the replicas do not share the
+            batch evenly.
+    """
     needed = recipe.parallelism.gpus_per_replica
     if processes % needed:
         raise UserError(
-            f"{processes} processes were started, but tensor x pipeline x context parallelism needs multiples of "
-            f"{needed}; start as many, or lower parallelism.*_parallel_size"
+            f"{processes} processes were started, but tensor x pipeline x context parallelism "
+            f"needs multiples of {needed}; start as many, or lower parallelism.*_parallel_size"
         )
-    sequences = processes // needed * recipe.parallelism.micro_batch_size.value
-    if recipe.global_batch_size.value % sequences:
+
+    replicas = processes // needed
+    sequences = replicas * recipe.parallelism.micro_batch_size.value
+    batch = recipe.global_batch_size.value
+    if batch % sequences:
         raise UserError(
-            f"global_batch_size {recipe.global_batch_size.value} is no multiple of the {sequences} sequences that "
-            f"{processes // needed} data-parallel ranks take at a time; lower parallelism.micro_batch_size"
+            f"global_batch_size {batch} is no multiple of the {sequences} sequences that "
+            f"{replicas} data-parallel ranks take at a time; lower parallelism.micro_batch_size"
         )

@@ -12,7 +12,7 @@ from evaluation.results import EVALUATION, Evaluation, Unit, read_evaluation
 from evaluation.suites import suite_names
 from recipes.common.errors import UserError
 from recipes.common.json_files import parse_record, read_json_or_none
-from recipes.registry.resolve import STAGES
+from recipes.registry.stages import STAGES
 from recipes.reports.values import IMPLAUSIBLE, Problems
 from recipes.spec.sizes import SIZES
 

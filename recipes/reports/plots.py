@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_write
 from recipes.common.tables import human
-from recipes.registry.resolve import STAGES, resolve, stage_sizes
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES, stage_sizes
 from recipes.reports.charts import UNITS
 from recipes.reports.curves import curve_tokens
 from recipes.spec.mixtures import Mixture

@@ -9,7 +9,8 @@ from typing import Any
 
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_json
-from recipes.registry.resolve import STAGES, resolve
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES
 from recipes.reports.curves import Curve
 from recipes.reports.document import Table, as_text
 from recipes.reports.values import Problems, as_dict, as_list, as_number, count

@@ -1,1 +1,1 @@
-"""The plain layer: sizes, schedules, parallelism and what else all stages share. Imports neither torch nor NeMo."""
+"""Types and values that all stages share; imports no third-party package."""

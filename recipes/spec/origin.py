@@ -1,4 +1,4 @@
-"""Every number carries where it comes from: published, derived or assumed (or set by the user on the command line)."""
+"""Values with their origin: published, derived, assumed, or set by the user."""
 
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -20,10 +20,12 @@ class Sourced(Generic[T]):
 
     Attributes:
         value: the value in the unit that the field's name or docstring states.
-        origin: published (by IBM or in the power scheduler paper), derived (arithmetic on published numbers),
-            assumed (chosen here, for the reason in ``why``) or override (set by the user).
-        why: the source for a published value, the arithmetic for a derived one, the reason for an assumed one.
-        fact: for a published value, its path in ``facts.yaml`` (``models.3b.hidden_size``); a test compares the two.
+        origin: published (by IBM or in the power scheduler paper), derived (arithmetic on published
+            numbers), assumed (chosen here) or override (set by the user).
+        why: the source for a published value, the arithmetic for a derived one, the reason for an
+            assumed one.
+        fact: for a published value, its path in ``facts.yaml`` (``models.3b.hidden_size``); a test
+            compares the two.
     """
 
     value: T
@@ -33,7 +35,7 @@ class Sourced(Generic[T]):
 
 
 def published(value: T, source: str, fact: str) -> Sourced[T]:
-    """A number from source W, D, C or P (see :data:`SOURCES`), also found at ``fact`` in facts.yaml."""
+    """A number from source W, D, C or P (see :data:`SOURCES`), which is ``fact`` in facts.yaml."""
     return Sourced(value, "published", SOURCES[source], fact)
 
 

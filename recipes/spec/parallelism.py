@@ -1,12 +1,13 @@
-"""How each size is split over GPUs, by GPU type and sequence length. IBM published the GPU type only (and SFT's GPUs).
+"""Parallelism of each size, by GPU type and sequence length.
 
-Three limits decide every entry:
+IBM published the GPU type only, and SFT's number of GPUs. Three limits decide every entry:
 
 - Memory. :mod:`recipes.spec.memory` estimates it, ``granite41 check`` compares it with the GPU's.
-- The batch. It has 4M tokens in every stage, so at 8K tokens a GPU it feeds 512 replicas of the model's tensor- and
-  pipeline-parallel GPUs, whatever the sequence length: as the length grows, context parallelism takes over from data
-  parallelism and the number of GPUs stays.
-- The network. Tensor parallelism stays within the eight GPUs of a node on H100 and H200, the four of a tray on GB200.
+- The batch. It has 4M tokens in every stage, so at 8K tokens a GPU it feeds 512 replicas of the
+  model's tensor- and pipeline-parallel GPUs at any sequence length: as the length grows, context
+  parallelism takes over from data parallelism and the number of GPUs stays.
+- The network. Tensor parallelism stays within the eight GPUs of a node on H100 and H200, the four
+  of a tray on GB200.
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 from recipes.common.errors import UserError
 from recipes.spec.origin import Sourced, assumed, derived
 from recipes.spec.recipe import GpuType, Parallelism, Recompute
+from recipes.spec.sizes import Size
 from recipes.spec.tree import COMPUTED, Rule
 
 # 10^9 bytes of one GPU
@@ -31,13 +33,15 @@ USABLE_MEMORY = assumed(
 GPU_TYPE: Sourced[GpuType] = derived("gb200", "infrastructure.gpus: thousands of GB200 NVL72")
 TOKENS_PER_GPU = assumed(
     8192,
-    "activations of 8K tokens fit 80 GB without recomputation, and 4M tokens a batch feed 512 replicas",
+    "activations of 8K tokens fit 80 GB without recomputation, and 4M tokens a batch feed 512 "
+    "replicas",
 )
 
 _ONE = assumed(1, "not needed at this size and length")
 _NO_RECOMPUTE: Sourced[Recompute] = assumed(
     "none",
-    "8K tokens of activations fit, fused attention stores no scores, and recomputing costs a third more time",
+    "8K tokens of activations fit, fused attention stores no scores, and recomputing costs a third "
+    "more time",
 )
 
 _3B = Parallelism(
@@ -81,7 +85,7 @@ _30B = Parallelism(
     recompute=_NO_RECOMPUTE,
 )
 
-# the 4K phases; `parallelism` below derives the longer stages
+# at sequences of 4K tokens; `build_parallelism` derives the longer stages
 PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
     "3b": {"h100": _3B, "h200": _3B, "gb200": _3B},
     "8b": {"h100": _8B, "h200": _8B, "gb200": _8B},
@@ -90,7 +94,8 @@ PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
             _30B,
             gpus=assumed(
                 1024,
-                "half of what the batch feeds, so that a step has micro-batches to fill the pipeline",
+                "half of what the batch feeds, so that a step has micro-batches to fill the "
+                "pipeline",
             ),
             pipeline_model_parallel_size=assumed(
                 2, "7.2B parameters a GPU exceed 80 GB with 8K tokens, 3.7B do not"
@@ -116,37 +121,45 @@ PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
     },
 }
 
-# alignment's batches are smaller than pre-training's
-SFT_GPUS = derived(64, "sft.hardware: 16 nodes x 4 GB200")
-RL_GPUS = assumed(64, "SFT's; not published")
 
-
-def parallelism(
-    size: str, stage: str, sequence_length: int, gpu_type: Sourced[GpuType] | None = None
+def build_parallelism(
+    size: Size,
+    sequence_length: int,
+    gpus: Sourced[int] | None = None,
+    gpu_type: Sourced[GpuType] | None = None,
 ) -> Parallelism:
-    """Return the split of ``size`` in ``stage``: one sequence a micro-batch above 4K tokens, cut into 8K a GPU.
+    """Return the parallelism of a size at a sequence length.
+
+    Above 4K tokens a micro-batch is one sequence, cut into 8K tokens a GPU.
+
+    Args:
+        size: the model; tiny is one process in every stage.
+        sequence_length: in tokens.
+        gpus: of the whole job; None for as many as a batch of 4M tokens feeds.
+        gpu_type: None for IBM's, or a CPU where the size runs on nothing else.
 
     Raises:
-        UserError: the size is not split for ``gpu_type`` (tiny for a GPU, the others for a CPU).
+        UserError: ``gpu_type`` is not one that the size runs on (tiny on a GPU, the others on a
+            CPU).
     """
-    by_gpu_type = PARALLELISM[size]
+    by_gpu_type = PARALLELISM[size.name]
     if gpu_type is None:
         gpu_type = GPU_TYPE if GPU_TYPE.value in by_gpu_type else assumed("cpu", "one CPU process")
     if gpu_type.value not in by_gpu_type:
         raise UserError(
-            f"parallelism.gpu_type is {gpu_type.value!r}, but size {size} is split for {', '.join(by_gpu_type)}"
+            f"parallelism.gpu_type is {gpu_type.value!r}, but size {size.name} is split for "
+            f"{', '.join(by_gpu_type)}"
         )
-    split = replace(by_gpu_type[gpu_type.value], gpu_type=gpu_type)
-    if size == "tiny":
-        return split
-    if stage == "sft":
-        split = replace(split, gpus=SFT_GPUS)
-    elif stage.startswith("rl_"):
-        split = replace(split, gpus=RL_GPUS)
+
+    parallel = replace(by_gpu_type[gpu_type.value], gpu_type=gpu_type)
+    if size.is_tiny:
+        return parallel
+    if gpus is not None:
+        parallel = replace(parallel, gpus=gpus)
     if sequence_length <= 4096:
-        return split
+        return parallel
     return replace(
-        split,
+        parallel,
         context_parallel_size=assumed(
             max(1, sequence_length // TOKENS_PER_GPU.value),
             f"at most {TOKENS_PER_GPU.value:,} tokens of a sequence on a GPU: {TOKENS_PER_GPU.why}",
@@ -155,38 +168,36 @@ def parallelism(
     )
 
 
-def _from_table(name: str) -> Rule[Any]:
-    """Return the rule by which a column of the table follows the GPU type and the sequence length."""
-    return Rule(
-        f"parallelism.{name}",
-        ("parallelism.gpu_type", "sequence_length"),
-        lambda recipe: getattr(
-            parallelism(
-                recipe.size, recipe.stage, recipe.sequence_length.value, recipe.parallelism.gpu_type
-            ),
-            name,
-        ),
-    )
-
-
-RULES: tuple[Rule[Any], ...] = (
-    *(
-        _from_table(name)
-        for name in (
-            "gpus",
-            "tensor_model_parallel_size",
-            "pipeline_model_parallel_size",
-            "context_parallel_size",
-            "micro_batch_size",
-            "recompute",
-        )
-    ),
-    Rule(
-        "parallelism.sequence_parallel",
-        ("parallelism.tensor_model_parallel_size", "parallelism.gpu_type"),
-        lambda recipe: derived(
-            recipe.parallelism.tensor_model_parallel_size.value > 1,
-            "tensor_model_parallel_size > 1",
-        ),
+_TABLE_FIELDS = (
+    "gpus",
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "context_parallel_size",
+    "micro_batch_size",
+    "recompute",
+)
+_SEQUENCE_PARALLEL = Rule[Any](
+    "parallelism.sequence_parallel",
+    ("parallelism.tensor_model_parallel_size", "parallelism.gpu_type"),
+    lambda recipe: derived(
+        recipe.parallelism.tensor_model_parallel_size.value > 1,
+        "tensor_model_parallel_size > 1",
     ),
 )
+
+
+def build_rules(gpus: Sourced[int] | None) -> tuple[Rule[Any], ...]:
+    """Return the rules by which parallelism follows the GPU type and the sequence length.
+
+    Args:
+        gpus: as for :func:`build_parallelism`.
+    """
+    return (*(_table_rule(name, gpus) for name in _TABLE_FIELDS), _SEQUENCE_PARALLEL)
+
+
+def _table_rule(name: str, gpus: Sourced[int] | None) -> Rule[Any]:
+    def compute(recipe: Any) -> Sourced[Any]:
+        length, gpu_type = recipe.sequence_length.value, recipe.parallelism.gpu_type
+        return getattr(build_parallelism(recipe.model, length, gpus, gpu_type), name)
+
+    return Rule(f"parallelism.{name}", ("parallelism.gpu_type", "sequence_length"), compute)

@@ -1,4 +1,4 @@
-"""What the recipes of every stage share."""
+"""Types and values that the recipes of every stage share."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,11 @@ MergeMethod = Literal["linear", "slerp"]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Adam with decoupled weight decay; ``gradient_clip`` bounds the global norm of the gradient."""
+    """Adam with decoupled weight decay.
+
+    Attributes:
+        gradient_clip: bound of the gradient's global norm.
+    """
 
     betas: Sourced[tuple[float, float]]
     eps: Sourced[float]
@@ -31,10 +35,11 @@ class Parallelism:
     """How the model is split over GPUs.
 
     Attributes:
-        gpu_type: what the split is made for.
+        gpu_type: the GPU that it is made for.
         gpus: of the whole job; over ``gpus_per_replica`` they are the data-parallel replicas.
         micro_batch_size: in sequences.
-        recompute: the activations that are computed again in the backward pass: none, or every layer's.
+        recompute: the activations that are computed again in the backward pass: none, or every
+            layer's.
     """
 
     gpu_type: Sourced[GpuType]
@@ -66,8 +71,10 @@ class CommonRecipe:
     """The part of a resolved recipe that every stage has.
 
     Attributes:
-        parent: the stage whose final checkpoint this one starts from; None starts from random weights.
-        hidden_lr_divisor: the hidden matrices' learning rate is the schedule's divided by this; all others' is not.
+        parent: the stage whose final checkpoint this one starts from; None starts from random
+            weights.
+        hidden_lr_divisor: the hidden matrices' learning rate is the schedule's divided by this; all
+            others' is the schedule's.
         optimizer_state: carry the parent's optimizer moments on, or start with fresh ones.
         sequence_length: in tokens.
     """
@@ -102,3 +109,7 @@ PRECISION: Sourced[Precision] = assumed(
     "bf16-mixed", "bf16 compute with fp32 master weights; not published"
 )
 SEED = assumed(1234, "any fixed seed makes runs comparable; Megatron's default")
+# the published learning rates of SFT and RL are taken as the optimizer's own for every matrix
+ALIGNMENT_LR_DIVISOR = assumed(
+    1.0, "the published learning rate is read as every matrix's own, without muP's division"
+)

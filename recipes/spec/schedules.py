@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the tokens that a stage has seen.
 
-Every ``lr`` is the base learning rate, before muP divides that of the hidden matrices by the width multiplier.
+Every ``lr`` is the base learning rate, before muP divides that of the hidden matrices by the width
+multiplier.
 """
 
 import math
@@ -11,13 +12,16 @@ from recipes.spec.origin import Sourced
 
 @dataclass(frozen=True)
 class PowerSchedule:
-    """lr(n) = min(lr_max, batch * a * n**b) with a linear warm-up (Power Scheduler paper, arXiv 2408.13359).
+    """lr(n) = min(lr_max, batch * a * n**b) with a linear warm-up.
+
+    Source: the Power Scheduler paper, arXiv 2408.13359.
 
     Attributes:
         a, b: amplitude and exponent.
         lr_max: upper bound.
         batch: the paper's beta, the global batch in sequences of 4,096 tokens.
-        warmup_tokens: tokens of this stage over which the learning rate rises linearly from 0 to lr(n_warmup).
+        warmup_tokens: tokens of this stage over which the learning rate rises linearly from 0 to
+            lr(n_warmup).
         start_tokens: tokens that the run has seen before this stage.
         token_factor: tokens of a full-size run that one token of this run stands for.
     """
@@ -49,14 +53,18 @@ class PowerSchedule:
 
 @dataclass(frozen=True)
 class ExponentialDecay:
-    """From ``lr_start`` to exactly ``lr_end`` over ``tokens`` by (exp(1 - x) - 1) / (e - 1), x the fraction done."""
+    """From ``lr_start`` to exactly ``lr_end`` by (exp(1 - x) - 1) / (e - 1), x the fraction done.
+
+    Attributes:
+        tokens: over which it decays.
+    """
 
     lr_start: Sourced[float]
     lr_end: Sourced[float]
     tokens: Sourced[int]
 
     def lr(self, tokens: float) -> float:
-        """Return the base learning rate after ``tokens`` tokens of this stage; constant outside of it."""
+        """Return the base learning rate after ``tokens`` tokens, constant outside of the stage."""
         x = min(max(tokens / self.tokens.value, 0.0), 1.0)
         remaining = math.expm1(1 - x) / math.expm1(1)
         return self.lr_start.value * remaining + self.lr_end.value * (1 - remaining)
@@ -67,7 +75,11 @@ class ExponentialDecay:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """A linear warm-up from 0 to ``lr_start``, then a line that reaches ``lr_end`` after ``tokens`` tokens."""
+    """A linear warm-up from 0 to ``lr_start``, then a line to ``lr_end``.
+
+    Attributes:
+        tokens: after which it reaches ``lr_end``, the warm-up included.
+    """
 
     lr_start: Sourced[float]
     lr_end: Sourced[float]
@@ -75,7 +87,7 @@ class LinearDecay:
     warmup_tokens: Sourced[int]
 
     def lr(self, tokens: float) -> float:
-        """Return the base learning rate after ``tokens`` tokens of this stage; constant beyond its end."""
+        """Return the base learning rate after ``tokens`` tokens, constant beyond the stage's end."""
         warmup_tokens = self.warmup_tokens.value
         if tokens < warmup_tokens:
             return self.lr_start.value * max(tokens, 0) / warmup_tokens

@@ -9,16 +9,21 @@ from recipes.spec.tree import COMPUTED, Rule, apply_rules
 
 @dataclass(frozen=True)
 class Size:
-    """One model: a dense decoder with grouped-query attention, SwiGLU, RMSNorm, RoPE and tied embeddings, no biases.
+    """One model: a dense decoder with grouped-query attention, SwiGLU, RMSNorm and RoPE.
+
+    Embeddings are tied and there are no biases.
 
     Attributes:
         embedding_multiplier: the embedding's output is multiplied by it.
-        attention_multiplier: the attention scores are multiplied by it (instead of 1/sqrt(head_dim)).
-        residual_multiplier: the output of each attention and MLP block is multiplied by it before it is added.
+        attention_multiplier: the attention scores are multiplied by it, not by 1/sqrt(head_dim).
+        residual_multiplier: the output of each attention and MLP block is multiplied by it before
+            it is added.
         logits_scaling: the logits are divided by it.
-        initializer_std: standard deviation of every weight at ``mup_base_width``, and of the embedding at any width.
+        initializer_std: standard deviation of every weight at ``mup_base_width``, and of the
+            embedding at any width.
         mup_base_width: hidden size at which muP's learning rates and initial weights are stated.
-        scaled_from: the published size whose stages this one scales down; None for a published size.
+        scaled_from: the published size whose stages this one scales down; None for a published
+            size.
     """
 
     name: str
@@ -49,7 +54,7 @@ class Size:
 
     @property
     def published_size(self) -> str:
-        """Name of the size whose published values it takes: its own, or the one it is scaled from."""
+        """The size whose published values it takes: itself, or the one it is scaled from."""
         return self.scaled_from or self.name
 
     @property
@@ -59,22 +64,23 @@ class Size:
 
     @property
     def hidden_initializer_std(self) -> float:
-        """Standard deviation of the hidden matrices' initial weights: initializer_std / sqrt(width multiplier)."""
+        """initializer_std / sqrt(width multiplier), of the hidden matrices' initial weights."""
         return self.initializer_std.value / math.sqrt(self.width_multiplier)
 
 
 def parameter_count(size: Size) -> int:
-    """Count the parameters: tied embedding, per layer QKV, output, SwiGLU and two RMSNorms, one RMSNorm at the end."""
+    """Count the parameters.
+
+    They are the tied embedding, per layer QKV, output, SwiGLU and two RMSNorms, and an RMSNorm at
+    the end.
+    """
     hidden = size.hidden_size.value
     query = size.num_attention_heads.value * size.head_dim.value
     key_value = size.num_query_groups.value * size.head_dim.value
     attention = hidden * (query + 2 * key_value) + query * hidden
     mlp = 3 * hidden * size.ffn_hidden_size.value
-    return (
-        size.vocab_size.value * hidden
-        + size.num_layers.value * (attention + mlp + 2 * hidden)
-        + hidden
-    )
+    layer = attention + mlp + 2 * hidden
+    return size.vocab_size.value * hidden + size.num_layers.value * layer + hidden
 
 
 _DIMENSION_FIELDS = (

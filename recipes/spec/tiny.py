@@ -1,6 +1,7 @@
 """The size `tiny`: every stage scaled down, so that the whole chain runs on a CPU in minutes.
 
-These factors are all that sets a tiny stage apart from a full-size one, besides the model's dimensions.
+These factors, and the model's dimensions, are all that sets a tiny stage apart from a full-size
+one.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ from recipes.spec.recipe import CommonRecipe, Precision
 from recipes.spec.rl import RlRecipe
 from recipes.spec.schedules import PowerSchedule, Schedule
 from recipes.spec.sft import SftRecipe
+from recipes.spec.stage import Scaling
 from recipes.spec.tree import COMPUTED, Rule
 
 AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)
@@ -52,35 +54,33 @@ def _common(full: AnyRecipe) -> AnyRecipe:
     return replace(
         full,
         sequence_length=_divided(full.sequence_length, SEQUENCE_FACTOR.value),
-        rope_theta=derived(full.rope_theta.value, "the 8b's"),
+        rope_theta=derived(full.rope_theta.value, f"the {full.model.published_size}'s"),
         precision=PRECISION,
     )
 
 
 def _schedule(full: Schedule) -> Schedule:
-    """Return the full-size curve over tiny's tokens: only the warm-up is longer."""
+    """Return the full-size curve over tiny's tokens: only a warm-up is longer."""
     if not isinstance(full, PowerSchedule):
         return full
-    start_tokens = full.start_tokens.value // TOKEN_FACTOR.value
     return replace(
         full,
         batch=derived(full.batch.value, "the full size's, so that tiny follows its curve"),
-        warmup_tokens=full.warmup_tokens if start_tokens else COMPUTED,
+        warmup_tokens=COMPUTED if full.warmup_tokens.value else full.warmup_tokens,
         start_tokens=derived(
-            start_tokens, f"full size's {full.start_tokens.value:,} / {TOKEN_FACTOR.value:,}"
+            full.start_tokens.value // TOKEN_FACTOR.value,
+            f"full size's {full.start_tokens.value:,} / {TOKEN_FACTOR.value:,}",
         ),
         token_factor=TOKEN_FACTOR,
     )
 
 
-def pretrain(full: PretrainRecipe) -> PretrainRecipe:
-    """Scale a stage of pre-training or long-context extension down."""
+def _scale_pretraining(full: PretrainRecipe) -> PretrainRecipe:
+    batch_factor = SEQUENCE_FACTOR.value * BATCH_FACTOR.value
     return replace(
         _common(full),
         tokens=_divided(full.tokens, TOKEN_FACTOR.value),
-        tokens_per_batch=_divided(
-            full.tokens_per_batch, SEQUENCE_FACTOR.value * BATCH_FACTOR.value
-        ),
+        tokens_per_batch=_divided(full.tokens_per_batch, batch_factor),
         schedule=_schedule(full.schedule),
         checkpoint_every_tokens=COMPUTED,
         validate_every_tokens=COMPUTED,
@@ -89,11 +89,11 @@ def pretrain(full: PretrainRecipe) -> PretrainRecipe:
     )
 
 
-def sft(full: SftRecipe) -> SftRecipe:
-    """Scale SFT down."""
+def _scale_sft(full: SftRecipe) -> SftRecipe:
+    samples_factor = ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value
     return replace(
         _common(full),
-        samples=_divided(full.samples, ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value),
+        samples=_divided(full.samples, samples_factor),
         steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value),
         global_batch_size=_divided(full.global_batch_size, ALIGNMENT_BATCH_FACTOR.value),
         checkpoint_every_steps=COMPUTED,
@@ -101,34 +101,30 @@ def sft(full: SftRecipe) -> SftRecipe:
     )
 
 
-def rl(full: RlRecipe) -> RlRecipe:
+def _scale_rl(full: RlRecipe) -> RlRecipe:
     """Scale an RL stage down; the group size stays."""
+    prompts_factor = ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value
+    steps = full.steps
+    if steps is not COMPUTED:
+        steps = _divided(steps, ALIGNMENT_STEP_FACTOR.value)
     return replace(
         _common(full),
-        prompts=_divided(full.prompts, ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value),
+        prompts=_divided(full.prompts, prompts_factor),
         train_batch_size=_divided(full.train_batch_size, ALIGNMENT_BATCH_FACTOR.value),
-        steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value)
-        if full.steps.origin == "published"
-        else full.steps,
+        steps=steps,
         checkpoint_every_steps=COMPUTED,
     )
 
 
 def _micro_batch(batch: str) -> Rule[Any]:
-    return Rule(
-        "parallelism.micro_batch_size",
-        (batch, "sequence_length"),
-        lambda recipe: derived(
-            max(
-                1,
-                min(
-                    getattr(recipe, batch).value,
-                    TOKENS_PER_MICRO_BATCH.value // recipe.sequence_length.value,
-                ),
-            ),
+    def compute(recipe: Any) -> Sourced[int]:
+        sequences = TOKENS_PER_MICRO_BATCH.value // recipe.sequence_length.value
+        return derived(
+            max(1, min(getattr(recipe, batch).value, sequences)),
             f"{TOKENS_PER_MICRO_BATCH.value:,} tokens / sequence_length, at most {batch}",
-        ),
-    )
+        )
+
+    return Rule("parallelism.micro_batch_size", (batch, "sequence_length"), compute)
 
 
 def _every_tokens(path: str) -> Rule[Any]:
@@ -153,8 +149,17 @@ def _every_steps(path: str) -> Rule[Any]:
     )
 
 
-# phase 1 only: phase 2 continues without a warm-up
-POWER_WARMUP = Rule[Any](
+def _tokens_per_batch(recipe: PretrainRecipe) -> Sourced[int]:
+    length = recipe.sequence_length.value
+    scaled = _divided(TOKENS_PER_BATCH, SEQUENCE_FACTOR.value * BATCH_FACTOR.value)
+    why = "global_batch_size x sequence_length"
+    if length > scaled.value:
+        why += f": one sequence is more than {scaled.why} = {scaled.value:,}"
+    return derived(recipe.global_batch_size.value * length, why)
+
+
+# of a stage with a warm-up
+WARMUP = Rule[Any](
     "schedule.warmup_tokens",
     ("tokens",),
     lambda recipe: derived(
@@ -162,16 +167,6 @@ POWER_WARMUP = Rule[Any](
         f"tokens x {WARMUP_FRACTION.value}: {WARMUP_FRACTION.why}",
     ),
 )
-
-
-def _tokens_per_batch(recipe: PretrainRecipe) -> Sourced[int]:
-    length, why = recipe.sequence_length.value, "global_batch_size x sequence_length"
-    scaled = _divided(TOKENS_PER_BATCH, SEQUENCE_FACTOR.value * BATCH_FACTOR.value)
-    if length > scaled.value:
-        why += f": one sequence is more than {scaled.why} = {scaled.value:,}"
-    return derived(recipe.global_batch_size.value * length, why)
-
-
 VALIDATION_BATCHES = Rule[Any](
     "validation_batches",
     ("tokens_per_batch", "global_batch_size", "sequence_length"),
@@ -181,19 +176,29 @@ VALIDATION_BATCHES = Rule[Any](
     ),
 )
 
-PRETRAIN_RULES = (
-    VALIDATION_BATCHES,
-    Rule[Any]("tokens_per_batch", ("global_batch_size", "sequence_length"), _tokens_per_batch),
-    _micro_batch("global_batch_size"),
-    _every_tokens("checkpoint_every_tokens"),
-    _every_tokens("validate_every_tokens"),
+PRETRAIN = Scaling(
+    _scale_pretraining,
+    (
+        VALIDATION_BATCHES,
+        Rule("tokens_per_batch", ("global_batch_size", "sequence_length"), _tokens_per_batch),
+        _micro_batch("global_batch_size"),
+        _every_tokens("checkpoint_every_tokens"),
+        _every_tokens("validate_every_tokens"),
+    ),
 )
-SFT_RULES = (
-    _micro_batch("global_batch_size"),
-    _every_steps("checkpoint_every_steps"),
-    _every_steps("validate_every_steps"),
+PRETRAIN_WITH_WARMUP = Scaling(_scale_pretraining, (WARMUP, *PRETRAIN.rules))
+SFT = Scaling(
+    _scale_sft,
+    (
+        _micro_batch("global_batch_size"),
+        _every_steps("checkpoint_every_steps"),
+        _every_steps("validate_every_steps"),
+    ),
 )
-RL_RULES = (
-    _micro_batch("train_batch_size"),
-    _every_steps("checkpoint_every_steps"),
+RL = Scaling(
+    _scale_rl,
+    (
+        _micro_batch("train_batch_size"),
+        _every_steps("checkpoint_every_steps"),
+    ),
 )

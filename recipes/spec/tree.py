@@ -1,31 +1,62 @@
-"""A recipe as a tree of frozen dataclasses and dicts whose leaves are :class:`Sourced`, addressed by dot paths."""
+"""A recipe as a tree of frozen dataclasses and dicts with :class:`Sourced` leaves at dot paths."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from recipes.spec.origin import Sourced, derived
+from recipes.spec.origin import Sourced
 
 Tree = TypeVar("Tree")
 
-# stands in a table for a value that a rule needs_gpu
-COMPUTED: Sourced[Any] = derived(0, "")
+
+class _Computed(Sourced[Any]):
+    """The placeholder of a value that a rule computes."""
+
+    def __init__(self) -> None:
+        # the base class is frozen
+        vars(self).update(origin="derived", why="", fact=None)
+
+    @property
+    def value(self) -> NoReturn:
+        """Raise :class:`RuntimeError`: no rule has computed the value."""
+        raise RuntimeError(
+            "a value is read that no rule has computed; write it into the stage's table, or add a "
+            "rule for it to the stage's rules"
+        )
+
+    def __repr__(self) -> str:
+        return "COMPUTED"
+
+    # there is one of it, and the base class's methods read the value
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+COMPUTED: Sourced[Any] = _Computed()
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule(Generic[Tree]):
-    """How the leaf at ``path`` follows from others.
+    """How one leaf follows from others.
 
-    A derived leaf always follows; a published or assumed one does so when the user has overridden one of ``inputs``.
+    A derived leaf always follows; a published or assumed one does so when the user has overridden
+    one of the inputs.
+
+    Attributes:
+        path: of the leaf that follows.
+        inputs: paths of the leaves that it follows from.
+        compute: from the tree to the leaf.
+        published_sizes_only: a size that is scaled down keeps the value of the published size.
     """
 
     path: str
     inputs: tuple[str, ...]
     compute: Callable[[Tree], Sourced[Any]]
+    published_sizes_only: bool = False
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, Sourced[Any]]:
-    """Return every :class:`Sourced` leaf of ``tree`` by its dot path, in the order of the fields, branches last."""
+    """Return every leaf of ``tree`` by its dot path, in the order of the fields, branches last."""
     if isinstance(tree, Sourced):
         return {prefix: tree}
     if isinstance(tree, dict):
@@ -35,11 +66,11 @@ def flatten(tree: object, prefix: str = "") -> dict[str, Sourced[Any]]:
     else:
         return {}
     children.sort(key=lambda child: not isinstance(child[1], Sourced))
-    return {
-        path: leaf
-        for name, child in children
-        for path, leaf in flatten(child, f"{prefix}.{name}" if prefix else name).items()
-    }
+
+    leaves = {}
+    for name, child in children:
+        leaves.update(flatten(child, f"{prefix}.{name}" if prefix else name))
+    return leaves
 
 
 def get_leaf(tree: Any, path: str) -> Sourced[Any]:
@@ -50,21 +81,21 @@ def get_leaf(tree: Any, path: str) -> Sourced[Any]:
 
 
 def replace_leaf(tree: Tree, path: str, leaf: Sourced[Any]) -> Tree:
-    """Return a copy of ``tree`` in which ``leaf`` stands at ``path``."""
+    """Return a copy of ``tree`` with ``leaf`` at ``path``."""
     name, _, rest = path.partition(".")
     if isinstance(tree, dict):
-        return {**tree, name: replace_leaf(tree[name], rest, leaf) if rest else leaf}  # type: ignore[return-value]
+        child = replace_leaf(tree[name], rest, leaf) if rest else leaf
+        return {**tree, name: child}  # type: ignore[return-value]
     child = replace_leaf(getattr(tree, name), rest, leaf) if rest else leaf
     return dataclasses.replace(tree, **{name: child})  # type: ignore[type-var]
 
 
 def apply_rules(tree: Tree, rules: Iterable[Rule[Tree]], overridden: Collection[str] = ()) -> Tree:
-    """Apply ``rules`` in order to ``tree``, leaving what the user has ``overridden`` alone."""
+    """Apply ``rules`` in order to ``tree``, except to the leaves that the user has overridden."""
     for rule in rules:
         if rule.path in overridden:
             continue
-        if get_leaf(tree, rule.path).origin == "derived" or any(
-            path in overridden for path in rule.inputs
-        ):
+        is_derived = get_leaf(tree, rule.path).origin == "derived"
+        if is_derived or any(path in overridden for path in rule.inputs):
             tree = replace_leaf(tree, rule.path, rule.compute(tree))
     return tree

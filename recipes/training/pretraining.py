@@ -1,6 +1,6 @@
 """A pre-training recipe of the plain layer as a ``nemo_run`` recipe for NeMo's ``llm.pretrain``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nemo_run as run
@@ -26,39 +26,6 @@ FULL_RECOMPUTE = {
     "recompute_method": "uniform",
     "recompute_num_layers": 1,
 }
-
-
-def stage_factory(stage: str) -> Callable[..., run.Partial]:
-    """Return the recipe function of ``stage``, which nemo-run's command line knows as ``granite41_STAGE``.
-
-    Its arguments are those of :func:`pretraining_recipe` but ``stage``, each with a default.
-    """
-
-    def recipe(
-        size: str = "8b",
-        overrides: list[str] | None = None,
-        folder: str = f"runs/granite41/{stage}",
-        data: list[str] | None = None,
-        tokenizer: str = "ibm-granite/granite-4.1-8b-base",
-        index_cache: str | None = None,
-        num_nodes: int = 1,
-        devices: int = 8,
-    ) -> run.Partial:
-        return pretraining_recipe(
-            stage,
-            size,
-            overrides or [],
-            folder=folder,
-            data=data or [],
-            tokenizer=tokenizer,
-            index_cache=index_cache,
-            num_nodes=num_nodes,
-            devices=devices,
-        )
-
-    recipe.__name__ = recipe.__qualname__ = stage
-    recipe.__doc__ = f"Return {stage} as a ``nemo_run`` recipe."
-    return run.cli.factory(target=llm.pretrain, name=f"granite41_{stage}")(recipe)
 
 
 def pretraining_recipe(

@@ -3,7 +3,6 @@ begins.
 """
 
 import errno
-import importlib
 import json
 import logging
 import math
@@ -49,16 +48,6 @@ from recipes.runs.stage_manifest import (
 from recipes.runs.unigram_entropy import blend_entropy
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.training.handoff import InitialState, initial_state
-
-STAGE_MODULES = {
-    "phase1": "recipes.phase1_general",
-    "phase2": "recipes.phase2_math_code",
-    "phase3": "recipes.phase3_annealing",
-    "phase4": "recipes.phase4_refinement",
-    "lce_32k": "recipes.lce",
-    "lce_128k": "recipes.lce",
-    "lce_512k": "recipes.lce",
-}
 
 
 def train(
@@ -296,13 +285,16 @@ def _fit(
     from nemo import lightning as nl
     from nemo.utils import logging as nemo_logging
 
+    from recipes.training.pretraining import pretraining_recipe
+
     # NeMo tells everything in folder/logs; the terminal gets the progress lines and what is wrong
     nemo_logging.set_verbosity(nemo_logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # a log file that does not fit on a full disk is not to hide what is
     logging.raiseExceptions = False
-    recipe = getattr(importlib.import_module(STAGE_MODULES[stage]), stage)(
+    recipe = pretraining_recipe(
+        stage,
         size,
         list(overrides),
         folder=str(folder),

@@ -11,7 +11,8 @@ import yaml
 
 from evaluation import suites
 from recipes.common.errors import UserError
-from recipes.registry.resolve import STAGES, resolve
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES
 from recipes.spec.sizes import SIZES
 
 FACTS = yaml.safe_load((Path(__file__).parents[2] / "recipes/facts.yaml").read_text())

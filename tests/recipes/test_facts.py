@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from recipes.registry.resolve import STAGES, resolve, stage_sizes
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES, stage_sizes
 from recipes.spec.origin import SOURCES, Sourced
 from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU, USABLE_MEMORY
 from recipes.spec.sizes import SIZES

@@ -13,10 +13,9 @@ from data_prep.catalog.catalog import load_catalog
 from data_prep.mixtures.mixture import PHASES, load_mixture, parse_tokens, phase_stages, plan
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
-from recipes.registry.resolve import STAGES
-from recipes.spec.pretraining import PRETRAIN_STAGES
+from recipes.registry.stages import PRETRAIN_STAGES, STAGES
 
-SHIPPED = [stage.name for stage in PRETRAIN_STAGES]
+SHIPPED = list(PRETRAIN_STAGES)
 # a mixture with every component of phase 4's recipe
 MINE = {
     "phase4": {

@@ -9,7 +9,8 @@ import pytest
 from recipes.cli import main as cli
 from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.tables import human
-from recipes.registry.resolve import STAGES, resolve
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES
 from recipes.spec.tree import flatten
 
 

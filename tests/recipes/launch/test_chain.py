@@ -8,7 +8,8 @@ import pytest
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
 from recipes.launch.chain import build_chain, select_stages
-from recipes.registry.resolve import STAGES, resolve_pretraining
+from recipes.registry.resolve import resolve_pretraining
+from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.stage_folder import write_recipe
 from recipes.runs.stage_manifest import InitialCheckpoint, read_manifest

@@ -8,7 +8,8 @@ import pytest
 
 from recipes.common.errors import UserError
 from recipes.registry.checks import check_numbers, resolve_chain
-from recipes.registry.resolve import resolve, resolve_pretraining, stage_sizes
+from recipes.registry.resolve import resolve, resolve_pretraining
+from recipes.registry.stages import stage_sizes
 from recipes.spec.memory import estimate, shard_parameters
 from recipes.spec.origin import assumed
 from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU

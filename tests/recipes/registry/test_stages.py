@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from recipes.registry.resolve import STAGES, parent_stage, resolve, stage_sizes
+from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES, parent_stage, stage_sizes
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.sizes import SIZES, parameter_count
 

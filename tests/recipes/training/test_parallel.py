@@ -28,9 +28,10 @@ def _train(
 ) -> None:
     import fiddle
 
-    from recipes.phase1_general import phase1
+    from recipes.training.pretraining import pretraining_recipe
 
-    built = phase1(
+    built = pretraining_recipe(
+        "phase1",
         "tiny",
         [*SETTINGS, *overrides],
         folder=str(folder),

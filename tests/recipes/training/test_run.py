@@ -30,7 +30,7 @@ REFUSED = {
     ),
     "planned stage": (
         "sft --size tiny --data {data}",
-        "sft is no stage of pre-training; choose phase1 to phase4",
+        "sft is no stage of pre-training; choose one of phase1, ",
     ),
     "stage of another kind": ("sft --size tiny --data {data}", "sft is no stage of pre-training"),
     "misspelt stage": ("phase11 --size tiny --data {data}", "did you mean 'phase1'?"),

@@ -1,0 +1,123 @@
+"""Reinforcement learning (RL): four stages of on-policy GRPO with the DAPO loss."""
+
+from functools import partial
+from typing import Any
+
+from recipes.lce import ROPE_THETA_RELEASED
+from recipes.spec import tiny
+from recipes.spec.origin import assumed, derived, published
+from recipes.spec.recipe import Optimizer
+from recipes.spec.rl import RlStage
+from recipes.spec.schedules import ConstantSchedule
+from recipes.spec.stage import EVERY_PUBLISHED_SIZE
+from recipes.spec.tree import COMPUTED, Rule
+
+_COMMON_PRACTICE = "common for RL of language models; not published"
+
+RULES: tuple[Rule[Any], ...] = (
+    Rule(
+        "prompts_per_step",
+        (),
+        lambda recipe: derived(
+            max(1, recipe.train_batch_size.value // recipe.samples_per_prompt.value),
+            "train_batch_size / samples_per_prompt",
+        ),
+    ),
+    Rule(
+        "steps",
+        ("prompts", "train_batch_size", "samples_per_prompt", "prompts_per_step"),
+        lambda recipe: derived(
+            max(1, round(recipe.prompts.value / recipe.prompts_per_step.value)),
+            "one pass: prompts / prompts_per_step, rounded",
+        ),
+    ),
+)
+
+# what the four stages share
+_rl_stage = partial(
+    RlStage,
+    kind="rl",
+    status="planned",
+    sizes=EVERY_PUBLISHED_SIZE,
+    optimizer_state=assumed("fresh", "a new objective with a new learning rate; not published"),
+    sequence_length=published(8192, "W", "rl.context_length"),
+    rope_theta=ROPE_THETA_RELEASED,
+    samples_per_prompt=published(16, "W", "rl.samples_per_prompt"),
+    train_batch_size=published(1024, "W", "rl.train_batch_size"),
+    clip_ratio_low=assumed(0.2, "the DAPO paper's; not published for 4.1"),
+    clip_ratio_high=assumed(0.28, "the DAPO paper's; not published for 4.1"),
+    temperature=assumed(
+        1.0, "samples from the policy itself, as on-policy gradients ask; not published"
+    ),
+    dynamic_sampling=published(False, "W", "rl.dynamic_sampling"),
+    optimizer=Optimizer(
+        betas=assumed((0.9, 0.999), _COMMON_PRACTICE),
+        eps=assumed(1e-8, _COMMON_PRACTICE),
+        weight_decay=assumed(0.01, _COMMON_PRACTICE),
+        gradient_clip=assumed(1.0, _COMMON_PRACTICE),
+    ),
+    checkpoint_every_steps=assumed(20, "a step generates 1,024 samples, so minutes; not published"),
+    gpus=assumed(64, "SFT's; not published"),
+    rules=RULES,
+    tiny=tiny.RL,
+)
+
+RL_MULTI_DOMAIN = _rl_stage(
+    name="rl_multi_domain",
+    title="multi-domain RL",
+    follows="sft",
+    prompts=published(45504, "W", "rl.stages.0.prompts"),
+    steps=COMPUTED,
+    schedule=ConstantSchedule(published(5e-7, "W", "rl.stages.0.learning_rate")),
+    kl_beta=published(0.05, "W", "rl.stages.0.kl_beta"),
+    domains=published(
+        (
+            "math",
+            "science",
+            "logical reasoning",
+            "instruction following",
+            "structured output",
+            "text2sql",
+            "temporal reasoning",
+            "general chat",
+            "in-context learning",
+        ),
+        "W",
+        "rl.stages.0.domains",
+    ),
+)
+
+RL_RLHF = _rl_stage(
+    name="rl_rlhf",
+    title="RL from human feedback",
+    follows="rl_multi_domain",
+    prompts=published(17920, "W", "rl.stages.1.prompts"),
+    steps=COMPUTED,
+    schedule=ConstantSchedule(published(3e-7, "W", "rl.stages.1.learning_rate")),
+    kl_beta=published(0.09, "W", "rl.stages.1.kl_beta"),
+    domains=derived(
+        ("general chat",), "rl.stages.1.reward: multilingual scalar reward model on general chat"
+    ),
+)
+
+RL_IDENTITY = _rl_stage(
+    name="rl_identity",
+    title="identity and calibration RL",
+    follows="rl_rlhf",
+    prompts=published(1728, "W", "rl.stages.2.prompts"),
+    steps=published(40, "W", "rl.stages.2.steps"),
+    schedule=ConstantSchedule(published(3e-7, "W", "rl.stages.2.learning_rate")),
+    kl_beta=published(0.09, "W", "rl.stages.2.kl_beta"),
+    domains=derived(("identity", "calibration"), "rl.stages.2.name: identity_calibration"),
+)
+
+RL_MATH = _rl_stage(
+    name="rl_math",
+    title="math RL",
+    follows="rl_identity",
+    prompts=published(13504, "W", "rl.stages.3.prompts"),
+    steps=COMPUTED,
+    schedule=ConstantSchedule(published(5e-7, "W", "rl.stages.3.learning_rate")),
+    kl_beta=published(0.05, "W", "rl.stages.3.kl_beta"),
+    domains=derived(("math",), "rl.stages.3.name: math"),
+)
