@@ -1,23 +1,19 @@
-"""A data folder from tokenized components: one manifest over their shards, with the tokenizer that wrote them."""
+"""A data folder from tokenized components: one manifest over their shards, and their tokenizer."""
 
-import json
 import math
 import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from data_prep.indexed import token_type
+from data_prep.indexed import index_bytes, token_type
+from data_prep.tokenized_folder import MANIFEST, TokenizedManifest, TokenizedShard, read_manifest
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.tokenizer_files import fingerprint, vocab_size
 from recipes.runs.data_folder import (
-    MANIFEST,
     TOKENIZER,
     DataComponent,
     DataManifest,
@@ -26,108 +22,139 @@ from recipes.runs.data_folder import (
 )
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_ADDED_UP = ("documents", "tokens", "bytes")
-# of Megatron's .idx: a header and a last boundary; and of each document its length, its place and its boundary
-_INDEX_BYTES, _INDEX_BYTES_PER_DOCUMENT = 34 + 8, 4 + 8 + 8
+_TOTALS = ("documents", "tokens", "bytes")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A folder that ``granite41 data tokenize`` wrote, and its weight in its component; None leaves it to tokens."""
+class TokenizedFolder:
+    """A folder that ``granite41 data tokenize`` wrote, as a source of a component.
+
+    Attributes:
+        folder: its path.
+        weight: in its component; None leaves it to the tokens.
+    """
 
     folder: Path
     weight: float | None = None
 
 
-def parse_components(words: Sequence[str]) -> dict[str, list[Source]]:
-    """Return name -> sources of words such as ``code=prepared/code`` or ``math=prepared/finemath:0.7``.
+def parse_components(words: Sequence[str]) -> dict[str, list[TokenizedFolder]]:
+    """Return name -> sources of words such as ``code=prepared/code`` or ``math=finemath:0.7``.
 
     Raises:
-        UserError: a word of another form, or weights that are negative, all zero, or given for a part of a component.
+        UserError: a word of another form, or weights that are negative, all zero, or missing for a
+            part of a component.
     """
-    components: dict[str, list[Source]] = {}
+    components: dict[str, list[TokenizedFolder]] = {}
     for word in words:
         name, equals, rest = word.partition("=")
         if not (name and equals and rest):
             raise UserError(
-                f"{word}: expected NAME=DIR or NAME=DIR:WEIGHT, such as code=prepared/code; name both"
+                f"{word}: expected NAME=DIR or NAME=DIR:WEIGHT, such as code=prepared/code; "
+                f"name both"
             )
-        folder, colon, weight = rest.rpartition(":")
-        try:
-            source = Source(Path(folder), float(weight)) if colon else Source(Path(rest))
-        except ValueError:
-            source = Source(Path(rest))
-        components.setdefault(name, []).append(source)
+        components.setdefault(name, []).append(_parse_source(rest))
     for name, sources in components.items():
-        weights = [source.weight for source in sources if source.weight is not None]
-        if weights and len(weights) < len(sources):
-            raise UserError(
-                f"{name}: {len(weights)} of {len(sources)} sources have a weight; give all of them one, or none"
-            )
-        if any(not math.isfinite(weight) or weight < 0 for weight in weights) or (
-            weights and not sum(weights)
-        ):
-            raise UserError(
-                f"{name}: its sources have weights {weights}, expected none below 0 and one above; correct them"
-            )
+        _check_weights(name, sources)
     return components
 
 
+def _parse_source(text: str) -> TokenizedFolder:
+    folder, colon, weight = text.rpartition(":")
+    if not colon:
+        return TokenizedFolder(Path(text))
+    try:
+        return TokenizedFolder(Path(folder), float(weight))
+    except ValueError:
+        # the colon is part of the path
+        return TokenizedFolder(Path(text))
+
+
+def _check_weights(name: str, sources: Sequence[TokenizedFolder]) -> None:
+    weights = [source.weight for source in sources if source.weight is not None]
+    if not weights:
+        return
+    if len(weights) < len(sources):
+        raise UserError(
+            f"{name}: {len(weights)} of {len(sources)} sources have a weight; "
+            f"give all of them one, or none"
+        )
+    if any(not math.isfinite(weight) or weight < 0 for weight in weights) or not sum(weights):
+        raise UserError(
+            f"{name}: its sources have weights {weights}, expected none below 0 and one above; "
+            f"correct them"
+        )
+
+
 def assemble(
-    output: Path, tokenizer: Path, components: Mapping[str, Sequence[Source]]
+    output: Path, tokenizer: Path, components: Mapping[str, Sequence[TokenizedFolder]]
 ) -> DataManifest:
-    """Write the data folder ``output``, which appears whole or not at all; the components' files stay where they are.
+    """Write the data folder ``output``, whole or not at all; the components' files stay in place.
 
     Args:
         output: a folder that does not exist yet or is empty.
-        tokenizer: the folder of the tokenizer that every component was encoded with; its files are copied.
+        tokenizer: the folder of the tokenizer that every component was encoded with; its files are
+            copied.
         components: name in the mixture -> its sources.
 
     Returns:
-        The manifest.
+        The manifest; the shards' prefixes are relative to ``output``.
 
     Raises:
-        UserError: a component is unfinished, damaged, empty or of another tokenizer, a shard is given twice, or
-            ``output`` holds something.
+        UserError: a component is unfinished, damaged, empty or of another tokenizer, a shard occurs
+            twice, or ``output`` holds something.
     """
-    expected, entries = fingerprint(tokenizer), vocab_size(tokenizer)
-    parts: dict[str, DataComponent] = {}
-    seen: dict[str, Path] = {}
-    for name, sources in components.items():
-        shards: list[DataShard] = []
-        totals: Counter[str] = Counter()
-        inputs: Counter[str] = Counter()
-        licenses: Counter[str] = Counter()
+    assembler = _Assembler(output, tokenizer)
+    assembled = {name: assembler.join(sources) for name, sources in components.items()}
+    manifest = DataManifest(assembled, assembler.identity)
+    with atomic_directory(output) as partial:
+        (partial / TOKENIZER).mkdir()
+        for name in TOKENIZER_FILES:
+            if (tokenizer / name).exists():
+                shutil.copyfile(tokenizer / name, partial / TOKENIZER / name)
+        manifest.write(partial)
+    return manifest
+
+
+class _Assembler:
+    """Joins tokenized folders to components.
+
+    Attributes:
+        identity: of the tokenizer that all of them must have.
+    """
+
+    def __init__(self, output: Path, tokenizer: Path) -> None:
+        self.identity = DataTokenizer(TOKENIZER, vocab_size(tokenizer), fingerprint(tokenizer))
+        self._output = output
+        self._tokenizer = tokenizer
+        self._prefix_of_sha256: dict[str, Path] = {}
+
+    def join(self, sources: Sequence[TokenizedFolder]) -> DataComponent:
+        """Return the component that consists of ``sources``."""
+        total_weight = sum(source.weight or 0 for source in sources)
+        shards = []
+        totals = Counter(dict.fromkeys(_TOTALS, 0))
+        inputs = Counter[str]()
+        licenses = Counter[str]()
         packed_tokens = 0
-        whole = sum(source.weight or 0 for source in sources)
-        for folder, weight in ((source.folder, source.weight) for source in sources):
-            component = _read(folder)
-            if component["fingerprint"] != expected:
-                raise UserError(
-                    f"{folder}: was encoded with tokenizer {component['fingerprint'][:12]} but {tokenizer} is "
-                    f"{expected[:12]}; name the tokenizer that encoded it, or encode it again"
-                )
-            for shard in component["shards"]:
-                if not shard["documents"]:
+        for source in sources:
+            manifest = read_manifest(source.folder)
+            self._check_manifest(source.folder, manifest)
+            for shard in manifest.shards:
+                if not shard.documents:
                     continue
-                prefix = folder / shard["prefix"]
-                _check_files(prefix, shard, token_type(entries))
-                if shard["bin_sha256"] in seen:
-                    raise UserError(
-                        f"{prefix}: holds the same tokens as {seen[shard['bin_sha256']]} and would be read twice; "
-                        f"leave one of them out"
-                    )
-                seen[shard["bin_sha256"]] = prefix
                 share = None
-                if weight is not None:
-                    share = weight / whole * shard["tokens"] / component["tokens"]
-                relative = os.path.relpath(prefix.resolve(), output.resolve())
-                shards.append(DataShard(**{**shard, "prefix": relative}, share=share))
-            totals.update({key: component[key] for key in _ADDED_UP})
-            inputs.update(component["sources"])
-            licenses.update(component["licences"])
-            packed_tokens = max(packed_tokens, component["packed_tokens"])
-        parts[name] = DataComponent(
+                if source.weight is not None:
+                    share = source.weight / total_weight * shard.tokens / manifest.tokens
+                prefix = source.folder / shard.prefix
+                self._check_shard(prefix, shard)
+                relative = os.path.relpath(prefix.resolve(), self._output.resolve())
+                shards.append(DataShard(**{**asdict(shard), "prefix": relative}, share=share))
+            totals.update({key: getattr(manifest, key) for key in _TOTALS})
+            inputs.update(manifest.sources)
+            licenses.update(manifest.licenses)
+            packed_tokens = max(packed_tokens, manifest.packed_tokens or 0)
+        return DataComponent(
             shards=shards,
             documents=totals["documents"],
             tokens=totals["tokens"],
@@ -136,63 +163,56 @@ def assemble(
             licenses=dict(licenses),
             packed_tokens=packed_tokens,
         )
-    manifest = DataManifest(parts, DataTokenizer(TOKENIZER, entries, expected))
-    with atomic_directory(output) as partial:
-        (partial / TOKENIZER).mkdir()
-        for file in TOKENIZER_FILES:
-            if (tokenizer / file).exists():
-                shutil.copyfile(tokenizer / file, partial / TOKENIZER / file)
-        manifest.write(partial)
-    return manifest
 
-
-def _read(folder: Path) -> dict[str, Any]:
-    """What the data folder keeps of a component's manifest, and its fingerprint; the component is whole, not empty."""
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        sums = {key: sum(shard[key] for shard in manifest["shards"]) for key in _ADDED_UP}
-        stated = {key: manifest[key] for key in _ADDED_UP}
-        licences = manifest["licenses"] if "licenses" in manifest else manifest["licences"]
-        told = {"sources": manifest["sources"], "licences": licences}
-        found = manifest["tokenizer"]["fingerprint"]
-        packed = int(manifest.get("packed_tokens", 0))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(
-            f"{path}: not the manifest of a tokenized component, which is written last; "
-            f"finish it with `granite41 data tokenize --output {folder}`"
-        ) from error
-    if sums != stated:
-        raise UserError(
-            f"{path}: states {stated} but its shards add up to {sums}; tokenize the component again"
-        )
-    if not manifest["documents"]:
-        raise UserError(
-            f"{path}: the component holds no document, expected text; leave it out or tokenize some"
-        )
-    return {
-        "fingerprint": found,
-        "shards": manifest["shards"],
-        "packed_tokens": packed,
-        **stated,
-        **told,
-    }
-
-
-def _check_files(prefix: Path, shard: Mapping[str, Any], dtype: np.dtype) -> None:
-    """Raise unless both files are there, with the sizes that the shard's documents and tokens imply."""
-    expected = {
-        "bin": shard["tokens"] * dtype.itemsize,
-        "idx": _INDEX_BYTES + _INDEX_BYTES_PER_DOCUMENT * shard["documents"],
-    }
-    for kind, size in expected.items():
-        file = Path(f"{prefix}.{kind}")
-        if not file.is_file():
+    def _check_manifest(self, folder: Path, manifest: TokenizedManifest) -> None:
+        """Raise unless a source is consistent, not empty, and of this tokenizer."""
+        file = folder / MANIFEST
+        stated = {key: getattr(manifest, key) for key in _TOTALS}
+        sums = Counter(dict.fromkeys(_TOTALS, 0))
+        for shard in manifest.shards:
+            sums.update({key: getattr(shard, key) for key in _TOTALS})
+        if sums != stated:
             raise UserError(
-                f"{file}: no such file, but the manifest beside it names it; tokenize the component again"
+                f"{file}: states {stated} but its shards add up to {dict(sums)}; "
+                f"tokenize the component again"
             )
-        if file.stat().st_size != size:
+        if not manifest.documents:
             raise UserError(
-                f"{file}: has {file.stat().st_size:,} bytes but the manifest's {shard['documents']:,} documents of "
-                f"{shard['tokens']:,} tokens take {size:,}; tokenize the component again"
+                f"{file}: the component holds no document, expected text; "
+                f"leave it out or tokenize some"
             )
+        encoded_with = manifest.tokenizer.fingerprint
+        expected = self.identity.fingerprint
+        if encoded_with != expected:
+            raise UserError(
+                f"{folder}: was encoded with tokenizer {encoded_with[:12]} but {self._tokenizer} "
+                f"is {expected[:12]}; name the tokenizer that encoded it, or encode it again"
+            )
+
+    def _check_shard(self, prefix: Path, shard: TokenizedShard) -> None:
+        """Raise unless the shard is new, and its files have the sizes that the manifest implies."""
+        sizes = {
+            "bin": shard.tokens * token_type(self.identity.vocab_size).itemsize,
+            "idx": index_bytes(shard.documents),
+        }
+        for kind, size in sizes.items():
+            file = Path(f"{prefix}.{kind}")
+            if not file.is_file():
+                raise UserError(
+                    f"{file}: no such file, but the manifest beside it names it; "
+                    f"tokenize the component again"
+                )
+            file_size = file.stat().st_size
+            if file_size != size:
+                raise UserError(
+                    f"{file}: has {file_size:,} bytes but the manifest's {shard.documents:,} "
+                    f"documents of {shard.tokens:,} tokens take {size:,}; "
+                    f"tokenize the component again"
+                )
+        same = self._prefix_of_sha256.get(shard.bin_sha256)
+        if same:
+            raise UserError(
+                f"{prefix}: holds the same tokens as {same} and would be read twice; "
+                f"leave one of them out"
+            )
+        self._prefix_of_sha256[shard.bin_sha256] = prefix

@@ -28,7 +28,7 @@ def test_folder_is_read_sorted_and_what_is_left_out_is_counted(text_folder: Path
         "sub/f.TXT",
     ]
     assert documents[0].text == (text_folder / "a.txt").read_bytes().decode()
-    assert {document.licence for document in documents} == {"the user's own text"}
+    assert {document.license for document in documents} == {"the user's own text"}
     expected = {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
     assert collection.left_out == {"text": expected}
 
@@ -85,7 +85,7 @@ def test_selection_ends_at_the_byte_cap_and_leaves_out_giants() -> None:
     candidates = [candidate("p", f"{number}", f"{number}" * 300) for number in range(5)]
     candidates.insert(1, candidate("p", "giant", "g" * 900))
     collection = machine_text.Collection()
-    machine_text._select(collection, "c", candidates, set(), maximum_characters=800, byte_cap=700)
+    machine_text._select(collection, "c", candidates, set(), max_characters=800, byte_cap=700)
     assert [document.name for document in collection.components["c"]] == ["0", "1"]
     assert collection.left_out == {"c": {"beyond 700 bytes": 3, "over 800 characters": 1}}
 
@@ -119,9 +119,9 @@ def test_selection_ends_at_the_byte_cap_and_leaves_out_giants() -> None:
         ([], "unknown"),
     ],
 )
-def test_licence_of_metadata(tmp_path: Path, fields: list[str], expected: str) -> None:
+def test_read_license_metadata(tmp_path: Path, fields: list[str], expected: str) -> None:
     (tmp_path / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", "Name: p", *fields, ""]))
-    assert machine_text.licence_of(PathDistribution(tmp_path).metadata) == expected
+    assert machine_text.read_license(PathDistribution(tmp_path).metadata) == expected
 
 
 def test_own_distribution_is_the_project_and_is_left_out() -> None:
@@ -158,4 +158,4 @@ def test_docstrings_of_a_module(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text(source)
     file = PackagePath("m.py")
     file.dist = type("Dist", (), {"locate_file": staticmethod(lambda path: tmp_path / path)})()
-    assert machine_text._docstrings(file) == "Module.\n\nClass.\n\nMore.\n\nMethod."
+    assert machine_text._read_docstrings(file) == "Module.\n\nClass.\n\nMore.\n\nMethod."

@@ -200,7 +200,7 @@ def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert 4 < part.unigram_entropy < np.log(512)
         ids = read_back(output / name)[0][:-1].tolist()
         text = tokenizer_files.load(output / "tokenizer").decode(ids, skip_special_tokens=False)
-        assert len(text) >= machine_text.MINIMUM_CHARACTERS
+        assert len(text) >= machine_text.MIN_CHARACTERS
         assert (
             tokenizer_files.load(output / "tokenizer").encode(text, add_special_tokens=False).ids
             == ids

@@ -1,0 +1,129 @@
+"""A file's lock: alone or shared, between threads and processes, and not kept by a fork."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from recipes.common import locks
+from recipes.common.errors import LockedError
+from recipes.common.locks import file_lock
+
+pytestmark = pytest.mark.fast
+
+HOLDER = """
+import sys
+from pathlib import Path
+from recipes.common.locks import file_lock
+with file_lock(Path(sys.argv[1]), "writes here", shared=sys.argv[2] == "shared"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "folder/.lock"
+
+
+def start_holder(file: Path, mode: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(file), mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_another_process_is_kept_out_until_the_holder_is_killed(file: Path) -> None:
+    process = start_holder(file, "alone")
+    message = rf"folder: process {process.pid} on .* writes here; wait until it has ended, or stop"
+    for shared in (False, True):
+        with (
+            pytest.raises(LockedError, match=message),
+            file_lock(file, "writes here", shared=shared),
+        ):
+            pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with file_lock(file, "writes here"):
+        pass
+
+
+def test_it_is_shared_with_those_who_share_it(file: Path) -> None:
+    with file_lock(file, "writes here"):
+        pass
+    process = start_holder(file, "shared")
+    with file_lock(file, "writes here", shared=True):
+        pass
+    # not the process that held it alone before
+    with (
+        pytest.raises(LockedError, match="folder: another process writes here"),
+        file_lock(file, "writes here"),
+    ):
+        pass
+    process.communicate()
+    with file_lock(file, "writes here"):
+        pass
+
+
+def test_a_second_holder_in_the_same_process_is_kept_out(file: Path) -> None:
+    refused = []
+
+    def acquire() -> None:
+        try:
+            with file_lock(file, "writes here"):
+                pass
+        except LockedError as error:
+            refused.append(str(error))
+
+    with file_lock(file, "writes here"):
+        acquire()
+        thread = threading.Thread(target=acquire)
+        thread.start()
+        thread.join()
+        # the failed attempts have not freed it
+        acquire()
+    assert len(refused) == 3
+    acquire()
+    assert len(refused) == 3
+
+
+def test_a_fork_does_not_hold_it(file: Path) -> None:
+    reader, writer = os.pipe()
+    with file_lock(file, "writes here"):
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    os.close(reader)
+    try:
+        with file_lock(file, "writes here"):
+            pass
+    finally:
+        os.close(writer)
+        os.waitpid(child, 0)
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", fail)
+    with (
+        caplog.at_level(logging.WARNING, "recipes"),
+        file_lock(file, "writes here"),
+    ):
+        pass
+    assert "no locks here (No locks available), so nothing keeps a second" in caplog.text
