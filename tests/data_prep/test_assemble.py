@@ -1,3 +1,5 @@
+"""`granite41 data assemble`: one manifest over the shards of tokenized folders."""
+
 import hashlib
 import json
 import sys
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_prep import indexed, tokenizer
-from data_prep.assemble import Source, assemble, parse_components
+from data_prep.assemble import TokenizedFolder, assemble, parse_components
 from recipes.cli import main as cli
 from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
@@ -29,30 +31,37 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
     for number, documents in enumerate(texts):
         prefix = folder / f"shard-{number:05d}"
         counts = indexed.write(prefix, documents, tokenizer_files.load(tokenizer_folder))
-        shard = {"prefix": prefix.name, "documents": len(documents), "tokens": int(counts.sum())}
-        shard["bytes"] = sum(len(text.encode()) for text in documents)
-        for kind in ("bin", "idx"):
-            shard[f"{kind}_sha256"] = hashlib.sha256(
-                Path(f"{prefix}.{kind}").read_bytes()
-            ).hexdigest()
-        shards.append(shard)
-    write(
-        folder,
-        {
-            **{
-                key: sum(shard[key] for shard in shards) for key in ("documents", "tokens", "bytes")
-            },
-            "sources": {"somewhere": 3},
-            "licences": {"CC0-1.0": 3},
-            "tokenizer": {
-                "fingerprint": tokenizer_files.fingerprint(tokenizer_folder),
-                "vocab_size": 258,
-                "end_of_text": 0,
-            },
-            "shards": shards,
-        },
-    )
+        shards.append(
+            {
+                "prefix": prefix.name,
+                "documents": len(documents),
+                "tokens": int(counts.sum()),
+                "bytes": sum(len(text.encode()) for text in documents),
+                "bin_sha256": sha256(Path(f"{prefix}.bin")),
+                "idx_sha256": sha256(Path(f"{prefix}.idx")),
+            }
+        )
+    tokenizer_identity = {
+        "fingerprint": tokenizer_files.fingerprint(tokenizer_folder),
+        "vocab_size": 258,
+        "end_of_text": 0,
+    }
+    manifest = {
+        "documents": sum(shard["documents"] for shard in shards),
+        "tokens": sum(shard["tokens"] for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "left_out": {},
+        "sources": {"somewhere": 3},
+        "licenses": {"CC0-1.0": 3},
+        "tokenizer": tokenizer_identity,
+        "shards": shards,
+    }
+    write(folder, manifest)
     return folder
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -73,17 +82,8 @@ def test_a_data_folder_of_two_components(
 ) -> None:
     component(tmp_path / "web", tokenizer_folder, [["some text"]])
     monkeypatch.chdir(tmp_path)
-    words = [
-        "data",
-        "assemble",
-        "--output",
-        "out/data",
-        "--tokenizer",
-        "tokenizer",
-        "code=code",
-        "common_crawl=web",
-    ]
-    monkeypatch.setattr(sys, "argv", ["granite41", *words])
+    command = "granite41 data assemble --output out/data --tokenizer tokenizer"
+    monkeypatch.setattr(sys, "argv", [*command.split(), "code=code", "common_crawl=web"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert not caught.value.code
@@ -91,20 +91,15 @@ def test_a_data_folder_of_two_components(
         "code: 2 shards, 3 documents, 18 tokens",
         "common_crawl: 1 shards, 1 documents, 10 tokens",
     ]
-    data, made = tmp_path / "out/data", read(tmp_path / "out/data")
+    data = tmp_path / "out/data"
+    made = read(data)
     part = made["components"]["code"]
     # the shard without a document is left out
-    assert [shard["prefix"] for shard in part["shards"]] == [
-        "../../code/shard-00000",
-        "../../code/shard-00001",
-    ]
-    assert (data / f"{part['shards'][1]['prefix']}.bin").stat().st_size == 2 * part["shards"][1][
-        "tokens"
-    ]
-    assert part["shards"][0] == read(code)["shards"][0] | {
-        "prefix": "../../code/shard-00000",
-        "share": None,
-    }
+    first, second = part["shards"]
+    changed = {"prefix": "../../code/shard-00000", "share": None}
+    assert first == read(code)["shards"][0] | changed
+    assert second["prefix"] == "../../code/shard-00001"
+    assert (data / f"{second['prefix']}.bin").stat().st_size == 2 * second["tokens"]
     assert {key: part[key] for key in ("documents", "tokens", "licenses", "sources")} == {
         "documents": 3,
         "tokens": 18,
@@ -147,16 +142,13 @@ def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: 
 def test_the_longest_packing_of_a_component_is_kept(
     tmp_path: Path, tokenizer_folder: Path, code: Path
 ) -> None:
-    folders = [
-        code,
-        *(
-            component(tmp_path / name, tokenizer_folder, [[name]])
-            for name in ("more", "most", "web")
-        ),
-    ]
-    for folder, packed in zip(folders, (None, 512, 4096, None), strict=True):
-        write(folder, read(folder) | ({"packed_tokens": packed} if packed else {}))
-    *sources, web = map(Source, folders)
+    folders = {"code": code}
+    for name in ("more", "most", "web"):
+        folders[name] = component(tmp_path / name, tokenizer_folder, [[name]])
+    for name, packed in {"more": 512, "most": 4096}.items():
+        write(folders[name], read(folders[name]) | {"packed_tokens": packed})
+    web = TokenizedFolder(folders.pop("web"))
+    sources = [TokenizedFolder(folder) for folder in folders.values()]
     made = assemble(tmp_path / "data", tokenizer_folder, {"code": sources, "web": [web]})
     assert made.components["code"].packed_tokens == 4096
     assert made.components["web"].packed_tokens == 0
@@ -194,21 +186,16 @@ def _index_of_another(folder: Path) -> None:
 def _twice(folder: Path) -> None:
     manifest = read(folder)
     manifest["shards"][2] = manifest["shards"][1]
-    write(
-        folder,
-        manifest
-        | {
-            key: manifest[key] + manifest["shards"][1][key]
-            for key in ("documents", "tokens", "bytes")
-        },
-    )
+    for key in ("documents", "tokens", "bytes"):
+        manifest[key] += manifest["shards"][1][key]
+    write(folder, manifest)
 
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (_unfinished, "code/manifest.json: not the manifest of a tokenized component"),
-        (_packing, "code/manifest.json: not the manifest of a tokenized component"),
+        (_unfinished, "code/manifest.json: no such file; finish the folder with `granite41 data"),
+        (_packing, "code/manifest.json: key 'packed_tokens' holds inf"),
         (_empty, "code/manifest.json: the component holds no document"),
         (_sums, r"code/manifest.json: states \{'documents': 4"),
         (_lost, "code/shard-00001.idx: no such file"),
@@ -218,7 +205,8 @@ def _twice(folder: Path) -> None:
         ),
         (
             _index_of_another,
-            "code/shard-00000.idx: has 62 bytes but the manifest's 2 documents of 12 tokens take 82",
+            "code/shard-00000.idx: has 62 bytes but the manifest's 2 documents of 12 tokens take "
+            "82",
         ),
         (
             _twice,
@@ -231,7 +219,7 @@ def test_a_damaged_component_is_refused(
 ) -> None:
     damage(code)
     with pytest.raises(UserError, match=sentence):
-        assemble(tmp_path / "data", tokenizer_folder, {"code": [Source(code)]})
+        assemble(tmp_path / "data", tokenizer_folder, {"code": [TokenizedFolder(code)]})
     assert not (tmp_path / "data").exists()
 
 
@@ -240,16 +228,13 @@ def test_a_component_of_another_tokenizer_is_refused(
 ) -> None:
     tokenizer.train([tokenizer_files.FINGERPRINT_TEXT * 5], 300, tmp_path / "other")
     web = component(tmp_path / "web", tmp_path / "other", [["text"]])
-    one, other = (
-        tokenizer_files.fingerprint(folder)[:12]
-        for folder in (tokenizer_folder, tmp_path / "other")
-    )
+    one = tokenizer_files.fingerprint(tokenizer_folder)[:12]
+    other = tokenizer_files.fingerprint(tmp_path / "other")[:12]
+    components = {"code": [TokenizedFolder(code)], "web": [TokenizedFolder(web)]}
     with pytest.raises(
         UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"
     ):
-        assemble(
-            tmp_path / "data", tokenizer_folder, {"code": [Source(code)], "web": [Source(web)]}
-        )
+        assemble(tmp_path / "data", tokenizer_folder, components)
     assert not (tmp_path / "data").exists()
 
 
@@ -275,17 +260,8 @@ def test_a_component_of_another_tokenizer_is_refused(
 def test_words_that_are_no_components(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, words, sentence
 ) -> None:
-    command = [
-        "granite41",
-        "data",
-        "assemble",
-        "--output",
-        str(tmp_path / "data"),
-        "--tokenizer",
-        str(tmp_path),
-        *words,
-    ]
-    monkeypatch.setattr(sys, "argv", command)
+    command = f"granite41 data assemble --output {tmp_path}/data --tokenizer {tmp_path}"
+    monkeypatch.setattr(sys, "argv", [*command.split(), *words])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2

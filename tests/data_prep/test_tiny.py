@@ -1,6 +1,9 @@
+"""`granite41 data tiny`: files that Megatron reads back to the text, and a manifest of them."""
+
 import errno
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,16 +21,12 @@ from recipes.runs.unigram_entropy import blend_entropy
 pytestmark = pytest.mark.slow
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def prepare(output: Path, text: Path | None, vocab_size: int = 300) -> DataManifest:
-    return tiny.prepare(output, vocab_size=vocab_size, text=text, say=quiet)
+    return tiny.prepare(output, vocab_size=vocab_size, text=text)
 
 
 def read_back(prefix: Path) -> list[np.ndarray]:
-    """The documents' tokens, copied, as Megatron's arrays are views of a file that closes with the data set."""
+    """The documents' tokens, copied: Megatron's arrays are views of a file that is closed."""
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
     dataset = IndexedDataset(str(prefix))
@@ -71,7 +70,7 @@ def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> No
     assert part.left_out == {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
     fingerprint = tokenizer_files.fingerprint(output / "tokenizer")
     assert manifest.tokenizer == DataTokenizer("tokenizer", 300, fingerprint)
-    assert "| text | the user's own text | text | 6 |" in (output / "LICENCES.md").read_text()
+    assert "| text | the user's own text | text | 6 |" in (output / "LICENSES.md").read_text()
     assert str(tmp_path) not in (output / "manifest.json").read_text()
 
 
@@ -174,15 +173,14 @@ def test_interrupted_or_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == [text_folder]
 
 
-def test_progress_has_one_line_a_step(text_folder: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
-    tiny.prepare(tmp_path / "out", vocab_size=300, text=text_folder, say=lines.append)
-    assert [line.split(":")[0] for line in lines] == [
-        "collect",
-        "train the tokenizer",
-        "encode text",
-    ]
-    assert lines[0].startswith("collect: 6 documents of text (")
+def test_progress_has_one_line_a_step(
+    text_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "data_prep")
+    prepare(tmp_path / "out", text_folder)
+    steps = [message.split(":")[0] for message in caplog.messages]
+    assert steps == ["collect", "train the tokenizer", "encode text"]
+    assert caplog.messages[0].startswith("collect: 6 documents of text (")
 
 
 def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,12 +189,12 @@ def test_real_text_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     output = tmp_path / "out"
     manifest = prepare(output, None, vocab_size=512)
     assert list(manifest.components) == ["code", "documentation"]
-    licences = (output / "LICENCES.md").read_text()
+    table = (output / "LICENSES.md").read_text()
     for name, part in manifest.components.items():
         assert 100_000 < part.bytes <= caps[name]
         assert part.left_out[f"beyond {caps[name]} bytes"] > 0
         assert sum(part.licenses.values()) == part.documents
-        assert all(f"| {licence} | {name} |" in licences for licence in part.licenses)
+        assert all(f"| {license} | {name} |" in table for license in part.licenses)
         assert 4 < part.unigram_entropy < np.log(512)
         ids = read_back(output / name)[0][:-1].tolist()
         text = tokenizer_files.load(output / "tokenizer").decode(ids, skip_special_tokens=False)
