@@ -81,7 +81,7 @@ def input_bytes(inputs: Iterable[str]) -> int:
 
 
 def split_inputs(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
-    """Cut inputs into parts of about ``piece_bytes`` bytes, in order; a folder is its files, sorted.
+    """Cut inputs into parts of about ``piece_bytes``, in order; a folder is its files, sorted.
 
     A folder's hidden files, and the records that ``granite41 data`` writes beside documents, are
     left out. JSON lines are cut at bytes, parquet at row groups, a Hub data set at its own shards;
@@ -496,7 +496,7 @@ class _ZstandardFile(io.RawIOBase):
         return count
 
     def _next_block(self) -> bytes:
-        """Return compressed bytes: those left after the last frame, or of the file; none at its end.
+        """Return compressed bytes, of the last block or of the file; none at its end.
 
         Raises:
             EOFError: the file ends within a frame.

@@ -29,7 +29,7 @@ _BATCH = 256  # documents encoded at a time, by all cores; bounds the memory
 
 
 def token_type(vocab_size: int) -> np.dtype:
-    """Return Megatron's type for tokens: uint16 for a vocabulary below 65,500 entries, else int32."""
+    """Return Megatron's type of tokens: uint16 below 65,500 vocabulary entries, else int32."""
     return np.dtype(np.uint16 if vocab_size < 65500 else np.int32)
 
 
@@ -122,7 +122,7 @@ def lengths(prefix: Path) -> np.ndarray:
 
 
 def write(prefix: Path, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """Encode ``texts`` and write ``prefix``.bin and .idx: a document a text, and end-of-text after it.
+    """Encode ``texts`` and write ``prefix``.bin and .idx: a document a text, then end-of-text.
 
     A special token spelled out in a text is encoded as plain characters, so that end-of-text only
     ever ends a document.

@@ -283,7 +283,7 @@ def _walk(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def _spread(candidates: Iterable[_Candidate]) -> list[_Candidate]:
-    """Return the candidates with each package taking its turn, all ordered by their names' hashes."""
+    """Let each package take its turn; packages and their texts are in the order of hashes."""
     packages = defaultdict[str, list[_Candidate]](list)
     for candidate in candidates:
         packages[candidate.package].append(candidate)

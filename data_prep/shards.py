@@ -1,8 +1,8 @@
-"""Work cut into shards: each is a pure function of its inputs and index, done once, whole or not at all.
+"""Work cut into shards: each a pure function of inputs and index, done once, whole or not at all.
 
 An output folder holds ``plan.json`` (which parts make which shard, and the settings), and for every
-finished shard its files and, written last, ``shard-NNNNN.json``, its manifest. A run that was killed
-resumes with the shards that have no manifest. Every shard may be done by another process or machine,
+finished shard its files and, written last, its manifest ``shard-NNNNN.json``. A run that was killed
+resumes with the shards that have no manifest. Each shard may be done by another process or machine,
 as in a Slurm job array.
 """
 
@@ -45,7 +45,7 @@ _PLAN_REMEDY = "name another --output, or remove the folder and run again"
 _MANIFEST_REMEDY = "remove the file and run the same command again, which does its shard again"
 
 Work = Callable[[list[Part], Path, str], dict[str, Any]]
-"""``work(parts, folder, name)`` writes ``name.*`` to ``folder`` and returns the shard's manifest."""
+"""``work(parts, folder, name)`` writes ``name.*`` to ``folder``, and returns the manifest."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _ShardManifest:
-    """What every shard's manifest holds, besides what its work returned.
+    """The keys that every shard's manifest has, besides those of its work.
 
     Attributes:
         index: the shard's number, from 0.
@@ -142,7 +142,7 @@ def read_manifests(output: Path, record_type: type[Record]) -> list[Record] | No
     """Return :func:`manifests` as dataclasses.
 
     Raises:
-        UserError: the folder's plan is damaged, or a manifest lacks a key or has another type there.
+        UserError: the folder's plan or a manifest is damaged.
     """
     found = manifests(output)
     if found is None:

@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer
-
 from data_prep import indexed, machine_text, tokenizer
 from data_prep.machine_text import CollectedText, Collection
 from recipes.common import tokenizer_files
@@ -103,7 +100,8 @@ def _write(
     counts = {}
     for name, documents in collection.components.items():
         with _log_step(f"encode {name}") as results:
-            occurrences = _encode(folder / name, documents, trained)
+            texts = [document.text for document in documents]
+            occurrences = indexed.write(folder / name, texts, trained)
             results.append(f"{occurrences.sum()} tokens")
         counts[name] = occurrences.tolist()
         components[name] = _describe_component(
@@ -130,10 +128,6 @@ def _texts(collection: Collection) -> Iterator[str]:
     for documents in collection.components.values():
         for document in documents:
             yield document.text
-
-
-def _encode(prefix: Path, documents: list[CollectedText], trained: Tokenizer) -> np.ndarray:
-    return indexed.write(prefix, [document.text for document in documents], trained)
 
 
 def _describe_component(

@@ -13,9 +13,9 @@ PAD = "<|pad|>"  # id 1
 SPECIAL_TOKENS = [END_OF_TEXT, PAD]
 MINIMUM_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has an entry, so no text is unknown
 
-# Granite 4.1's tokenizer.json splits by cl100k's expression; its tokenizer_config.json names GPT-2's
-# class, whose own expression differs. Pinned here: cl100k's, written into tokenizer.json, and a
-# class that adds no rule of its own.
+# Granite 4.1's tokenizer.json splits by cl100k's expression; its tokenizer_config.json names the
+# class of GPT-2, whose own expression differs. Pinned here: cl100k's, written into tokenizer.json,
+# and a class that adds no rule of its own.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -1,4 +1,4 @@
-"""The data catalog: what IBM disclosed (``disclosed.json``, verbatim), how to load it (``loading.yaml``)."""
+"""The data catalog: IBM's disclosure (``disclosed.json``) and how to load it (``loading.yaml``)."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from recipes.common.errors import UserError, nearest
+from recipes.common.json_files import parse_record
 from recipes.spec.origin import Sourced, assumed
 
 BYTES_PER_TOKEN = assumed(4.0, "common for text under byte-level BPE of about 100K entries")
@@ -45,32 +46,14 @@ class Loading:
     """
 
     dataset: str
-    configurations: tuple[str, ...]
-    split: str
-    format: str | None
-    files: tuple[str, ...]
-    text: str | None
-    fields: tuple[str, ...]
-    messages: str | None
     confirmed: str
-
-    @classmethod
-    def from_dict(cls, load: dict[str, Any]) -> "Loading":
-        """Return it from the key ``load`` of an entry of ``loading.yaml``."""
-        configurations = load.get("configuration", [])
-        if isinstance(configurations, str):
-            configurations = [configurations]
-        return cls(
-            dataset=load["dataset"],
-            configurations=tuple(configurations),
-            split=load.get("split", "train"),
-            format=load.get("format"),
-            files=tuple(load.get("files", ())),
-            text=load.get("text"),
-            fields=tuple(load.get("fields", ())),
-            messages=load.get("messages"),
-            confirmed=load["confirmed"],
-        )
+    configurations: tuple[str, ...] = ()
+    split: str = "train"
+    format: str | None = None
+    files: tuple[str, ...] = ()
+    text: str | None = None
+    fields: tuple[str, ...] = ()
+    messages: str | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -189,6 +172,9 @@ def _build_source(
     addition: dict[str, Any],
 ) -> CatalogSource:
     load = addition.get("load")
+    loading = (
+        parse_record(Loading, load, f"loading.yaml: {source_id}", "correct it") if load else None
+    )
     return CatalogSource(
         id=source_id,
         name=disclosed.name if disclosed else addition["name"],
@@ -196,7 +182,7 @@ def _build_source(
         stages=stages,
         public=addition["public"],
         license=addition.get("license"),
-        loading=Loading.from_dict(load) if load else None,
+        loading=loading,
         reason=addition.get("reason"),
         note=addition.get("note"),
         tokens=_count_tokens(disclosed, addition.get("tokens")),

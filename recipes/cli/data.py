@@ -66,10 +66,41 @@ def data_tiny(
         typer.Option(help="A folder of your own text instead of this machine's."),
     ] = None,
 ) -> None:
-    """Prepare real text of this machine, or your own, for size tiny: tokenizer and Megatron files."""
+    """Prepare text of this machine, or your own, for size tiny: tokenizer and Megatron files."""
     from data_prep.tiny import prepare
 
     prepare(output, vocab_size=vocab_size, text=text)
+
+
+Source = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Instead of --input: a source that `data sources` lists."),
+]
+License = Annotated[str | None, typer.Option(help="The text's license, for the manifests.")]
+SkipBadRecords = Annotated[
+    bool,
+    typer.Option("--skip-bad-records", help="Leave out, name and count what is no text."),
+]
+MaxShards = Annotated[
+    int | None,
+    typer.Option(min=1, help="Shards at most  [default: one for every 32 MiB, at most 1,000]"),
+]
+OneShard = Annotated[
+    int | None,
+    typer.Option(help="Do only the shard of this number, as in a job array."),
+]
+Where = Annotated[
+    str,
+    typer.Option(metavar="local|CLUSTER", help="This machine, or a job array on a Slurm cluster."),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(help="Of a cluster's jobs, for their logs  [default: in the cluster's folder]"),
+]
+Dryrun = Annotated[
+    bool,
+    typer.Option("--dryrun", help="Say what would be done, and do nothing."),
+]
 
 
 @data_app.command("tokenize", cls=MultiValueCommand, context_settings=_ACCEPT_OLD_SPELLINGS)
@@ -77,48 +108,18 @@ def data_tokenize(
     tokenizer: Tokenizer,
     output: Output,
     inputs: OptionalInputs = None,
-    source: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Instead of --input: a source that `data sources` lists."),
-    ] = None,
+    source: Source = None,
     workers: Workers = None,
     text_field: TextField = "text",
-    license: Annotated[
-        str | None,
-        typer.Option(help="The text's license, for the manifests."),
-    ] = None,
-    skip_bad_records: Annotated[
-        bool,
-        typer.Option("--skip-bad-records", help="Leave out, name and count what is no text."),
-    ] = False,
-    shards: Annotated[
-        int | None,
-        typer.Option(min=1, help="Shards at most  [default: one for every 32 MiB, at most 1,000]"),
-    ] = None,
-    shard: Annotated[
-        int | None,
-        typer.Option(help="Do only the shard of this number, as in a job array."),
-    ] = None,
-    on: Annotated[
-        str,
-        typer.Option(
-            "--on",
-            metavar="local|CLUSTER",
-            help="This machine, or a job array on a Slurm cluster.",
-        ),
-    ] = "local",
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Of a cluster's jobs, for their logs  [default: in the cluster's folder]"
-        ),
-    ] = None,
-    dryrun: Annotated[
-        bool,
-        typer.Option("--dryrun", help="Say what would be done, and do nothing."),
-    ] = False,
+    license: License = None,
+    skip_bad_records: SkipBadRecords = False,
+    shards: MaxShards = None,
+    shard: OneShard = None,
+    on: Where = "local",
+    run_dir: RunDir = None,
+    dryrun: Dryrun = False,
 ) -> None:
-    """Tokenize documents into shards of Megatron's .bin/.idx files; continue if it was interrupted."""
+    """Tokenize documents into shards of Megatron's .bin/.idx files; continue an interrupted run."""
     if bool(inputs) == bool(source):
         raise UserError(
             "--input and --source: expected one of the two; name files, or a source of the catalog"
@@ -243,7 +244,7 @@ def data_plan(
     mixture: MixtureFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan a phase's data: tokens of each source, needed and available, and how often it is read."""
+    """Plan a phase's data: tokens needed and available of each source, and its epochs."""
     from data_prep.mixtures import show
     from data_prep.mixtures.mixture import load_mixture, parse_tokens, phase_stages, plan
 
@@ -259,35 +260,31 @@ def data_plan(
         show.print_plan(stage_plan)
 
 
+RepositoriesFolder = Annotated[
+    Path | None,
+    typer.Option(help="Instead of --input: each direct sub-folder is a repository."),
+]
+MaxTokens = Annotated[int, typer.Option(help="Of a document, end-of-text included.")]
+RepositoryField = Annotated[str, typer.Option(help="The field that holds the repository's name.")]
+PathField = Annotated[str, typer.Option(help="The field that holds the file's path.")]
+FileTextField = Annotated[str, typer.Option(help="The field that holds the file's text.")]
+FilesField = Annotated[
+    str | None,
+    typer.Option(help="Where a record is a whole repository: its field that lists the files."),
+]
+
+
 @data_app.command("repositories", cls=MultiValueCommand)
 def data_repositories(
     tokenizer: Tokenizer,
     output: Output,
     inputs: OptionalInputs = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Instead of --input: each direct sub-folder is a repository."),
-    ] = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option(help="Of a document, end-of-text included."),
-    ] = PRETRAIN_STAGES[LONGEST].sequence_length.value,
-    repository_field: Annotated[
-        str,
-        typer.Option(help="The field that holds the repository's name."),
-    ] = "repo",
-    path_field: Annotated[
-        str,
-        typer.Option(help="The field that holds the file's path."),
-    ] = "path",
-    text_field: Annotated[
-        str,
-        typer.Option(help="The field that holds the file's text."),
-    ] = "text",
-    files_field: Annotated[
-        str | None,
-        typer.Option(help="Where a record is a whole repository: its field that lists the files."),
-    ] = None,
+    folder: RepositoriesFolder = None,
+    max_tokens: MaxTokens = PRETRAIN_STAGES[LONGEST].sequence_length.value,
+    repository_field: RepositoryField = "repo",
+    path_field: PathField = "path",
+    text_field: FileTextField = "text",
+    files_field: FilesField = None,
     workers: Workers = None,
 ) -> None:
     """Pack each code repository's files into long documents; continue if it was interrupted."""
@@ -328,52 +325,55 @@ def data_lengths(
     report(data, stage, size, as_json=as_json, warn=log.warning)
 
 
+Normalize = Annotated[
+    bool,
+    typer.Option(
+        "--normalize",
+        help="Unicode NFC, \\n line ends, no control characters, encoding repaired.",
+    ),
+]
+MinCharacters = Annotated[int | None, typer.Option(min=1, help="Remove shorter documents.")]
+MaxCharacters = Annotated[int | None, typer.Option(min=1, help="Remove longer documents.")]
+ExactDuplicates = Annotated[
+    bool,
+    typer.Option("--exact-duplicates", help="Keep the first of equal texts."),
+]
+NearDuplicates = Annotated[
+    bool,
+    typer.Option(
+        "--near-duplicates",
+        help="Keep the first of similar texts (MinHash of word 5-grams).",
+    ),
+]
+Jaccard = Annotated[
+    float,
+    typer.Option(min=0.5, max=1, help="The similarity of near duplicates."),
+]
+Decontaminate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SPEC...",
+        help="Remove what shares words with evaluation texts: files, task:NAME, task:FILE.yaml.",
+    ),
+]
+NgramWords = Annotated[
+    int,
+    typer.Option(min=1, help="Words in a row that must not be shared."),
+]
+
+
 @data_app.command("filter", cls=MultiValueCommand, context_settings=_ACCEPT_OLD_SPELLINGS)
 def data_filter(
     inputs: Inputs,
     output: Output,
-    normalize: Annotated[
-        bool,
-        typer.Option(
-            "--normalize",
-            help="Unicode NFC, \\n line ends, no control characters, encoding repaired.",
-        ),
-    ] = False,
-    min_characters: Annotated[
-        int | None,
-        typer.Option(min=1, help="Remove shorter documents."),
-    ] = None,
-    max_characters: Annotated[
-        int | None,
-        typer.Option(min=1, help="Remove longer documents."),
-    ] = None,
-    exact_duplicates: Annotated[
-        bool,
-        typer.Option("--exact-duplicates", help="Keep the first of equal texts."),
-    ] = False,
-    near_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--near-duplicates",
-            help="Keep the first of similar texts (MinHash of word 5-grams).",
-        ),
-    ] = False,
-    jaccard: Annotated[
-        float,
-        typer.Option(min=0.5, max=1, help="The similarity of near duplicates."),
-    ] = 0.8,
-    decontaminate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC...",
-            help="Remove what shares words with evaluation texts: "
-            "files, task:NAME, task:FILE.yaml.",
-        ),
-    ] = None,
-    ngram_words: Annotated[
-        int,
-        typer.Option(min=1, help="Words in a row that must not be shared."),
-    ] = 13,
+    normalize: Normalize = False,
+    min_characters: MinCharacters = None,
+    max_characters: MaxCharacters = None,
+    exact_duplicates: ExactDuplicates = False,
+    near_duplicates: NearDuplicates = False,
+    jaccard: Jaccard = 0.8,
+    decontaminate: Decontaminate = None,
+    ngram_words: NgramWords = 13,
     text_field: TextField = "text",
     workers: Workers = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Bulk tokenization with gigatoken, spot-checked against ``tokenizers`` on a sample of every shard."""
+"""Bulk tokenization with gigatoken, spot-checked against ``tokenizers`` on a sample."""
 
 import sys
 import unicodedata
@@ -64,9 +64,11 @@ class Encoder:
         checked_share: float | None = None,
         cache_limit: int = _CACHE_LIMIT,
     ) -> None:
-        """Load the tokenizer in ``folder``; with ``reference_only`` by Hugging Face's library alone.
+        """Load the tokenizer in ``folder``.
 
         Args:
+            folder: holds tokenizer.json.
+            reference_only: use Hugging Face's library alone.
             checked_share: share of the characters that are compared; :data:`CHECKED_SHARE` if None.
             cache_limit: characters of text after which gigatoken's cache of words is cleared.
 

@@ -1,4 +1,4 @@
-"""A tokenizer's folder in the Hugging Face format: its end-of-text token, its size, and a fingerprint."""
+"""A tokenizer's folder in the Hugging Face format: end-of-text, size and fingerprint."""
 
 import hashlib
 from collections.abc import Sequence

@@ -60,7 +60,7 @@ def test_a_folder_from_before_the_key_was_renamed_is_read(tmp_path: Path) -> Non
 def test_a_damaged_key_is_named(tmp_path: Path, values: dict[str, Any], sentence: str) -> None:
     MANIFEST.write(tmp_path)
     change(tmp_path, **values)
-    with pytest.raises(UserError, match="manifest.json: .*; finish the folder with") as caught:
+    with pytest.raises(UserError, match=r"manifest\.json: .*; finish the folder with") as caught:
         read_manifest(tmp_path)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -100,7 +100,7 @@ def test_an_addition_is_loaded_or_says_why_not(name: str, addition: dict) -> Non
         load = addition["load"]
         allowed = {
             "dataset",
-            "configuration",
+            "configurations",
             "split",
             "format",
             "files",
