@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -48,6 +48,10 @@ def file_lock(file: Path, what: str, shared: bool = False) -> Iterator[None]:
             yield
         finally:
             _held.discard(stream)
+            # now, though a process that is being forked may still have a copy of the file open
+            if not stream.closed:
+                with suppress(OSError):
+                    fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def _acquire(stream: FileIO, folder: Path, what: str, shared: bool) -> None:

@@ -1,7 +1,6 @@
 """A file's lock: alone or shared, between threads and processes, and not kept by a fork."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -16,11 +15,14 @@ from recipes.common.locks import file_lock
 
 pytestmark = pytest.mark.fast
 
+# with "forks" a child says so, and outlives the holder
 HOLDER = """
-import sys
+import os, sys
 from pathlib import Path
 from recipes.common.locks import file_lock
 with file_lock(Path(sys.argv[1]), "writes here", shared=sys.argv[2] == "shared"):
+    if sys.argv[2] == "forks" and os.fork():
+        os.read(0, 1)
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -97,21 +99,17 @@ def test_a_second_holder_in_the_same_process_is_kept_out(file: Path) -> None:
     assert len(refused) == 3
 
 
-def test_a_fork_does_not_hold_it(file: Path) -> None:
-    reader, writer = os.pipe()
+def test_a_fork_that_outlives_its_holder_does_not_hold_it(file: Path) -> None:
+    process = start_holder(file, "forks")
+    with pytest.raises(LockedError), file_lock(file, "writes here"):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     with file_lock(file, "writes here"):
-        child = os.fork()
-        if child == 0:
-            os.close(writer)
-            os.read(reader, 1)
-            os._exit(0)
-    os.close(reader)
-    try:
-        with file_lock(file, "writes here"):
-            pass
-    finally:
-        os.close(writer)
-        os.waitpid(child, 0)
+        pass
+    # the child ends with its standard input
+    assert process.stdin
+    process.stdin.close()
 
 
 def test_a_file_system_without_locks_is_warned_of(
