@@ -13,7 +13,12 @@ from recipes.common.errors import UserError
 
 @contextmanager
 def disk_full_as_user_error(target: Path, kept: str = "nothing was kept") -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" under ``target`` into a :class:`UserError` that says what was kept."""
+    """Turn "no space left" and "quota exceeded" into a :class:`UserError`.
+
+    Args:
+        target: what is written, for the message.
+        kept: what is kept of it, for the message.
+    """
     try:
         yield
     except OSError as error:
@@ -26,7 +31,7 @@ def disk_full_as_user_error(target: Path, kept: str = "nothing was kept") -> Ite
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; rename it to ``path`` on success, remove it on any failure."""
+    """Yield a temporary file; rename it to ``path``, or remove it on a failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
@@ -41,14 +46,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader sees the old file or the new one, never a part."""
+    """Write ``text`` to ``path``: a reader sees the old file or the new one, never a part."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; rename it to ``path`` on success, remove it on any failure.
+    """Yield a temporary folder; rename it to ``path``, or remove it on a failure.
 
     Raises:
         UserError: ``path`` exists already and is not an empty folder.
@@ -74,7 +79,8 @@ def check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"{parent}: needs {needed / 1e9:.2f} GB but has {free / 1e9:.2f} GB free; free some or name another output"
+            f"{parent}: needs {needed / 1e9:.2f} GB but has {free / 1e9:.2f} GB free; "
+            f"free some or name another output"
         )
 
 

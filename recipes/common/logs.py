@@ -35,7 +35,7 @@ class _StderrHandler(_OwnRecords, logging.StreamHandler):
 
 
 class _Formatter(logging.Formatter):
-    """The message alone on a terminal; the time before it in a cluster's logs; a warning says that it is one."""
+    """The message alone on a terminal, with the time in a cluster's logs; warnings are marked."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)

@@ -5,9 +5,9 @@ from typer.core import TyperCommand
 
 
 class MultiValueCommand(TyperCommand):
-    """A command whose repeatable options also take their values in a row: ``--input A B`` is ``--input A --input B``.
+    """A command with ``--input A B`` for ``--input A --input B``, for every repeatable option.
 
-    Values end at the next option; a negative number is a value. What follows ``--`` is left to the arguments.
+    Values end at the next option; a negative number is a value. Words after ``--`` are arguments.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -33,7 +33,7 @@ class MultiValueCommand(TyperCommand):
 
 
 def _is_option(word: str) -> bool:
-    """Whether a word names an option: it begins with a dash and is neither a lone one nor a negative number."""
+    """Whether a word names an option: one with a dash, but no lone dash or negative number."""
     try:
         float(word)
     except ValueError:

@@ -8,7 +8,7 @@ class Progress:
     """Estimates the time left from the cost of what is done and of what is not.
 
     Args:
-        total: cost of all units, in any measure that is proportional to time: bytes, tokens, seconds.
+        total: cost of all units, in a measure that is proportional to time, such as tokens.
         clock: returns seconds.
     """
 
@@ -47,4 +47,6 @@ def duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def human(value: Any) -> str:
-    """Return ``value`` for a reader: 10T, 4,096, 0.000875, true, a list by commas, a dash for None."""
+    """Return ``value`` for a reader: ``10T``, ``4,096``, ``0.000875``, ``true``, ``-`` for None."""
     if value is None:
         return "-"
     if isinstance(value, bool):

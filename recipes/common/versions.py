@@ -15,7 +15,7 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """Return the commit of this code, with ``-dirty`` when files differ from it; None outside of a git checkout.
+    """Return the commit of this code, ``-dirty`` with changes; None outside of a git checkout.
 
     A job on a cluster runs a copy without git, and has its commit in the environment.
     """

@@ -125,3 +125,14 @@ def test_a_file_system_without_locks_is_warned_of(
     ):
         pass
     assert "no locks here (No locks available), so nothing keeps a second" in caplog.text
+
+
+def test_other_errors_of_the_file_system_are_raised(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(locks.fcntl, "flock", fail)
+    with pytest.raises(OSError, match="Input/output error"), file_lock(file, "writes here"):
+        pass

@@ -1,4 +1,4 @@
-"""The chain as tasks: which there are, what each waits for, and what is refused before the first."""
+"""A chain as tasks: what each waits for, and what is refused before the first."""
 
 import sys
 from pathlib import Path

@@ -353,7 +353,7 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, capl
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with locked(tmp_path / "phase1"):
         pass
     (record,) = caplog.records
