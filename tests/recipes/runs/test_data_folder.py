@@ -1,10 +1,19 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from recipes.common.errors import UserError
-from recipes.runs.data_folder import STAND_INS, blend, check_packing, component_weights
+from recipes.runs.data_folder import (
+    STAND_INS,
+    blend,
+    check_packing,
+    component_weights,
+    read_data_manifest,
+)
 from tests.helpers.manifests import data_component, data_manifest
 
 
@@ -105,3 +114,44 @@ def test_every_published_mixture_has_stand_ins() -> None:
         if isinstance(entry.get("mixture"), dict)
     ]
     assert {name for mixture in mixtures for name in mixture} == set(STAND_INS)
+
+
+def test_a_manifest_is_read_back(tmp_path: Path) -> None:
+    manifest = data_manifest(code={"x/0": 100, "x/1": 300}, math={"y/0": 7})
+    manifest.write(tmp_path)
+    assert read_data_manifest(tmp_path) == manifest
+    assert list(manifest.shards()) == ["x/0", "x/1", "y/0"]
+    assert manifest.shards()["y/0"] == ("math", manifest.components["math"].shards[0])
+
+
+def test_the_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    manifest = data_manifest(code={"x/0": 100})
+    written = asdict(manifest)
+    component = written["components"]["code"]
+    for key in ("sources", "licenses", "left_out", "packed_tokens", "unigram_entropy"):
+        del component[key]
+    component["licences"] = {"MIT": 1}
+    del component["shards"][0]["share"]
+    del written["inputs"]
+    (tmp_path / "manifest.json").write_text(json.dumps(written))
+    assert read_data_manifest(tmp_path) == manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"components": None}, "key 'components' holds None"),
+        ({"components": {"code": {"shards": []}}}, "has no key 'components"),
+        ({"tokenizer": {"folder": "tokenizer"}}, "has no key 'tokenizer.vocab_size'"),
+        ({"tokenizer": "tokenizer"}, "key 'tokenizer' holds 'tokenizer' (str)"),
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    written = asdict(data_manifest(code={"x/0": 100})) | changes
+    (tmp_path / "manifest.json").write_text(json.dumps(written))
+    with pytest.raises(UserError) as caught:
+        read_data_manifest(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/manifest.json: {message}")
+    assert "; prepare data with `granite41 data tiny" in str(caught.value)
