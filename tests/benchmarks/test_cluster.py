@@ -1,4 +1,4 @@
-"""The benchmark of submission runs to its end with its smallest settings; how large its figures are is no test's."""
+"""The benchmark of submission runs to its end with its smallest settings; no figure is asserted."""
 
 import re
 import subprocess

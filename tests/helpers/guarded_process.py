@@ -1,4 +1,4 @@
-"""A daemon that takes every process it has started with it, whatever ends it: its own end, a signal, its parent's."""
+"""A daemon whose processes end with it, however it ends: by itself, a signal, or its parent."""
 
 import ctypes
 import os
@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def start(
@@ -17,8 +19,9 @@ def start(
 ) -> subprocess.Popen:
     """Start ``command``, which must stay in the foreground, with its output appended to ``log``.
 
-    The process returned is a guard around it: it ends when the command ends, and :func:`stop` (or the end of the
-    calling process) makes it kill the command and every process that descends from it, daemons included.
+    The process returned is a guard around it: it ends when the command ends, and :func:`stop` (or
+    the end of the calling process) makes it kill the command and every process that descends from
+    it, daemons included.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -27,7 +30,8 @@ def start(
             stdout=output,
             stderr=output,
             env=environment,
-            start_new_session=True,  # an interrupt from the keyboard is for the tests, which then stop the guard
+            # an interrupt from the keyboard is for the tests, which then stop the guard
+            start_new_session=True,
         )
 
 
@@ -42,9 +46,8 @@ def stop(*guards: subprocess.Popen) -> None:
 def _guard(parent: int, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(
-        PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
-    )  # a descendant that loses its parent becomes the guard's child
+    # a descendant that loses its parent becomes the guard's child
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         return 1
@@ -64,12 +67,14 @@ def _kill_children() -> None:
         while True:
             for child in _children():
                 os.kill(child, signal.SIGKILL)
-            os.wait()  # the children of a killed child are the guard's own now
+            # the children of a killed child are the guard's own now
+            os.wait()
 
 
 def _children() -> Iterator[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
+        # it may have ended meanwhile
+        with suppress(OSError):
             parent = stat.read_text().rpartition(")")[2].split()[1]
             if int(parent) == os.getpid():
                 yield int(stat.parent.name)

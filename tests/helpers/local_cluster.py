@@ -1,7 +1,8 @@
-"""A real Slurm cluster on one machine: controller, accounting with its database, and nodes, all beneath one folder.
+"""A real Slurm cluster on one machine: controller, accounting with its database, and nodes.
 
-It needs root and the packages of ``install.sh``, writes nothing outside its folder, and listens on loopback only, on
-ports that were free. Several clusters may run at once. Written against Slurm 22.05.
+It needs root and the packages of ``tests/slurm/install.sh``, writes nothing outside its folder, and
+listens on loopback only, on ports that were free. Several clusters may run at once. Written against
+Slurm 22.05.
 """
 
 import getpass
@@ -30,13 +31,16 @@ PROGRAMS = [
     "sshd",
 ]
 ACCOUNT = "granite"
-PATIENCE = 60  # seconds
+# seconds
+PATIENCE = 60
 Result = TypeVar("Result")
 
-# cred_expire: a requeued job starts again that many seconds later (Slurm's default is 120), or up to 3 s after that.
-# config_overrides: the nodes have the CPUs and memory stated here, not those of the machine. Memory is not a resource
-# (CR_Core) and large, so that a job may ask for any. A crashed node is seen as down 15 to 20 s later and comes back
-# with its slurmd, one that was set down stays down (ReturnToService).
+# cred_expire: a requeued job starts again that many seconds later (Slurm's default is 120), or up
+# to 3 s after that.
+# config_overrides: the nodes have the CPUs and memory of this file, not those of the machine.
+# CR_Core: memory is no resource, and large, so that a job may request any.
+# ReturnToService: a crashed node is seen as down 15 to 20 s later and returns with its slurmd, one
+# that was set down stays down.
 SLURM_CONF = """\
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
@@ -98,7 +102,7 @@ StorageLoc=accounting
 
 
 def why_not() -> str | None:
-    """Return why no cluster can be started on this machine, in one sentence, or None where it can."""
+    """Return in one sentence why no cluster can be started on this machine, None where it can."""
     if missing := [name for name in PROGRAMS if not program(name)]:
         return f"no Slurm here ({', '.join(missing)} missing): run tests/slurm/install.sh as root"
     if os.geteuid() != 0:
@@ -109,8 +113,9 @@ def why_not() -> str | None:
 class LocalCluster:
     """A running cluster, made by :func:`running`.
 
-    Nodes are ``n1``, ``n2``...; partitions ``batch`` (the default), ``short`` (at most 10 minutes), and ``low``, whose
-    jobs are requeued, 3 seconds after a SIGTERM, for the jobs of ``high``. The account is ``granite``.
+    Nodes are ``n1``, ``n2``...; partitions ``batch`` (the default), ``short`` (at most 10 minutes),
+    and ``low``, whose jobs are requeued, 3 seconds after a SIGTERM, for the jobs of ``high``. The
+    account is ``granite``.
     """
 
     def __init__(self, folder: Path, nodes: int, cpus: int, gpus: int) -> None:
@@ -125,13 +130,11 @@ class LocalCluster:
 
         Raises ``RuntimeError`` with its error output when it fails and ``check`` is set.
         """
-        done = subprocess.run(
-            command, env=os.environ | self.environment, capture_output=True, text=True, check=False
-        )
+        environment = os.environ | self.environment
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if check and done.returncode:
-            raise RuntimeError(
-                f"{' '.join(map(str, command))}: exit status {done.returncode}: {done.stderr}"
-            )
+            text = " ".join(map(str, command))
+            raise RuntimeError(f"{text}: exit status {done.returncode}: {done.stderr}")
         return done.stdout
 
     def submit(self, script: str, *options: str) -> str:
@@ -150,39 +153,46 @@ class LocalCluster:
         return path.read_text() if path.exists() else ""
 
     def state(self, job: str) -> str:
-        """Return a job's present state by ``sacct``, such as ``COMPLETED``; empty before accounting knows the job."""
-        return self.run(
-            "sacct", "--noheader", "--parsable2", "--allocations", "--format=State", "-j", job
-        ).strip()
+        """Return a job's state by ``sacct``: ``COMPLETED``, ...; empty before it is recorded."""
+        flags = ["--noheader", "--parsable2", "--allocations", "--format=State"]
+        return self.run("sacct", *flags, "-j", job).strip()
 
     def wait_for(self, job: str, *states: str, seconds: float = PATIENCE) -> str:
-        """Wait until a job is in one of the states and return that state; ``TimeoutError`` after ``seconds``."""
+        """Wait until a job is in one of the states and return that state.
+
+        Raises:
+            TimeoutError: after ``seconds``.
+        """
 
         def reached() -> str | None:
             # "CANCELLED by 0" is a state too
             return next((state for state in states if self.state(job).startswith(state)), None)
 
-        return self._wait(
-            reached, lambda: f"job {job} is {self.state(job)!r}, not {' or '.join(states)}", seconds
-        )
+        def problem() -> str:
+            return f"job {job} is {self.state(job)!r}, not {' or '.join(states)}"
+
+        return self._wait(reached, problem, seconds)
 
     def node_state(self, node: str) -> str:
-        """Return a node's state as ``sinfo`` shows it: ``idle``, ``mixed``, ``down*`` (not answering)..."""
-        return self.run(
-            "sinfo", "--noheader", "--partition=batch", f"--nodes={node}", "--format=%T"
-        ).strip()
+        """Return a node's state by ``sinfo``: ``idle``, ``mixed``, ``down*`` (silent), ..."""
+        flags = ["--noheader", "--partition=batch", "--format=%T"]
+        return self.run("sinfo", *flags, f"--nodes={node}").strip()
 
     def wait_for_node(self, node: str, *states: str, seconds: float = PATIENCE) -> str:
-        """Wait until a node is in one of the states and return that state; ``TimeoutError`` after ``seconds``."""
+        """Wait until a node is in one of the states and return that state.
+
+        Raises:
+            TimeoutError: after ``seconds``.
+        """
 
         def reached() -> str | None:
-            return found if (found := self.node_state(node)) in states else None
+            state = self.node_state(node)
+            return state if state in states else None
 
-        return self._wait(
-            reached,
-            lambda: f"{node} is {self.node_state(node)}, not {' or '.join(states)}",
-            seconds,
-        )
+        def problem() -> str:
+            return f"{node} is {self.node_state(node)}, not {' or '.join(states)}"
+
+        return self._wait(reached, problem, seconds)
 
     def kill_controller(self) -> None:
         """Stop slurmctld. It saves its state: a crash would lose the jobs of the last seconds."""
@@ -198,7 +208,7 @@ class LocalCluster:
         )
 
     def kill_node(self, node: str) -> None:
-        """Crash a node: its slurmd and all that ran on it are gone, and the controller has to find out."""
+        """Crash a node: its slurmd and its jobs are gone, and the controller has to notice."""
         guarded_process.stop(self._daemons.pop(f"slurmd-{node}"))
 
     def start_node(self, node: str) -> None:
@@ -208,49 +218,8 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start every daemon and wait until all nodes are idle."""
-        data, database = self.folder / "database", self.folder / "mariadb.socket"
         self._start("munged", "--foreground", "--force", *self._munge_options())
-        install = [
-            "mariadb-install-db",
-            "--no-defaults",
-            "--user=root",
-            f"--datadir={data}",
-            "--skip-test-db",
-        ]
-        (self.folder / "mariadb-install-db.log").write_text(self.run(*install))
-        # whoever can open the socket, inside this private folder, may do everything
-        access = ["--skip-grant-tables", "--skip-networking", f"--socket={database}"]
-        fast = [
-            "--innodb-buffer-pool-size=64M",
-            "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-doublewrite=0",
-        ]
-        patient = ["--innodb-lock-wait-timeout=900"]  # slurmdbd asks for it
-        self._start(
-            "mariadbd",
-            "--no-defaults",
-            "--user=root",
-            f"--datadir={data}",
-            *access,
-            *fast,
-            *patient,
-        )
-        self._wait(database.exists, lambda: "mariadbd opens no socket", daemon="mariadbd")
-        self._start("slurmdbd", "-D", MYSQL_UNIX_PORT=str(database))
-        add_cluster = ["sacctmgr", "-i", "add", "cluster", "local"]
-        self._wait(
-            lambda: self._ran(*add_cluster), lambda: "slurmdbd does not answer", daemon="slurmdbd"
-        )
-        self.run("sacctmgr", "-i", "add", "account", ACCOUNT)
-        self.run(
-            "sacctmgr",
-            "-i",
-            "add",
-            "user",
-            getpass.getuser(),
-            f"account={ACCOUNT}",
-            f"defaultaccount={ACCOUNT}",
-        )
+        self._start_accounting(self._start_database())
         self.start_controller()
         for node in self.nodes:
             self._start(f"slurmd-{node}", "-D", "-N", node)
@@ -260,6 +229,38 @@ class LocalCluster:
     def stop(self) -> None:
         """End every daemon and job at once."""
         guarded_process.stop(*self._daemons.values())
+
+    def _start_database(self) -> Path:
+        """Start the database of the accounting; return its socket."""
+        socket_path = self.folder / "mariadb.socket"
+        common = ["--no-defaults", "--user=root", f"--datadir={self.folder / 'database'}"]
+        installed = self.run("mariadb-install-db", *common, "--skip-test-db")
+        (self.folder / "mariadb-install-db.log").write_text(installed)
+
+        # whoever can open the socket, inside this private folder, may do everything
+        access = ["--skip-grant-tables", "--skip-networking", f"--socket={socket_path}"]
+        fast = [
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-doublewrite=0",
+        ]
+        # slurmdbd requires it
+        patient = ["--innodb-lock-wait-timeout=900"]
+        self._start("mariadbd", *common, *access, *fast, *patient)
+        self._wait(socket_path.exists, lambda: "mariadbd opens no socket", daemon="mariadbd")
+        return socket_path
+
+    def _start_accounting(self, database: Path) -> None:
+        self._start("slurmdbd", "-D", MYSQL_UNIX_PORT=str(database))
+        add = ["sacctmgr", "-i", "add"]
+        self._wait(
+            lambda: self._ran(*add, "cluster", "local"),
+            lambda: "slurmdbd does not answer",
+            daemon="slurmdbd",
+        )
+        self.run(*add, "account", ACCOUNT)
+        accounts = [f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}"]
+        self.run(*add, "user", getpass.getuser(), *accounts)
 
     def _write_configuration(self, cpus: int, gpus: int) -> None:
         controller_port, accounting_port, *node_ports = free_ports(2 + len(self.nodes))
@@ -275,24 +276,27 @@ class LocalCluster:
             f"NodeName={node} Port={port} {each}"
             for node, port in zip(self.nodes, node_ports, strict=True)
         ]
-        if gpus:  # a GPU with a type needs a device file: an empty one will do
+        if gpus:
             lines = ["GresTypes=gpu", *(f"{line} Gres=gpu:h100:{gpus}" for line in lines)]
-            devices = [self.folder / f"gpu{number}" for number in range(gpus)]
-            for device in devices:
-                device.touch()
-            (self.folder / "gres.conf").write_text(
-                "".join(f"Name=gpu Type=h100 File={path}\n" for path in devices)
-            )
+            self._write_gpus(gpus)
+
         # the nodes come before the partitions that have them all
-        (self.folder / "slurm.conf").write_text(
-            "\n".join(lines) + "\n" + SLURM_CONF.format(**values)
-        )
+        nodes = "\n".join(lines)
+        (self.folder / "slurm.conf").write_text(f"{nodes}\n{SLURM_CONF.format(**values)}")
         (self.folder / "slurmdbd.conf").write_text(SLURMDBD_CONF.format(**values))
-        (self.folder / "slurmdbd.conf").chmod(0o600)
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
-        (self.folder / "munge.key").chmod(0o600)
-        for name in ["state", "spool"]:
+        for name in ("slurmdbd.conf", "munge.key"):
+            (self.folder / name).chmod(0o600)
+        for name in ("state", "spool"):
             (self.folder / name).mkdir()
+
+    def _write_gpus(self, gpus: int) -> None:
+        """Write ``gres.conf``: a GPU with a type needs a device file, which may be empty."""
+        devices = [self.folder / f"gpu{number}" for number in range(gpus)]
+        for device in devices:
+            device.touch()
+        lines = [f"Name=gpu Type=h100 File={path}\n" for path in devices]
+        (self.folder / "gres.conf").write_text("".join(lines))
 
     def _munge_options(self) -> Iterator[str]:
         for option in ["socket", "key", "pid", "log", "seed"]:
@@ -327,7 +331,9 @@ class LocalCluster:
     ) -> Result:
         """Return the first true result of ``ready``, which ``daemon`` brings about.
 
-        Raises an error with the tail of a log when a daemon has died (``RuntimeError``) or time is up.
+        Raises:
+            RuntimeError: a daemon has died, with the tail of its log.
+            TimeoutError: after ``seconds``, with the tail of the log of ``daemon``.
         """
         end = time.monotonic() + seconds
         while not (result := ready()):
@@ -346,9 +352,14 @@ class LocalCluster:
 
 @contextmanager
 def running(folder: Path, nodes: int = 2, cpus: int = 8, gpus: int = 0) -> Iterator[LocalCluster]:
-    """Run a cluster of ``nodes`` nodes, each with ``cpus`` CPUs and ``gpus`` GPUs (type ``h100``, in name only).
+    """Run a cluster.
 
-    ``folder`` must be empty, private to the user and of a short path, since a socket's path has at most 107 characters.
+    Args:
+        folder: empty, private to the user and of a short path, since a socket's path has at most
+            107 characters.
+        nodes: number of nodes.
+        cpus: of each node.
+        gpus: of each node, of type ``h100``, in name only.
     """
     cluster = LocalCluster(folder, nodes, cpus, gpus)
     try:
@@ -359,12 +370,13 @@ def running(folder: Path, nodes: int = 2, cpus: int = 8, gpus: int = 0) -> Itera
 
 
 def program(name: str) -> str | None:
-    """Return the full path of a program, also of a daemon that is not on the user's ``PATH``, or None."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    """Return the full path of a program, also of a daemon that is not on ``PATH``, or None."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which(name, path=f"{path}:/usr/sbin:/sbin")
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Return free loopback ports below the range from which the system takes ports for connections (32768...)."""
+    """Return free loopback ports, below those of outgoing connections (32768...)."""
     free = []
     for port in random.sample(range(20000, 32000), 1000):
         with socket.socket() as probe, suppress(OSError):

@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.helpers import guarded_process
 from tests.helpers.local_cluster import PATIENCE, free_ports, program
 
-# UsePAM no: containers lack what PAM's session modules want. StrictModes no: the folder may lie below /tmp.
+# UsePAM no: containers lack what PAM's session modules need.
+# StrictModes no: the folder may be below /tmp.
 SSHD_CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -39,28 +40,29 @@ class SshServer:
     known_hosts: Path
 
     def run(self, command: str) -> str:
-        """Run a shell command over ssh and return what it printed; ``CalledProcessError`` when it fails."""
-        options = [
-            "-F",
-            "none",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            f"UserKnownHostsFile={self.known_hosts}",
-        ]
+        """Run a shell command over ssh and return what it printed.
+
+        Raises:
+            CalledProcessError: it fails.
+        """
+        known_hosts = f"UserKnownHostsFile={self.known_hosts}"
+        options = ["-F", "none", "-o", "BatchMode=yes", "-o", known_hosts]
         login = ["-i", str(self.identity), "-p", str(self.port), f"{self.user}@{self.host}"]
-        return subprocess.run(
-            ["ssh", *options, *login, command], check=True, capture_output=True, text=True
-        ).stdout
+        ssh = ["ssh", *options, *login, command]
+        return subprocess.run(ssh, check=True, capture_output=True, text=True).stdout
 
 
 @contextmanager
 def running(folder: Path, environment: Mapping[str, str]) -> Iterator[SshServer]:
-    """Run an ssh server with its files in ``folder``; what is run over ssh has ``environment`` set (no quotes in it).
+    """Run an ssh server with its files in ``folder``.
 
-    It needs root and OpenSSH's ``sshd``, whose empty directory ``/run/sshd`` is made where it is missing.
+    It needs root and OpenSSH's ``sshd``, whose empty directory ``/run/sshd`` is created.
+
+    Args:
+        folder: an empty folder.
+        environment: of commands that are run over ssh; its values have no quotes.
     """
-    for key in ["host_key", "user_key"]:
+    for key in ("host_key", "user_key"):
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
         subprocess.run(keygen, check=True)
     server = SshServer(
@@ -74,19 +76,19 @@ def running(folder: Path, environment: Mapping[str, str]) -> Iterator[SshServer]
     server.known_hosts.write_text(f"[{server.host}]:{server.port} {host_key}")
     variables = " ".join(f'"{name}={value}"' for name, value in environment.items())
     config = SSHD_CONFIG.format(port=server.port, folder=folder, user=server.user)
-    (folder / "sshd_config").write_text(f"{config}SetEnv {variables}\n")
+    config_file = folder / "sshd_config"
+    config_file.write_text(f"{config}SetEnv {variables}\n")
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+
     log = folder / "sshd.log"
-    sshd = guarded_process.start(
-        [program("sshd") or "sshd", "-D", "-e", "-f", folder / "sshd_config"], log
-    )
+    command = [program("sshd") or "sshd", "-D", "-e", "-f", config_file]
+    sshd = guarded_process.start(command, log)
     try:
         end = time.monotonic() + PATIENCE
         while not _listens(server):
             if sshd.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(
-                    f"sshd does not listen on port {server.port}:\n{log.read_text()[-2000:]}"
-                )
+                tail = log.read_text()[-2000:]
+                raise RuntimeError(f"sshd does not listen on port {server.port}:\n{tail}")
             time.sleep(0.05)
         yield server
     finally:
