@@ -1,6 +1,7 @@
 """Batch scripts: one function writes them for a dry run and for the submission."""
 
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def batch_script(
     from nemo_run.core.execution.slurm import SlurmBatchRequest
     from nemo_run.core.tunnel.client import LocalTunnel
 
+    # where nemo-run keeps an experiment, with a folder for each job
     folder = experiments_folder(run_folder) / run_folder.name / experiment
     executor = build_executor(job, cluster, run_folder, commit)
     executor.tunnel = LocalTunnel(job_dir=str(folder))
@@ -92,7 +94,8 @@ def build_executor(
         executor.array = f"0-{job.task.array - 1}"
     if container:
         executor.container_image = container.image
-        executor.container_mounts = _container_mounts(cluster, run_folder)
+        folders = (cluster.folder, cluster.scratch, str(run_folder))
+        executor.container_mounts = _with_folders(container.mounts, folders)
         # pyxis lets the image's own values win over all others
         executor.container_env = list(cluster.environment) or None
     return executor
@@ -142,6 +145,7 @@ def _setup_lines(job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, com
         job_sh,
     ]
 
+    # modules before the environment, which may correct what they set
     lines += [f"module load {module}" for module in cluster.modules]
     for name, value in {COMMIT: commit, **cluster.environment}.items():
         lines.append(f"export {name}={shlex.quote(value)}")
@@ -162,10 +166,11 @@ def _setup_lines(job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, com
     return "\n".join(lines)
 
 
-def _container_mounts(cluster: Cluster, run_folder: PurePosixPath) -> list[str]:
-    """Return the cluster file's mounts, and those folders of a job that they do not cover."""
-    mounts = list(cluster.container.mounts) if cluster.container else []
-    for folder in (cluster.folder, cluster.scratch, str(run_folder)):
+def _with_folders(mounts: Sequence[str], folders: Iterable[str | None]) -> list[str]:
+    """Return the mounts, and mounts of those folders that they do not cover."""
+    mounts = list(mounts)
+    for folder in folders:
+        # HOST:CONTAINER[:OPTIONS]
         targets = [mount.split(":")[1] for mount in mounts]
         if folder and not any(map(PurePosixPath(folder).is_relative_to, targets)):
             mounts.append(f"{folder}:{folder}")

@@ -162,6 +162,7 @@ def load_cluster(name: str) -> Cluster:
             form.
     """
     path = _find(name)
+    # imported late: plain commands do without it
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
     from yaml import YAMLError
@@ -199,6 +200,7 @@ def load_cluster(name: str) -> Cluster:
 
 def accept_old_keys(content: Any) -> None:
     """Rename the keys of cluster files and submission records that were written before."""
+    # what needs no GPU was called light
     if "light" in content and "cpu_partition" not in content:
         content["cpu_partition"] = content.pop("light")
 

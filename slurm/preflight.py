@@ -57,6 +57,7 @@ def check_cluster(
     Raises:
         UserError: the login node cannot be reached, or no controller of Slurm answers.
     """
+    # without a controller nothing else can be checked
     results = _query(cluster)
     controller = results["ping"]
     if controller.status or "DOWN" in controller.text:
@@ -80,21 +81,24 @@ def check_cluster(
 
 def _query(cluster: Cluster) -> dict[str, CommandResult]:
     """Run all commands in one shell on the login node; name and status follow each output."""
-    image = shlex.quote(cluster.container.image if cluster.container else "/")
     commands = {
         "ping": "scontrol ping",
         "partitions": "sinfo --noheader --format '%R|%a|%l|%D|%G'",
         "associations": "sacctmgr --noheader --parsable2 show associations "
         'user="$(id -un)" format=account,qos',
         "accounting": "sacct --noheader --starttime now",
-        "pyxis": "srun --help",
-        "image": f"test -r {image}",
         # the first submission creates the folder: until then an existing parent is tested
         "folder": f"d={shlex.quote(cluster.folder)}; "
         'while [ ! -e "$d" ]; do d=$(dirname "$d"); done; '
         'f=$(mktemp -p "$d") && rm "$f" && df -P -k "$d"',
-        "python": f"{shlex.quote(cluster.python)} --version",
     }
+    if cluster.container:
+        commands["pyxis"] = "srun --help"
+        commands["image"] = f"test -r {shlex.quote(cluster.container.image)}"
+    else:
+        commands["python"] = f"{shlex.quote(cluster.python)} --version"
+
+    # an empty line first, as the output may not end with one
     lines = [
         f"({text}) 2>&1; s=$?; echo; echo '{_END} {name}' $s\n" for name, text in commands.items()
     ]
@@ -116,6 +120,7 @@ def _parse_partitions(text: str) -> dict[str, PartitionState]:
         if len(fields) != 5:
             continue
         name, availability, limit, nodes, gres = fields
+        # the sum over the lines before, of other kinds of nodes
         other_kinds = states.get(name, PartitionState(True, None, 0, ()))
         states[name] = PartitionState(
             up=availability == "up",
@@ -146,7 +151,8 @@ def _check_partition(
     found = f"{name} is {'up' if state.up else 'down'}"
     yield CheckResult(f"{key}.partition", state.up, found, "up")
 
-    fits, expected = True, "any"
+    fits = True
+    expected = "any"
     if state.max_seconds is not None:
         fits = parse_time_limit(partition.time_limit) <= state.max_seconds
         expected = f"at most {state.max_seconds // 60} minutes"
@@ -184,6 +190,7 @@ def _parse_gres(gres: str) -> tuple[str, int]:
     match = re.search(r"\bgpu(?::([A-Za-z_]\w*))?(?::(\d+))?", gres)
     if not match:
         return "", 0
+    # without a number it is one
     return match[1] or "", int(match[2] or 1)
 
 
@@ -192,6 +199,7 @@ def _check_account(cluster: Cluster, associations: CommandResult) -> Iterator[Ch
         yield CheckResult("account", False, associations.reason, "sacctmgr lists your accounts")
         return
 
+    # an account has a line for each partition, or one for all
     qos_by_account: dict[str, set[str]] = {}
     for line in associations.text.splitlines():
         account, bar, qos = line.partition("|")

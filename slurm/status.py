@@ -24,7 +24,7 @@ from slurm.submission import (
 )
 
 _ACTIVE = (
-    "COMPUTED",
+    "PENDING",
     "RUNNING",
     "COMPLETING",
     "CONFIGURING",
@@ -52,8 +52,8 @@ _STATE_FILES = (
 _STATE_AFTER = {
     "started": "RUNNING",
     "finished": "COMPLETED",
-    "stopped": "COMPUTED",
-    "crashed": "COMPUTED",
+    "stopped": "PENDING",
+    "crashed": "PENDING",
 }
 
 
@@ -111,6 +111,7 @@ def local_view_of_run(shell: Shell, run_folder: PurePosixPath) -> Iterator[Path]
         raise UserError(f"{run_folder}: cannot be read on the cluster: {last_line(done.stderr)}")
 
     with tempfile.TemporaryDirectory(prefix="granite41-") as copy:
+        # a folder that does not exist yet has no archive
         if done.stdout:
             with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
                 archive.extractall(copy, filter="data")
@@ -142,8 +143,9 @@ def query_status(
     events = {task: _read_events(records / task) for task in submission.jobs}
 
     # earlier submissions into the same folder count for the goodput
-    ids = {event.job for task_events in events.values() for event in task_events}
-    ids |= {job.id for job in submission.jobs.values()}
+    ids = {job.id for job in submission.jobs.values()}
+    for task_events in events.values():
+        ids.update(event.job for event in task_events)
     shell = Shell(cluster)
     queue, accounting = _query_slurm(shell, ids)
 
@@ -166,6 +168,7 @@ def query_status(
         )
         jobs.append(status)
 
+    # only failures need their logs read
     failed = [job for job in jobs if job.has_failed]
     messages = _last_messages(shell, run_folder, submission, failed)
     return [_explain(job, local_view, messages) for job in jobs]
@@ -255,8 +258,9 @@ class JobHistory:
 
     def goodput(self) -> float | None:
         """Return seconds of steps over allocated seconds, of all jobs that the task has had."""
-        jobs = {event.job for event in self.events}
-        allocated = sum(attempt.seconds for job in jobs for attempt in self.accounting.get(job, []))
+        allocated = 0
+        for job in {event.job for event in self.events}:
+            allocated += sum(attempt.seconds for attempt in self.accounting.get(job, []))
         if not allocated:
             return None
         return _step_seconds(self.steps) / allocated or None
@@ -266,11 +270,13 @@ class JobHistory:
 
     def _result(self) -> JobState | None:
         """Return the result of the last start; of an array, that of its members."""
+        # those of a member are in order: the last one replaces the others
         last_starts = {attempt.member: attempt for attempt in self.accounting.get(self.id, [])}
         results = [attempt.result for attempt in last_starts.values()]
         if len(results) <= 1:
-            return results[0] if results else None
+            return next(iter(results), None)
 
+        # an array succeeds with all of its members
         bad = [result for result in results if result.state != "COMPLETED"]
         if not bad:
             return JobState("COMPLETED", "")
@@ -302,6 +308,7 @@ def _query_slurm(
         job = member.partition("_")[0]
         if len(fields) == 2:
             state, reason = fields
+            # an array runs as long as one of its members does
             if job not in queue or queue[job].state != "RUNNING":
                 queue[job] = JobState(state, "" if reason == "None" else reason)
         elif len(fields) == 3:
@@ -323,9 +330,11 @@ def _exit_reason(exit_code: str) -> str:
 def _explain(job: JobStatus, local_view: Path, messages: dict[str, str]) -> JobStatus:
     """Return the job with the best reason: of its stage's manifest, its log, or Slurm."""
     # the folders of other tasks may have manifests of another kind
-    manifest = read_manifest(local_view / job.task) if job.task in STAGES else None
-    error = manifest.error if manifest else None
-    return replace(job, reason=error or messages.get(job.id) or job.reason)
+    if job.task in STAGES:
+        manifest = read_manifest(local_view / job.task)
+        if manifest and manifest.error:
+            return replace(job, reason=manifest.error)
+    return replace(job, reason=messages.get(job.id) or job.reason)
 
 
 def _last_messages(
@@ -337,6 +346,7 @@ def _last_messages(
     """Return job id -> the last sentence for the user in its log, where there is one."""
     if not failed:
         return {}
+    # one visit to the cluster for all jobs
     lines = []
     for job in failed:
         find = _find_logs(run_folder, submission, job.task)
@@ -376,6 +386,7 @@ def _step_seconds(path: Path) -> float:
     steps = [line for line in read_json_lines(path) if "tokens_per_second" in line]
     if len(steps) < 2:
         return 0.0
+    # every step has as many tokens
     try:
         tokens_per_step = steps[1]["tokens"] - steps[0]["tokens"]
         return sum(tokens_per_step / step["tokens_per_second"] for step in steps)

@@ -115,6 +115,7 @@ def _copy_code(cluster: Cluster, shell: Shell) -> PurePosixPath:
     if shell.run(["test", "-d", folder]).returncode == 0:
         return folder
 
+    # the folder gets its name when it is complete
     archive = subprocess.run(
         ["git", "archive", commit], cwd=_ROOT, capture_output=True, check=True
     ).stdout
@@ -166,6 +167,7 @@ def _submit(
                 dependencies=list(job.task.after),
             )
 
+        # the experiment has its id now, which names the folder of scripts and logs
         scripts = {
             job.name: batch_script(job, cluster, run_folder, code.name, experiment._id)
             for job in jobs

@@ -71,7 +71,7 @@ def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, da
     site.cluster.submit("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
     site.wait_for_start(3)
     site.cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
-    lost = ("COMPUTED", "REQUEUED", "NODE_FAIL")
+    lost = ("PENDING", "REQUEUED", "NODE_FAIL")
     site.wait(lambda: site.cluster.state(ids["phase1"]).startswith(lost))
     site.cluster.run("scontrol", "update", "nodename=n2", "state=resume")
     site.wait_for(ids["generate"], "COMPLETED")
@@ -103,7 +103,7 @@ def test_a_time_limit_is_followed_by_another_start(site, data) -> None:
 
     # those that wait for it do not take that for its end
     site.wait_for_start(2)
-    assert site.states()["phase1-export"] == "COMPUTED"
+    assert site.states()["phase1-export"] == "PENDING"
     site.run("cancel", *site.flags)
     site.wait_for(ids["phase1"], "CANCELLED")
     steps = site.steps()

@@ -33,8 +33,8 @@ def test_the_queue_comes_before_the_accounting_and_that_before_events() -> None:
     ("event", "state"),
     [
         ("finished", "COMPLETED"),
-        ("stopped", "COMPUTED"),
-        ("crashed", "COMPUTED"),
+        ("stopped", "PENDING"),
+        ("crashed", "PENDING"),
         ("failed", "FAILED"),
         ("given up", "FAILED"),
     ],
