@@ -1,1 +1,1 @@
-"""Recipes for IBM's Granite 4.1 language models. Importing this package loads neither torch nor NeMo."""
+"""Recipes for IBM's Granite 4.1 language models: a module for each stage, and what they share."""

@@ -74,14 +74,18 @@ LCE_32K = PretrainStage(
     kind="long_context",
     status="ready",
     sizes=published(("3b", "8b", "30b"), "W", "pretraining.phases.4.stages.0.sizes"),
+    # the checkpoint it starts from
     follows="phase4",
     optimizer_state=FRESH,
+    # length and batch, in tokens
     tokens=assumed(250 * 10**9, _TOKENS),
     sequence_length=published(32768, "W", "pretraining.phases.4.stages.0.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_32K,
+    # percent of the tokens
     mixture=PHASE4.mixture,
     schedule=SCHEDULE,
+    # at the end
     merge=MERGE,
     rules=(*RULES, DECAY_TOKENS),
     tiny=tiny.PRETRAIN,
@@ -93,14 +97,18 @@ LCE_128K = PretrainStage(
     kind="long_context",
     status="ready",
     sizes=published(("3b", "8b", "30b"), "W", "pretraining.phases.4.stages.1.sizes"),
+    # the checkpoint it starts from
     follows="lce_32k",
     optimizer_state=FRESH,
+    # length and batch, in tokens
     tokens=assumed(150 * 10**9, _TOKENS),
     sequence_length=published(131072, "W", "pretraining.phases.4.stages.1.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_128K,
+    # percent of the tokens
     mixture=PHASE4.mixture,
     schedule=SCHEDULE,
+    # at the end
     merge=MERGE,
     rules=(*RULES, DECAY_TOKENS),
     tiny=tiny.PRETRAIN,
@@ -112,12 +120,15 @@ LCE_512K = PretrainStage(
     kind="long_context",
     status="ready",
     sizes=published(("8b", "30b"), "W", "pretraining.phases.4.stages.2.sizes"),
+    # the checkpoint it starts from
     follows="lce_128k",
     optimizer_state=FRESH,
+    # length and batch, in tokens
     tokens=assumed(100 * 10**9, _TOKENS),
     sequence_length=published(524288, "W", "pretraining.phases.4.stages.2.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_512K,
+    # percent of the tokens
     mixture=published_mixture(
         "pretraining.phases.4.stages.2.mixture",
         {
@@ -126,6 +137,7 @@ LCE_512K = PretrainStage(
         },
     ),
     schedule=SCHEDULE,
+    # at the end
     merge=MERGE,
     rules=(*RULES, DECAY_TOKENS),
     tiny=tiny.PRETRAIN,

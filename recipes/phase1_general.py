@@ -19,12 +19,15 @@ PHASE1 = PretrainStage(
     kind="pretrain",
     status="ready",
     sizes=EVERY_PUBLISHED_SIZE,
+    # the checkpoint it starts from
     follows=None,
     optimizer_state=assumed("fresh", "there is no parent"),
+    # length and batch, in tokens
     tokens=published(10 * 10**12, "W", "pretraining.phases.0.tokens"),
     sequence_length=published(4096, "W", "pretraining.phases.0.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_4K,
+    # percent of the tokens
     mixture=published_mixture(
         "pretraining.phases.0.mixture",
         {
@@ -42,6 +45,7 @@ PHASE1 = PretrainStage(
         ),
         start_tokens=derived(0, "the first stage"),
     ),
+    # at the end
     merge=None,
     rules=(*RULES, POWER_BATCH),
     tiny=tiny.PRETRAIN_WITH_WARMUP,

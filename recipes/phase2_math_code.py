@@ -26,12 +26,15 @@ PHASE2 = PretrainStage(
     kind="pretrain",
     status="ready",
     sizes=EVERY_PUBLISHED_SIZE,
+    # the checkpoint it starts from
     follows="phase1",
     optimizer_state=CARRY,
+    # length and batch, in tokens
     tokens=published(2 * 10**12, "W", "pretraining.phases.1.tokens"),
     sequence_length=published(4096, "W", "pretraining.phases.1.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_4K,
+    # percent of the tokens
     mixture=published_mixture(
         "pretraining.phases.1.mixture",
         {
@@ -45,6 +48,7 @@ PHASE2 = PretrainStage(
         },
     ),
     schedule=SCHEDULE,
+    # at the end
     merge=None,
     rules=(*RULES, POWER_BATCH),
     tiny=tiny.PRETRAIN,

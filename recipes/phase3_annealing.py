@@ -45,12 +45,15 @@ PHASE3 = PretrainStage(
     kind="pretrain",
     status="ready",
     sizes=EVERY_PUBLISHED_SIZE,
+    # the checkpoint it starts from
     follows="phase2",
     optimizer_state=CARRY,
+    # length and batch, in tokens
     tokens=published(2 * 10**12, "W", "pretraining.phases.2.tokens"),
     sequence_length=published(4096, "W", "pretraining.phases.2.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_4K,
+    # percent of the tokens
     mixture=published_mixture(
         "pretraining.phases.2.mixture",
         {
@@ -70,6 +73,7 @@ PHASE3 = PretrainStage(
         lr_end=LR_END,
         tokens=COMPUTED,
     ),
+    # at the end
     merge=None,
     rules=(*RULES, DECAY_TOKENS, START_AT_END_OF_PHASE2),
     tiny=tiny.PRETRAIN,

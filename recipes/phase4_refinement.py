@@ -22,12 +22,15 @@ PHASE4 = PretrainStage(
     kind="pretrain",
     status="ready",
     sizes=EVERY_PUBLISHED_SIZE,
+    # the checkpoint it starts from
     follows="phase3",
     optimizer_state=CARRY,
+    # length and batch, in tokens
     tokens=published(500 * 10**9, "W", "pretraining.phases.3.tokens"),
     sequence_length=published(4096, "W", "pretraining.phases.3.sequence_length"),
     tokens_per_batch=TOKENS_PER_BATCH,
     rope_theta=ROPE_THETA_4K,
+    # percent of the tokens
     mixture=published_mixture(
         "pretraining.phases.3.mixture",
         {
@@ -45,6 +48,7 @@ PHASE4 = PretrainStage(
         tokens=COMPUTED,
         warmup_tokens=assumed(0, "phase 3's learning rate continues; not published"),
     ),
+    # at the end
     merge=None,
     rules=(*RULES, DECAY_TOKENS),
     tiny=tiny.PRETRAIN,

@@ -14,6 +14,7 @@ from recipes.spec.tree import COMPUTED, Rule
 
 _COMMON_PRACTICE = "common for RL of language models; not published"
 
+# one pass over the prompts, unless the steps are published
 RULES: tuple[Rule[Any], ...] = (
     Rule(
         "prompts_per_step",
@@ -40,10 +41,13 @@ _rl_stage = partial(
     status="planned",
     sizes=EVERY_PUBLISHED_SIZE,
     optimizer_state=assumed("fresh", "a new objective with a new learning rate; not published"),
+    # prompt and response together, in tokens
     sequence_length=published(8192, "W", "rl.context_length"),
     rope_theta=ROPE_THETA_RELEASED,
+    # GRPO's group, and samples per optimizer step
     samples_per_prompt=published(16, "W", "rl.samples_per_prompt"),
     train_batch_size=published(1024, "W", "rl.train_batch_size"),
+    # DAPO's loss: the ratio is clipped to [1 - low, 1 + high]
     clip_ratio_low=assumed(0.2, "the DAPO paper's; not published for 4.1"),
     clip_ratio_high=assumed(0.28, "the DAPO paper's; not published for 4.1"),
     temperature=assumed(

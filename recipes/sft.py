@@ -10,6 +10,7 @@ from recipes.spec.sft import SftStage
 from recipes.spec.stage import EVERY_PUBLISHED_SIZE
 from recipes.spec.tree import COMPUTED, Rule
 
+# the schedule's tokens follow from steps and batch
 RULES: tuple[Rule[Any], ...] = (
     Rule(
         "tokens",
@@ -39,8 +40,10 @@ SFT = SftStage(
     kind="sft",
     status="planned",
     sizes=EVERY_PUBLISHED_SIZE,
+    # the checkpoint it starts from
     follows="lce_512k",
     optimizer_state=assumed("fresh", "new data and a new learning rate; not published"),
+    # length and batch: samples are conversations, the batch is in packed sequences
     samples=published(4_100_000, "W", "sft.samples"),
     epochs=published(3, "W", "sft.epochs"),
     steps=derived(
@@ -50,6 +53,7 @@ SFT = SftStage(
     sequence_length=published(16384, "W", "sft.sequence_length"),
     global_batch_size=published(256, "W", "sft.global_batch_size"),
     rope_theta=ROPE_THETA_RELEASED,
+    # linear warm-up and decay
     schedule=LinearDecay(
         lr_start=published(5e-6, "W", "sft.learning_rate"),
         lr_end=assumed(0.0, "a linear decay without a stated end; zero is usual"),
@@ -57,6 +61,7 @@ SFT = SftStage(
         warmup_tokens=COMPUTED,
     ),
     warmup_fraction=published(0.03, "W", "sft.warmup_fraction"),
+    # intervals in steps
     checkpoint_every_steps=assumed(1000, "25 checkpoints over the stage"),
     validate_every_steps=assumed(500, "twice per checkpoint"),
     gpus=derived(64, "sft.hardware: 16 nodes x 4 GB200"),

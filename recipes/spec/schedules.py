@@ -87,7 +87,7 @@ class LinearDecay:
     warmup_tokens: Sourced[int]
 
     def lr(self, tokens: float) -> float:
-        """Return the base learning rate after ``tokens`` tokens, constant beyond the stage's end."""
+        """Return the base learning rate after ``tokens`` tokens, constant after the stage."""
         warmup_tokens = self.warmup_tokens.value
         if tokens < warmup_tokens:
             return self.lr_start.value * max(tokens, 0) / warmup_tokens

@@ -55,11 +55,13 @@ def pretraining_recipe(
     """
     recipe = resolve_pretraining(stage, size, overrides)
     cuda = torch.cuda.is_available()
-    parallelism, optimizer = recipe.parallelism, recipe.optimizer
-    sequence_length, global_batch_size = (
-        recipe.sequence_length.value,
-        recipe.global_batch_size.value,
-    )
+    is_bf16 = recipe.precision.value == "bf16-mixed"
+    parallel = recipe.parallelism
+    optimizer = recipe.optimizer
+    sequence_length = recipe.sequence_length.value
+    global_batch_size = recipe.global_batch_size.value
+    # whether positions and attention start anew at each document
+    resets_at_documents = recipe.document_masking.value != "none"
 
     model = run.Config(
         GraniteModel,
@@ -68,7 +70,7 @@ def pretraining_recipe(
             **GraniteConfig.transformer_settings(recipe.model),
             seq_length=sequence_length,
             rotary_base=recipe.rope_theta.value,
-            **(FULL_RECOMPUTE if parallelism.recompute.value == "full" else {}),
+            **(FULL_RECOMPUTE if parallel.recompute.value == "full" else {}),
         ),
     )
     datamodule = run.Config(
@@ -76,21 +78,21 @@ def pretraining_recipe(
         paths=list(data),
         seq_length=sequence_length,
         global_batch_size=global_batch_size,
-        micro_batch_size=parallelism.micro_batch_size.value,
+        micro_batch_size=parallel.micro_batch_size.value,
         tokenizer=run.Config(AutoTokenizer, pretrained_model_name=tokenizer),
         split=recipe.split.value,
         seed=recipe.seed.value,
-        reset_position_ids=recipe.document_masking.value != "none",
-        reset_attention_mask=recipe.document_masking.value != "none",
+        reset_position_ids=resets_at_documents,
+        reset_attention_mask=resets_at_documents,
         index_mapping_dir=index_cache,
         num_workers=8 if cuda else 0,
     )
     strategy = run.Config(
         nl.MegatronStrategy,
-        tensor_model_parallel_size=parallelism.tensor_model_parallel_size.value,
-        pipeline_model_parallel_size=parallelism.pipeline_model_parallel_size.value,
-        context_parallel_size=parallelism.context_parallel_size.value,
-        sequence_parallel=parallelism.sequence_parallel.value,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size.value,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size.value,
+        context_parallel_size=parallel.context_parallel_size.value,
+        sequence_parallel=parallel.sequence_parallel.value,
         pipeline_dtype=torch.bfloat16 if cuda else torch.float32,
         gradient_as_bucket_view=True,
         # a stage ends with a save, and nothing would wait there for an asynchronous one
@@ -121,7 +123,7 @@ def pretraining_recipe(
         enable_progress_bar=False,
         use_distributed_sampler=False,
         strategy=strategy,
-        plugins=bf16_mixed() if recipe.precision.value == "bf16-mixed" else None,
+        plugins=bf16_mixed() if is_bf16 else None,
         callbacks=[
             run.Config(
                 StageProgress,
@@ -143,11 +145,10 @@ def pretraining_recipe(
             adam_eps=optimizer.eps.value,
             weight_decay=optimizer.weight_decay.value,
             clip_grad=optimizer.gradient_clip.value,
-            bf16=recipe.precision.value == "bf16-mixed",
-            params_dtype=torch.bfloat16
-            if recipe.precision.value == "bf16-mixed"
-            else torch.float32,
-            # Megatron's distributed optimizer does not load its own checkpoint without Apex or TransformerEngine
+            bf16=is_bf16,
+            params_dtype=torch.bfloat16 if is_bf16 else torch.float32,
+            # Megatron's distributed optimizer does not load its own checkpoint without Apex or
+            # TransformerEngine
             use_distributed_optimizer=cuda,
         ),
         lr_scheduler=run.Config(StageScheduler, stage=stage, size=size, overrides=list(overrides)),

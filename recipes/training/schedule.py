@@ -1,4 +1,4 @@
-"""The plain layer's learning-rate schedules as NeMo schedulers, and muP's learning rate of the hidden matrices."""
+"""Learning-rate schedules of the plain layer as NeMo schedulers, and muP's hidden matrices."""
 
 from typing import Any
 
@@ -14,18 +14,19 @@ from recipes.spec.schedules import Schedule
 def is_hidden_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
     """Whether muP divides this parameter's learning rate by the width multiplier.
 
-    Hidden matrices are those whose two sides grow with the width: the linear layers, not the embedding nor the norms.
+    Hidden matrices are those whose two sides grow with the width: the linear layers, neither the
+    embedding nor the norms.
     """
     return parameter.dim() == 2 and "embedding" not in name and "output_layer" not in name
 
 
 class TokenSchedule(LRScheduler):
-    """Set every parameter group's rate to ``schedule.lr(tokens seen)`` times the group's multiplier.
+    """Set a parameter group's rate to ``schedule.lr(tokens seen)`` times the group's multiplier.
 
     NeMo keeps the ``lr_mult`` of Megatron's parameter groups under the name ``pre_lr_mult``.
 
-    Only the number of steps is kept in a checkpoint. The rate always comes from the schedule of the stage that runs,
-    never from a checkpoint of another stage; so do the optimizer's other settings.
+    Only the number of steps is kept in a checkpoint. The rate always comes from the schedule of the
+    stage that runs, never from a checkpoint of another stage; so do the optimizer's other settings.
     """
 
     _SETTINGS = ("betas", "eps", "weight_decay")
@@ -39,7 +40,7 @@ class TokenSchedule(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """Return the rate of each parameter group for the step that comes after ``last_epoch`` steps."""
+        """Return the rate of each parameter group for the step after ``last_epoch`` steps."""
         rate = self.schedule.lr(self.last_epoch * self.tokens_per_step)
         return [rate * group["pre_lr_mult"] for group in self.optimizer.param_groups]
 
@@ -53,7 +54,7 @@ class TokenSchedule(LRScheduler):
         self.apply()
 
     def apply(self) -> None:
-        """Give every parameter group this stage's rate and settings, whatever a checkpoint has put there."""
+        """Set every parameter group to this stage's rate and settings, not a checkpoint's."""
         for group, rate, settings in zip(
             self.optimizer.param_groups, self.get_lr(), self._settings, strict=True
         ):
@@ -61,7 +62,10 @@ class TokenSchedule(LRScheduler):
 
 
 class StageScheduler(LRSchedulerModule):
-    """The schedule of a stage, named by stage, size and overrides so that NeMo can write it into a checkpoint."""
+    """The schedule of a stage.
+
+    It is built from stage, size and overrides, which NeMo can write into a checkpoint.
+    """
 
     def __init__(self, stage: str, size: str, overrides: list[str] | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every value has an origin, and every published one is IBM's or the power scheduler paper's own."""
+"""Every value has an origin, and every published one is that of facts.yaml."""
 
 import importlib.resources
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The arithmetic of ``granite41 check``: every recipe holds on every GPU type, and each kind of broken one fails."""
+"""The arithmetic of ``granite41 check``: every recipe passes, and each kind of broken one fails."""
 
 import dataclasses
 import subprocess
@@ -8,13 +8,10 @@ import pytest
 
 from recipes.common.errors import UserError
 from recipes.registry.checks import check_numbers, resolve_chain
-from recipes.registry.resolve import resolve, resolve_pretraining
-from recipes.registry.stages import stage_sizes
-from recipes.spec.memory import estimate, shard_parameters
+from recipes.registry.resolve import resolve_pretraining
 from recipes.spec.origin import assumed
-from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU
+from recipes.spec.parallelism import PARALLELISM
 from recipes.spec.schedules import LinearDecay
-from recipes.spec.sizes import SIZES
 
 SPLITS = [(size, gpu_type) for size, by_gpu_type in PARALLELISM.items() for gpu_type in by_gpu_type]
 
@@ -157,111 +154,6 @@ def test_a_negative_component_fails() -> None:
     recipe = resolve_pretraining("lce_512k", "8b")
     mixture = {"books": assumed(120.0, "-"), "code_repositories": assumed(-20.0, "-")}
     assert "mixture" in failed({"lce_512k": dataclasses.replace(recipe, mixture=mixture)})
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (1, 2), (2, 4)])
-def test_shards_add_up(size: str, tensor: int, pipeline: int) -> None:
-    model = SIZES[size]
-    hidden, layers = model.hidden_size.value, model.num_layers.value
-    shards = shard_parameters(model, tensor, pipeline)
-    replicated = (tensor - 1) * (2 * layers * hidden + hidden)
-    copy = model.vocab_size.value * hidden if pipeline > 1 else 0
-    assert tensor * sum(shards) == model.parameter_count.value + replicated + copy
-
-
-def test_memory_by_hand() -> None:
-    memory = estimate(resolve_pretraining("phase1", "8b"))
-    # 8,380,551,168 parameters on two GPUs, of which 81 norms of 4,096 on both
-    parameters = (8380551168 + 81 * 4096) / 2
-    assert memory.parameters == 2 * parameters
-    assert memory.gradients == 4 * parameters
-    assert memory.optimizer == 12 * parameters / 512
-    # bytes a token in a layer: (8 x 4096 + 4 x 4096 + 4 x 1024 + 6 x 12800) / 2 = 65,024; 40 layers and one more
-    assert memory.activations == 65024 * 8192 * 41
-    assert memory.logits == 10 * 8192 * 100352 / 2
-    assert memory.total == pytest.approx(51.2e9, rel=1e-3)
-
-
-def test_memory_of_the_paper() -> None:
-    """Korthikanti et al., equation 4 without scores: 34 s b h / t, of which 3 are dropout masks and 2 GeLU's input.
-
-    With queries, keys and values of the hidden size and SwiGLU of 8/3 hidden, as many parameters as an MLP of 4 hidden:
-    8 + 2 x (2 + 2) + 6 x 8/3 = 32.
-    """
-    recipe = resolve_pretraining(
-        "phase1",
-        "8b",
-        ["model.num_query_groups=32", "model.ffn_hidden_size=12288", "model.num_layers=10"],
-    )
-    assert estimate(recipe).activations == (8 + 8 + 6 * 3) * 4096 / 2 * 8192 * 11
-
-
-def test_memory_follows_recomputation_and_pipeline() -> None:
-    full = estimate(resolve_pretraining("phase1", "8b", ["parallelism.recompute=full"]))
-    # 40 inputs of a layer, and one whole layer
-    assert full.activations == (40 * 2 * 4096 / 2 + 65024) * 8192
-    unsplit = estimate(resolve_pretraining("phase1", "8b", ["parallelism.sequence_parallel=false"]))
-    assert unsplit.activations == (65024 + 8 * 4096 / 2) * 8192 * 41
-    # the first stage keeps two micro-batches of its 32 layers, the last one has the logits and fewer activations
-    pipeline = estimate(resolve_pretraining("phase1", "30b", ["parallelism.gpu_type=h100"]))
-    layer = (8 * 4096 + 4 * 4096 + 4 * 1024 + 6 * 32768) / 4
-    assert pipeline.activations == layer * 4096 * (2 * 32 + 1)
-    assert pipeline.logits == 0
-
-
-def test_long_sequences_are_cut_to_8k_tokens_a_gpu() -> None:
-    for size, gpu_type in SPLITS:
-        for stage in ("lce_32k", "lce_128k", "lce_512k"):
-            if size == "tiny" or size not in stage_sizes(stage):
-                continue
-            recipe = resolve_pretraining(stage, size, [f"parallelism.gpu_type={gpu_type}"])
-            tokens = recipe.sequence_length.value / recipe.parallelism.context_parallel_size.value
-            assert (
-                tokens * recipe.parallelism.micro_batch_size.value == TOKENS_PER_GPU.value == 8192
-            )
-
-
-def test_the_split_follows_the_gpu_type() -> None:
-    assert {gpu_type for _, gpu_type in SPLITS} == set(GPU_MEMORY)
-    default = resolve("phase1", "30b").parallelism
-    assert (
-        default.gpu_type.value,
-        default.gpus.value,
-        default.pipeline_model_parallel_size.value,
-    ) == (
-        "gb200",
-        2048,
-        1,
-    )
-    split = resolve("phase1", "30b", ["parallelism.gpu_type=h100"]).parallelism
-    assert (
-        split.gpus.value,
-        split.pipeline_model_parallel_size.value,
-        split.micro_batch_size.value,
-    ) == (1024, 2, 1)
-    long = resolve("lce_512k", "30b", ["parallelism.gpu_type=h100"]).parallelism
-    assert (long.context_parallel_size.value, long.pipeline_model_parallel_size.value) == (64, 2)
-    kept = resolve(
-        "phase1", "30b", ["parallelism.gpu_type=h100", "parallelism.pipeline_model_parallel_size=4"]
-    ).parallelism
-    assert kept.pipeline_model_parallel_size.value == 4
-
-
-def test_alignment_uses_sfts_published_gpus() -> None:
-    for size in ("3b", "8b", "30b"):
-        for stage in ("sft", "rl_math"):
-            split = resolve(stage, size).parallelism
-            assert split.gpus.value == 64
-            assert split.gpus.value % split.gpus_per_replica == 0
-
-
-@pytest.mark.parametrize(("size", "gpu_type"), [("8b", "cpu"), ("tiny", "h100")])
-def test_a_gpu_type_without_a_split(size: str, gpu_type: str) -> None:
-    with pytest.raises(
-        UserError, match=f"parallelism.gpu_type is '{gpu_type}', but size {size} is split for"
-    ):
-        resolve_chain(size, "phase1", [f"parallelism.gpu_type={gpu_type}"])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Overrides: what they change, what follows them and every way in which they can be wrong."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from recipes.common.errors import UserError
 from recipes.registry.resolve import resolve
+from recipes.registry.stages import STAGES
 from recipes.spec.tree import flatten
 
 
@@ -17,6 +19,14 @@ def test_an_override_is_marked() -> None:
 
 def test_without_overrides_nothing_is_marked() -> None:
     assert all(leaf.origin != "override" for leaf in flatten(resolve("phase1", "8b")).values())
+
+
+def test_a_value_that_no_rule_computes_is_named(monkeypatch) -> None:
+    phase1 = STAGES["phase1"]
+    rules = tuple(rule for rule in phase1.rules if rule.path != "steps")
+    monkeypatch.setitem(STAGES, "phase1", replace(phase1, rules=rules))
+    with pytest.raises(RuntimeError, match="stage phase1: no rule computes steps"):
+        resolve("phase1", "8b")
 
 
 def test_steps_follow_tokens_and_batch() -> None:

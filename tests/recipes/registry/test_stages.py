@@ -1,17 +1,110 @@
-"""Sizes, batches, mixtures, rope theta, parallelism, the chain of stages and tiny's rules."""
+"""The chain of stages, found in the tables of ``recipes/*.py``, and the numbers of each stage."""
 
-import math
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from recipes.common.tables import human
 from recipes.registry.resolve import resolve
-from recipes.registry.stages import STAGES, parent_stage, stage_sizes
+from recipes.registry.stages import STAGES, order_stages, parent_stage, stage_sizes
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.spec.sizes import SIZES, parameter_count
+from recipes.spec.sizes import SIZES
 
 PRETRAIN = ["phase1", "phase2", "phase3", "phase4", "lce_32k", "lce_128k", "lce_512k"]
 TWELVE = [*PRETRAIN, "sft", "rl_multi_domain", "rl_rlhf", "rl_identity", "rl_math"]
 RECIPES = [(stage, size) for stage in STAGES for size in stage_sizes(stage)]
+
+
+ROOT = Path(__file__).parents[3]
+TABLES = [path.stem for path in sorted((ROOT / "recipes").glob("*.py")) if path.stem != "__init__"]
+
+NEW_TABLE = """
+from dataclasses import replace
+
+from recipes.rl import RL_MATH
+from recipes.spec.origin import assumed
+
+RL_POETRY = replace(
+    RL_MATH, name="rl_poetry", title="poetry RL", follows="rl_math", prompts=assumed(64, "a test's")
+)
+"""
+
+
+def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_a_stages_file_loads_no_third_party_package(module: str) -> None:
+    script = (
+        "import importlib, sys\n"
+        "before = set(sys.modules)\n"
+        f"importlib.import_module('recipes.{module}')\n"
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "foreign = loaded - set(sys.stdlib_module_names) - {'recipes'}\n"
+        "sys.exit(f'imported {foreign}' if foreign else 0)\n"
+    )
+    done = run_python(script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_new_stage_is_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "poetry.py").write_text(NEW_TABLE)
+    script = (
+        "import sys, recipes\n"
+        "recipes.__path__.append(sys.argv.pop(1))\n"
+        "from recipes.cli.main import main\n"
+        "sys.argv = ['granite41', *sys.argv[1:]]\n"
+        "main()\n"
+    )
+    listed = run_python(script, str(tmp_path), "list", "--json")
+    assert [row["stage"] for row in json.loads(listed.stdout)] == [*TWELVE, "rl_poetry"]
+    shown = run_python(script, str(tmp_path), "show", "rl_poetry", "--size", "tiny", "--json")
+    assert json.loads(shown.stdout)["values"]["parallelism.gpus"]["value"] == 1
+    assert "poetry RL; starts from rl_math" in (
+        run_python(script, str(tmp_path), "show", "rl_poetry", "--size", "3b").stdout
+    )
+
+
+def test_the_chain_is_derived_from_what_each_stage_follows() -> None:
+    backwards = list(STAGES.values())[::-1]
+    assert list(order_stages(backwards)) == TWELVE
+    assert STAGES["phase1"].follows is None
+
+
+def test_stages_that_are_not_one_chain_are_refused() -> None:
+    stages = list(STAGES.values())
+    fork = replace(STAGES["phase3"], name="phase3b")
+    with pytest.raises(ValueError, match="phase3 and phase3b both follow phase2"):
+        order_stages([*stages, fork])
+    lost = replace(STAGES["phase3"], name="lost", follows="phase9")
+    with pytest.raises(ValueError, match="stage lost follows phase9, which is no stage"):
+        order_stages([*stages, lost])
+
+
+def test_the_readmes_table_is_the_registry() -> None:
+    """Columns: stage, title, tokens, sequence length; a dash for a stage without a token count."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {}
+    for line in text.splitlines():
+        cells = [re.sub(r"\[([^]]*)\]\([^)]*\)|`", r"\1", cell).strip() for cell in line.split("|")]
+        if line.startswith("|") and cells[1] in STAGES:
+            rows[cells[1]] = cells[2:5]
+    assert list(rows) == list(STAGES)
+
+    for name, (title, tokens, length) in rows.items():
+        recipe = resolve(name, "8b")
+        assert title == recipe.title
+        assert length == human(recipe.sequence_length.value)
+        if isinstance(recipe, PretrainRecipe):
+            assert tokens.partition(",")[0] == human(recipe.tokens.value)
 
 
 def test_stages_and_sizes() -> None:
@@ -19,44 +112,6 @@ def test_stages_and_sizes() -> None:
     assert list(SIZES) == ["3b", "8b", "30b", "tiny"]
     assert [stage for stage in TWELVE if "3b" not in stage_sizes(stage)] == ["lce_512k"]
     assert all({"8b", "30b", "tiny"} <= set(stage_sizes(stage)) for stage in TWELVE)
-
-
-@pytest.mark.parametrize(
-    ("size", "count"),
-    [("3b", 3402836480), ("8b", 8380551168), ("30b", 28865728512), ("tiny", 328256)],
-)
-def test_parameter_count(size: str, count: int) -> None:
-    assert parameter_count(SIZES[size]) == SIZES[size].parameter_count.value == count
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_multipliers_follow_the_published_rules(size: str) -> None:
-    model = SIZES[size]
-    assert model.attention_multiplier.value == 1 / model.head_dim.value
-    assert model.logits_scaling.value == model.width_multiplier == model.hidden_size.value / 256
-    assert model.residual_multiplier.value == pytest.approx(
-        1.4 / math.sqrt(model.num_layers.value), abs=2e-3
-    )
-    assert model.embedding_multiplier.value == 12
-    base = 0.02 if size == "tiny" else 0.1
-    assert model.hidden_initializer_std == pytest.approx(
-        base / math.sqrt(model.hidden_size.value / 256)
-    )
-
-
-def test_tiny_model() -> None:
-    tiny = SIZES["tiny"]
-    assert (
-        tiny.attention_multiplier.value,
-        tiny.residual_multiplier.value,
-        tiny.logits_scaling.value,
-    ) == (
-        0.0625,
-        0.7,
-        0.25,
-    )
-    assert (tiny.bos_token_id.value, tiny.eos_token_id.value, tiny.pad_token_id.value) == (0, 0, 1)
-    assert tiny.hidden_size.value == tiny.num_attention_heads.value * tiny.head_dim.value
 
 
 @pytest.mark.parametrize("stage", PRETRAIN)
@@ -93,25 +148,6 @@ def test_steps() -> None:
     assert resolve("sft", "8b").tokens.value == 25000 * 256 * 16384
     assert [resolve(stage, "8b").steps.value for stage in TWELVE[8:]] == [711, 280, 40, 211]
     assert resolve("rl_math", "8b").prompts_per_step.value == 64
-
-
-def test_tiny_divides_every_length_by_one_factor() -> None:
-    for stage in TWELVE:
-        tiny, full = resolve(stage, "tiny"), resolve(stage, "8b")
-        assert tiny.sequence_length.value * 16 == full.sequence_length.value
-        if isinstance(tiny, PretrainRecipe):
-            assert tiny.tokens.value * 8_000_000 == full.tokens.value
-        assert tiny.precision.value == "32"
-        assert full.precision.value == "bf16-mixed"
-    assert resolve("phase1", "tiny").parallelism.micro_batch_size.value == 32
-    assert resolve("rl_math", "tiny").samples_per_prompt.value == 16
-
-
-def test_tiny_has_ten_checkpoints_in_phase1() -> None:
-    recipe = resolve("phase1", "tiny")
-    assert recipe.checkpoint_every_tokens.value == 125_000
-    assert recipe.checkpoint_every_steps == 15
-    assert resolve("lce_512k", "tiny").checkpoint_every_steps == 1
 
 
 @pytest.mark.parametrize(("size", "released"), [("3b", 1e7), ("8b", 1e7), ("30b", 5e7)])

@@ -14,7 +14,8 @@ def value(number):
     return assumed(number, "a test's value")
 
 
-# 4096 n^-0.51 = 4096 / 10^(0.51 log10 n): log10 is 10.41497, 11 and 13, the powers are 204948, 407380 and 4265795
+# 4096 n^-0.51 = 4096 / 10^(0.51 log10 n): log10 is 10.41497, 11 and 13, the powers are 204948,
+# 407380 and 4265795
 @pytest.mark.parametrize(
     ("tokens", "lr"),
     [(1e9, 0.02), (2.6e10, 0.019985), (1e11, 0.0100545), (1e13, 9.6020e-4), (1.2e13, 8.7494e-4)],

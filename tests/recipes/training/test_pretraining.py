@@ -1,10 +1,11 @@
-"""Stages as nemo-run knows them: found by their entry points, and what the plain layer says for every size."""
+"""The stages' nemo_run factories: found by their entry point, with the values of the plain layer."""
 
 from importlib.metadata import entry_points
 
 import pytest
 
 from recipes.registry.resolve import resolve_pretraining
+from recipes.registry.stages import PRETRAIN_STAGES
 from recipes.spec.sizes import SIZES
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ def _built_by_name(stage: str, size: str) -> dict:
     return {
         "hidden_size": recipe.model.config.hidden_size,
         "rotary_base": recipe.model.config.rotary_base,
-        "split": (
+        "parallelism": (
             strategy.tensor_model_parallel_size,
             strategy.pipeline_model_parallel_size,
             strategy.context_parallel_size,
@@ -42,30 +43,29 @@ def _built_by_name(stage: str, size: str) -> dict:
     }
 
 
-CASES = [("phase1", size) for size in SIZES] + [
-    (stage, "8b") for stage in ("phase2", "phase3", "phase4", "lce_32k", "lce_128k", "lce_512k")
-]
+CASES = [("phase1", size) for size in SIZES]
+CASES += [(stage, "8b") for stage in PRETRAIN_STAGES if stage != "phase1"]
 
 
 @pytest.mark.parametrize(("stage", "size"), CASES)
 def test_the_factory_says_what_the_plain_layer_says(forked, stage, size) -> None:
     recipe = resolve_pretraining(stage, size)
-    split = recipe.parallelism
+    parallel = recipe.parallelism
     assert forked(_built_by_name, stage, size) == {
         "hidden_size": recipe.model.hidden_size.value,
         "rotary_base": recipe.rope_theta.value,
-        "split": (
-            split.tensor_model_parallel_size.value,
-            split.pipeline_model_parallel_size.value,
-            split.context_parallel_size.value,
-            split.sequence_parallel.value,
+        "parallelism": (
+            parallel.tensor_model_parallel_size.value,
+            parallel.pipeline_model_parallel_size.value,
+            parallel.context_parallel_size.value,
+            parallel.sequence_parallel.value,
         ),
         "max_steps": recipe.steps.value,
         # the one choice of document_masking that a recipe may have
         "reset": (False, False),
         "batch": (
             recipe.global_batch_size.value,
-            split.micro_batch_size.value,
+            parallel.micro_batch_size.value,
             recipe.sequence_length.value,
         ),
         "lr_mult": 1 / recipe.hidden_lr_divisor.value,
