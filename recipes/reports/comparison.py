@@ -20,7 +20,7 @@ from recipes.reports.evaluation_files import (
     z_score,
 )
 from recipes.reports.run import problem_section
-from recipes.reports.values import formatted
+from recipes.reports.values import Problems, formatted
 
 Z_NOTE = (
     f"z: the difference in its own standard errors, positive where b is better; {scores.BETTER} "
@@ -42,11 +42,11 @@ def compare(a: Path, b: Path, output: Path) -> Path:
     Raises:
         UserError: a folder that is neither, one of each kind, or nothing that both have.
     """
-    problems: list[str] = []
+    problems = Problems(a)
     if any(evaluation_paths(folder) or not (folder / EVALUATION).is_file() for folder in (a, b)):
         pairs = _run_pairs(a, b, problems)
     else:
-        pairs = [_evaluation_pair(a, b)]
+        pairs = [_evaluation_pair(a, b, problems)]
 
     document = Document(
         title=f"{a.resolve().name} and {b.resolve().name} compared",
@@ -62,9 +62,9 @@ def compare(a: Path, b: Path, output: Path) -> Path:
     return write_documents(output, document, content)
 
 
-def _evaluation_pair(a: Path, b: Path) -> Pair:
-    first = read_entry(a, a)
-    second = read_entry(b, b)
+def _evaluation_pair(a: Path, b: Path, problems: Problems) -> Pair:
+    first = read_entry(a, problems)
+    second = read_entry(b, Problems(b))
     if first.evaluation.suite != second.evaluation.suite:
         raise UserError(
             f"{a} is of suite {first.evaluation.suite} and {b} of {second.evaluation.suite}; "

@@ -23,7 +23,7 @@ from recipes.reports.evaluation_files import MARKED, Entry, read_entries, regres
 from recipes.reports.html import write_html
 from recipes.reports.markdown import write_markdown
 from recipes.reports.run import problem_section, require_run_folder
-from recipes.reports.values import as_list, as_number, formatted
+from recipes.reports.values import as_dict, as_number, formatted
 
 # rows beyond which a table of details is folded
 MOST_ROWS = 10
@@ -142,7 +142,17 @@ def _scores(suite: str, entries: Sequence[Entry], worse: Worse) -> Table:
             rows.append(row)
 
     header = ["benchmark", "IBM's setting", *published, *(entry.name for entry in entries)]
-    return scores.without_empty_column(Table("Scores", header, rows), 1)
+    return scores.without_empty_column(Table("Scores", header, rows, _metrics(entries)), 1)
+
+
+def _metrics(entries: Sequence[Entry]) -> str:
+    """Return the metrics of the units that are not in percent."""
+    metrics: dict[str, None] = {}
+    for entry in entries:
+        for unit in entry.evaluation.units:
+            if not unit.percent:
+                metrics[f"{unit.name} ({unit.metric.partition(',')[0]})"] = None
+    return f"Not in percent: {', '.join(metrics)}." if metrics else ""
 
 
 def _ruler_blocks(entries: Sequence[Entry], worse: Worse) -> list[Block]:
@@ -164,7 +174,7 @@ def _ruler_blocks(entries: Sequence[Entry], worse: Worse) -> list[Block]:
             row.append(Cell(scores.mean_text(mean), heat=mean[0]) if mean else "-")
         rows.append(row)
 
-    note = "The unweighted mean of the thirteen tasks, where all of them have a score."
+    note = "The unweighted mean of the suite's tasks, where all of them have a score."
     blocks: list[Block] = [
         Table("Mean by length", ["length", *published, *means], rows, note),
         scores.ruler_chart(published, means),
@@ -183,7 +193,8 @@ def _heat_map(entry: Entry, position: int, worse: Worse) -> Table:
             row.append(scores.score_cell(entry, name, (position, name) in worse, heat=True))
         rows.append(row)
     header = ["task", *map(scores.length_name, entry.by_length)]
-    return Table(f"{entry.name}: tasks by length", header, rows)
+    metrics = dict.fromkeys(unit.metric for unit in entry.evaluation.units)
+    return Table(f"{entry.name}: tasks by length", header, rows, f"Metric: {', '.join(metrics)}.")
 
 
 def _prompts(entry: Entry) -> Table:
@@ -222,9 +233,8 @@ def _gates(entries: Sequence[Entry]) -> Table:
     rows = []
     failed = 0
     for entry in entries:
-        for check in as_list(entry.gate and entry.gate.get("checks")):
-            if not isinstance(check, dict):
-                continue
+        gate = entry.gate or {"checks": []}
+        for check in map(as_dict, gate["checks"]):
             passed = check.get("ok") is True
             if passed and check.get("expected") is None:
                 continue

@@ -11,7 +11,7 @@ from evaluation.gates import GATE, standard_error
 from evaluation.results import EVALUATION, Evaluation, Unit, read_evaluation
 from evaluation.suites import suite_names
 from recipes.common.errors import UserError
-from recipes.common.json_files import parse_record, read_json_or_none
+from recipes.common.json_files import parse_record, read_json
 from recipes.registry.stages import STAGES
 from recipes.reports.values import IMPLAUSIBLE, Problems
 from recipes.spec.sizes import SIZES
@@ -19,7 +19,8 @@ from recipes.spec.sizes import SIZES
 # a difference of more standard errors is marked
 MARKED = 2.0
 REMEDY = "run `granite41 eval` into this folder again"
-_GATE_BYTES = 1 << 24
+GATE_REMEDY = "run `granite41 eval gate` again"
+GATE_TYPES = {"passed": bool, "checks": list}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def read_entries(run_folder: Path) -> tuple[list[Entry], list[str]]:
     problems = Problems(run_folder)
     for path in evaluation_paths(run_folder):
         try:
-            entries.append(read_entry(path.parent, run_folder))
+            entries.append(read_entry(path.parent, problems))
         except UserError as error:
             problems.note(error)
 
@@ -97,8 +98,8 @@ def _order(entry: Entry) -> tuple[int, bool, int, str]:
     return positions.get(str(stage), len(STAGES)), is_final, suite_names().index(suite), label
 
 
-def read_entry(folder: Path, run_folder: Path) -> Entry:
-    """Read the evaluation in ``folder`` and its gate; a gate that is damaged is left out.
+def read_entry(folder: Path, problems: Problems) -> Entry:
+    """Read the evaluation in ``folder`` and its gate; a gate that is damaged is a problem.
 
     Raises:
         UserError: no evaluation, or a damaged one.
@@ -109,11 +110,25 @@ def read_entry(folder: Path, run_folder: Path) -> Entry:
     for fault in _faults(evaluation):
         raise UserError(f"{path}: is no evaluation ({fault}); {REMEDY}")
 
-    gate = None
-    path = folder / GATE
-    if path.is_file() and path.stat().st_size <= _GATE_BYTES:
-        gate = read_json_or_none(path)
-    return Entry(str(folder.relative_to(run_folder)), evaluation, gate)
+    try:
+        gate = _read_gate(folder / GATE)
+    except UserError as error:
+        problems.note(error)
+        gate = None
+    return Entry(str(folder.relative_to(problems.folder)), evaluation, gate)
+
+
+def _read_gate(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    gate = read_json(path, GATE_REMEDY)
+    for key, expected in GATE_TYPES.items():
+        if not isinstance(gate.get(key), expected):
+            raise UserError(
+                f"{path}: key {key!r} holds {gate.get(key)!r:.60}, expected a "
+                f"{expected.__name__}; {GATE_REMEDY}"
+            )
+    return gate
 
 
 def _faults(evaluation: Evaluation) -> Iterator[str]:

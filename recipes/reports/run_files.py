@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError
-from recipes.common.json_files import read_json
+from recipes.common.json_files import parse_record, read_json
 from recipes.registry.resolve import resolve
 from recipes.registry.stages import STAGES
 from recipes.reports.curves import Curve
 from recipes.reports.document import Table, as_text
 from recipes.reports.values import Problems, as_dict, as_list, as_number, count
-from recipes.runs.merge_manifest import MERGE_MANIFEST
+from recipes.runs.merge_manifest import MERGE_MANIFEST, MergeManifest
 from recipes.runs.stage_folder import MERGED, RECIPE
-from recipes.runs.stage_manifest import MANIFEST, with_present_keys
+from recipes.runs.stage_manifest import MANIFEST, StageManifest, with_present_keys
 from recipes.spec.schedules import Schedule
 from recipes.spec.tree import flatten
 
@@ -189,7 +189,7 @@ def read_run(run_folder: Path) -> Run:
 
 
 def _read_stage(folder: Path, tokens_before: int, problems: Problems) -> StageReport:
-    manifest = with_present_keys(_read_json(folder / MANIFEST, problems))
+    manifest = _read_manifest(folder / MANIFEST, StageManifest, problems)
     metrics = _read_metrics(folder / METRICS, problems)
     schedule, mixture = _read_recipe(folder / RECIPE, problems)
 
@@ -216,12 +216,20 @@ def _read_stage(folder: Path, tokens_before: int, problems: Problems) -> StageRe
     )
 
 
-def _read_json(path: Path, problems: Problems) -> dict[str, Any]:
+def _read_manifest(
+    path: Path, record_type: type[StageManifest] | type[MergeManifest], problems: Problems
+) -> dict[str, Any]:
+    """Return the JSON object of a manifest; values that its type does not allow are problems."""
     try:
-        return read_json(path, REMEDY)
+        values = with_present_keys(read_json(path, REMEDY))
     except UserError as error:
         problems.note(error)
         return {}
+    try:
+        parse_record(record_type, values, str(path), "the report shows what it can")
+    except UserError as error:
+        problems.note(error)
+    return values
 
 
 def parsed_lines(path: Path) -> Iterator[Step | Validation | None]:
@@ -364,7 +372,8 @@ def _read_merges(run_folder: Path, problems: Problems) -> dict[str, Table]:
     tables = {}
     for path in sorted(paths):
         name = str(path.relative_to(run_folder))
-        tables[name] = _merge_table(name, _read_json(path, problems))
+        manifest = _read_manifest(path, MergeManifest, problems)
+        tables[name] = _merge_table(name, manifest)
     return tables
 
 

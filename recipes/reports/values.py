@@ -14,12 +14,12 @@ class Problems(list[str]):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._folder = folder
+        self.folder = folder
 
     def note(self, problem: object) -> None:
         """Add a problem, an error or a sentence."""
         sentence = " ".join(str(problem).split())
-        self.append(sentence.replace(f"{self._folder}/", "")[:400])
+        self.append(sentence.replace(f"{self.folder}/", "")[:400])
 
 
 def as_number(value: Any) -> float | None:

@@ -3,99 +3,19 @@
 import json
 import math
 from dataclasses import asdict, replace
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from evaluation import gates
-from evaluation.results import Evaluation, Unit, evaluation_name, write_evaluation
-from evaluation.suites import units
+from evaluation.results import Evaluation
 from recipes.common.errors import UserError
-from recipes.reports.comparison import compare
 from recipes.reports.evaluation import write_report
 from recipes.reports.evaluation_files import z_score
-from recipes.reports.scores import FALLBACK, length_name
+from recipes.reports.scores import FALLBACK
+from tests.helpers.report_pages import Page, ruler, unit, write_scores
 
 SCRIPT = "<script>alert(1)</script>"
-
-
-class Page(HTMLParser):
-    """What a test asks of an HTML document: its tags, the rows of its tables, its words."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.words, self._in_cell = "", False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._in_cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_cell = self._in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-        if self._in_cell:
-            self.rows[-1][-1] += data
-
-    def cells(self, *first: str) -> dict[str, str]:
-        """Return the row that begins with ``first``, by the header before it."""
-        at = next(at for at, row in enumerate(self.rows) if tuple(row[: len(first)]) == first)
-        header = next(
-            row
-            for row in reversed(self.rows[:at])
-            if len(row) == len(self.rows[at]) and row[0] in HEADERS
-        )
-        return dict(zip(header, self.rows[at], strict=True))
-
-
-HEADERS = ("stage", "benchmark", "length", "task", "unit", "model", "")
-
-
-def unit(
-    task: str, score: float, stderr: float | None = 0.5, length: int | None = None, **more: Any
-) -> Unit:
-    settings = {"num_fewshot": 5, **more.pop("settings", {})}
-    return Unit(task, length, "acc,none", score, stderr, 100, 100, settings=settings, **more)
-
-
-def write(
-    run: Path, stage: str, suite: str, found: list[Unit], label: str = "", **more: Any
-) -> Path:
-    values: dict[str, Any] = {
-        "size": "8b",
-        "model": f"run/{stage}/hf",
-        "fingerprint": "00",
-        "backend": {"name": "hf"},
-        "limit": None,
-        "expected": [unit.name for unit in found],
-        "failures": {},
-        "versions": {},
-        "finished": "2026-05-01T00:00:00+00:00",
-    }
-    evaluation = Evaluation(
-        suite=suite, stage=stage, label=label, units=found, **{**values, **more}
-    )
-    folder = run / stage / "eval" / evaluation_name(suite, label)
-    write_evaluation(folder, evaluation)
-    return folder
-
-
-def ruler(score: float, lengths: tuple[int, ...], **more: Any) -> list[Unit]:
-    more = {"corpus": "published", "fill_min": 0.96, "fill_mean": 0.98, **more}
-    return [
-        unit(task.name, score, 2.0, length, **more)
-        for task, length in units("long-context", "8b", lengths)
-    ]
 
 
 def report(run: Path) -> Page:
@@ -105,8 +25,8 @@ def report(run: Path) -> Page:
 
 
 def test_scores_stand_beside_ibms_in_the_order_of_the_stages(tmp_path: Path) -> None:
-    write(tmp_path, "phase2", "base", [unit("mmlu", 60.0), unit("bbh", 50.0, None)])
-    write(tmp_path, "phase1", "base", [unit("mmlu", 55.25)])
+    write_scores(tmp_path, "phase2", "base", [unit("mmlu", 60.0), unit("bbh", 50.0, None)])
+    write_scores(tmp_path, "phase1", "base", [unit("mmlu", 55.25)])
     page = report(tmp_path)
     assert page.cells("mmlu") == {
         "benchmark": "mmlu",
@@ -127,10 +47,10 @@ def test_scores_stand_beside_ibms_in_the_order_of_the_stages(tmp_path: Path) -> 
 
 
 def test_what_fell_beyond_two_standard_errors_is_marked(tmp_path: Path) -> None:
-    write(tmp_path, "phase1", "base", [unit("mmlu", 60.0), unit("bbh", 60.0)])
+    write_scores(tmp_path, "phase1", "base", [unit("mmlu", 60.0), unit("bbh", 60.0)])
     # the difference's standard error is sqrt(0.5)
     fall = 2 * math.sqrt(0.5)
-    write(
+    write_scores(
         tmp_path,
         "phase2",
         "base",
@@ -143,9 +63,9 @@ def test_what_fell_beyond_two_standard_errors_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_former_stages_final_model_counts_and_not_its_variants(tmp_path: Path) -> None:
-    write(tmp_path, "lce_32k", "base", [unit("mmlu", 90.0)], label="unmerged")
-    write(tmp_path, "lce_32k", "base", [unit("mmlu", 60.0)])
-    write(tmp_path, "lce_128k", "base", [unit("mmlu", 60.0)])
+    write_scores(tmp_path, "lce_32k", "base", [unit("mmlu", 90.0)], label="unmerged")
+    write_scores(tmp_path, "lce_32k", "base", [unit("mmlu", 60.0)])
+    write_scores(tmp_path, "lce_128k", "base", [unit("mmlu", 60.0)])
     page = report(tmp_path)
     row = page.cells("mmlu")
     assert list(row)[-3:] == ["lce_32k unmerged", "lce_32k", "lce_128k"]
@@ -163,8 +83,8 @@ def test_lower_is_better_for_bits_per_byte() -> None:
 
 
 def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
-    write(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096, 32768)), label="unmerged")
-    write(tmp_path, "lce_32k", "long-context", ruler(90.0, (4096, 32768)))
+    write_scores(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096, 32768)), label="unmerged")
+    write_scores(tmp_path, "lce_32k", "long-context", ruler(90.0, (4096, 32768)))
     page = report(tmp_path)
     # sqrt(13 x 4) / 13
     assert page.cells("32K", "83.60")["lce_32k"] == "90.00 ± 0.55"
@@ -196,7 +116,7 @@ def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
 
 
 def test_the_fallback_corpus_is_said_before_any_number(tmp_path: Path) -> None:
-    write(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096,), corpus="fallback"))
+    write_scores(tmp_path, "lce_32k", "long-context", ruler(85.0, (4096,), corpus="fallback"))
     page = report(tmp_path)
     assert page.words.index(FALLBACK) < page.words.index(
         "lce_32k"
@@ -206,7 +126,7 @@ def test_the_fallback_corpus_is_said_before_any_number(tmp_path: Path) -> None:
 
 
 def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
-    write(
+    write_scores(
         tmp_path,
         "phase1",
         "base",
@@ -227,13 +147,15 @@ def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
 
 def test_other_settings_are_listed(tmp_path: Path) -> None:
     found = [unit("vt", 80.0, 1.0, 4096, settings={"rung": "compact"})]
-    write(
+    write_scores(
         tmp_path,
         "lce_32k",
         "long-context",
         [*found, unit("cwe", 80.0, 1.0, 4096, settings={"rung": "published"})],
     )
-    write(tmp_path, "phase1", "base", [unit("mmlu", 60.0, settings={"num_fewshot": 0})], limit=8)
+    write_scores(
+        tmp_path, "phase1", "base", [unit("mmlu", 60.0, settings={"num_fewshot": 0})], limit=8
+    )
     page = report(tmp_path)
     assert (
         page.cells("lce_32k", "RULER's settings are compact, not the published ones")["units"]
@@ -247,10 +169,10 @@ def test_gates_are_shown_with_what_failed(tmp_path: Path) -> None:
     against = gates.published("base", "8b")
     for stage, score in (("phase1", 60.0), ("phase2", 73.0)):
         found = [unit("mmlu", score)]
-        folder = write(tmp_path, stage, "base", found)
+        folder = write_scores(tmp_path, stage, "base", found)
         checks = gates.gate(replace(EMPTY, units=found, expected=["mmlu"]), against)
         gates.write_gate(folder, checks, against=against)
-    write(tmp_path, "phase3", "base", [unit("mmlu", 73.0)])
+    write_scores(tmp_path, "phase3", "base", [unit("mmlu", 73.0)])
     page = report(tmp_path)
     assert [page.cells(stage)["gate"] for stage in ("phase1", "phase2", "phase3")] == [
         "failed",
@@ -266,7 +188,7 @@ EMPTY = Evaluation("base", "8b", "phase1", "", "hf", "00", {}, None, [], [], {},
 
 
 def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
-    folder = write(
+    folder = write_scores(
         tmp_path,
         "phase1",
         "base",
@@ -278,9 +200,13 @@ def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
         finished="a | b",
     )
     (folder / "gate.json").write_text(
-        json.dumps({"checks": [{"name": SCRIPT, "found": SCRIPT, "reason": SCRIPT}]})
+        json.dumps(
+            {"passed": False, "checks": [{"name": SCRIPT, "found": SCRIPT, "reason": SCRIPT}]}
+        )
     )
-    write(tmp_path, "lce_32k", "long-context", ruler(80.0, (4096,)), label=SCRIPT.replace("/", ""))
+    write_scores(
+        tmp_path, "lce_32k", "long-context", ruler(80.0, (4096,)), label=SCRIPT.replace("/", "")
+    )
     page = report(tmp_path)
     assert "script" not in {tag for tag, _ in page.tags}
     assert "<script" not in (tmp_path / "evaluation.html").read_text().lower()
@@ -292,8 +218,8 @@ def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_said(tmp_path: Path, score: float) -> None:
-    write(tmp_path, "phase1", "base", [unit("mmlu", score, math.nan)])
-    write(tmp_path, "lce_32k", "long-context", ruler(score, (4096,)))
+    write_scores(tmp_path, "phase1", "base", [unit("mmlu", score, math.nan)])
+    write_scores(tmp_path, "lce_32k", "long-context", ruler(score, (4096,)))
     page = report(tmp_path)
     assert page.cells("mmlu")["phase1"] == "no number"
     assert page.cells("4K", "-")["lce_32k"] == "-"
@@ -306,11 +232,11 @@ def test_a_score_that_is_no_number_is_said(tmp_path: Path, score: float) -> None
 
 
 def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
-    write(tmp_path, "phase2", "base", [unit("mmlu", 60.0)])
+    write_scores(tmp_path, "phase2", "base", [unit("mmlu", 60.0)])
     good = asdict(replace(EMPTY, units=[unit("mmlu", 60.0)]))
     first = good["units"][0]
     damages = {
-        "phase1": ("{", "is no evaluation"),
+        "phase1": ("{", ""),
         "phase3": (json.dumps({**good, "size": ["8b"]}), "key 'size' holds ['8b']"),
         "phase4": (json.dumps({**good, "suite": "other"}), "unknown suite 'other'"),
         "lce_32k": (
@@ -327,7 +253,7 @@ def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
         ),
         "sft": (json.dumps({**good, "expected": [None]}), "key 'expected' holds [None]"),
         "rlvr": (json.dumps({**good, "failures": []}), "key 'failures' holds [] (list)"),
-        "rl_math": ("\udcff", "is no evaluation"),
+        "rl_math": ("\udcff", ""),
     }
     for stage, (damage, _) in damages.items():
         path = tmp_path / stage / "eval/base/evaluation.json"
@@ -350,65 +276,29 @@ def test_a_run_without_evaluations_says_so(tmp_path: Path) -> None:
         write_report(tmp_path / "none")
 
 
-def test_two_runs_are_compared_by_stage_suite_and_label(tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    for run, score in ((a, 60.0), (b, 62.0)):
-        write(run, "phase1", "base", [unit("mmlu", score, 0.3), unit("bbh", 50.0, 0.4)])
-        write(run, "lce_32k", "long-context", ruler(score + 20, (32768,)))
-    write(a, "phase2", "base", [unit("mmlu", 1.0)])
-    path = compare(a, b, tmp_path / "out" / "a-b.html")
-    page = Page(path.read_text())
-    assert path == tmp_path / "out" / "a-b.html"
-    assert sorted(file.name for file in path.parent.iterdir()) == ["a-b.html", "a-b.json", "a-b.md"]
-    row = page.cells("mmlu")
-    # 2 / sqrt(0.3^2 + 0.3^2)
-    assert row == {
-        "unit": "mmlu",
-        "IBM 8b": "73.60",
-        "a": "60.00 ± 0.30",
-        "b": "62.00 ± 0.30",
-        "b - a": "+2.00",
-        "z": "+4.7 ▲",
-    }
-    assert page.cells("bbh")["z"] == "+0.0"
-    mean = page.cells("mean@32768")
-    assert (mean["IBM 8b"], mean["b - a"], mean["z"]) == ("83.60", "+2.00", "+2.5 ▲")
-    assert "phase2" not in page.words
-    assert len(json.loads(path.with_suffix(".json").read_text())["pairs"]) == 2
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[]", "holds a JSON list"),
+        (b'{"passed"', "is not valid JSON"),
+        (b"\xff", "is not UTF-8 text (byte 0)"),
+        (b'{"passed": "yes", "checks": []}', "key 'passed' holds 'yes', expected a bool"),
+        (b'{"passed": true, "checks": {}}', "key 'checks' holds {}, expected a list"),
+    ],
+)
+def test_a_damaged_gate_is_listed(tmp_path: Path, content: bytes, problem: str) -> None:
+    folder = write_scores(tmp_path, "phase1", "base", [unit("mmlu", 60.0)])
+    (folder / "gate.json").write_bytes(content)
+    page = report(tmp_path)
+    assert f"phase1/eval/base/gate.json: {problem}" in page.words
+    assert page.cells("phase1")["gate"] == "-"
+    assert page.cells("mmlu")["phase1"] == "60.00 ± 0.50"
 
 
-def test_two_evaluations_are_compared_whatever_their_stages(tmp_path: Path) -> None:
-    a = write(tmp_path / "x", "phase1", "base", [unit("mmlu", 60.0), unit("drop", 5.0)])
-    b = write(tmp_path / "y", "phase2", "base", [unit("mmlu", 50.0)])
-    path = compare(a, b, tmp_path / "v1.2")
-    assert path.name == "v1.2.html"
-    page = Page(path.read_text())
-    assert page.cells("mmlu")["z"] == "-14.1 ▼"
-    assert (page.cells("drop")["a"], page.cells("drop")["b"], page.cells("drop")["z"]) == (
-        "5.00 ± 0.50",
-        "-",
-        "-",
-    )
-    other = write(tmp_path / "z", "phase2", "smoke", [unit("smoke_cloze", 50.0)])
-    with pytest.raises(UserError, match=r"is of suite base and .* of smoke"):
-        compare(a, other, tmp_path / "c")
-
-
-def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    a = write(tmp_path / "x", "phase1", "base", [unit("mmlu", 60.0)])
-    write(tmp_path / "y", "phase2", "base", [unit("mmlu", 60.0)])
-    for left, right in ((tmp_path / "x", a), (tmp_path / "none", tmp_path / "x")):
-        with pytest.raises(UserError, match="holds no evaluations"):
-            compare(left, right, tmp_path / "c")
-    with pytest.raises(UserError, match="no evaluation of the same stage"):
-        compare(tmp_path / "x", tmp_path / "y", tmp_path / "c")
-    assert not list(tmp_path.glob("c.*"))
-
-
-def test_lengths_are_written_as_the_field_does() -> None:
-    assert [length_name(length) for length in (256, 4096, 131072, 5000)] == [
-        "256",
-        "4K",
-        "128K",
-        "5,000",
-    ]
+def test_metrics_that_are_not_in_percent_are_named(tmp_path: Path) -> None:
+    bits = {"percent": False, "metric": "bits_per_byte,none"}
+    text = replace(unit("smoke_text", 2.5, None), **bits)
+    write_scores(tmp_path, "phase1", "smoke", [unit("smoke_cloze", 60.0), text], size="tiny")
+    page = report(tmp_path)
+    assert page.cells("smoke_text")["phase1"] == "2.500"
+    assert "Not in percent: smoke_text (bits_per_byte)." in page.words

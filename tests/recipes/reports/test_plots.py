@@ -9,7 +9,7 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
-from recipes.registry.resolve import resolve, resolve_pretraining
+from recipes.registry.resolve import resolve_pretraining
 from recipes.reports import plots
 from recipes.reports.plots import COMPONENT_STYLES, lr_curves, mixtures, plot_lr, plot_mixture
 
@@ -104,8 +104,3 @@ def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path, monk
         with pytest.raises(UserError, match=r"ends in '.pdf', expected a picture's .png or .svg"):
             plot("8b", tmp_path / "picture.pdf")
     assert not list(tmp_path.iterdir())
-
-
-def test_an_override_moves_the_points() -> None:
-    schedule = resolve("phase1", "8b", ["schedule.warmup_tokens=2000000000"]).schedule
-    assert 2 * 10**9 in plots.curve_tokens(schedule, 10**13)

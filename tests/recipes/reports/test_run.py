@@ -1,97 +1,18 @@
 """The run's report, from run folders written by hand: finished, running, failed and damaged."""
 
 import json
-import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 from recipes.common.errors import UserError
-from recipes.registry.resolve import resolve, resolve_pretraining
-from recipes.reports.curves import MOST_POINTS, Curve
+from recipes.registry.resolve import resolve
 from recipes.reports.run import write_report
 from recipes.reports.run_files import read_run
 from recipes.runs.stage_folder import write_recipe
-
-BATCH = 8192
-
-
-class Page(HTMLParser):
-    """What a test asks of an HTML document: its tags and attributes, the cells of its tables, its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.words = ""
-        self.in_cell = False
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.in_cell = True
-
-    def handle_endtag(self, tag) -> None:
-        if tag in ("td", "th"):
-            self.in_cell = False
-
-    def handle_data(self, data) -> None:
-        self.words += data
-        if self.in_cell:
-            self.rows[-1][-1] += data
-
-    def row(self, first: str) -> dict[str, str]:
-        header = next(row for row in self.rows if row[0] == "stage")
-        return dict(zip(header, next(row for row in self.rows if row[0] == first), strict=True))
-
-    def points(self, kind: str) -> list[int]:
-        """Return the numbers of points of the polylines of ``kind``, those of the keys left out."""
-        found = [
-            attrs["points"].split()
-            for tag, attrs in self.tags
-            if tag == "polyline" and attrs["class"] == kind
-        ]
-        return [len(points) for points in found if points != ["0,4", "26,4"]]
-
-
-def write_stage(
-    run: Path, name: str, steps: int, status: str = "finished", **more: object
-) -> dict[str, object]:
-    recipe = resolve_pretraining(name, "tiny")
-    (run / name / "metrics").mkdir(parents=True)
-    write_recipe(run / name, recipe)
-    lines = []
-    for step in range(1, steps + 1):
-        rate = recipe.schedule.lr((step - 1) * BATCH)
-        values = {
-            "step": step,
-            "tokens": step * BATCH,
-            "loss": 8 - step / 100,
-            "lr": rate,
-            "tokens_per_second": 1000.0,
-        }
-        lines.append(json.dumps(values))
-        if step % 10 == 0:
-            lines.append(json.dumps({"step": step, "val_loss": 8.125 - step / 100}))
-    (run / name / "metrics/steps.jsonl").write_text("\n".join(lines) + "\n")
-    manifest = {
-        "stage": name,
-        "size": "tiny",
-        "status": status,
-        "parent": recipe.parent,
-        "seconds": 75.0,
-        "starts": 2,
-    }
-    manifest |= {"tokens": recipe.steps.value * BATCH, "tokenizer_fingerprint": "f" * 64, **more}
-    (run / name / "manifest.json").write_text(json.dumps(manifest))
-    return manifest
+from tests.helpers.report_pages import BATCH, Page, write_stage
 
 
 def report(run: Path) -> tuple[str, Page]:
@@ -121,6 +42,8 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
         "code": {"weight": 0.2, "bin_sha256": "aa"},
         "text": {"weight": 0.8, "bin_sha256": "bb"},
     }
+    for prefix, shard in data.items():
+        shard |= {"component": prefix, "idx_sha256": "cc"}
     ledger = {"aa": {"prefix": "code", "next_document": 120, "epochs": 0.31}}
     first = write_stage(
         *(tmp_path, "phase1", 153),
@@ -141,7 +64,7 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
         "#phase1",
         "#phase2",
     ]
-    row = page.row("phase1")
+    row = page.cells("phase1")
     assert row["tokens"] == row["tokens done"] == row["tokens of the run"] == f"{first['tokens']:,}"
     assert (row["status"], row["steps"], row["wall time"], row["tokens/s"]) == (
         "finished",
@@ -154,7 +77,7 @@ def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
         "7.000",
         "7.1%",
     )
-    row = page.row("phase2")
+    row = page.cells("phase2")
     assert (row["status"], row["tokens"], row["tokens done"]) == (
         "failed",
         f"{second['tokens']:,}",
@@ -262,7 +185,10 @@ def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None
         ("{", "is not valid JSON"),
         ("[]", "holds a JSON list"),
         ("\udcff", "is not UTF-8 text (byte 0)"),
-        ('{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}', ""),
+        (
+            '{"status": ["<b>"], "tokens": "many", "seconds": NaN, "checkpoint": 5}',
+            "has no key 'stage'",
+        ),
         ("[" * 10**5, "is not valid JSON"),
     ],
 )
@@ -272,15 +198,36 @@ def test_a_damaged_manifest_does_not_end_the_report(
     write_stage(tmp_path, "phase1", 20, "running")
     (tmp_path / "phase1/manifest.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     markdown, page = report(tmp_path)
-    assert page.row("phase1")["tokens"] == "-"
-    assert page.row("phase1")["tokens done"] == f"{20 * BATCH:,}"
+    assert page.cells("phase1")["tokens"] == "-"
+    assert page.cells("phase1")["tokens done"] == f"{20 * BATCH:,}"
     assert page.points("train") == [20, 20]
-    if problem:
-        assert f"phase1/manifest.json: {problem}" in page.words
-        assert f"- phase1/manifest.json: {problem}" in markdown
-    else:
-        assert "phase1/manifest.json:" not in page.words + markdown
+    assert f"phase1/manifest.json: {problem}" in page.words
+    assert f"- phase1/manifest.json: {problem}" in markdown
     assert_self_contained(page, tmp_path)
+
+
+def test_a_manifest_with_another_type_at_a_key_is_shown_and_listed(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 20, seconds="<b>", validation_loss=6.5)
+    page = report(tmp_path)[1]
+    assert "phase1/manifest.json: key 'seconds' holds '<b>' (str)" in page.words
+    assert page.cells("phase1")["validation loss"] == "6.500"
+    assert page.cells("phase1")["wall time"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"\xff", "is not UTF-8 text (byte 0)"),
+        (b'{"method": 3}', "key 'method' holds 3 (int)"),
+    ],
+)
+def test_a_damaged_merge_manifest_is_listed(tmp_path: Path, content: bytes, problem: str) -> None:
+    write_stage(tmp_path, "phase4", 3)
+    (tmp_path / "phase4/merge_manifest.json").write_bytes(content)
+    markdown, page = report(tmp_path)
+    assert f"phase4/merge_manifest.json: {problem}" in page.words
+    assert "Merge phase4/merge_manifest.json" in markdown
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
@@ -288,7 +235,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     page = report(tmp_path)[1]
     for name in ("manifest.json", "recipe.yaml", "metrics/steps.jsonl"):
         assert f"phase1/{name}: no such file" in page.words
-    assert set(page.row("phase1").values()) == {"phase1", "-"}
+    assert set(page.cells("phase1").values()) == {"phase1", "-"}
     assert page.words.count("nothing to draw yet") == 4
 
 
@@ -297,6 +244,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     [
         "values: 3",
         "{",
+        "\udcff",
         "size: 9b\nvalues: {}",
         "size: tiny\nvalues: {schedule.a: {value: 4}}",
         "size: tiny\nvalues: {"
@@ -306,7 +254,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 )
 def test_a_damaged_recipe_leaves_its_curve_out(tmp_path: Path, recipe: str) -> None:
     write_stage(tmp_path, "phase1", 5)
-    (tmp_path / "phase1/recipe.yaml").write_text(recipe)
+    (tmp_path / "phase1/recipe.yaml").write_bytes(recipe.encode("utf-8", "surrogateescape"))
     page = report(tmp_path)[1]
     assert "phase1/recipe.yaml: is damaged" in page.words
     assert page.points("recipe") == []
@@ -322,14 +270,20 @@ def test_a_recipe_with_a_number_out_of_all_bounds_is_damaged(tmp_path: Path) -> 
 
 def test_damaged_lines_are_counted_and_a_cut_one_is_not(tmp_path: Path) -> None:
     write_stage(tmp_path, "phase1", 5)
-    with (tmp_path / "phase1/metrics/steps.jsonl").open("a") as file:
-        file.write(
-            'no json\n[1]\n{"step": 6, "tokens": 49152, "loss": NaN, "lr": 1e999}\n{"step": 7, "tok'
-        )
+    lines = (
+        b"no json",
+        b"[1]",
+        b'{"step": "\xff"}',
+        b'{"step": "6", "tokens": []}',
+        b'{"step": 6, "tokens": 49152, "loss": NaN, "lr": 1e999}',
+        b'{"step": 7, "tok',
+    )
+    with (tmp_path / "phase1/metrics/steps.jsonl").open("ab") as file:
+        file.write(b"\n".join(lines))
     page = report(tmp_path)[1]
-    assert "phase1/metrics/steps.jsonl: damaged lines left out: 2" in page.words
+    assert "phase1/metrics/steps.jsonl: damaged lines left out: 4" in page.words
     assert "phase1/metrics/steps.jsonl: losses left out, no finite numbers: 1" in page.words
-    assert page.row("phase1")["steps"] == "6"
+    assert page.cells("phase1")["steps"] == "6"
     assert page.points("train") == [5, 5]
 
 
@@ -352,20 +306,6 @@ def test_a_folder_that_is_no_run_is_refused_or_empty(tmp_path: Path) -> None:
     markdown, page = report(tmp_path)
     assert "No stage has begun." in markdown
     assert "No stage has begun." in page.words
-
-
-def test_a_curve_keeps_the_bounds_and_the_mean_of_many_points() -> None:
-    curve, count = Curve(), 12_345
-    for x in range(count):
-        curve.add(x, math.sin(x) + (50 if x == 7_000 else 0))
-    points = curve.points()
-    assert MOST_POINTS / 2 <= len(points) <= MOST_POINTS
-    assert [x for x, *_ in points] == sorted(x for x, *_ in points)
-    assert min(low for _, _, low, _ in points) == min(math.sin(x) for x in range(count))
-    assert max(high for *_, high in points) == math.sin(7_000) + 50
-    assert all(low <= y <= high for _, y, low, high in points)
-    # buckets of 32 points, the last one shorter
-    assert points[0][:2] == (15.5, pytest.approx(sum(map(math.sin, range(32))) / 32))
 
 
 def test_a_thinned_curve_is_drawn_with_its_band(tmp_path: Path) -> None:
