@@ -157,11 +157,13 @@ class ChainBuilder:
         self.recipes = resolve_recipes(request)
         self._manifests = {stage: read_manifest(state / stage) for stage in request.stages}
 
+        # size tiny prepares its own data
         if request.data is None and not SIZES[request.size].is_tiny:
             raise UserError(f"size {request.size} needs prepared data: name its folder with --data")
         self._prepares_data = request.data is None
         self._data = run_folder / _DATA if request.data is None else Path(request.data)
 
+        # a Hugging Face model is imported into the run's folder first
         init = request.init
         self._import = init.removeprefix("hf:") if init and init.startswith("hf:") else None
         self._init = str(run_folder / _INIT) if self._import else init
@@ -199,7 +201,7 @@ class ChainBuilder:
         fetched = None
         if corpora and not (self._state / _CORPORA).exists():
             fetched = self._add("corpora", CorporaOptions(output=corpora))
-        # None stands for all documents of other suites
+        # None, all documents, is for suites whose documents are not generated
         samples = cast(int, suites.samples(LONG_CONTEXT, self._size))
         options = RulerOptions(
             tokenizer=self._data / TOKENIZER,
@@ -217,6 +219,7 @@ class ChainBuilder:
             check_recipe(self._state / stage, recipe)
             return None
 
+        # one replica of the model on this machine, the recipe's GPUs on a cluster
         parallel = recipe.parallelism
         gpus = parallel.gpus.value if self._on_cluster else parallel.gpus_per_replica
         processes = self._devices or gpus
@@ -246,6 +249,7 @@ class ChainBuilder:
         if recipe.merge is None or (self._state / stage / MERGED).exists():
             return trained
 
+        # a stage that has started keeps its initial checkpoint, even if --init names another
         manifest = self._manifests[stage]
         if manifest:
             initial: Path | str = manifest.initial_state.checkpoint
@@ -298,9 +302,11 @@ class ChainBuilder:
                     before = ends[-1] if ends and in_turn else previous
                     ends.append(self._evaluate_suite(recipe, suite, label, [model, before]))
 
+        # a gate that has passed is not repeated
         evaluations = self._state / stage / _EVALUATIONS
         if not ends and all(_has_passed(evaluations / suite) for suite in names):
             return None
+        # on one machine the last evaluation has waited for the others
         waits: list[str | None] = [*(ends if self._on_cluster else ends[-1:])]
         return self.gate(recipe, names, after=[*(waits or [previous]), exported])
 
@@ -334,6 +340,7 @@ class ChainBuilder:
         """Compare a stage's evaluations with published numbers and with its parent's."""
         stage = recipe.stage
         folder = self._run_folder / stage / _EVALUATIONS
+        # the parent's short-context scores, where it was evaluated in this run
         baseline = None
         if recipe.merge and self._get_init(stage) is None:
             baseline = self._run_folder / str(recipe.parent) / _EVALUATIONS / suite_names[-1]

@@ -29,6 +29,7 @@ class Options:
         argv = list(self.command)
         for option in fields(self):
             value = getattr(self, option.name)
+            # a required option has no default and is always written
             if value == option.default:
                 continue
             flag = option.metadata.get("flag", f"--{option.name.replace('_', '-')}")
@@ -41,6 +42,7 @@ class Options:
 
 
 def _word(value: object) -> str:
+    # 1 - 0.6 is 0.4, not 0.39999999999999997
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -152,6 +152,7 @@ def component_weights(
             raise UserError(
                 f"mixture: component {name!r} has weight {percent}, expected 0 or more; correct it"
             )
+        # several components of a recipe may read the same data
         weights[_find_component(manifest, name)] += percent
 
     total = sum(weights.values())
@@ -164,6 +165,7 @@ def component_weights(
 
 
 def _find_component(manifest: DataManifest, name: str) -> str:
+    # its own data, the user's own text, or the stand-in of size tiny
     for candidate in (name, "text", STAND_INS.get(name)):
         if candidate in manifest.components:
             return candidate
@@ -194,6 +196,7 @@ def blend(manifest: DataManifest, mixture_percent: Mapping[str, float]) -> list[
             raise UserError(
                 f"mixture: component {name!r} holds no token, expected text; prepare it again"
             )
+        # a shard's share of its component, by weight of its source or by its tokens
         for shard in component.shards:
             share = shard.tokens / tokens if shard.share is None else shard.share
             if share:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.common.json_files import read_record, write_record
+from recipes.common.json_files import write_record
 
 MERGE_MANIFEST = "merge_manifest.json"
 
@@ -57,12 +57,3 @@ class MergeManifest:
     def write(self, folder: Path) -> None:
         """Write the manifest into a checkpoint's folder, whole or not at all."""
         write_record(folder / MERGE_MANIFEST, self)
-
-
-def read_merge_manifest(file: Path) -> MergeManifest:
-    """Return the manifest in ``file``.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    return read_record(MergeManifest, file, "merge the parents again")

@@ -57,7 +57,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 def check_recipe(folder: Path, recipe: Recipe) -> None:
     """Compare a stage's ``recipe.yaml`` with ``recipe``.
 
-    Parallelism may differ: a checkpoint loads into any number of processes.
+    Parallelism may differ.
 
     Raises:
         UserError: a value differs, or the file is missing or damaged.
@@ -65,6 +65,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
     values = _read_values(path)
     for name, leaf in flatten(recipe).items():
+        # a checkpoint loads into any number of processes
         if name.startswith("parallelism."):
             continue
         recorded = values.get(name, "absent")
@@ -88,6 +89,7 @@ def _read_values(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not valid YAML ({reason}); {remedy}") from error
 
+    # every value is an object, of which only the value itself is compared
     values = content.get("values") if isinstance(content, dict) else None
     if not isinstance(values, dict):
         raise UserError(f"{path}: has no mapping 'values'; {remedy}")
@@ -103,6 +105,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     NeMo marks a checkpoint that is being written with a file ``<name>-unfinished``; Megatron writes
     ``metadata.json`` last.
     """
+    # the marks of a whole checkpoint, as NeMo and Megatron leave them
     checkpoints = [
         path
         for path in (folder / "checkpoints").glob("step=*")
@@ -151,5 +154,6 @@ def final_checkpoint(folder: Path) -> Path | None:
     return merged if merged.exists() else folder / str(manifest.checkpoint)
 
 
+# YAML has no tuples
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value

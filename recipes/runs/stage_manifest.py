@@ -125,6 +125,7 @@ def read_manifest(folder: Path) -> StageManifest | None:
         return None
     values = with_present_keys(read_json(path, _REMEDY))
     manifest = parse_record(StageManifest, values, str(path), _REMEDY)
+    # every reader of a finished stage loads its checkpoint
     if manifest.is_finished and manifest.checkpoint is None:
         raise UserError(f"{path}: the stage is finished but names no checkpoint; {_REMEDY}")
     return manifest

@@ -21,6 +21,7 @@ def blend_entropy(counts: Mapping[str, Sequence[int]], weights: Mapping[str, flo
     total_weight = sum(weights.values())
     if total_weight <= 0 or min(weights.values()) < 0:
         raise ValueError(f"weights must be non-negative with a positive sum, found {dict(weights)}")
+    # p(v), as the sum of each component's part
     shares = []
     for component, weight in weights.items():
         occurrences = np.asarray(counts[component], dtype=np.float64)
@@ -28,5 +29,6 @@ def blend_entropy(counts: Mapping[str, Sequence[int]], weights: Mapping[str, flo
             raise ValueError(f"component {component!r} has no tokens")
         shares.append(weight / total_weight * occurrences / occurrences.sum())
     probability = np.sum(shares, axis=0)
+    # p ln p is 0 where p is
     probability = probability[probability > 0]
     return max(0.0, float(-(probability * np.log(probability)).sum()))

@@ -1,5 +1,6 @@
 """A chain as tasks: what each waits for, and what is refused before the first."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from recipes.cli import main as cli
 from recipes.common.errors import UserError
 from recipes.launch.chain import build_chain, select_stages
 from recipes.registry.resolve import resolve_pretraining
-from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.stage_folder import write_recipe
 from recipes.runs.stage_manifest import InitialCheckpoint, read_manifest
@@ -63,59 +63,48 @@ def test_each_stage_waits_for_what_it_begins_with(tmp_path) -> None:
         "report": tuple(f"{stage}-export" for stage in select_stages(CHAIN, "tiny")),
         "generate": ("report",),
     }
-    names = list(found)
-    assert all(
-        names.index(name) < names.index(task.name) for task in found.values() for name in task.after
-    )
+    added: set[str] = set()
+    for name, task in found.items():
+        assert added.issuperset(task.after)
+        added.add(name)
 
 
 def test_sizes_go_through_their_own_stages(tmp_path) -> None:
     assert select_stages("phase4..lce_128k", "3b") == ["phase4", "lce_32k", "lce_128k"]
     assert select_stages("phase2", "8b") == ["phase2"]
-    chain = _tasks("phase1", "30b", tmp_path)
-    assert (
-        chain["phase1"].processes
-        == resolve_pretraining("phase1", "30b").parallelism.gpus_per_replica
-        > 1
-    )
-    assert (
-        f"torchrun --nproc-per-node {chain['phase1'].processes} -m recipes.cli train phase1"
-        in str(chain["phase1"])
-    )
+    task = _tasks("phase1", "30b", tmp_path)["phase1"]
+    replica = resolve_pretraining("phase1", "30b").parallelism.gpus_per_replica
+    assert task.processes == replica > 1
+    command = f"torchrun --nproc-per-node {replica} -m recipes.cli train phase1"
+    assert command in str(task)
 
 
 def test_a_merge_is_of_the_stage_and_what_it_began_with(tmp_path) -> None:
-    words = _tasks("lce_32k..lce_128k", "8b", tmp_path, "merge.weight=0.6", init="theirs")
-    assert words["lce_32k-merge"].arguments == (
-        *("merge", "--method", "linear", "--parents", f"{tmp_path}/lce_32k", "theirs"),
-        *("--weights", "0.6", "0.4", "--output", f"{tmp_path}/lce_32k/merged"),
+    chain = _tasks("lce_32k..lce_128k", "8b", tmp_path, "merge.weight=0.6", init="theirs")
+    stage = f"{tmp_path}/lce_32k"
+    assert shlex.join(chain["lce_32k-merge"].arguments) == (
+        f"merge --method linear --parents {stage} theirs --weights 0.6 0.4 --output {stage}/merged"
     )
-    assert words["lce_128k-merge"].arguments[4:6] == (f"{tmp_path}/lce_128k", f"{tmp_path}/lce_32k")
+    assert chain["lce_128k-merge"].arguments[4:6] == (f"{tmp_path}/lce_128k", stage)
     # what a stage has begun with counts, whatever is named later
     first = InitialCheckpoint("first")
     write_stage_manifest(tmp_path / "lce_32k", status="running", initial_state=first)
-    assert _tasks("lce_32k", "8b", tmp_path, init="theirs")["lce_32k-merge"].arguments[5] == "first"
+    chain = _tasks("lce_32k", "8b", tmp_path, init="theirs")
+    assert chain["lce_32k-merge"].arguments[5] == "first"
     assert not any("merge" in name for name in _tasks("phase1..phase4", "8b", tmp_path))
 
 
 def test_an_override_is_for_the_stages_that_have_its_key(tmp_path) -> None:
-    words = _tasks(
-        "phase4..lce_512k",
-        "8b",
-        tmp_path,
-        "merge.weight=0.5",
-        "seed=1",
-        "mixture.books=80",
-        init="c",
-    )
-    given = {
-        name: task.arguments[task.arguments.index("d") + 1 :]
-        for name, task in words.items()
-        if name in STAGES
-    }
-    assert given["phase4"] == ("--init", "c", "seed=1")
-    assert given["lce_32k"] == ("merge.weight=0.5", "seed=1")
-    assert given["lce_512k"] == ("merge.weight=0.5", "seed=1", "mixture.books=80")
+    overrides = ("merge.weight=0.5", "seed=1", "mixture.books=80")
+    chain = _tasks("phase4..lce_512k", "8b", tmp_path, *overrides, init="c")
+
+    def after_data(stage: str) -> tuple[str, ...]:
+        arguments = chain[stage].arguments
+        return arguments[arguments.index("d") + 1 :]
+
+    assert after_data("phase4") == ("--init", "c", "seed=1")
+    assert after_data("lce_32k") == ("merge.weight=0.5", "seed=1")
+    assert after_data("lce_512k") == overrides
     with pytest.raises(UserError, match=r"unknown key 'merge\.wait'"):
         _tasks("phase4..lce_512k", "8b", tmp_path, "merge.wait=1")
 
@@ -164,17 +153,11 @@ def test_each_stage_is_evaluated_and_the_next_waits_for_its_gate(tmp_path) -> No
     }
     assert found["lce_128k"].after == ("data", "lce_32k-gate")
     assert found["ruler"].after == ("data",)
-    words = found["ruler"].arguments
-    assert words[words.index("--lengths") + 1 : words.index("--samples")] == ("256", "2048", "8192")
-    assert found["lce_32k-gate"].arguments == (
-        *(
-            "eval",
-            "gate",
-            "--folders",
-            f"{tmp_path}/lce_32k/eval/long-context",
-            f"{tmp_path}/lce_32k/eval/smoke",
-        ),
-        *("--reference", "none", "--baseline", f"{tmp_path}/phase4/eval/smoke", "--allow-fallback"),
+    assert "--lengths 256 2048 8192 --samples" in shlex.join(found["ruler"].arguments)
+    evaluations = f"{tmp_path}/lce_32k/eval"
+    assert shlex.join(found["lce_32k-gate"].arguments) == (
+        f"eval gate --folders {evaluations}/long-context {evaluations}/smoke --reference none "
+        f"--baseline {tmp_path}/phase4/eval/smoke --allow-fallback"
     )
     assert "--unmerged" in found["lce_32k-smoke-unmerged"].arguments
     assert set(found["report"].after) >= {"phase4-gate", "lce_32k-gate", "lce_128k-gate"}
@@ -187,27 +170,22 @@ def test_real_sizes_are_evaluated_on_published_texts_and_end_at_published_number
     corpora = ("--corpora", f"{tmp_path}/corpora")
     assert [name for name, task in found.items() if task.arguments[-2:] == corpora] == [
         "ruler",
-        *(
-            f"lce_{k}-long-context{label}"
-            for k in ("32k", "128k", "512k")
-            for label in ("-unmerged", "")
-        ),
+        "lce_32k-long-context-unmerged",
+        "lce_32k-long-context",
+        "lce_128k-long-context-unmerged",
+        "lce_128k-long-context",
+        "lce_512k-long-context-unmerged",
+        "lce_512k-long-context",
     ]
     gates = {name: task.arguments for name, task in found.items() if name.endswith("-gate")}
-    references = {name: words[words.index("--reference") + 1] for name, words in gates.items()}
-    assert references == {
-        "lce_32k-gate": "none",
-        "lce_128k-gate": "none",
-        "lce_512k-gate": "published",
-    }
-    assert not any("--allow-fallback" in words for words in gates.values())
+    for stage, reference in (("lce_32k", "none"), ("lce_128k", "none"), ("lce_512k", "published")):
+        assert f"--reference {reference}" in shlex.join(gates[f"{stage}-gate"])
+    assert not any("--allow-fallback" in arguments for arguments in gates.values())
     # what the first stage began with was not evaluated in this run
     assert "--baseline" not in gates["lce_32k-gate"]
     assert gates["lce_512k-gate"][-2:] == ("--baseline", f"{tmp_path}/lce_128k/eval/base")
-    assert (
-        "published"
-        in _tasks("lce_128k", "3b", tmp_path, init="c", evaluate=True)["lce_128k-gate"].arguments
-    )
+    last_of_3b = _tasks("lce_128k", "3b", tmp_path, init="c", evaluate=True)
+    assert "published" in last_of_3b["lce_128k-gate"].arguments
     (tmp_path / "corpora").mkdir()
     assert "corpora" not in _tasks("lce_32k", "8b", tmp_path, evaluate=True)
 
@@ -235,12 +213,11 @@ def test_an_evaluation_that_is_whole_has_no_task(tmp_path) -> None:
 def test_from_a_stage_on(tmp_path) -> None:
     assert select_stages(CHAIN, "8b", "lce_32k") == ["lce_32k", "lce_128k", "lce_512k"]
     assert "phase3" not in _tasks(CHAIN, "8b", tmp_path, first="phase4", init="c")
-    for first, message in (
-        ("phase1", "--from phase1: not one of the stages phase2, phase3; name one of them"),
-        ("phse2", "unknown stage 'phse2' .did you mean 'phase2'"),
-    ):
-        with pytest.raises(UserError, match=message):
-            select_stages("phase2..phase3", "8b", first)
+    message = "--from phase1: not one of the stages phase2, phase3; name one of them"
+    with pytest.raises(UserError, match=message):
+        select_stages("phase2..phase3", "8b", "phase1")
+    with pytest.raises(UserError, match=r"unknown stage 'phse2' .did you mean 'phase2'"):
+        select_stages("phase2..phase3", "8b", "phse2")
 
 
 def test_a_model_of_the_hub_is_imported_once(tmp_path) -> None:
@@ -254,63 +231,61 @@ def test_a_model_of_the_hub_is_imported_once(tmp_path) -> None:
     assert "init" not in _tasks("phase2..phase3", "8b", tmp_path, init=name)
 
 
-def _granite41(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["granite41", "run", *words])
+def _granite41(monkeypatch, capsys, command: str) -> tuple[int, str, str]:
+    """Run ``granite41 run`` with a command line; return its status, stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["granite41", "run", *command.split()])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     return caught.value.code or 0, *capsys.readouterr()
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("command", "message"),
     [
         (
-            ["phase3..phase1", "--size", "8b"],
+            "phase3..phase1 --size 8b",
             "phase3..phase1: phase3 comes after phase1; name the earlier stage first",
         ),
         (
-            ["phase1..lce_512k", "--size", "3b"],
+            "phase1..lce_512k --size 3b",
             "lce_512k: 3b does not go through it, only 8b, 30b, tiny",
         ),
-        (["phase1..phse4", "--size", "8b"], "unknown stage 'phse4' (did you mean 'phase4'?)"),
-        (["phase1..sft", "--size", "8b"], "sft is no stage of pre-training"),
-        (["phase1", "--size", "9b"], "unknown size '9b'"),
-        (["phase1", "--size", "8b", "--on", "moon"], "--on moon: no cluster of this name"),
+        ("phase1..phse4 --size 8b", "unknown stage 'phse4' (did you mean 'phase4'?)"),
+        ("phase1..sft --size 8b", "sft is no stage of pre-training"),
+        ("phase1 --size 9b", "unknown size '9b'"),
+        ("phase1 --size 8b --on moon", "--on moon: no cluster of this name"),
+        ("lce_32k --size 8b merge.weight=1.5", "merge.weight is 1.5, expected at most 1"),
         (
-            ["lce_32k", "--size", "8b", "merge.weight=1.5"],
-            "merge.weight is 1.5, expected at most 1",
-        ),
-        (
-            ["lce_32k", "--size", "8b", "merge.method=task"],
+            "lce_32k --size 8b merge.method=task",
             "merge.method is 'task', expected one of linear, slerp",
         ),
-        (["phase1", "--size", "8b", "merge.weight=0.5"], "unknown key 'merge.weight'"),
+        ("phase1 --size 8b merge.weight=0.5", "unknown key 'merge.weight'"),
     ],
 )
-def test_chains_that_are_refused(tmp_path, monkeypatch, capsys, words, message) -> None:
-    code, _, error = _granite41(
-        monkeypatch, capsys, *words, "--data", "d", "--run-dir", str(tmp_path / "run")
-    )
+def test_chains_that_are_refused(
+    tmp_path: Path, monkeypatch, capsys, command: str, message: str
+) -> None:
+    command += f" --data d --run-dir {tmp_path}/run"
+    code, _, error = _granite41(monkeypatch, capsys, command)
     assert (code, error.count("\n")) == (2, 1)
     assert message in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_size_without_data_of_its_own(tmp_path, monkeypatch, capsys) -> None:
-    error = _granite41(
-        monkeypatch, capsys, "phase1", "--size", "8b", "--run-dir", str(tmp_path / "run")
-    )[2]
+    command = f"phase1 --size 8b --run-dir {tmp_path}/run"
+    error = _granite41(monkeypatch, capsys, command)[2]
     assert "size 8b needs prepared data: name its folder with --data" in error
 
 
-def test_what_a_chain_trains_with_is_asked_for_first(tmp_path, monkeypatch, capsys) -> None:
-    words = ["phase2", "--size", "8b", "--run-dir", str(tmp_path / "run"), "--data", str(tmp_path)]
-    assert (
-        f"--data {tmp_path}: holds no manifest.json" in _granite41(monkeypatch, capsys, *words)[2]
-    )
+def test_what_a_chain_trains_with_is_checked_first(tmp_path, monkeypatch, capsys) -> None:
+    command = f"phase2 --size 8b --run-dir {tmp_path}/run --data {tmp_path}"
+    error = _granite41(monkeypatch, capsys, command)[2]
+    assert f"--data {tmp_path}: holds no manifest.json" in error
+
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "hf").mkdir()
-    code, _, error = _granite41(monkeypatch, capsys, *words, "--init", str(tmp_path / "hf"))
+    code, _, error = _granite41(monkeypatch, capsys, f"{command} --init {tmp_path}/hf")
     assert (code, error.count("\n")) == (2, 1)
     assert f"--init {tmp_path}/hf: neither a NeMo checkpoint nor a finished stage is there" in error
     assert not (tmp_path / "run").exists()
@@ -318,35 +293,27 @@ def test_what_a_chain_trains_with_is_asked_for_first(tmp_path, monkeypatch, caps
 
 def test_dryrun_prints_every_task_and_runs_none(tmp_path, monkeypatch, capsys) -> None:
     run_folder = tmp_path / "run"
-    words = [
-        "phase1..phase2",
-        "--size",
-        "tiny",
-        "--run-dir",
-        str(run_folder),
-        "--no-eval",
-        "--dryrun",
-    ]
+    command = f"phase1..phase2 --size tiny --run-dir {run_folder} --no-eval --dryrun"
     code, printed, _ = _granite41(
-        monkeypatch, capsys, *words, "parallelism.tensor_model_parallel_size=2"
+        monkeypatch, capsys, f"{command} parallelism.tensor_model_parallel_size=2"
     )
     lines = printed.splitlines()
     assert code == 0
     assert [line.split(":")[0] for line in lines] == [
-        *(
-            "data",
-            "phase1 (after data)",
-            "phase1-export (after phase1)",
-            "phase2 (after data, phase1)",
-        ),
-        *("phase2-export (after phase2)", "report (after phase1-export, phase2-export)"),
+        "data",
+        "phase1 (after data)",
+        "phase1-export (after phase1)",
+        "phase2 (after data, phase1)",
+        "phase2-export (after phase2)",
+        "report (after phase1-export, phase2-export)",
         "generate (after report)",
     ]
     assert "torchrun --nproc-per-node 2 -m recipes.cli train phase1 --size tiny" in lines[1]
     assert not run_folder.exists()
+
     _finish(run_folder, "phase1", "tiny")
     before = sorted(run_folder.rglob("*"))
-    printed = _granite41(monkeypatch, capsys, *words)[1]
+    printed = _granite41(monkeypatch, capsys, command)[1]
     assert printed.splitlines()[0] == "phase1: finished already"
     assert sorted(run_folder.rglob("*")) == before
     assert read_manifest(run_folder / "phase1") == stage_manifest()
