@@ -1,19 +1,23 @@
-"""``granite41 eval long-context`` against the same task files given to lm-eval by hand, and the start of a cached one.
+"""``granite41 eval long-context`` against lm-eval by hand, and its time to the first request.
 
     python benchmarks/eval_runner.py [--rounds 3] [--length 2048] [--samples 8] [--tasks vt cwe ...]
 
-Method: a model of random weights (4 layers, hidden size 64, 2,048 entries) and RULER's samples, generated once before.
-Whole processes, from start to end, which write the same kinds of files:
+Method: a model of random weights (4 layers, hidden size 64, 2,048 entries) and RULER's samples in
+the published form, generated once before. Whole processes, from start to end, which write the same
+kinds of files:
 
-- by hand: a fresh Python that loads the model as lm-eval's ``hf`` and calls ``simple_evaluate`` once, on the task files
-  of all units, with only these files indexed, then saves results and samples;
-- the command, in a fresh process and an empty folder, which checks the samples, scores unit after unit and gathers.
+- by hand: a fresh Python that loads the model as lm-eval's ``hf`` and calls ``simple_evaluate``
+  once, on the task files of all units, with only these files indexed, then saves results and
+  samples;
+- the command, in a fresh process and an empty folder, which checks the samples, scores unit after
+  unit and gathers.
 
-They take turns, ``--rounds`` times, and who goes first alternates; medians. lm-eval's own command line adds 18 s to the
-first on two cores, as it indexes all of its tasks.
+They take turns, ``--rounds`` times, and who goes first alternates; medians. lm-eval's own command
+line adds 18 s to the first on two cores, as it indexes all of its tasks.
 
-Start: from the start of ``granite41 eval`` to the first completion that it asks a server on this machine for, with all
-samples there (``--backend local-completions``, so that no model is loaded).
+Start: from the start of ``granite41 eval`` to its first request of a completion from a server on
+this machine, with all samples generated (``--backend local-completions``, so that no model is
+loaded).
 """
 
 import argparse
@@ -25,6 +29,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -37,11 +43,11 @@ from evaluation.ruler.settings import TASKS
 from evaluation.suites import get_suite
 from tests.helpers.eval_models import write_model
 
-HAND, COMMAND, START = (
-    "lm-eval by hand",
-    "granite41 eval",
-    "granite41 eval, until the first request",
-)
+# a size with all tasks of RULER in their published form
+SIZE = "3b"
+HAND = "lm-eval by hand"
+COMMAND = "granite41 eval"
+START = "granite41 eval, until the first request"
 BY_HAND = """
 import logging, sys
 from lm_eval import simple_evaluate
@@ -63,20 +69,37 @@ assert len(samples) == len(files)
 """
 
 
-def parse_time_limit(command: list[str], log: Path) -> float:
+@dataclass(frozen=True)
+class Setup:
+    """The files of the comparison and its two command lines.
+
+    Attributes:
+        output: folder that both write.
+        log: receives their output.
+        by_hand: lm-eval by hand.
+        command: ``granite41 eval``.
+    """
+
+    output: Path
+    log: Path
+    by_hand: list[str]
+    command: list[str]
+
+
+def run_command(command: list[str], log: Path) -> float:
     """Run ``command`` and return its seconds; it must succeed."""
     with log.open("w") as file:
         start = time.perf_counter()
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
-        taken = time.perf_counter() - start
+        seconds = time.perf_counter() - start
     if code:
         raise SystemExit(f"{command[:3]} ended with {code}:\n{log.read_text()[-4000:]}")
-    return taken
+    return seconds
 
 
-def seconds_until_asked(command: list[str], positions: int, log: Path) -> float:
-    """Return the seconds from the start of ``command`` to the first completion that it asks for."""
-    asked = threading.Event()
+def seconds_to_first_request(command: list[str], positions: int, log: Path) -> float:
+    """Return the seconds from the start of ``command`` to its first request of a completion."""
+    requested = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -87,7 +110,7 @@ def seconds_until_asked(command: list[str], positions: int, log: Path) -> float:
             self.wfile.write(data)
 
         def do_POST(self) -> None:
-            asked.set()
+            requested.set()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -95,18 +118,70 @@ def seconds_until_asked(command: list[str], positions: int, log: Path) -> float:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1/completions"
+    argv = [*command, "--backend", "local-completions", "--url", url]
     with log.open("w") as file:
         start = time.perf_counter()
-        words = [*command, "--backend", "local-completions", "--url", url]
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
-        found = asked.wait(300)
-        taken = time.perf_counter() - start
+        process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT)
+        came = requested.wait(300)
+        seconds = time.perf_counter() - start
         process.kill()
         process.wait()
     server.shutdown()
-    if not found:
+    if not came:
         raise SystemExit(f"no request came:\n{log.read_text()[-4000:]}")
-    return taken
+    return seconds
+
+
+def prepare(folder: Path, options: argparse.Namespace) -> Setup:
+    """Write the model, RULER's samples and the task files."""
+    model = folder / "hf"
+    samples = folder / "ruler"
+    write_model(model, options.length, hidden_size=64, layers=4)
+    generate(model, [options.length], options.samples, samples, tasks=options.tasks)
+
+    files = []
+    for task in options.tasks:
+        budget = read_metadata(samples, task, options.length).settings["budget"]
+        metric = get_suite("long-context", SIZE).tasks[task].metric.partition(",")[0]
+        file = folder / f"{task}.yaml"
+        lines = samples_file(samples, task, options.length)
+        write_task_file(file, f"{task}_task", lines, metric, budget)
+        files.append(str(file))
+
+    output = folder / "out"
+    hand = [sys.executable, "-c", BY_HAND, str(model), str(options.length), str(output), *files]
+    command = [str(Path(sys.executable).with_name("granite41")), "eval", "long-context"]
+    command += ["--size", SIZE, "--model", str(model), "--output", str(output)]
+    command += ["--ruler-samples", str(samples), "--samples", str(options.samples)]
+    command += ["--lengths", str(options.length), "--tasks", *options.tasks]
+    return Setup(output, folder / "log", hand, command)
+
+
+def measure(setup: Setup, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of each side, round by round."""
+
+    def by_hand() -> float:
+        setup.output.mkdir()
+        return run_command(setup.by_hand, setup.log)
+
+    def command() -> float:
+        return run_command(setup.command, setup.log)
+
+    def start() -> float:
+        return seconds_to_first_request(setup.command, options.length, setup.log)
+
+    sides: list[tuple[str, Callable[[], float]]] = [
+        (HAND, by_hand),
+        (COMMAND, command),
+        (START, start),
+    ]
+    seconds: dict[str, list[float]] = {name: [] for name, _ in sides}
+    for _ in range(options.rounds):
+        for name, side in sides:
+            seconds[name].append(side())
+            shutil.rmtree(setup.output, ignore_errors=True)
+        sides.reverse()
+    return seconds
 
 
 def main() -> None:
@@ -120,86 +195,23 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="of RULER (all)")
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    seconds: dict[str, list[float]] = {HAND: [], COMMAND: [], START: []}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        model, ruler = folder / "hf", folder / "ruler"
-        write_model(model, options.length, hidden_size=64, layers=4)
-        generate(
-            model,
-            [options.length],
-            options.samples,
-            ruler,
-            tasks=options.tasks,
-            say=lambda line: None,
-        )
-        files = []
-        for task in options.tasks:
-            budget = read_metadata(ruler, task, options.length).settings["budget"]
-            metric = get_suite("long-context", "tiny").tasks[task].metric.partition(",")[0]
-            files.append(folder / f"{task}.yaml")
-            write_task_file(
-                files[-1], f"{task}_task", samples_file(ruler, task, options.length), metric, budget
-            )
-        script = str(Path(sys.executable).with_name("granite41"))
-        words = [
-            script,
-            "eval",
-            "long-context",
-            "--model",
-            str(model),
-            "--size",
-            "tiny",
-            "--ruler-samples",
-            str(ruler),
-        ]
-        words += [
-            "--samples",
-            str(options.samples),
-            "--lengths",
-            str(options.length),
-            "--output",
-            str(folder / "out"),
-        ]
-        words += ["--tasks", *options.tasks]
+        seconds = measure(prepare(Path(scratch), options), options)
 
-        def by_hand() -> None:
-            (folder / "out").mkdir()
-            arguments = [str(model), str(options.length), str(folder / "out"), *map(str, files)]
-            seconds[HAND].append(
-                parse_time_limit([sys.executable, "-c", BY_HAND, *arguments], folder / "log")
-            )
-
-        def command() -> None:
-            seconds[COMMAND].append(parse_time_limit(words, folder / "log"))
-
-        def start() -> None:
-            seconds[START].append(seconds_until_asked(words, options.length, folder / "log"))
-
-        sides = [by_hand, command, start]
-        for _ in range(options.rounds):
-            for side in sides:
-                side()
-                shutil.rmtree(folder / "out", ignore_errors=True)
-            sides.reverse()
     hand = statistics.median(seconds[HAND])
-    rows = [
-        [
-            name,
-            *(f"{value:.2f}" for value in (median, min(taken), max(taken))),
-            f"{median / hand:.3f}",
-        ]
-        for name, taken in seconds.items()
-        for median in [statistics.median(taken)]
-    ]
-    columns = ["RULER, tiny", "median s", "lowest", "highest", f"x {HAND}"]
+    rows = []
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        figures = [f"{value:.2f}" for value in (median, min(taken), max(taken))]
+        rows.append([name, *figures, f"{median / hand:.3f}"])
     report(
-        columns,
+        ["RULER, tiny", "median s", "lowest", "highest", f"x {HAND}"],
         rows,
-        f"{len(files)} tasks x {options.samples} at {options.length:,}",
+        f"{len(options.tasks)} tasks x {options.samples} at {options.length:,}",
         f"{options.rounds} rounds",
     )
-    print(f"overhead of the runner: {100 * (statistics.median(seconds[COMMAND]) / hand - 1):.1f} %")
+    overhead = 100 * (statistics.median(seconds[COMMAND]) / hand - 1)
+    print(f"overhead of the runner: {overhead:.1f} %")
 
 
 if __name__ == "__main__":

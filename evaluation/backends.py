@@ -1,16 +1,17 @@
-"""What runs the model behind lm-eval: transformers, vLLM, or a server that speaks OpenAI's completions."""
+"""The backends of lm-eval: transformers, vLLM, or a server with OpenAI's completions API."""
 
 import importlib.util
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
-from evaluation.model_folder import Model
+from evaluation.model_folder import ModelFolder
+from evaluation.plan import Plan
 from recipes.common.errors import UserError, nearest
+from recipes.runs.commands import EvaluateOptions
 
 BACKENDS = ("hf", "vllm", "local-completions")
 _COMPLETIONS = "/completions"
@@ -23,7 +24,7 @@ class Backend:
 
     Attributes:
         name: lm-eval's name of it.
-        arguments: what lm-eval calls ``model_args``.
+        arguments: lm-eval's ``model_args``.
         batch_size: prompts at once, or ``auto``.
     """
 
@@ -32,59 +33,38 @@ class Backend:
     batch_size: str
 
 
-def backend_for(
-    name: str,
-    model: Model,
-    *,
-    url: str | None,
-    batch_size: str,
-    arguments: Mapping[str, Any],
-    longest: int | None,
-) -> Backend:
-    """Return the backend ``name`` for ``model``.
-
-    Args:
-        name: one of :data:`BACKENDS`.
-        model: what to load; for a server, whose tokenizer it has.
-        url: of a server, ``http://HOST:PORT/v1/completions``.
-        batch_size: prompts at once, or ``auto`` where the backend can choose.
-        arguments: more of lm-eval's ``model_args``; they win.
-        longest: tokens of the longest prompt and answer, or None when that is not known.
+def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> Backend:
+    """Return the backend that ``options`` name, for the model and the longest prompt of ``plan``.
 
     Raises:
-        UserError: an unknown backend, one that is not installed, or a server that is not there or has too short a
-            context.
+        UserError: an unknown backend, one that is not installed, or a server that does not answer
+            or has too short a context.
     """
+    name = options.backend
+    url = options.url
     if name not in BACKENDS:
         raise UserError(
-            f"--backend {name}: unknown{nearest(name, BACKENDS)}, expected one of {', '.join(BACKENDS)}; name one"
+            f"--backend {name}: unknown{nearest(name, BACKENDS)}, "
+            f"expected one of {', '.join(BACKENDS)}; name one"
         )
     if (url is not None) != (name == "local-completions"):
         raise UserError(
             "--url belongs to --backend local-completions, which needs it; give both or neither"
         )
-    folder = str(model.folder)
+
+    # the user's arguments replace the project's
+    extra = parse_arguments(options.backend_args)
     if url is not None:
-        own = {
-            "model": _served(url, longest),
-            "base_url": url,
-            "tokenizer": folder,
-            "tokenizer_backend": "huggingface",
-            # lm-eval takes one off
-            "max_length": model.positions + 1,
-            "num_concurrent": 8,
-            "max_retries": 3,
-        }
+        arguments = _server_arguments(url, model, plan.longest)
     elif name == "vllm":
-        if importlib.util.find_spec("vllm") is None:
-            raise UserError(
-                "--backend vllm: vLLM is not installed beside this project's pins; serve the model from an environment "
-                "of its own with `vllm serve FOLDER` and use --backend local-completions --url"
-            )
-        own = {"pretrained": folder, "max_model_len": model.positions, "dtype": "auto"}
+        arguments = _vllm_arguments(model)
     else:
-        own = {"pretrained": folder, "max_length": model.positions, "dtype": "auto"}
-    return Backend(name, {**own, **arguments}, batch_size)
+        arguments = {
+            "pretrained": str(model.folder),
+            "max_length": model.positions,
+            "dtype": "auto",
+        }
+    return Backend(name, {**arguments, **extra}, options.batch_size or plan.suite.batch_size)
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
@@ -93,7 +73,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
     Raises:
         UserError: a part without ``=``, or lm-eval's switch for a model's own code.
     """
-    found = {}
+    arguments = {}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key:
@@ -102,15 +82,43 @@ def parse_arguments(text: str) -> dict[str, Any]:
             )
         if key == "trust_remote_code":
             raise UserError(
-                "--backend-args trust_remote_code: code from a model's folder is not run; leave it out"
+                "--backend-args trust_remote_code: code from a model's folder is not run; "
+                "leave it out"
             )
-        # what YAML reads beside words is numbers and truth values, as lm-eval's own command line does
-        found[key] = yaml.safe_load(value) if re.fullmatch(r"[\w.]+", value) else value
-    return found
+        # YAML reads numbers and truth values as lm-eval's own command line does
+        arguments[key] = yaml.safe_load(value) if re.fullmatch(r"[\w.]+", value) else value
+    return arguments
 
 
-def _served(url: str, longest: int | None) -> str:
-    """Return the name of the model at ``url``, once the server has said that it is there and long enough."""
+def _vllm_arguments(model: ModelFolder) -> dict[str, Any]:
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "--backend vllm: vLLM is not installed, as it does not fit this project's pins; serve "
+            "the model from an environment of its own with `vllm serve FOLDER` and use "
+            "--backend local-completions --url"
+        )
+    return {
+        "pretrained": str(model.folder),
+        "max_model_len": model.positions,
+        "dtype": "auto",
+    }
+
+
+def _server_arguments(url: str, model: ModelFolder, longest: int) -> dict[str, Any]:
+    return {
+        "model": _query_served_model(url, longest),
+        "base_url": url,
+        "tokenizer": str(model.folder),
+        "tokenizer_backend": "huggingface",
+        # lm-eval takes one off
+        "max_length": model.positions + 1,
+        "num_concurrent": 8,
+        "max_retries": 3,
+    }
+
+
+def _query_served_model(url: str, longest: int) -> str:
+    """Return the name of the model at ``url``, once the server has said that it is long enough."""
     # a third of a second, and only servers need it
     import requests
 
@@ -120,25 +128,28 @@ def _served(url: str, longest: int | None) -> str:
         )
     address = url.removesuffix(_COMPLETIONS) + "/models"
     try:
-        answer = requests.get(address, timeout=_ANSWER_SECONDS)
+        response = requests.get(address, timeout=_ANSWER_SECONDS)
     except requests.RequestException as error:
         raise UserError(
-            f"{address}: no server answers ({type(error).__name__}); start it, as with `vllm serve FOLDER`, or correct "
-            f"--url"
+            f"{address}: no server answers ({type(error).__name__}); start it, as with "
+            f"`vllm serve FOLDER`, or correct --url"
         ) from error
+
+    # one model, with its context where the server is vLLM
     try:
-        answer.raise_for_status()
-        (model,) = answer.json()["data"]
-        name, positions = str(model["id"]), model.get("max_model_len")
+        response.raise_for_status()
+        (served,) = response.json()["data"]
+        name = str(served["id"])
+        positions = served.get("max_model_len")
     except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{address}: answers with status {answer.status_code}, expected a list of one model ({reason}); look at "
-            f"the server's log"
+            f"{address}: answers with status {response.status_code}, expected a list of one model "
+            f"({reason}); look at the server's log"
         ) from error
-    if longest and isinstance(positions, int) and positions < longest:
+    if isinstance(positions, int) and positions < longest:
         raise UserError(
-            f"{url}: serves {positions:,} tokens, but the suite asks for {longest:,}; start the server with "
-            f"--max-model-len {longest}, or leave out the longer --lengths"
+            f"{url}: serves {positions:,} tokens, but the suite asks for {longest:,}; start the "
+            f"server with --max-model-len {longest}, or leave out the longer --lengths"
         )
     return name

@@ -1,16 +1,16 @@
-"""Whether an evaluation is good enough: against IBM's numbers, a calibrated reference and the model before a merge."""
+"""Gates on an evaluation: IBM's numbers, a calibrated reference, the model before a merge."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluation.results import Evaluation, Unit, unit_name
+from evaluation.results import Evaluation, Unit, read_evaluation, unit_name
 from evaluation.suites import LONG_CONTEXT, get_suite, reference, ruler_references
+from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
-from recipes.common.files import write_text
+from recipes.common.json_files import parse_record, read_json, write_json
 from recipes.spec.origin import assumed
 
 GATE = "gate.json"
@@ -31,43 +31,24 @@ MEAN_DROP = assumed(
 )
 RELATIVE = assumed(0.01, "share of a metric that is no percentage, in place of a percentage point")
 FILL_MIN = assumed(0.95, "a shorter prompt does not test its length")
-# settings that tell models or runs apart and not how the model was asked
+# settings that identify a model or a run, and are no part of the prompt
 _NOT_COMPARED = ("key",)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The result of one check.
-
-    Attributes:
-        name: the unit, ``mean@LENGTH`` or ``baseline``, and what was checked.
-        ok: whether it passed; what has no reference passes.
-        found, expected: numbers or words; None where there is nothing to compare.
-        reason: half a sentence.
-    """
-
-    name: str
-    ok: bool
-    found: float | str | None
-    expected: float | str | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class Reference:
-    """What scores are held against.
+    """Scores to compare with.
 
     Attributes:
         kind: ``published``, or ``calibrated``: measured by this pipeline on IBM's released model.
         source: where it comes from, for the record.
-        scores: name of a unit, for RULER ``mean@LENGTH`` -> (score, standard error or None), in the metric's unit.
-        units: the units that were measured; empty where published.
+        scores: name of a unit, for RULER ``mean@LENGTH`` -> (score, standard error or None), in
+            the metric's unit.
     """
 
     kind: Kind
     source: str
     scores: dict[str, tuple[float, float | None]]
-    units: dict[str, Unit]
 
 
 def published(suite: str, size: str) -> Reference:
@@ -76,87 +57,129 @@ def published(suite: str, size: str) -> Reference:
     Raises:
         UserError: an unknown suite or size, or one that has no published numbers.
     """
+    scores: dict[str, tuple[float, float | None]] = {}
+    # IBM publishes RULER's means and the other suites' benchmarks, all without errors
     if suite == LONG_CONTEXT:
-        found = {mean_name(length): score for length, score in ruler_references(size).items()}
+        for length, mean_score in ruler_references(size).items():
+            scores[mean_name(length)] = (mean_score, None)
     else:
-        every = {task: reference(suite, task, size) for task in get_suite(suite, size).tasks}
-        found = {task: score for task, score in every.items() if score is not None}
-    if not found:
+        for task in get_suite(suite, size).tasks:
+            score = reference(suite, task, size)
+            if score is not None:
+                scores[task] = (score, None)
+
+    if not scores:
         raise UserError(
-            f"no numbers are published for suite {suite} at size {size}; use a calibrated reference or none at all"
+            f"no numbers are published for suite {suite} at size {size}; "
+            f"use a calibrated reference or none at all"
         )
-    return Reference(
-        "published", "IBM, facts.yaml", {name: (score, None) for name, score in found.items()}, {}
-    )
+    return Reference("published", "IBM, facts.yaml", scores)
 
 
 def calibrate(evaluation: Evaluation, file: Path) -> Path:
-    """Write ``evaluation``, of IBM's released model, as a calibrated reference and return its path.
+    """Write ``evaluation``, of IBM's released model, as a calibrated reference; return its path.
 
     Raises:
-        UserError: the evaluation fails its own checks, the fallback corpus apart: a gate compares the corpora.
+        UserError: the evaluation fails its own checks. The fallback corpus is allowed, since a
+            gate compares the corpora.
     """
-    failed = [
-        verdict for verdict in _correctness(evaluation, allow_fallback=True) if not verdict.ok
-    ]
+    checks = _check_units(evaluation, allow_fallback=True)
+    failed = [check for check in checks if not check.ok]
     if failed:
         raise UserError(
-            f"{evaluation.model}: its evaluation is no reference, {failed[0].name}: {failed[0].reason} "
-            f"({len(failed)} checks failed); evaluate again until every unit is whole"
+            f"{evaluation.model}: its evaluation is no reference, {failed[0].name}: "
+            f"{failed[0].reason} ({len(failed)} checks failed); "
+            f"evaluate again until every unit is whole"
         )
-    write_text(file, json.dumps({"kind": "calibrated", **asdict(evaluation)}, indent=2) + "\n")
+    write_json(file, {"kind": "calibrated", **asdict(evaluation)})
     return file
 
 
 def read_calibrated(file: Path, evaluation: Evaluation) -> Reference:
-    """Read what :func:`calibrate` wrote, for a gate on ``evaluation``.
+    """Read the file of :func:`calibrate`, for a gate on ``evaluation``.
 
     Raises:
-        UserError: no such file, a damaged one, or one of another suite, size or settings than the evaluation.
+        UserError: no such file, a damaged one, or one of another suite, size or settings.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content.pop("kind") != "calibrated":
-            raise ValueError("it is of another kind")
-        found = Evaluation(**{**content, "units": [Unit(**unit) for unit in content["units"]]})
-        units = {unit.name: unit for unit in found.units}
-        scores = {unit.name: (float(unit.score), unit.stderr) for unit in found.units}
-    except FileNotFoundError as error:
+    remedy = "write one with `granite41 eval calibrate`"
+    content = read_json(file, remedy)
+    if content.get("kind") != "calibrated":
         raise UserError(
-            f"{file}: no such file; write one with `granite41 eval calibrate`"
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: is no calibrated reference ({error}); calibrate again") from error
-    require_comparable(evaluation, found, str(file))
-    if found.suite == LONG_CONTEXT:
-        scores = {
-            mean_name(length): mean(of)
-            for length, of in _by_length(found).items()
-            if _is_whole(found, of)
-        }
-    source = f"{file}: {found.model}, {found.fingerprint}"
-    return Reference("calibrated", source, scores, units)
+            f"{file}: is no calibrated reference, kind is {content.get('kind')!r:.60}; {remedy}"
+        )
+    calibrated = parse_record(Evaluation, content, str(file), remedy)
+    require_comparable(evaluation, calibrated, str(file))
+
+    # RULER is compared by its mean at each length
+    scores: dict[str, tuple[float, float | None]]
+    if calibrated.suite == LONG_CONTEXT:
+        means = ruler_means(calibrated)
+        scores = {mean_name(length): value for length, value in means.items()}
+    else:
+        scores = {unit.name: (unit.score, unit.stderr) for unit in calibrated.units}
+    source = f"{file}: {calibrated.model}, {calibrated.fingerprint}"
+    return Reference("calibrated", source, scores)
 
 
 def require_comparable(evaluation: Evaluation, other: Evaluation, name: str) -> None:
-    """Raise :class:`UserError` unless ``other`` asked its model the same as ``evaluation`` did, as far as both went."""
+    """Raise :class:`UserError` unless both have the same suite, size and settings of shared units.
+
+    Args:
+        name: of ``other``, for the sentence of an error.
+    """
     if (evaluation.suite, evaluation.size) != (other.suite, other.size):
         raise UserError(
-            f"{name}: is of suite {other.suite} at size {other.size}, expected {evaluation.suite} at "
-            f"{evaluation.size}; name one of the same"
+            f"{name}: is of suite {other.suite} at size {other.size}, expected {evaluation.suite} "
+            f"at {evaluation.size}; name one of the same"
         )
-    theirs = {unit.name: unit for unit in other.units}
-    pairs = [(unit, theirs[unit.name]) for unit in evaluation.units if unit.name in theirs]
-    if not pairs:
+    # the settings of the units that both have
+    others = {unit.name: unit for unit in other.units}
+    shared = [unit for unit in evaluation.units if unit.name in others]
+    if not shared:
         raise UserError(
-            f"{name}: has no unit in common with the evaluation; evaluate both with the same tasks and lengths"
+            f"{name}: has no unit in common with the evaluation; "
+            f"evaluate both with the same tasks and lengths"
         )
-    for ours, unit in pairs:
-        if differences := _differences(ours, unit):
+    for unit in shared:
+        differences = _differences(unit, others[unit.name])
+        if differences:
             raise UserError(
-                f"{name}: was made with other settings, {unit.name} differs in {'; '.join(differences)}; evaluate both "
-                f"the same way"
+                f"{name}: was made with other settings, {unit.name} differs in "
+                f"{'; '.join(differences)}; evaluate both the same way"
             )
+
+
+def gate_folder(
+    folder: Path,
+    reference_name: str,
+    *,
+    baseline: Evaluation | None = None,
+    allow_fallback: bool = False,
+) -> list[CheckResult]:
+    """Check the evaluation in ``folder``, write ``gate.json`` into it and return the checks.
+
+    Args:
+        folder: an evaluation's.
+        reference_name: ``published``, ``none`` or a calibrated reference's file.
+        baseline: see :func:`gate`; ignored where it is of another suite.
+        allow_fallback: see :func:`gate`.
+
+    Raises:
+        UserError: a damaged file, or a reference or baseline that cannot be compared.
+    """
+    evaluation = read_evaluation(folder)
+    against = None
+    if reference_name == "published":
+        against = published(evaluation.suite, evaluation.size)
+    elif reference_name != "none":
+        against = read_calibrated(Path(reference_name), evaluation)
+    # one baseline is given for all folders of a stage, whose suites differ
+    if baseline and baseline.suite != evaluation.suite:
+        baseline = None
+
+    checks = gate(evaluation, against, baseline=baseline, allow_fallback=allow_fallback)
+    write_gate(folder, checks, against=against, baseline=baseline, allow_fallback=allow_fallback)
+    return checks
 
 
 def gate(
@@ -165,51 +188,75 @@ def gate(
     *,
     baseline: Evaluation | None = None,
     allow_fallback: bool = False,
-) -> list[Verdict]:
+) -> list[CheckResult]:
     """Return every check of ``evaluation``.
 
-    A score passes that is at least ``reference - tolerance - Z * SE`` with the SE of both; where lower is better, at
-    most its mirror image. RULER is held against references by its mean over the tasks at each length.
+    A score passes when it is at least ``reference - tolerance - Z * SE`` with the SE of both;
+    where lower is better, at most ``reference + tolerance + Z * SE``. RULER is compared with
+    references by its mean over the tasks at each length.
 
     Args:
-        evaluation: what was measured.
+        evaluation: the one to check.
         against: IBM's or calibrated numbers; None checks only that the evaluation is whole.
-        baseline: the same suite on the model before a merge or a long-context stage, whose mean must not fall.
+        baseline: the same suite on the model before a merge or a long-context stage, whose mean
+            must not fall.
         allow_fallback: whether RULER's fallback texts are accepted.
 
     Raises:
         UserError: the baseline is of another suite, size or settings, or has no unit in common.
     """
-    verdicts = _correctness(evaluation, allow_fallback)
+    checks = _check_units(evaluation, allow_fallback)
     if against is not None:
-        verdicts += _scores(evaluation, against)
+        checks += _check_scores(evaluation, against)
     if baseline is not None:
         require_comparable(evaluation, baseline, f"baseline {baseline.model}")
-        verdicts += _short_context(evaluation, baseline)
-    return verdicts
+        checks += _check_baseline(evaluation, baseline)
+    return checks
 
 
 def write_gate(
     folder: Path,
-    verdicts: Sequence[Verdict],
+    checks: Sequence[CheckResult],
     *,
     against: Reference | None,
     baseline: Evaluation | None = None,
     allow_fallback: bool = False,
 ) -> bool:
     """Write ``gate.json`` into an evaluation's folder and return whether every check passed."""
-    passed = all(verdict.ok for verdict in verdicts)
-    content = {
+    passed = all(check.ok for check in checks)
+    content: dict[str, Any] = {
         "passed": passed,
-        "reference": against and {"kind": against.kind, "source": against.source},
-        "baseline": baseline and {"model": baseline.model, "fingerprint": baseline.fingerprint},
+        "reference": None,
+        "baseline": None,
         "allow_fallback": allow_fallback,
         "z": Z.value,
-        "tolerance": TOLERANCE[against.kind].value if against else None,
-        "mean_drop": MEAN_DROP.value if baseline else None,
-        "checks": [asdict(verdict) for verdict in verdicts],
+        "tolerance": None,
+        "mean_drop": None,
+        "checks": [asdict(check) for check in checks],
     }
-    write_text(folder / GATE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    if against:
+        content["reference"] = {"kind": against.kind, "source": against.source}
+        content["tolerance"] = TOLERANCE[against.kind].value
+    if baseline:
+        content["baseline"] = {"model": baseline.model, "fingerprint": baseline.fingerprint}
+        content["mean_drop"] = MEAN_DROP.value
+    write_json(folder / GATE, content)
+    return passed
+
+
+def has_passed(folder: Path) -> bool:
+    """Whether the gate of the evaluation in ``folder`` has run and passed.
+
+    Raises:
+        UserError: its ``gate.json`` is damaged.
+    """
+    file = folder / GATE
+    if not file.exists():
+        return False
+    remedy = "remove it and run `granite41 eval gate` again"
+    passed = read_json(file, remedy).get("passed")
+    if not isinstance(passed, bool):
+        raise UserError(f"{file}: key 'passed' is {passed!r:.60}, expected true or false; {remedy}")
     return passed
 
 
@@ -219,27 +266,28 @@ def mean_name(length: int) -> str:
 
 
 def mean(units: Sequence[Unit]) -> tuple[float, float]:
-    """Return the unweighted mean of the units' scores and its standard error, sqrt(sum of squares) / n."""
-    return (
-        sum(unit.score for unit in units) / len(units),
-        math.sqrt(sum(standard_error(unit) ** 2 for unit in units)) / len(units),
-    )
+    """Return the mean of the units' scores and its standard error, sqrt(sum of squares) / n."""
+    score = sum(unit.score for unit in units) / len(units)
+    squares = sum(standard_error(unit) ** 2 for unit in units)
+    return score, math.sqrt(squares) / len(units)
 
 
 def ruler_means(evaluation: Evaluation) -> dict[int, tuple[float, float]]:
-    """Return RULER's mean and its standard error at every length that has all tasks and finite scores."""
+    """Return RULER's mean and its standard error, for lengths with all tasks and finite scores."""
+    tasks = set(get_suite(LONG_CONTEXT, evaluation.size).tasks)
     return {
-        length: mean(of)
-        for length, of in _by_length(evaluation).items()
-        if _is_whole(evaluation, of)
+        length: mean(units)
+        for length, units in _units_by_length(evaluation).items()
+        if {unit.task for unit in units} == tasks
     }
 
 
 def standard_error(unit: Unit) -> float:
     """Return the unit's standard error; where it has none, the largest that its score allows.
 
-    The variance of n numbers between 0 and 1 with mean p is at most p (1 - p), so that the standard error of the mean
-    is at most sqrt(p (1 - p) / n). A metric that is no share and has no standard error counts as exact.
+    The variance of n numbers between 0 and 1 with mean p is at most p (1 - p), so that the
+    standard error of the mean is at most sqrt(p (1 - p) / n). A metric that is no share and has no
+    standard error counts as exact.
     """
     if unit.stderr is not None and math.isfinite(unit.stderr):
         return unit.stderr
@@ -248,155 +296,157 @@ def standard_error(unit: Unit) -> float:
     return math.sqrt(unit.score * (100 - unit.score) / unit.samples)
 
 
-def _correctness(evaluation: Evaluation, allow_fallback: bool) -> list[Verdict]:
+def _check_units(evaluation: Evaluation, allow_fallback: bool) -> list[CheckResult]:
+    """Check that every expected unit has a sound result."""
     units = {unit.name: unit for unit in evaluation.units}
+    # in the suite's order, each once
     names = list(dict.fromkeys((*evaluation.expected, *units, *evaluation.failures)))
     if not names:
-        return [Verdict("units", False, 0, "1 or more", "the evaluation has no units")]
-    verdicts = []
+        return [CheckResult("units", False, 0, "1 or more", "the evaluation has no units")]
+
+    checks = []
     for name in names:
         if name in units:
-            found = list(_problems(units[name], allow_fallback))
-            verdicts += found or [Verdict(name, True, None, None, "whole")]
+            problems = list(_unit_problems(units[name], allow_fallback))
+            checks += problems or [CheckResult(name, True, None, None, "whole")]
         elif name in evaluation.failures:
-            verdicts.append(
-                Verdict(name, False, None, "a result", f"failed: {evaluation.failures[name]}")
-            )
+            reason = f"failed: {evaluation.failures[name]}"
+            checks.append(CheckResult(name, False, None, "a result", reason))
         else:
-            verdicts.append(Verdict(name, False, None, "a result", "missing: it has not been run"))
-    return verdicts
+            reason = "missing: it has not been run"
+            checks.append(CheckResult(name, False, None, "a result", reason))
+    return checks
 
 
-def _problems(unit: Unit, allow_fallback: bool) -> Iterator[Verdict]:
-    """Yield what is wrong with a unit's result."""
-    name = unit.name
+def _unit_problems(unit: Unit, allow_fallback: bool) -> Iterator[CheckResult]:
+    """Yield a check for each problem of a unit's result."""
+
+    def failed(name: str, found: str | float, expected: str | float, reason: str) -> CheckResult:
+        return CheckResult(f"{unit.name} {name}", False, found, expected, reason)
+
     if not math.isfinite(unit.score):
-        yield Verdict(
-            f"{name} score",
-            False,
-            str(unit.score),
-            "a finite number",
-            "the score is no finite number",
-        )
+        score = str(unit.score)
+        yield failed("score", score, "a finite number", "the score is no finite number")
     if unit.samples != unit.expected:
-        yield Verdict(
-            f"{name} samples",
-            False,
-            unit.samples,
-            unit.expected,
-            "the number of samples is another",
+        yield failed(
+            "samples", unit.samples, unit.expected, "the number of samples is not the expected one"
         )
     if unit.truncated:
-        yield Verdict(
-            f"{name} truncated", False, unit.truncated, 0, "prompts were cut to the model's context"
-        )
+        yield failed("truncated", unit.truncated, 0, "prompts were cut to the model's context")
     # `not >=` also catches NaN, which JSON could not hold
     if unit.fill_min is not None and not unit.fill_min >= FILL_MIN.value:
-        yield Verdict(
-            f"{name} fill",
-            False,
-            f"{unit.fill_min:.3f}",
-            FILL_MIN.value,
-            "a prompt is too short for its length",
-        )
+        fill = f"{unit.fill_min:.3f}"
+        yield failed("fill", fill, FILL_MIN.value, "a prompt is too short for its length")
     if unit.corpus == "fallback":
-        allowed = "allowed: " if allow_fallback else ""
-        reason = f"{allowed}the fallback corpus is not comparable with published numbers"
-        yield Verdict(f"{name} corpus", allow_fallback, unit.corpus, "published", reason)
+        reason = "the fallback corpus is not comparable with published numbers"
+        check = failed("corpus", unit.corpus, "published", reason)
+        if allow_fallback:
+            check = replace(check, ok=True, reason=f"allowed: {reason}")
+        yield check
 
 
-def _scores(evaluation: Evaluation, against: Reference) -> Iterator[Verdict]:
+def _check_scores(evaluation: Evaluation, against: Reference) -> Iterator[CheckResult]:
     tolerance = TOLERANCE[against.kind].value
-    for name, units, expected in _measured(evaluation):
+    # what has no reference passes, and says so
+    for name, units, num_tasks in _scored(evaluation):
         if name not in against.scores:
-            yield Verdict(name, True, None, None, f"no {against.kind} reference")
-        elif len(units) < expected:
-            yield Verdict(
-                name, False, len(units), expected, "too few of its tasks have a finite score"
-            )
+            yield CheckResult(name, True, None, None, f"no {against.kind} reference")
+        elif len(units) < num_tasks:
+            reason = "too few of its tasks have a finite score"
+            yield CheckResult(name, False, len(units), num_tasks, reason)
         else:
-            score, stderr = mean(units)
-            known, known_stderr = against.scores[name]
-            yield _bounded(
-                name, units[0], score, known, tolerance, math.hypot(stderr, known_stderr or 0.0)
-            )
+            yield _check_bound(name, units, against.scores[name], tolerance)
 
 
-def _measured(evaluation: Evaluation) -> Iterator[tuple[str, list[Unit], int]]:
-    """Yield (name, units with a finite score, number that it should have) of all that a reference can be for."""
-    if evaluation.suite != LONG_CONTEXT:
-        yield from (
-            (unit.name, [unit], 1) for unit in evaluation.units if math.isfinite(unit.score)
-        )
-        return
-    for length, units in _by_length(evaluation).items():
-        yield mean_name(length), units, len(get_suite(LONG_CONTEXT, evaluation.size).tasks)
+def _scored(evaluation: Evaluation) -> Iterator[tuple[str, list[Unit], int]]:
+    """Yield what a reference can be for: (name, units with a finite score, number of tasks)."""
+    if evaluation.suite == LONG_CONTEXT:
+        num_tasks = len(get_suite(LONG_CONTEXT, evaluation.size).tasks)
+        for length, units in _units_by_length(evaluation).items():
+            yield mean_name(length), units, num_tasks
+    else:
+        for unit in _finite(evaluation.units):
+            yield unit.name, [unit], 1
 
 
-def _short_context(evaluation: Evaluation, baseline: Evaluation) -> Iterator[Verdict]:
-    before = {unit.name: unit for unit in baseline.units if math.isfinite(unit.score)}
-    after = [unit for unit in evaluation.units if unit.name in before and math.isfinite(unit.score)]
+def _check_baseline(evaluation: Evaluation, baseline: Evaluation) -> Iterator[CheckResult]:
+    """Check the mean over the units that both have, shares and other metrics apart."""
+    # a unit that has no finite score is a failed check already
+    before = {unit.name: unit for unit in _finite(baseline.units)}
+    shared = [unit for unit in _finite(evaluation.units) if unit.name in before]
     for percent in (True, False):
-        ours = [unit for unit in after if unit.percent == percent]
-        if ours:
-            theirs = [before[unit.name] for unit in ours]
-            (score, stderr), (known, known_stderr) = mean(ours), mean(theirs)
-            name = f"baseline, mean of {len(ours)}" + ("" if percent else f", {ours[0].metric}")
-            yield _bounded(
-                name, ours[0], score, known, MEAN_DROP.value, math.hypot(stderr, known_stderr)
-            )
+        units = [unit for unit in shared if unit.percent == percent]
+        if units:
+            name = f"baseline, mean of {len(units)}"
+            if not percent:
+                name += f", {units[0].metric}"
+            former = mean([before[unit.name] for unit in units])
+            yield _check_bound(name, units, former, MEAN_DROP.value)
 
 
-def _bounded(
-    name: str, like: Unit, score: float, known: float, points: float, stderr: float
-) -> Verdict:
-    """Return whether ``score`` is at most tolerance and Z standard errors worse than ``known``."""
-    tolerance = points if like.percent else RELATIVE.value * points * abs(known)
+def _check_bound(
+    name: str,
+    units: Sequence[Unit],
+    known: tuple[float, float | None],
+    tolerance: float,
+) -> CheckResult:
+    """Check that the units' mean is at most tolerance and Z standard errors worse than ``known``.
+
+    Args:
+        name: of the check.
+        units: of one kind of metric.
+        known: the score to compare with, and its standard error.
+        tolerance: percentage points; for other metrics their relative counterpart is used.
+    """
+    score, stderr = mean(units)
+    expected, expected_stderr = known
+    # the errors of two independent measurements add in squares
+    stderr = math.hypot(stderr, expected_stderr or 0.0)
+    if not units[0].percent:
+        tolerance *= RELATIVE.value * abs(expected)
     slack = tolerance + Z.value * stderr
-    ok, bound = (
-        (score >= known - slack, known - slack)
-        if like.higher_is_better
-        else (score <= known + slack, known + slack)
-    )
-    sign = "-" if like.higher_is_better else "+"
-    reason = (
-        f"bound {bound:.4g} = {known:.4g} {sign} {tolerance:.3g} {sign} {Z.value:g} x {stderr:.3g}"
-    )
-    return Verdict(name, ok, score, bound, reason if ok else f"worse than the {reason}")
+
+    if units[0].higher_is_better:
+        bound = expected - slack
+        ok = score >= bound
+        sign = "-"
+    else:
+        bound = expected + slack
+        ok = score <= bound
+        sign = "+"
+    terms = f"{expected:.4g} {sign} {tolerance:.3g} {sign} {Z.value:g} x {stderr:.3g}"
+    reason = f"bound {bound:.4g} = {terms}"
+    return CheckResult(name, ok, score, bound, reason if ok else f"worse than the {reason}")
 
 
-def _differences(ours: Unit, theirs: Unit) -> list[str]:
-    """Return in words how two results of a unit were got differently."""
-
-    def facts(unit: Unit) -> dict[str, Any]:
-        settings = {
-            name: value for name, value in unit.settings.items() if name not in _NOT_COMPARED
-        }
-        return settings | {"metric": unit.metric, "corpus": unit.corpus, "samples": unit.samples}
-
-    mine, other = facts(ours), facts(theirs)
+def _differences(unit: Unit, other: Unit) -> list[str]:
+    """Return the settings in which two results of a unit differ, in words."""
+    here = _compared_settings(unit)
+    there = _compared_settings(other)
     return [
-        f"{name}: {_short(other.get(name))} there and {_short(mine.get(name))} here"
-        for name in sorted(mine.keys() | other.keys())
-        if mine.get(name) != other.get(name)
+        f"{name}: {_shorten(there.get(name))} there and {_shorten(here.get(name))} here"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
     ]
 
 
-def _short(value: Any, most: int = 60) -> str:
+def _compared_settings(unit: Unit) -> dict[str, Any]:
+    settings = {name: value for name, value in unit.settings.items() if name not in _NOT_COMPARED}
+    return settings | {"metric": unit.metric, "corpus": unit.corpus, "samples": unit.samples}
+
+
+def _shorten(value: Any, most: int = 60) -> str:
     # the hashes of a group's tasks fill pages
-    return repr(value) if len(repr(value)) <= most else f"{repr(value)[:most]}..."
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _by_length(evaluation: Evaluation) -> dict[int, list[Unit]]:
+def _finite(units: Iterable[Unit]) -> list[Unit]:
+    return [unit for unit in units if math.isfinite(unit.score)]
+
+
+def _units_by_length(evaluation: Evaluation) -> dict[int, list[Unit]]:
     """Return RULER's units with a finite score at each length, in tokens and ascending."""
     lengths = sorted({unit.length for unit in evaluation.units if unit.length is not None})
-    return {
-        length: [
-            unit for unit in evaluation.units if unit.length == length and math.isfinite(unit.score)
-        ]
-        for length in lengths
-    }
-
-
-def _is_whole(evaluation: Evaluation, units: Iterable[Unit]) -> bool:
-    return {unit.task for unit in units} == set(get_suite(LONG_CONTEXT, evaluation.size).tasks)
+    units = _finite(evaluation.units)
+    return {length: [unit for unit in units if unit.length == length] for length in lengths}

@@ -1,15 +1,14 @@
-"""lm-eval in a process of its own: the model is loaded once, then one (task, length) after the other is scored."""
+"""lm-eval in a process of its own: loads the model once, then scores one job after the other."""
 
 import ctypes
 import errno
-import functools
 import logging
 import math
 import os
 import shutil
 import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,15 +20,15 @@ from evaluation.backends import Backend
 from recipes.common.encoder import Encoder, EncoderMismatch
 
 ALLOW_CODE = "GRANITE41_ALLOW_CODE"
-_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
-_COUNTED_AT_ONCE = 256
-_FULL_BYTES = 1 << 20
-_BITS = "bits_per_byte,none"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TEXTS_PER_BATCH = 256
+_FULL_DISK_BYTES = 1 << 20
+_BITS_PER_BYTE = "bits_per_byte,none"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What lm-eval is called with for one unit.
+class LmEvalJob:
+    """The arguments of lm-eval for one unit.
 
     Attributes:
         name: the unit's.
@@ -56,36 +55,56 @@ class Job:
     positions: int
 
 
-def serve(
-    connection: Connection, parents: Connection, backend: Backend, tokenizer: Path, log: Path
-) -> None:
-    """Load the model and score the jobs that arrive, until the other end closes or sends None.
+@dataclass(frozen=True)
+class LmEvalResult:
+    """The results of one job.
 
-    Sends ``("ready", None)`` once loaded, then for each job ``("done", result)``, or ``("failed", reason)``,
-    ``("server", reason)`` or ``("full", reason)``. Everything that lm-eval prints goes to ``log``.
+    Attributes:
+        row: lm-eval's key ``metric,filter`` -> value.
+        samples: documents that were scored.
+        expected: documents that should have been.
+        truncated: prompts that did not fit the model's context.
+        higher_is_better: metric -> whether it is.
+        version: of the task.
+        num_fewshot: examples in the prompt.
+        task_hashes: task -> hash of its prompts.
     """
-    parents.close()
-    ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
-    # the parent decides what a Ctrl-C or SIGTERM ends
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    row: dict[str, float]
+    samples: int
+    expected: int
+    truncated: int
+    higher_is_better: dict[str, bool]
+    version: Any
+    num_fewshot: int | None
+    task_hashes: dict[str, str]
+
+
+def serve(
+    connection: Connection, parent_end: Connection, backend: Backend, tokenizer: Path, log: Path
+) -> None:
+    """Load the model, then score the jobs that arrive until the other end closes or sends None.
+
+    Sends ``("ready", None)`` once loaded, then for each job ``("done", LmEvalResult)``, or
+    ``("failed", reason)``, ``("server", reason)`` or ``("full", reason)``. Everything that lm-eval
+    prints goes to ``log``.
+    """
+    parent_end.close()
+    _prepare_process(log)
     try:
         model = _load(backend)
     except Exception as error:
         traceback.print_exc()
         connection.send(("failed", error_sentence(error)))
         return
+
     connection.send(("ready", None))
     while (job := connection.recv()) is not None:
         try:
             connection.send(("done", _score(model, job, tokenizer)))
         except Exception as error:
             traceback.print_exc()
-            connection.send((_kind(error), error_sentence(error)))
+            connection.send((_error_kind(error), error_sentence(error)))
 
 
 def error_sentence(error: Exception) -> str:
@@ -94,140 +113,194 @@ def error_sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
+def _prepare_process(log: Path) -> None:
+    # the parent decides what a Ctrl-C or SIGTERM ends, and takes this process along when it dies
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    # standard output and error
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    # tokenizers warns of threads in a process that was forked
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
 def _load(backend: Backend) -> Any:
     import torch
+    from lm_eval import simple_evaluate  # noqa: F401  a second, which the first unit need not pay
     from lm_eval.api.registry import get_model
-    from torch.utils import collect_env
 
-    # a second of subprocesses, which lm-eval asks for with every task
-    collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+    from recipes.compat.lm_eval import describe_machine_once
+
+    describe_machine_once()
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     settings = {"batch_size": backend.batch_size}
+    # lm-eval asks for cuda:0 by default
     if backend.name == "hf" and not torch.cuda.is_available():
         settings["device"] = "cpu"
     return get_model(backend.name).create_from_arg_obj(dict(backend.arguments), settings)
 
 
-def _score(model: Any, job: Job, tokenizer: Path) -> dict[str, Any]:
-    """Return lm-eval's row for the job's task, the numbers of samples, and what its folder's files do not say."""
+def _score(model: Any, job: LmEvalJob, tokenizer: Path) -> LmEvalResult:
+    """Score a job; write lm-eval's results and samples into its folder."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
+    # the tasks that run code read it
     os.environ.pop(ALLOW_CODE, None)
     if job.allow_code:
         os.environ[ALLOW_CODE] = "1"
+    gen_kwargs = None
+    if job.max_gen_toks is not None:
+        gen_kwargs = {"max_gen_toks": job.max_gen_toks}
     # the index of all tasks takes 18 s
     manager = TaskManager(include_defaults=False, include_path=list(job.folders))
-    tracker = EvaluationTracker(output_path=str(Path(job.output) / "results.json"))
+    output = Path(job.output)
+    tracker = EvaluationTracker(output_path=str(output / "results.json"))
     results = simple_evaluate(
         model=model,
         tasks=[job.task],
         num_fewshot=job.num_fewshot,
         limit=job.limit,
-        gen_kwargs=None if job.max_gen_toks is None else {"max_gen_toks": job.max_gen_toks},
+        gen_kwargs=gen_kwargs,
         apply_chat_template=job.chat_template,
         task_manager=manager,
         evaluation_tracker=tracker,
         confirm_run_unsafe_code=job.allow_code,
     )
+
     samples = results.pop("samples")
+    truncated = 0
+    for task_samples in samples.values():
+        truncated += _count_truncated(model, task_samples, job.positions, tokenizer)
+    _save(tracker, results, samples, output)
+    return _gather(job, results, samples, truncated)
+
+
+def _gather(
+    job: LmEvalJob,
+    results: Mapping[str, Any],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    truncated: int,
+) -> LmEvalResult:
+    rows = results["results"]
     # a group's row has its own name, a task file's the name inside it
-    name = job.task if job.task in results["results"] else next(iter(results["results"]))
-    truncated = sum(
-        _truncated(model, found, job.positions, tokenizer) for found in samples.values()
+    name = job.task if job.task in rows else next(iter(rows))
+    row = {key: value for key, value in rows[name].items() if isinstance(value, float | int)}
+    if _BITS_PER_BYTE in row:
+        row[_BITS_PER_BYTE.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
+
+    # a document has several samples where a task has several filters
+    num_documents = 0
+    num_expected = 0
+    for task, task_samples in samples.items():
+        num_documents += len({sample["doc_id"] for sample in task_samples})
+        num_expected += results["n-samples"][task]["effective"]
+    return LmEvalResult(
+        row=row,
+        samples=num_documents,
+        expected=num_expected,
+        truncated=truncated,
+        higher_is_better=results["higher_is_better"].get(name, {}),
+        version=results["versions"].get(name),
+        num_fewshot=results["n-shot"].get(name),
+        task_hashes=results["task_hashes"],
     )
-    tracker.save_results_aggregated(results=results, samples=samples)
-    for task, found in samples.items():
-        tracker.save_results_samples(task_name=task, samples=found)
-    _check_saved(Path(job.output), len(samples))
-    row = {
-        key: value
-        for key, value in results["results"][name].items()
-        if isinstance(value, float | int)
-    }
-    if _BITS in row:
-        row[_BITS.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
-    return {
-        "row": row,
-        "samples": sum(len({sample["doc_id"] for sample in found}) for found in samples.values()),
-        "expected": sum(results["n-samples"][task]["effective"] for task in samples),
-        "higher_is_better": results["higher_is_better"].get(name, {}),
-        "version": results["versions"].get(name),
-        "num_fewshot": results["n-shot"].get(name),
-        "task_hashes": results["task_hashes"],
-        "truncated": truncated,
-    }
 
 
-def _stderr_of_bits(samples: list[Mapping[str, Any]]) -> float:
-    """Return the standard error of bits per byte, which lm-eval does not give: that of a ratio of two sums.
+def _stderr_of_bits(samples: Sequence[Mapping[str, Any]]) -> float:
+    """Return the standard error of bits per byte, a ratio of two sums, which lm-eval does not give.
 
-    The ratio's linear expansion (Cochran, Sampling Techniques, 3rd edition, section 2.11) over the documents.
+    The ratio's linear expansion (Cochran, Sampling Techniques, 3rd edition, section 2.11) over the
+    documents.
     """
-    bits, sizes = np.array([sample["bits_per_byte"] for sample in samples]).T * [
-        [-1 / math.log(2)],
-        [1],
-    ]
-    rest = bits - bits.sum() / sizes.sum() * sizes
-    return float(math.sqrt(len(bits) / max(len(bits) - 1, 1) * (rest**2).sum()) / sizes.sum())
+    # per document: log-likelihood in nats, bytes
+    pairs = np.array([sample["bits_per_byte"] for sample in samples])
+    num_documents = len(pairs)
+    bits = -pairs[:, 0] / math.log(2)
+    sizes = pairs[:, 1]
+
+    ratio = bits.sum() / sizes.sum()
+    residuals = bits - ratio * sizes
+    correction = num_documents / max(num_documents - 1, 1)
+    error = math.sqrt(correction * (residuals**2).sum())
+    return float(error / sizes.sum())
 
 
-def _truncated(
-    model: Any, samples: list[Mapping[str, Any]], positions: int, tokenizer: Path
+def _count_truncated(
+    model: Any, samples: Sequence[Mapping[str, Any]], positions: int, tokenizer: Path
 ) -> int:
-    """Return how many of the prompts are longer than the model's context, and so were cut."""
+    """Return how many prompts are longer than the model's context, and so were cut."""
+    # RULER's samples have been counted when they were generated
     if samples and "budget" in samples[0]["doc"]:
-        return sum(
-            sample["doc"]["tokens"] + sample["doc"]["budget"] > positions for sample in samples
-        )
+        documents = [sample["doc"] for sample in samples]
+        return sum(doc["tokens"] + doc["budget"] > positions for doc in documents)
+
+    # prompt -> tokens that it may have
     limits: dict[str, int] = {}
     for sample in samples:
         for text, *rest in sample["arguments"]:
+            # a whole text, which lm-eval reads in windows
             if not rest:
-                continue  # a whole text, which lm-eval reads in windows
+                continue
+            # settings of an answer to generate, or a continuation to score
             if isinstance(rest[0], Mapping):
-                room = positions - rest[0].get("max_gen_toks", getattr(model, "max_gen_toks", 256))
+                default = getattr(model, "max_gen_toks", 256)
+                budget = rest[0].get("max_gen_toks", default)
+                limits[str(text)] = positions - budget
             else:
-                text, room = text + rest[0], positions
-            limits[str(text)] = room
-    texts, counts = list(limits), []
+                limits[str(text + rest[0])] = positions
+
+    counts = _count_tokens(list(limits), tokenizer)
+    return sum(count > limit for count, limit in zip(counts, limits.values(), strict=True))
+
+
+def _count_tokens(texts: list[str], tokenizer: Path) -> list[int]:
+    counts: list[int] = []
     encoder = Encoder(tokenizer)
-    for start in range(0, len(texts), _COUNTED_AT_ONCE):
-        batch = texts[start : start + _COUNTED_AT_ONCE]
+    for start in range(0, len(texts), _TEXTS_PER_BATCH):
+        batch = texts[start : start + _TEXTS_PER_BATCH]
+        # the fast encoder is checked against the tokenizer, which takes over where they differ
         try:
             counts += encoder.encode(batch)[1].tolist()
         except EncoderMismatch:
             encoder = Encoder(tokenizer, reference_only=True)
             counts += encoder.encode(batch)[1].tolist()
-    return sum(count > limits[text] for text, count in zip(texts, counts, strict=True))
+    return counts
 
 
-def _check_saved(folder: Path, tasks: int) -> None:
-    """Raise OSError where lm-eval's files are not whole: it only logs what kept it from writing them."""
-    results, samples = list(folder.glob("results_*.json")), list(folder.glob("samples_*.jsonl"))
-    if len(results) == 1 and len(samples) == tasks and all(map(_is_whole, samples)):
+def _save(tracker: Any, results: Any, samples: Mapping[str, Any], folder: Path) -> None:
+    """Write lm-eval's files; raise OSError where they are not whole, which lm-eval only logs."""
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for task, task_samples in samples.items():
+        tracker.save_results_samples(task_name=task, samples=task_samples)
+
+    result_files = list(folder.glob("results_*.json"))
+    sample_files = list(folder.glob("samples_*.jsonl"))
+    is_complete = len(result_files) == 1 and len(sample_files) == len(samples)
+    if is_complete and all(map(_ends_with_newline, sample_files)):
         return
-    full = shutil.disk_usage(folder).free < _FULL_BYTES
-    raise OSError(
-        errno.ENOSPC if full else errno.EIO, "lm-eval could not write its results", str(folder)
-    )
+
+    is_full = shutil.disk_usage(folder).free < _FULL_DISK_BYTES
+    code = errno.ENOSPC if is_full else errno.EIO
+    raise OSError(code, "lm-eval could not write its results", str(folder))
 
 
-def _is_whole(lines: Path) -> bool:
-    with lines.open("rb") as file:
-        file.seek(max(0, lines.stat().st_size - 1))
-        return file.read() == b"\n"
+def _ends_with_newline(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 1))
+        return stream.read() == b"\n"
 
 
-def _kind(error: Exception) -> str:
+def _error_kind(error: Exception) -> str:
     import aiohttp
     import requests
 
     if isinstance(error, requests.RequestException | aiohttp.ClientError | TimeoutError):
         return "server"
-    return (
-        "full"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "failed"
-    )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "full"
+    return "failed"

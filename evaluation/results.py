@@ -1,22 +1,22 @@
-"""What an evaluation leaves on disk: ``evaluation.json``, which gates and reports read.
+"""The files of an evaluation: ``evaluation.json``, which gates and reports read, and its units.
 
-An evaluation is of one model by one suite, and lies in a folder of its own::
+An evaluation is of one model by one suite, in a folder of its own::
 
     evaluation.json         everything below, gathered
-    units/TASK[@LENGTH]/    one (task, length): unit.json, lm-eval's own results_*.json and samples_*.jsonl
-    gate.json               what the gate said, where one was asked
+    units/TASK[@LENGTH]/    one (task, length): unit.json, lm-eval's results_*.json, samples_*.jsonl
+    gate.json               the checks of the gate, once it has run
 
-In a run's folder evaluations are at ``RUN/STAGE/eval/NAME``, where NAME is the suite, and the suite with a dash and the
-label for what is not the stage's final model: ``long-context``, ``long-context-unmerged``, ``long-context-weight-0.3``.
+In a run's folder evaluations are at ``RUN/STAGE/eval/NAME``. NAME is the suite, followed by a dash
+and the label for a model that is not the stage's final one: ``long-context``,
+``long-context-unmerged``, ``long-context-weight-0.3``.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError
-from recipes.common.files import write_text
+from recipes.common.json_files import read_record, write_record
 
 EVALUATION = "evaluation.json"
 UNIT = "unit.json"
@@ -30,19 +30,20 @@ class Unit:
         task: its name in the suite.
         length: tokens of prompt and answer together; None for tasks that have no length.
         metric: lm-eval's key for it, such as ``acc,none``.
-        score: in percent where ``percent`` holds, else in the metric's own unit (``bits_per_byte``).
-        stderr: standard error of ``score``, in its unit; None where it cannot be had.
+        score: in percent where ``percent`` holds, else in the metric's own unit, as bits per byte.
+        stderr: standard error of ``score``, in its unit; None where it is not known.
         samples: documents that were scored.
         expected: documents that the task should have had.
         truncated: prompts that the backend had to cut.
-        fill_min: least share of ``length`` that a prompt and its reserved answer take; None without a length.
+        fill_min: least share of ``length`` that a prompt and its reserved answer take; None without
+            a length.
         fill_mean: the mean of the same.
-        corpus: ``published`` or ``fallback`` texts; None where the project brings none.
-        higher_is_better: which way the metric goes.
+        corpus: ``published`` or ``fallback`` texts; None for a task without such texts.
+        higher_is_better: False for a metric such as bits per byte.
         percent: whether the score is a share in percent.
         seconds: wall-clock time of the unit.
-        settings: what the score depends on beside the model: few-shot count, chat template, lm-eval's task version and
-            hash, RULER's parameters.
+        settings: everything else that the score depends on: few-shot count, chat template,
+            lm-eval's task version and hash, RULER's parameters.
     """
 
     task: str
@@ -63,7 +64,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """``task`` or ``task@length``: its key wherever units are listed."""
+        """``task`` or ``task@length``: its key in lists of units."""
         return unit_name(self.task, self.length)
 
 
@@ -75,17 +76,18 @@ class Evaluation:
         suite: its name.
         size: model size.
         stage: the stage that trained the model, or None for a model of another origin.
-        label: what sets it apart from the stage's final model: ``unmerged``, ``weight-0.3``; or empty.
+        label: what sets it apart from the stage's final model: ``unmerged``, ``weight-0.3``; or
+            empty.
         model: where it was read from.
         fingerprint: SHA-256 (hex) that tells models apart.
         backend: its name and settings.
-        limit: samples asked for of every task, or None for all.
+        limit: samples of every task, or None for all.
         expected: name of every unit that the suite has.
         units: those that have a result.
         failures: name of a unit without a result -> the reason, one sentence.
         versions: library -> version; ``code`` is the project's commit.
         finished: when it ended, ISO 8601 in UTC.
-        left_out: benchmark of the suite that was not run -> the reason; they are not in ``expected``.
+        left_out: benchmark of the suite that was not run -> the reason; not in ``expected``.
     """
 
     suite: str
@@ -116,7 +118,7 @@ def evaluation_name(suite: str, label: str) -> str:
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write ``evaluation.json`` in ``folder``, whole or not at all."""
-    write_text(folder / EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
+    write_record(folder / EVALUATION, evaluation)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -125,23 +127,24 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = folder / EVALUATION
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Evaluation(**{**found, "units": [Unit(**unit) for unit in found["units"]]})
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such file; run `granite41 eval` into this folder first"
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: is no evaluation ({error}); run `granite41 eval` into this folder again"
-        ) from error
+    return read_record(Evaluation, folder / EVALUATION, "run `granite41 eval` into this folder")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether ``folder`` holds an evaluation with a result for each of its units.
+
+    Raises:
+        UserError: its evaluation is damaged.
+    """
+    if not (folder / EVALUATION).exists():
+        return False
+    evaluation = read_evaluation(folder)
+    return len(evaluation.units) == len(evaluation.expected)
 
 
 def read_unit(folder: Path) -> Unit | None:
-    """Return the result in a unit's folder, or None where there is none that can be read."""
+    """Return the result in a unit's folder, or None where it is missing or damaged."""
     try:
-        return Unit(**json.loads((folder / UNIT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_record(Unit, folder / UNIT, "")
+    except UserError:
         return None

@@ -1,16 +1,18 @@
-"""Runs programs that a model has written, cut off from the network, the user's files and the other processes.
+"""Runs programs that a model has written, isolated from the network, files and other processes.
 
-Every program has its own Linux namespaces (network, mounts, processes, IPC, host name), and where the user is not the
-machine's root, users as well. It sees the system's libraries (/usr, /lib), Python's standard library and NumPy,
-read-only, and a /tmp of its own in memory (64 MB) which goes with it: no home, no /proc, no devices but null, zero and
-urandom, no environment variable of the user, empty standard input, no standard output, no capability, no network
-interface that is up. Bounded are wall-clock and CPU time, address space, file size, processes (64) and open files;
-whatever it started ends with it.
+Every program has its own Linux namespaces (network, mounts, processes, IPC, host name), and where
+the user is not the machine's root, users as well. It sees the system's libraries (/usr, /lib),
+Python's standard library and NumPy, read-only, and a /tmp of its own in memory (64 MB): no home, no
+/proc, no devices but null, zero and urandom, no environment variable of the user, empty standard
+input, no standard output, no capability, no network interface that is up. Bounded are wall-clock
+and CPU time, address space, file size, processes (64) and open files; the processes that it has
+started end with it.
 
-Not covered: faults of the kernel, which all programs share (no system call is filtered); what is readable by all under
-/usr, such as a licence key left there; the memory of all its processes together, which may each use the limit; the
-number of processes where root lacks the right to mount (a container's root), which only the time then bounds; and load
-that other programs on the machine can notice.
+Not covered: faults of the kernel, which all programs share (no system call is filtered); files
+under /usr that everyone may read, such as a license key left in one; the memory of all its
+processes together, which may each use the limit; the number of processes where root lacks the right
+to mount (a container's root), which only the time then bounds; and load that other programs on the
+machine can notice.
 """
 
 import importlib.util
@@ -23,12 +25,16 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from recipes.common.errors import UserError
 
 LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 PASSED = "passed"
+# a program that depends on the order of a set has the same outcome every time
+_ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 _numbers = itertools.count(os.getpid() % 10_000 * 10_000)
 
 
@@ -38,7 +44,8 @@ class Outcome:
 
     Attributes:
         passed: it ran to its end without an exception.
-        reason: ``passed``, ``failed: EXCEPTION: MESSAGE``, ``timed out``, ``out of memory`` or ``killed: SIGNAL``.
+        reason: ``passed``, ``failed: EXCEPTION: MESSAGE``, ``timed out``, ``out of memory`` or
+            ``killed: SIGNAL``.
     """
 
     passed: bool
@@ -64,62 +71,79 @@ def run_python(program: str, *, seconds: float, memory_bytes: int) -> Outcome:
         "readable": readable,
         "packages": packages,
     }
+    answer = _launch(request)
+    if answer is None:
+        return Outcome(False, "killed: with its sandbox")
+    if "refused" in answer:
+        raise UserError(
+            "generated code was not run: its sandbox needs Linux namespaces, a kernel from 5.12 on "
+            "and a Python that all may read, which this machine refuses "
+            f"({answer['refused']}); allow user namespaces (sysctl "
+            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; "
+            "Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined) or "
+            "leave the code tasks out"
+        )
+    return Outcome(answer["outcome"] == PASSED, answer["outcome"])
+
+
+def require_sandbox() -> None:
+    """Raise UserError unless this machine allows the sandbox."""
+    run_python("", seconds=60, memory_bytes=2**30)
+
+
+def run_many(
+    programs: Iterable[str], workers: int, *, seconds: float, memory_bytes: int
+) -> list[Outcome]:
+    """Run programs as :func:`run_python` does, ``workers`` at a time; outcomes keep their order."""
+    run = partial(run_python, seconds=seconds, memory_bytes=memory_bytes)
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(run, programs))
+
+
+def _launch(request: dict[str, Any]) -> dict[str, str] | None:
+    """Return the launcher's answer to a request; None where it was killed with the program.
+
+    Raises:
+        RuntimeError: the launcher failed.
+    """
+    # without site packages, the user's packages and the launcher's folder in the import path
     launcher = subprocess.Popen(
         [sys.executable, "-S", "-s", "-P", str(LAUNCHER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={
-            "PYTHONHASHSEED": "0"
-        },  # a program that depends on the order of a set has the same outcome every time
+        env=_ENVIRONMENT,
         start_new_session=True,
         cwd="/",
     )
     try:
         output, errors = launcher.communicate(json.dumps(request).encode())
     finally:
+        # an interrupt must not leave the program running
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
             launcher.wait()
-    if not output:
-        if launcher.returncode == 0:
-            return Outcome(False, "killed: with its sandbox")
-        why = errors.decode(errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(
-            f"{LAUNCHER.name} ended with status {launcher.returncode}: {' '.join(why)}"
-        )
-    answer = json.loads(output)
-    if "refused" in answer:
-        raise UserError(
-            "generated code was not run: its sandbox needs Linux namespaces, a kernel from 5.12 on and a Python that "
-            f"all may read, which this machine refuses ({answer['refused']}); allow user namespaces (sysctl "
-            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; Docker: "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined) or leave the code tasks out"
-        )
-    return Outcome(answer["outcome"] == PASSED, answer["outcome"])
 
-
-def run_many(
-    programs: Iterable[str], workers: int, *, seconds: float, memory_bytes: int
-) -> list[Outcome]:
-    """Run each program as :func:`run_python` does, up to ``workers`` at a time; outcomes are in the programs' order."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(
-            pool.map(
-                lambda program: run_python(program, seconds=seconds, memory_bytes=memory_bytes),
-                programs,
-            )
-        )
+    if output:
+        return json.loads(output)
+    # the first process of the namespace died, and all others with it
+    if launcher.returncode == 0:
+        return None
+    last_line = errors.decode(errors="replace").strip().splitlines()[-1:]
+    raise RuntimeError(
+        f"{LAUNCHER.name} ended with status {launcher.returncode}: {' '.join(last_line)}"
+    )
 
 
 def _libraries() -> tuple[list[str], list[str]]:
-    """Return the folders that a program may read beside the system's, and those to add to its ``sys.path``."""
-    readable, packages = [sys.base_prefix], []
-    numpy = importlib.util.find_spec("numpy")  # the tests of HumanEval+ and MBPP+ import it
-    if numpy is not None and numpy.origin is not None:
-        folder = Path(numpy.origin).resolve().parent
-        packages = [str(folder.parent)]
-        readable += [
-            str(path) for path in (folder, folder.with_name("numpy.libs")) if path.exists()
-        ]
-    return readable, packages
+    """Return the folders that a program may read besides the system's, and its import path."""
+    readable = [sys.base_prefix]
+    # the tests of HumanEval+ and MBPP+ import NumPy
+    numpy = importlib.util.find_spec("numpy")
+    if numpy is None or numpy.origin is None:
+        return readable, []
+
+    folder = Path(numpy.origin).resolve().parent
+    shared_libraries = folder.with_name("numpy.libs")
+    readable += [str(path) for path in (folder, shared_libraries) if path.exists()]
+    return readable, [str(folder.parent)]

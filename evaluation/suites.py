@@ -1,4 +1,4 @@
-"""The suites as data (``suites.yaml``), and IBM's published scores for them (``facts.yaml``). Plain: no lm-eval."""
+"""The suites as data (``suites.yaml``) and IBM's scores (``facts.yaml``). Plain: no lm-eval."""
 
 import importlib.util
 import math
@@ -19,27 +19,29 @@ OWN_TASKS = Path(__file__).parent / "tasks"
 LONG_CONTEXT = "long-context"
 MEAN = " + "
 _FACTS = Path(__file__).parents[1] / "recipes/facts.yaml"
-_NOT_SUITES = ("tiny", "after")
+_NOT_SUITES = ("tiny", "suites_after_stage")
 _PUBLISHED_SIZES = ("3b", "8b", "30b")
 
 
 @dataclass(frozen=True)
-class Task:
+class Benchmark:
     """A benchmark of a suite, as ``suites.yaml`` explains at its top.
 
     Attributes:
-        name: ours, which is also its key in ``facts.yaml``.
-        metric: lm-eval's key ``metric,filter``, or several joined by :data:`MEAN`; empty where unavailable.
-        lm_eval: lm-eval's name of the task or group; None for RULER's, whose task file is generated.
+        name: the project's, which is also its key in ``facts.yaml``.
+        metric: lm-eval's key ``metric,filter``, or several joined by :data:`MEAN`; empty where
+            unavailable.
+        lm_eval: lm-eval's name of the task or group; None for RULER's, whose task file is written
+            for each unit.
         folders: where its YAML files are, relative to lm-eval's ``tasks``.
         own: file in :data:`OWN_TASKS`, or None.
         num_fewshot: examples in the prompt; None for what the task's file says.
         max_gen_toks: tokens of an answer, or None for what the task's file says.
         chat_template: whether prompts go through the tokenizer's chat template.
-        unsafe_code: whether what the model wrote is run.
+        unsafe_code: whether code that the model writes is run.
         percent: whether the metric is a share.
-        needs: what must be there beside lm-eval's base installation.
-        note: what is assumed about it, or how its setting differs from IBM's.
+        needs: requirements that lm-eval's base installation does not meet.
+        note: assumptions, and differences from IBM's setting.
         unavailable: why it cannot be run here, or None.
     """
 
@@ -63,24 +65,28 @@ class Suite:
     """A suite for one size.
 
     Attributes:
-        name, title: what it is called.
-        tasks: by name.
+        name: its name on the command line.
+        title: its name in reports.
+        tasks: the benchmarks by name.
         samples: documents of each task; None for all.
+        unit_tokens: RULER: prompt tokens of a unit above which it scores fewer samples; None for
+            no limit.
         batch_size: prompts at once; ``auto`` lets lm-eval find it.
-        seconds: wall-clock time of a unit after which it is given up.
+        seconds: time limit of a unit.
     """
 
     name: str
     title: str
-    tasks: dict[str, Task]
+    tasks: dict[str, Benchmark]
     samples: int | None
+    unit_tokens: int | None
     batch_size: str
     seconds: float
 
 
 def suite_names() -> tuple[str, ...]:
     """Return the names of the suites."""
-    return tuple(name for name in _read() if name not in _NOT_SUITES)
+    return tuple(name for name in _read_suites() if name not in _NOT_SUITES)
 
 
 def get_suite(name: str, size: str) -> Suite:
@@ -91,13 +97,15 @@ def get_suite(name: str, size: str) -> Suite:
     """
     row = _row(name, size)
     tasks = {
-        task: _task(task, values, row["chat_template"]) for task, values in row["tasks"].items()
+        task: _benchmark(task, values, row["chat_template"])
+        for task, values in row["tasks"].items()
     }
     return Suite(
         name=name,
         title=row["title"],
         tasks=tasks,
         samples=row["samples"],
+        unit_tokens=row.get("unit_tokens"),
         batch_size=str(row["batch_size"]),
         seconds=float(row["seconds"]),
     )
@@ -111,16 +119,18 @@ def stage_suites(stage: str, size: str) -> tuple[str, ...]:
     """
     require_known("stage", stage, STAGES)
     require_known("size", size, SIZES)
-    instead = _read()["tiny"]["instead"] if SIZES[size].is_tiny else {}
-    return tuple(
-        dict.fromkeys(instead.get(name, name) for name in _read()["after"][STAGES[stage].kind])
-    )
+    # for tiny two suites may have the same substitute
+    names = _read_suites()["suites_after_stage"][STAGES[stage].kind]
+    if SIZES[size].is_tiny:
+        substitutes = _read_suites()["tiny"]["substitutes"]
+        names = [substitutes.get(name, name) for name in names]
+    return tuple(dict.fromkeys(names))
 
 
 def lengths(size: str, sequence_length: int) -> list[int]:
-    """Return RULER's lengths in tokens for a model of ``sequence_length`` tokens: the suite's, and that one itself.
+    """Return RULER's lengths for a model of ``sequence_length`` tokens, in tokens and ascending.
 
-    The suite may have a longest one, which then is the last.
+    They are the suite's, and the model's own as far as the suite has no longest one.
 
     Raises:
         UserError: an unknown size, or a length that is not positive.
@@ -131,11 +141,14 @@ def lengths(size: str, sequence_length: int) -> list[int]:
             f"sequence length {sequence_length}: expected a positive number of tokens; correct it"
         )
     last = min(sequence_length, row.get("longest", sequence_length))
-    found, length = {last}, row["first_length"]
+
+    # the first length, then multiples of it, below the last
+    chosen = {last}
+    length = row["first_length"]
     while length < last:
-        found.add(length)
+        chosen.add(length)
         length *= row["length_factor"]
-    return sorted(found)
+    return sorted(chosen)
 
 
 def samples(suite: str, size: str) -> int | None:
@@ -149,8 +162,8 @@ def samples(suite: str, size: str) -> int | None:
 
 def units(
     suite: str, size: str, ruler_lengths: Sequence[int] = (), tasks: Iterable[str] = ()
-) -> list[tuple[Task, int | None]]:
-    """Return the (task, length) pairs of a suite, those that are unavailable left out; RULER's by length.
+) -> list[tuple[Benchmark, int | None]]:
+    """Return the (task, length) pairs of a suite without unavailable tasks; RULER's by length.
 
     Args:
         suite: its name.
@@ -159,74 +172,78 @@ def units(
         tasks: names to choose, or none for all.
 
     Raises:
-        UserError: an unknown suite, size or task; a chosen task that is unavailable; lengths for a suite that has none,
-            or none for one that does.
+        UserError: an unknown suite, size or task; a chosen task that is unavailable; lengths for a
+            suite that has none, or none for one that does.
     """
-    known = get_suite(suite, size).tasks
+    benchmarks = get_suite(suite, size).tasks
     if bool(ruler_lengths) != (suite == LONG_CONTEXT):
         raise UserError(
-            f"suite {suite}: lengths belong to {LONG_CONTEXT} and only to it; give them there or leave out"
+            f"suite {suite}: lengths belong to {LONG_CONTEXT} and only to it; "
+            f"give them there or leave out"
         )
-    chosen = list(tasks)
-    for task in chosen:
-        if task not in known:
+    names = list(tasks)
+    for name in names:
+        benchmark = _find(suite, benchmarks, name)
+        if benchmark.unavailable:
             raise UserError(
-                f"suite {suite} has no task {task!r}{nearest(task, known)}; it has {', '.join(known)}"
+                f"suite {suite}, task {name}: cannot be run, {benchmark.unavailable}; leave it out"
             )
-        if reason := known[task].unavailable:
-            raise UserError(f"suite {suite}, task {task}: cannot be run, {reason}; leave it out")
-    wanted = [
-        task
-        for task in known.values()
-        if not task.unavailable and (not chosen or task.name in chosen)
+
+    chosen = [
+        benchmark
+        for benchmark in benchmarks.values()
+        if not benchmark.unavailable and (not names or benchmark.name in names)
     ]
-    return [(task, length) for length in (ruler_lengths or (None,)) for task in wanted]
+    return [(benchmark, length) for length in (ruler_lengths or (None,)) for benchmark in chosen]
 
 
 def unavailable(suite: str, size: str) -> dict[str, str]:
     """Return the benchmarks of a suite that cannot be run here -> the reason."""
     return {
-        task.name: task.unavailable
-        for task in get_suite(suite, size).tasks.values()
-        if task.unavailable
+        benchmark.name: benchmark.unavailable
+        for benchmark in get_suite(suite, size).tasks.values()
+        if benchmark.unavailable
     }
 
 
-def task_folders(task: Task) -> tuple[str, ...]:
-    """Return the folders that lm-eval has to index for ``task``, the project's own last.
+def task_folders(benchmark: Benchmark) -> tuple[str, ...]:
+    """Return the folders that lm-eval has to index for a benchmark, the project's own last.
 
     Raises:
         UserError: lm-eval is not installed.
     """
-    found = importlib.util.find_spec("lm_eval")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or spec.origin is None:
         raise UserError("lm-eval: not installed, but every suite needs it; run `make setup`")
-    theirs = Path(found.origin).parent / "tasks"
-    return (
-        *(str(theirs / folder) for folder in task.folders),
-        *([str((OWN_TASKS / task.own).parent)] if task.own else []),
-    )
+    tasks = Path(spec.origin).parent / "tasks"
+
+    folders = [str(tasks / folder) for folder in benchmark.folders]
+    if benchmark.own:
+        folders.append(str((OWN_TASKS / benchmark.own).parent))
+    return tuple(folders)
 
 
 def read_score(metric: str, row: Mapping[str, Any]) -> tuple[float, float | None]:
-    """Return score and standard error of a task's ``metric`` in lm-eval's row for it, both in the metric's unit.
+    """Return score and standard error of ``metric`` in lm-eval's row, both in the metric's unit.
 
-    For a mean of several metrics over the same documents the standard error is the mean of theirs, which it cannot
-    exceed; None where one of them has none.
+    For a mean of several metrics over the same documents the standard error is the mean of theirs,
+    which it cannot exceed; None where one of them has none.
 
     Raises:
         KeyError: the row lacks the metric.
     """
     keys = metric.split(MEAN)
-    errors = [
-        row.get(f"{name}_stderr,{filters}")
-        for name, _, filters in (key.partition(",") for key in keys)
-    ]
-    finite = [error for error in errors if isinstance(error, int | float) and math.isfinite(error)]
-    return (
-        sum(row[key] for key in keys) / len(keys),
-        sum(finite) / len(keys) if len(finite) == len(keys) else None,
-    )
+    score = sum(row[key] for key in keys) / len(keys)
+
+    # lm-eval's key of an error is NAME_stderr,FILTER, its value N/A where it has none
+    errors = []
+    for key in keys:
+        name, _, filters = key.partition(",")
+        error = row.get(f"{name}_stderr,{filters}")
+        if not isinstance(error, int | float) or not math.isfinite(error):
+            return score, None
+        errors.append(error)
+    return score, sum(errors) / len(keys)
 
 
 def setting(suite: str, benchmark: str) -> str | None:
@@ -236,16 +253,12 @@ def setting(suite: str, benchmark: str) -> str | None:
 
 
 def reference(suite: str, benchmark: str, size: str) -> float | None:
-    """Return IBM's published score in percent, or None where there is none for the size or the suite.
+    """Return IBM's published score in percent, or None where the size or suite has none.
 
     Raises:
         UserError: an unknown suite or size, or a benchmark that the suite does not have.
     """
-    known = get_suite(suite, size).tasks
-    if benchmark not in known:
-        raise UserError(
-            f"suite {suite} has no task {benchmark!r}{nearest(benchmark, known)}; it has {', '.join(known)}"
-        )
+    _find(suite, get_suite(suite, size).tasks, benchmark)
     row = _published(suite).get(benchmark)
     if row is None or size not in _PUBLISHED_SIZES or suite == LONG_CONTEXT:
         return None
@@ -253,43 +266,54 @@ def reference(suite: str, benchmark: str, size: str) -> float | None:
 
 
 def ruler_references(size: str) -> dict[int, float]:
-    """Return IBM's RULER means over the thirteen tasks of its base models, length in tokens -> percent."""
-    return {
-        int(length): float(score)
-        for length, score in _published(LONG_CONTEXT).get(size, {}).items()
-    }
+    """Return IBM's RULER means over the thirteen tasks, length in tokens -> percent."""
+    means = _published(LONG_CONTEXT).get(size, {})
+    return {int(length): float(score) for length, score in means.items()}
+
+
+def _find(suite: str, benchmarks: Mapping[str, Benchmark], name: str) -> Benchmark:
+    if name not in benchmarks:
+        raise UserError(
+            f"suite {suite} has no task {name!r}{nearest(name, benchmarks)}; "
+            f"it has {', '.join(benchmarks)}"
+        )
+    return benchmarks[name]
 
 
 def _published(suite: str) -> dict[str, Any]:
     require_known("suite", suite, dict.fromkeys(suite_names()))
-    key = _read()[suite].get("facts")
-    return _facts()[key] if key else {}
+    key = _read_suites()[suite].get("facts")
+    return _read_facts()[key] if key else {}
 
 
 def _row(suite: str, size: str) -> dict[str, Any]:
     require_known("suite", suite, dict.fromkeys(suite_names()))
     require_known("size", size, SIZES)
-    return _read()[suite] | (_read()["tiny"].get(suite, {}) if SIZES[size].is_tiny else {})
+    content = _read_suites()
+    if not SIZES[size].is_tiny:
+        return content[suite]
+    return content[suite] | content["tiny"].get(suite, {})
 
 
-def _task(name: str, values: Mapping[str, Any], chat_template: bool) -> Task:
-    values = dict(values)
-    folder = values.pop("folder", ())
-    task = Task(name, **{"chat_template": chat_template, **values})
+def _benchmark(name: str, values: Mapping[str, Any], chat_template: bool) -> Benchmark:
+    # a task's own chat template goes before the suite's; one folder is written as a text
+    settings = {"chat_template": chat_template, **values}
+    folder = settings.pop("folder", ())
+    benchmark = Benchmark(name, **settings)
     return replace(
-        task,
+        benchmark,
         folders=(folder,) if isinstance(folder, str) else tuple(folder),
-        needs=tuple(task.needs),
+        needs=tuple(benchmark.needs),
     )
 
 
 @cache
-def _read() -> dict[str, Any]:
+def _read_suites() -> dict[str, Any]:
     return _load(Path(__file__).with_name("suites.yaml"))
 
 
 @cache
-def _facts() -> dict[str, Any]:
+def _read_facts() -> dict[str, Any]:
     return _load(_FACTS)
 
 

@@ -30,14 +30,18 @@ class CheckResult:
 def print_checks(
     groups: Mapping[str, Iterable[CheckResult]], as_json: bool, **more: object
 ) -> bool:
-    """Print the checks of each group to stdout, the failed ones to stderr too, and return whether all passed.
+    """Print the checks of each group to stdout, the failed ones to stderr too.
+
+    Returns:
+        Whether all passed.
 
     Args:
         groups: a name such as a stage, or an empty one -> its checks.
         as_json: print a JSON list instead of a table.
         more: keys and values that every entry of the JSON has beside the check's own.
     """
-    rows = [(group, check) for group, checks in groups.items() for check in checks]
+    groups = {group: list(checks) for group, checks in groups.items()}
+    rows = _pairs(groups)
     if as_json:
         entries = [
             {**more, **({"stage": group} if group else {}), **asdict(check)}
@@ -59,15 +63,28 @@ def print_checks(
         titles = ["stage", "check", "result", "found", "expected", "reason"]
         _print_without_empty_columns(titles, cells)
 
-    failed = [(group, check) for group, check in rows if not check.ok]
+    return print_failed(groups)
+
+
+def print_failed(groups: Mapping[str, Iterable[CheckResult]]) -> bool:
+    """Print the failed checks of each group to stderr, and return whether there was none."""
+    failed = [(group, check) for group, check in _pairs(groups) if not check.ok]
     for group, check in failed:
         where = f"{group}, {check.name}" if group else check.name
         reason = f"; {check.reason}" if check.reason else ""
         print(
-            f"granite41: {where} FAILED: {human(check.found)}; expected {human(check.expected)}{reason}",
+            f"granite41: {where} FAILED: {human(check.found)}; "
+            f"expected {human(check.expected)}{reason}",
             file=sys.stderr,
         )
     return not failed
+
+
+def _pairs(groups: Mapping[str, Iterable[CheckResult]]) -> list[tuple[str, CheckResult]]:
+    pairs = []
+    for group, checks in groups.items():
+        pairs += [(group, check) for check in checks]
+    return pairs
 
 
 def _print_without_empty_columns(titles: list[str], rows: list[list[str]]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 from recipes.common.errors import UserError
 from recipes.common.files import write_text
@@ -76,6 +76,7 @@ def parse_record(
     """
     import dacite
 
+    _require_containers(record_type, value, where, remedy)
     # JSON has no tuples
     config = dacite.Config(cast=[tuple], check_types=True)
     try:
@@ -99,6 +100,20 @@ def _get_at(value: Any, field_path: str | None, default: Any) -> Any:
             return default
         value = value[key]
     return value
+
+
+def _require_containers(
+    record_type: type[Record], value: dict[str, Any], where: str, remedy: str
+) -> None:
+    """Raise UserError where a list or an object is another type, which dacite does not name."""
+    for name, hint in get_type_hints(record_type).items():
+        container = get_origin(hint) or hint
+        if container not in (list, tuple, dict) or name not in value:
+            continue
+        expected = dict if container is dict else (list, tuple)
+        if not isinstance(value[name], expected):
+            found = type(value[name]).__name__
+            raise UserError(f"{where}: key {name!r} holds {value[name]!r:.60} ({found}); {remedy}")
 
 
 def write_record(path: Path, record: "DataclassInstance") -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import cast
 
 from evaluation import suites
-from evaluation.gates import GATE
-from evaluation.results import EVALUATION, evaluation_name
+from evaluation.gates import has_passed
+from evaluation.results import evaluation_name, is_complete
 from evaluation.suites import LONG_CONTEXT
 from recipes.common.errors import UserError
-from recipes.common.json_files import read_json_or_none
 from recipes.registry.checks import require_processes
 from recipes.registry.resolve import require_known, resolve_pretraining
 from recipes.registry.stages import STAGES, stage_sizes
@@ -208,6 +207,7 @@ class ChainBuilder:
             lengths=tuple(sorted(lengths)),
             samples=samples,
             output=self._run_folder / _RULER,
+            tasks=tuple(suites.get_suite(LONG_CONTEXT, self._size).tasks),
             corpora=corpora,
         )
         return self._add("ruler", options, after=[prepared, fetched])
@@ -304,7 +304,7 @@ class ChainBuilder:
 
         # a gate that has passed is not repeated
         evaluations = self._state / stage / _EVALUATIONS
-        if not ends and all(_has_passed(evaluations / suite) for suite in names):
+        if not ends and all(has_passed(evaluations / suite) for suite in names):
             return None
         # on one machine the last evaluation has waited for the others
         waits: list[str | None] = [*(ends if self._on_cluster else ends[-1:])]
@@ -377,7 +377,7 @@ class ChainBuilder:
         return manifest is not None and manifest.is_finished
 
     def _is_evaluated(self, stage: str, evaluation: str) -> bool:
-        return _is_whole(self._state / stage / _EVALUATIONS / evaluation)
+        return is_complete(self._state / stage / _EVALUATIONS / evaluation)
 
     def _get_init(self, stage: str) -> str | None:
         """Return the checkpoint that a stage starts from in place of its parent."""
@@ -421,21 +421,6 @@ def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -
 
 def _names(after: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(name for name in after if name is not None)
-
-
-def _is_whole(evaluation: Path) -> bool:
-    """Whether an evaluation has a result of each of its units."""
-    content = read_json_or_none(evaluation / EVALUATION) or {}
-    units = content.get("units")
-    expected = content.get("expected")
-    if not isinstance(units, list) or not isinstance(expected, list):
-        return False
-    return len(units) == len(expected)
-
-
-def _has_passed(evaluation: Path) -> bool:
-    gate = read_json_or_none(evaluation / GATE) or {}
-    return gate.get("passed") is True
 
 
 def resolve_recipes(request: ChainRequest) -> dict[str, PretrainRecipe]:

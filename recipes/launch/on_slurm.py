@@ -3,7 +3,7 @@
 import logging
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from recipes.launch.chain import build_chain, require_inputs
 from recipes.registry.resolve import require_known, resolve_pretraining
 from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
-from recipes.runs.commands import TokenizeOptions
+from recipes.runs.commands import EvaluateOptions, TokenizeOptions
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
 from recipes.spec.sizes import SIZES
@@ -108,43 +108,23 @@ def tokenize_on_cluster(
     log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
 
 
-def evaluate_on_cluster(
-    on: str,
-    run_dir: Path | None,
-    suite: str,
-    model: str,
-    size: str,
-    lengths: Sequence[int],
-    options: Mapping[str, Any],
-    dryrun: bool,
-) -> None:
+def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None:
     """Submit ``granite41 eval SUITE`` as one job; RULER as one for each length and a last one.
 
     Args:
         on: the cluster.
-        run_dir: the run's folder; None for one of the cluster's named as the model's size.
-        suite: its name.
-        model: a stage of the run, a folder, or ``hf:NAME``.
-        size: model size.
-        lengths: RULER's, in tokens; for a stage those of its recipe when empty.
-        options: more of the command's own: a value, a list, or True for a flag; a path is the
-            cluster's.
+        options: the run's folder is one of the cluster's named as the model's size when None, and
+            RULER's lengths are a stage's own when empty; paths are the cluster's.
         dryrun: print the jobs, submit nothing.
 
     Raises:
         UserError: as :func:`run_on_cluster`.
     """
     cluster = load_cluster(on)
-    folder = _run_folder(cluster, run_dir, size)
-    if model not in STAGES and not model.startswith("hf:"):
-        model = str(_cluster_path(cluster, Path(model), "--model"))
-    if suite == LONG_CONTEXT and model in STAGES and not lengths:
-        lengths = ruler_lengths(size, resolve_pretraining(model, size).sequence_length.value)
-
-    arguments = ["eval", suite, "--model", model, "--size", size, "--run-dir", str(folder)]
-    for flag, value in options.items():
-        arguments += _flag_arguments(flag, value, cluster)
-    chain = _evaluation_tasks(f"eval-{suite}", arguments, lengths)
+    run_dir = Path(options.run_dir) if options.run_dir else None
+    folder = _run_folder(cluster, run_dir, options.size)
+    options = replace(_with_cluster_paths(options, cluster), run_dir=str(folder))
+    chain = _evaluation_tasks(options)
     if dryrun:
         _print_scripts(chain, cluster, folder)
         return
@@ -271,28 +251,35 @@ def _build_chain(request: ChainRequest, folder: PurePosixPath, local_view: Path)
     return build_chain(request, Path(folder), on_cluster=True, state=local_view)
 
 
-def _evaluation_tasks(name: str, arguments: Sequence[str], lengths: Sequence[int]) -> list[Task]:
+def _with_cluster_paths(options: EvaluateOptions, cluster: Cluster) -> EvaluateOptions:
+    paths: dict[str, Any] = {}
+    for name in ("output", "ruler_samples", "corpora"):
+        value = getattr(options, name)
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            paths[name] = str(_cluster_path(cluster, Path(value), flag))
+    if options.model not in STAGES and not options.model.startswith("hf:"):
+        paths["model"] = str(_cluster_path(cluster, Path(options.model), "--model"))
+    return replace(options, **paths)
+
+
+def _evaluation_tasks(options: EvaluateOptions) -> list[Task]:
     """Return the tasks of an evaluation; of several lengths one each, and one that gathers them."""
-
-    def with_lengths(*values: int) -> tuple[str, ...]:
-        return (*arguments, "--lengths", *map(str, values)) if values else tuple(arguments)
-
+    name = f"eval-{options.suite}"
+    lengths = options.lengths
+    if options.suite == LONG_CONTEXT and options.model in STAGES and not lengths:
+        recipe = resolve_pretraining(options.model, options.size)
+        lengths = tuple(ruler_lengths(options.size, recipe.sequence_length.value))
+        options = replace(options, lengths=lengths)
     if len(lengths) <= 1:
-        return [Task(name, with_lengths(*lengths), needs_gpu=True)]
-    parts = [Task(f"{name}-{length}", with_lengths(length), needs_gpu=True) for length in lengths]
+        return [Task(name, options.to_argv(), needs_gpu=True)]
+
+    parts = []
+    for length in lengths:
+        argv = replace(options, lengths=(length,)).to_argv()
+        parts.append(Task(f"{name}-{length}", argv, needs_gpu=True))
     names = tuple(part.name for part in parts)
-    return [*parts, Task(name, with_lengths(*lengths), after=names)]
-
-
-def _flag_arguments(flag: str, value: Any, cluster: Cluster) -> list[str]:
-    """Return the words of a flag with its value or values."""
-    if value is True:
-        return [flag]
-    if isinstance(value, list):
-        return [flag, *map(str, value)]
-    if isinstance(value, Path):
-        return [flag, str(_cluster_path(cluster, value, flag))]
-    return [flag, str(value)]
+    return [*parts, Task(name, options.to_argv(), after=names)]
 
 
 def _absolute_input(name: str) -> str:

@@ -158,7 +158,7 @@ def settings_table(entries: Sequence[Entry]) -> Table:
 
 
 def _other_settings(entry: Entry, unit: Unit) -> Iterator[str]:
-    variant = unit.settings.get("rung", "published")
+    variant = unit.settings.get("settings_variant", "published")
     if variant != "published":
         yield f"RULER's settings are {variant}, not the published ones"
 

@@ -184,6 +184,7 @@ class RulerOptions(Options):
     lengths: tuple[int, ...]
     samples: int
     output: PathLike
+    tasks: tuple[str, ...] = ()
     corpora: PathLike | None = None
 
 

@@ -1,7 +1,8 @@
-"""Gates: the arithmetic on both sides of a bound, every reason to fail, calibrated references, the baseline."""
+"""Gates: both sides of each bound, every reason to fail, calibrated references, the baseline."""
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,20 @@ from typing import Any
 import pytest
 
 from evaluation import gates
-from evaluation.results import Evaluation, Unit
+from evaluation.results import (
+    EVALUATION,
+    UNIT,
+    Evaluation,
+    Unit,
+    is_complete,
+    read_evaluation,
+    read_unit,
+    write_evaluation,
+)
 from evaluation.suites import get_suite, units
+from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
+from recipes.common.json_files import write_record
 
 SETTINGS = {"num_fewshot": 5, "chat_template": False, "key": "depends on the model"}
 
@@ -48,8 +60,8 @@ def ruler(score: float = 80.0, lengths: tuple[int, ...] = (32768,), **more: Any)
     return evaluation(found, "long-context")
 
 
-def failed(verdicts: list[gates.Verdict]) -> list[gates.Verdict]:
-    return [verdict for verdict in verdicts if not verdict.ok]
+def failed(checks: list[CheckResult]) -> list[CheckResult]:
+    return [check for check in checks if not check.ok]
 
 
 def test_the_bound_against_published_scores() -> None:
@@ -65,7 +77,7 @@ def test_the_bound_against_published_scores() -> None:
     assert check.reason == "worse than the bound 70.6 = 73.6 - 2 - 2 x 0.5"
 
 
-def test_rulers_mean_is_held_against_ibms() -> None:
+def test_rulers_mean_is_compared_with_ibms() -> None:
     # IBM's 83.6 at 32K; the standard error of the mean is sqrt(13 x 4) / 13
     stderr = math.sqrt(13 * 4) / 13
     bound = 83.6 - 2 - 2 * stderr
@@ -80,7 +92,7 @@ def test_rulers_mean_is_held_against_ibms() -> None:
 
 def test_a_length_or_unit_without_reference_is_said_and_passes() -> None:
     check = gates.gate(ruler(1.0, (4096,)), gates.published("long-context", "8b"))[-1]
-    assert check == gates.Verdict("mean@4096", True, None, None, "no published reference")
+    assert check == CheckResult("mean@4096", True, None, None, "no published reference")
     check = gates.gate(evaluation([unit("extra")]), gates.published("base", "8b"))[-1]
     assert check.reason == "no published reference"
 
@@ -98,7 +110,7 @@ def test_a_reference_that_does_not_exist_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("result", "name", "reason"),
     [
-        ({"samples": 99}, "mmlu samples", "number of samples"),
+        ({"samples": 99}, "mmlu samples", "number of samples is not the expected one"),
         ({"truncated": 1}, "mmlu truncated", "were cut"),
         ({"fill_min": 0.949}, "mmlu fill", "too short"),
         ({"fill_min": math.nan}, "mmlu fill", "too short"),
@@ -115,7 +127,7 @@ def test_what_fails_a_unit(result: dict[str, Any], name: str, reason: str) -> No
 
 def test_what_just_passes() -> None:
     checks = gates.gate(evaluation([unit(fill_min=0.95, corpus="published")]), None)
-    assert checks == [gates.Verdict("mmlu", True, None, None, "whole")]
+    assert checks == [CheckResult("mmlu", True, None, None, "whole")]
 
 
 def test_missing_and_failed_units_and_no_units_at_all() -> None:
@@ -179,7 +191,10 @@ def test_calibrated_ruler_is_compared_by_its_mean(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"settings": {**SETTINGS, "num_fewshot": 0}}, "num_fewshot: 5 there and 0 here"),
-        ({"settings": {**SETTINGS, "rung": "compact"}}, "rung: None there and 'compact' here"),
+        (
+            {"settings": {**SETTINGS, "settings_variant": "compact"}},
+            "settings_variant: None there and 'compact' here",
+        ),
         ({"corpus": "fallback"}, "corpus: None there and 'fallback' here"),
         ({"samples": 99}, "samples: 100 there and 99 here"),
         ({"length": 4096}, "no unit in common"),
@@ -200,9 +215,15 @@ def test_calibrated_references_that_cannot_be_used(tmp_path: Path) -> None:
         gates.read_calibrated(file, replace(found, size="3b"))
     with pytest.raises(UserError, match="no such file"):
         gates.read_calibrated(tmp_path / "none.json", found)
-    for damage in ("{", "[]", '{"kind": "calibrated"}', '{"kind": "other"}'):
+    damages = {
+        "{": "reference.json: is not valid JSON",
+        "[]": "reference.json: holds a JSON list, expected an object",
+        '{"kind": "calibrated"}': "reference.json: has no key 'suite'",
+        '{"kind": "other"}': "reference.json: is no calibrated reference, kind is 'other'",
+    }
+    for damage, match in damages.items():
         file.write_text(damage)
-        with pytest.raises(UserError, match="is no calibrated reference"):
+        with pytest.raises(UserError, match=match):
             gates.read_calibrated(file, found)
     with pytest.raises(UserError, match="is no reference, mmlu truncated"):
         gates.calibrate(evaluation([unit(truncated=3)]), tmp_path / "other.json")
@@ -262,3 +283,64 @@ def test_every_constant_has_a_reason() -> None:
         assert constant.origin == "assumed"
         assert len(constant.why) > 20
     assert len(get_suite("long-context", "8b").tasks) == 13
+
+
+def test_bad_json_of_a_gate_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / gates.GATE
+    assert not gates.has_passed(tmp_path)
+    gates.write_gate(tmp_path, gates.gate(evaluation([unit()]), None), against=None)
+    assert gates.has_passed(tmp_path)
+    damages = {
+        b'{"passed": tr': "is not valid JSON",
+        b'{"passed": "yes"}': "key 'passed' is 'yes', expected true or false",
+        b"{}": "key 'passed' is None",
+        b'{"passed": "\xff"}': "is not UTF-8 text",
+    }
+    for content, match in damages.items():
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=rf"gate\.json: .*{match}"):
+            gates.has_passed(tmp_path)
+
+
+DAMAGES = [
+    (lambda text: text[:-40], "is not valid JSON"),
+    (lambda text: text.replace('"units": [', '"units": [3, '), "units"),
+    (lambda text: text.replace('"expected": [', '"expected": 7, "x": ['), "key 'expected' holds 7"),
+    (lambda text: text.replace('"score": 75.0', '"score": "high"'), "units.score"),
+    (lambda text: text.replace('"suite":', '"suit":'), "has no key 'suite'"),
+]
+
+
+@pytest.mark.parametrize(("damage", "match"), DAMAGES)
+def test_a_damaged_evaluation_is_one_sentence(
+    tmp_path: Path, damage: Callable[[str], str], match: str
+) -> None:
+    write_evaluation(tmp_path, evaluation([unit()]))
+    assert is_complete(tmp_path)
+    file = tmp_path / EVALUATION
+    file.write_text(damage(file.read_text()))
+    for read in (read_evaluation, is_complete):
+        with pytest.raises(UserError, match=rf"evaluation\.json: .*{match}"):
+            read(tmp_path)
+    with pytest.raises(UserError, match=rf"evaluation\.json: .*{match}"):
+        gates.gate_folder(tmp_path, "none")
+    reference = gates.calibrate(evaluation([unit()]), tmp_path / "reference.json")
+    reference.write_text(damage(reference.read_text()))
+    with pytest.raises(UserError, match=rf"reference\.json: .*{match}"):
+        gates.read_calibrated(reference, evaluation([unit()]))
+
+
+def test_an_evaluation_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / EVALUATION).write_bytes(b'{"suite": "\xe9"}')
+    with pytest.raises(UserError, match=r"evaluation\.json: is not UTF-8 text \(byte 11\)"):
+        read_evaluation(tmp_path)
+
+
+def test_a_damaged_unit_has_no_result(tmp_path: Path) -> None:
+    write_record(tmp_path / UNIT, unit())
+    assert read_unit(tmp_path) == unit()
+    text = (tmp_path / UNIT).read_text()
+    damaged = (text[:-9], text.replace("75.0", '"75"'), text.replace('"task"', '"tsk"'), "[]")
+    for content in damaged:
+        (tmp_path / UNIT).write_text(content)
+        assert read_unit(tmp_path) is None

@@ -85,7 +85,8 @@ def test_only_its_own_folder_is_writable(tmp_path: Path) -> None:
     program = f"""
 import os, sys
 open("here", "w").write("x")
-for folder in ("/", "/usr", "/dev", sys.base_prefix, os.path.dirname(os.__file__), {str(tmp_path)!r}):
+libraries = os.path.dirname(os.__file__)
+for folder in ("/", "/usr", "/dev", sys.base_prefix, libraries, {str(tmp_path)!r}):
     try:
         open(os.path.join(folder, "there"), "w")
     except OSError:
@@ -132,15 +133,19 @@ time.sleep(0.2)
 assert os.waitpid(child, os.WNOHANG) == (0, 0)
 """
     assert run(program) == Outcome(True, "passed")
-    listed = subprocess.run(
-        ["ps", "-eo", "args"], capture_output=True, text=True, check=True
-    ).stdout
-    assert mark not in listed
+    command = ["ps", "-eo", "args"]
+    processes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert mark not in processes
 
 
 def in_user_namespace(setup: str, program: str) -> str:
-    """Run ``program`` through the sandbox as root of a user namespace, which is how it is in rootless containers."""
-    code = f"from evaluation.sandbox import run_python; print(run_python({program!r}, seconds=20, memory_bytes=2**30))"
+    """Run ``program`` through the sandbox as root of a user namespace, as in a rootless container.
+
+    Args:
+        setup: a shell command before it.
+    """
+    call = f"run_python({program!r}, seconds=20, memory_bytes=2**30)"
+    code = f"from evaluation.sandbox import run_python; print({call})"
     command = f"{setup} && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     unshare = ["unshare", "--user", "--map-root-user", "sh", "-c", command]
     done = subprocess.run(unshare, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -148,12 +153,11 @@ def in_user_namespace(setup: str, program: str) -> str:
 
 
 def test_within_a_user_namespace() -> None:
-    assert "Outcome(passed=True, reason='passed')" in in_user_namespace(
-        "true", "import os; assert os.getuid() == 1000"
-    )
+    output = in_user_namespace("true", "import os; assert os.getuid() == 1000")
+    assert "Outcome(passed=True, reason='passed')" in output
 
 
 def test_without_namespaces_nothing_runs() -> None:
-    said = in_user_namespace("echo 0 > /proc/sys/user/max_net_namespaces", "pass")
-    assert "UserError: generated code was not run" in said
-    assert "Outcome" not in said
+    output = in_user_namespace("echo 0 > /proc/sys/user/max_net_namespaces", "pass")
+    assert "UserError: generated code was not run" in output
+    assert "Outcome" not in output

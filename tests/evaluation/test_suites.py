@@ -86,7 +86,9 @@ def test_every_benchmark_of_ibms_table_is_in_its_suite_once(suite: str, table: s
 
 
 @pytest.mark.parametrize(("suite", "task"), FROM_LM_EVAL)
-def test_lm_eval_has_the_task_in_its_folder_with_the_metric(suite: str, task: suites.Task) -> None:
+def test_lm_eval_has_the_task_in_its_folder_with_the_metric(
+    suite: str, task: suites.Benchmark
+) -> None:
     folders = [THEIRS / folder for folder in task.folders]
     assert all(folder.is_dir() for folder in folders)
     file = suites.OWN_TASKS / task.own if task.own else defining(str(task.lm_eval), folders)
@@ -105,7 +107,7 @@ def test_lm_eval_has_the_task_in_its_folder_with_the_metric(suite: str, task: su
 
 
 @pytest.mark.parametrize(("suite", "task"), OWN)
-def test_the_projects_own_tasks_have_the_metric(suite: str, task: suites.Task) -> None:
+def test_the_projects_own_tasks_have_the_metric(suite: str, task: suites.Benchmark) -> None:
     config = read(suites.OWN_TASKS / str(task.own))
     assert config["task"] == task.lm_eval
     assert task.metric in keys(config)
@@ -113,7 +115,7 @@ def test_the_projects_own_tasks_have_the_metric(suite: str, task: suites.Task) -
 
 @pytest.mark.parametrize(("suite", "task"), FROM_LM_EVAL)
 def test_examples_in_the_prompt_are_what_ibm_says_and_lm_eval_lets_them_be(
-    suite: str, task: suites.Task
+    suite: str, task: suites.Benchmark
 ) -> None:
     said = re.match(r"(\d+)-shot", suites.setting(suite, task.name) or "")
     if said:
@@ -125,7 +127,7 @@ def test_examples_in_the_prompt_are_what_ibm_says_and_lm_eval_lets_them_be(
 
 
 @pytest.mark.parametrize(("suite", "task"), AVAILABLE)
-def test_a_task_is_found_in_one_way(suite: str, task: suites.Task) -> None:
+def test_a_task_is_found_in_one_way(suite: str, task: suites.Benchmark) -> None:
     assert task.metric
     assert all(key.count(",") == 1 for key in task.metric.split(suites.MEAN))
     assert (task.lm_eval is None) == (suite == suites.LONG_CONTEXT)
@@ -176,7 +178,7 @@ def test_samples_and_settings_by_size() -> None:
         500,
         None,
     ]
-    assert [suites.samples(suite, "tiny") for suite in ("long-context", "smoke")] == [1, 16]
+    assert [suites.samples(suite, "tiny") for suite in ("long-context", "smoke")] == [32, 16]
     assert (
         suites.get_suite("long-context", "tiny").seconds
         < suites.get_suite("long-context", "8b").seconds
@@ -185,7 +187,7 @@ def test_samples_and_settings_by_size() -> None:
 
 
 def test_units_are_tasks_by_length() -> None:
-    found = suites.units("long-context", "tiny", [256, 2048], ["vt", "qa_1"])
+    found = suites.units("long-context", "8b", [256, 2048], ["vt", "qa_1"])
     assert [(task.name, length) for task, length in found] == [
         ("vt", 256),
         ("qa_1", 256),
@@ -254,3 +256,20 @@ def test_a_score_may_be_the_mean_of_metrics() -> None:
     )
     with pytest.raises(KeyError):
         suites.read_score("c,none", row)
+
+
+def test_tiny_grades_a_few_needle_tasks() -> None:
+    tiny = suites.get_suite("long-context", "tiny")
+    full = suites.get_suite("long-context", "8b")
+    assert list(tiny.tasks) == ["niah_single_1", "niah_single_2", "niah_multikey_1"]
+    assert tiny.tasks.keys() < full.tasks.keys()
+    assert {task.metric for task in tiny.tasks.values()} == {"acc,none"}
+    assert all("chance is 50 %" in str(task.note) for task in tiny.tasks.values())
+    assert full.unit_tokens is None
+
+
+def test_mbpps_note_names_the_problems_of_its_task_file() -> None:
+    note = str(suites.get_suite("instruct", "8b").tasks["mbpp"].note)
+    assert "378 problems" in note
+    assert "378 problems" in (suites.OWN_TASKS / "code/mbpp.yaml").read_text()
+    assert "500" not in note

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's completions, on this machine, and can be told to misbehave."""
+"""A local server with OpenAI's completions API, which fails or stalls where a test needs it."""
 
 import json
 import threading
@@ -21,10 +21,10 @@ def completions(
     """Yield the address of a server that completes prompts.
 
     Args:
-        answer: gives the completion of a prompt, which is "" where the prompt comes as tokens.
+        answer: returns the completion of a prompt, which is "" where the prompt comes as tokens.
         fail_after: completions after which it answers with ``status``.
-        status: see ``fail_after``; 200 sends an answer that is none.
-        seconds: time that each completion takes.
+        status: see ``fail_after``; with 200 the answer lacks its keys.
+        seconds: time of each completion.
     """
     count = 0
 
@@ -39,14 +39,14 @@ def completions(
             time.sleep(seconds)
             if count > fail_after:
                 self._send(status, {"error": "out of memory"})
-            else:
-                given = body["prompt"]
-                prompts = [given] if isinstance(given, str) else ["" for _ in given]
-                choices = [
-                    {"index": number, "text": answer(prompt)}
-                    for number, prompt in enumerate(prompts)
-                ]
-                self._send(200, {"choices": choices})
+                return
+
+            prompt = body["prompt"]
+            texts = [prompt] if isinstance(prompt, str) else [""] * len(prompt)
+            choices = []
+            for index, text in enumerate(texts):
+                choices.append({"index": index, "text": answer(text)})
+            self._send(200, {"choices": choices})
 
         def _send(self, code: int, content: dict) -> None:
             data = json.dumps(content).encode()

@@ -1,4 +1,4 @@
-"""A small Granite model with a real tokenizer, and `granite41 eval` in a process that has lm-eval loaded."""
+"""A small Granite model with a real tokenizer, and `granite41` within this process."""
 
 import contextlib
 import io
@@ -23,12 +23,8 @@ def write_model(
     from data_prep import tokenizer
 
     sources = Path(tokenizer.__file__).parents[1]
-    texts = [
-        path.read_text()
-        for name in ("recipes", "evaluation")
-        for path in sorted((sources / name).rglob("*.py"))
-    ]
-    tokenizer.train(texts, 2048, folder)
+    files = [*sorted(sources.glob("recipes/**/*.py")), *sorted(sources.glob("evaluation/**/*.py"))]
+    tokenizer.train([path.read_text() for path in files], 2048, folder)
     torch.manual_seed(seed)
     config = GraniteConfig(
         vocab_size=2048,
@@ -51,7 +47,9 @@ def granite41(*words: str) -> tuple[int, str, str]:
     from recipes.cli import main as cli
 
     sys.argv = ["granite41", *words]
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out = io.StringIO()
+    err = io.StringIO()
+    code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli.main()

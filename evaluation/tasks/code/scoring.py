@@ -1,8 +1,9 @@
 """Runs the completions of the code tasks in the sandbox; lm-eval calls these functions.
 
-The ``run_*`` functions are lm-eval filters: they take the responses of every document (a list of lists of texts) and
-the documents, and return the outcomes in the responses' place, which is where lm-eval's samples show them
-(``filtered_resps``: ``passed``, or the reason why not). They raise UserError unless GRANITE41_ALLOW_CODE is 1.
+The ``run_*`` functions are lm-eval filters: they take the responses of every document (a list of
+lists of texts) and the documents, and return the outcomes in place of the responses, where
+lm-eval's samples show them (``filtered_resps``: ``passed``, or the reason of a failure). They raise
+UserError unless GRANITE41_ALLOW_CODE is 1.
 """
 
 import os
@@ -10,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from evaluation import sandbox
+from evaluation.lm_eval_process import ALLOW_CODE
 from recipes.common.errors import UserError
 
-ALLOW = "GRANITE41_ALLOW_CODE"
-SECONDS = 10.0  # more than the 3 s of lm-eval's metric: many run at once, and importing NumPy is part of it
+# more than the 3 s of lm-eval's metric: many run at once, and importing NumPy is part of it
+SECONDS = 10.0
 MEMORY_BYTES = 4 * 2**30  # the limit of EvalPlus
 
 Document = dict[str, Any]
@@ -21,21 +23,26 @@ Document = dict[str, Any]
 
 def run_humaneval(responses: list[list[str]], documents: list[Document]) -> list[str]:
     """HumanEval and HumanEval+: the prompt continued, then the problem's ``check`` of it."""
-    return _run(
-        responses,
-        documents,
-        lambda doc, text: f"{doc['prompt']}{text}\n{doc['test']}\ncheck({doc['entry_point']})",
-    )
+
+    def program(document: Document, text: str) -> str:
+        test = f"{document['test']}\ncheck({document['entry_point']})"
+        return f"{document['prompt']}{text}\n{test}"
+
+    return _run(responses, documents, program)
 
 
 def run_mbpp(responses: list[list[str]], documents: list[Document]) -> list[str]:
     """MBPP: the response, then the three tests that the prompt shows."""
-    return _run(responses, documents, lambda doc, text: "\n".join([text, *doc["test_list"][:3]]))
+
+    def program(document: Document, text: str) -> str:
+        return "\n".join([text, *document["test_list"][:3]])
+
+    return _run(responses, documents, program)
 
 
 def run_mbpp_plus(responses: list[list[str]], documents: list[Document]) -> list[str]:
     """MBPP+: the response, then the test program of EvalPlus."""
-    return _run(responses, documents, lambda doc, text: f"{text}\n{doc['test']}")
+    return _run(responses, documents, lambda document, text: f"{text}\n{document['test']}")
 
 
 def pass_at_1(document: Document, results: list[str]) -> dict[str, float]:
@@ -46,12 +53,14 @@ def pass_at_1(document: Document, results: list[str]) -> dict[str, float]:
 def _run(
     responses: list[list[str]], documents: list[Document], program: Callable[[Document, str], str]
 ) -> list[str]:
-    if os.environ.get(ALLOW) != "1":
+    if os.environ.get(ALLOW_CODE) != "1":
         raise UserError(
-            f"this task runs code that the model has written, which nobody has allowed; set {ALLOW}=1 "
-            "(`granite41 eval --allow-code` does), or leave the task out"
+            f"this task runs code that the model has written, which needs permission; set "
+            f"{ALLOW_CODE}=1 (`granite41 eval --allow-code` does), or leave the task out"
         )
-    programs = [program(doc, texts[0]) for doc, texts in zip(documents, responses, strict=True)]
+    programs = []
+    for document, texts in zip(documents, responses, strict=True):
+        programs.append(program(document, texts[0]))
     workers = len(os.sched_getaffinity(0))
     outcomes = sandbox.run_many(programs, workers, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
     return [outcome.reason for outcome in outcomes]

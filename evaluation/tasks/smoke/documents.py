@@ -1,4 +1,4 @@
-"""Reads the smoke tasks' documents from the files beside this one."""
+"""Reads the documents of the smoke tasks from the files in this folder."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,6 @@ import datasets
 
 
 def read(file: str, **_: Any) -> dict[str, datasets.Dataset]:
-    """Return the documents of ``file`` as lm-eval's split ``test``; held in memory, so that no cache is written."""
+    """Return the documents of ``file`` as lm-eval's split ``test``, in memory without a cache."""
     lines = Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines()
     return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}

@@ -31,13 +31,14 @@ ENTRIES = [
 
 
 class Canned(LM):
-    """Generates what ``answers`` holds, request by request; finds every text likely by ``loglikelihoods``."""
+    """Generates ``answers``, request by request; finds every text likely by ``loglikelihoods``."""
 
     def __init__(
         self, answers: Sequence[str] = (), loglikelihoods: dict[str, float] | None = None
     ) -> None:
         super().__init__()
-        self.answers, self.loglikelihoods = list(answers), loglikelihoods or {}
+        self.answers = list(answers)
+        self.loglikelihoods = loglikelihoods or {}
         self.requests: list[tuple] = []
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -69,11 +70,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def evaluate(
     task: str, model: LM, *folders: Path, limit: int | None = None
 ) -> tuple[dict[str, Any], list[dict]]:
+    """Return the row and the samples of ``task``."""
     manager = TaskManager(include_defaults=False, include_path=[TASKS, *folders])
-    found = lm_eval.simple_evaluate(
+    results = lm_eval.simple_evaluate(
         model=model, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=100
     )
-    return found["results"][task], found["samples"][task]
+    return results["results"][task], results["samples"][task]
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -85,7 +87,11 @@ def test_every_task_is_found() -> None:
 
 
 def members(name: str, manager: TaskManager) -> list[str]:
-    """Return the tasks of a group, a tag or a task by lm-eval's own index; KeyError where one is not in it."""
+    """Return the tasks of a group, a tag or a task by lm-eval's own index.
+
+    Raises:
+        KeyError: one of them is not in it.
+    """
     entry = manager.task_index[name]
     children = sorted(entry.tags - {name})
     if entry.yaml_path:
@@ -116,9 +122,8 @@ def test_the_folders_of_every_benchmark_hold_all_of_its_tasks() -> None:
 def test_cloze_is_decided_by_the_line_that_continues() -> None:
     items = documents("cloze.jsonl")
     lines = {item["choices"][item["answer"]]: -1.0 for item in items}
-    model = Canned(
-        loglikelihoods=lines
-    )  # finds every right line likely wherever it stands, as one without context
+    # as a model without context: every right line is likely in any place
+    model = Canned(loglikelihoods=lines)
     results, samples = evaluate("smoke_cloze", model)
     assert len(samples) == len(items) == 64
     assert results["acc,none"] == sum(item["answer"] == 0 for item in items) / 64 == 0.25
@@ -138,20 +143,16 @@ def test_recall_strips_what_surrounds_the_word() -> None:
     assert all(
         f"{item['answer']}" in item["prompt"] and len(item["prompt"]) < 400 for item in items
     )
-    answers = [f"  {item['answer']} " for item in items[:24]] + [
-        item["answer"] + "x" for item in items[24:]
-    ]
-    model = Canned(answers)
+    right = [f"  {item['answer']} " for item in items[:24]]
+    wrong = [item["answer"] + "x" for item in items[24:]]
+    model = Canned([*right, *wrong])
     results, _ = evaluate("smoke_recall", model)
     assert results["exact_match,none"] == 0.75
     assert results["exact_match_stderr,none"] == pytest.approx(math.sqrt(0.75 * 0.25 / 31))
     prompt, settings = model.requests[0]
     assert prompt == items[0]["prompt"]
-    assert (settings["until"], settings["max_gen_toks"], settings["do_sample"]) == (
-        ["\n"],
-        8,
-        False,
-    )
+    assert settings["until"] == ["\n"]
+    assert (settings["max_gen_toks"], settings["do_sample"]) == (8, False)
 
 
 def test_text_of_one_bit_per_byte() -> None:
@@ -278,8 +279,9 @@ def test_prompts_of_the_code_tasks(tmp_path: Path) -> None:
     )
     assert examples[0].endswith("\r\n  return (res) \n[DONE]")
     assert examples[3] == (
-        " Python programmer, and here is your task: Write a python function to add 0. Your code should pass these "
-        "tests:\n\nassert plus(0) == 0\nassert plus(1) == 1\nassert plus(2) == 2\n[BEGIN]\n"
+        " Python programmer, and here is your task: Write a python function to add 0. "
+        "Your code should pass these tests:\n\n"
+        "assert plus(0) == 0\nassert plus(1) == 1\nassert plus(2) == 2\n[BEGIN]\n"
     )
     assert (settings["until"], settings["do_sample"]) == (["[DONE]"], False)
 

@@ -2,10 +2,12 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from evaluation.results import Evaluation, Unit, write_evaluation
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
 from recipes.launch.chain import build_chain, select_stages
@@ -190,6 +192,23 @@ def test_real_sizes_are_evaluated_on_published_texts_and_end_at_published_number
     assert "corpora" not in _tasks("lce_32k", "8b", tmp_path, evaluate=True)
 
 
+EVALUATION = Evaluation(
+    suite="smoke",
+    size="tiny",
+    stage="phase1",
+    label="",
+    model="hf",
+    fingerprint="00",
+    backend={},
+    limit=None,
+    expected=[],
+    units=[],
+    failures={},
+    versions={},
+    finished="",
+)
+
+
 def test_an_evaluation_that_is_whole_has_no_task(tmp_path) -> None:
     _finish(tmp_path, "phase1", "tiny")
     (tmp_path / "phase1/hf").mkdir()
@@ -200,14 +219,20 @@ def test_an_evaluation_that_is_whole_has_no_task(tmp_path) -> None:
         return list(_tasks("phase1", "tiny", tmp_path, evaluate=True))[:-2]
 
     assert left() == ["phase1-smoke", "phase1-gate"]
-    (folder / "evaluation.json").write_text('{"units": [1], "expected": ["a", "b"]}')
+    unit = Unit("a", None, "acc,none", 50.0, None, 16, 16)
+    part = replace(EVALUATION, expected=["a", "b"], units=[unit])
+    write_evaluation(folder, part)
     assert left() == ["phase1-smoke", "phase1-gate"]
-    (folder / "evaluation.json").write_text('{"units": [1, 2], "expected": ["a", "b"]}')
+    write_evaluation(folder, replace(part, units=[unit, replace(unit, task="b")]))
     assert left() == ["phase1-gate"]
     (folder / "gate.json").write_text('{"passed": false}')
     assert left() == ["phase1-gate"]
     (folder / "gate.json").write_text('{"passed": true}')
     assert left() == []
+    for name in ("gate.json", "evaluation.json"):
+        (folder / name).write_text("{")
+        with pytest.raises(UserError, match=rf"phase1/eval/smoke/{name}: is not valid JSON"):
+            left()
 
 
 def test_from_a_stage_on(tmp_path) -> None:

@@ -146,12 +146,12 @@ def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_listed(tmp_path: Path) -> None:
-    found = [unit("vt", 80.0, 1.0, 4096, settings={"rung": "compact"})]
+    found = [unit("vt", 80.0, 1.0, 4096, settings={"settings_variant": "compact"})]
     write_scores(
         tmp_path,
         "lce_32k",
         "long-context",
-        [*found, unit("cwe", 80.0, 1.0, 4096, settings={"rung": "published"})],
+        [*found, unit("cwe", 80.0, 1.0, 4096, settings={"settings_variant": "published"})],
     )
     write_scores(
         tmp_path, "phase1", "base", [unit("mmlu", 60.0, settings={"num_fewshot": 0})], limit=8
@@ -236,7 +236,7 @@ def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
     good = asdict(replace(EMPTY, units=[unit("mmlu", 60.0)]))
     first = good["units"][0]
     damages = {
-        "phase1": ("{", ""),
+        "phase1": ("{", "is not valid JSON"),
         "phase3": (json.dumps({**good, "size": ["8b"]}), "key 'size' holds ['8b']"),
         "phase4": (json.dumps({**good, "suite": "other"}), "unknown suite 'other'"),
         "lce_32k": (
@@ -253,7 +253,7 @@ def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
         ),
         "sft": (json.dumps({**good, "expected": [None]}), "key 'expected' holds [None]"),
         "rlvr": (json.dumps({**good, "failures": []}), "key 'failures' holds [] (list)"),
-        "rl_math": ("\udcff", ""),
+        "rl_math": ("\udcff", "is not UTF-8 text"),
     }
     for stage, (damage, _) in damages.items():
         path = tmp_path / stage / "eval/base/evaluation.json"
