@@ -1,10 +1,10 @@
-"""Mixtures: which catalog sources make up a component of a stage, with which weights, and what that asks of them."""
+"""Mixtures: the catalog sources of each component of a stage, their weights and repetition."""
 
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -26,7 +26,8 @@ def _number_phases() -> dict[str, tuple[str, ...]]:
 
 
 PHASES = _number_phases()
-# up to here repeated text is worth nearly as much as new text (Muennighoff et al., arXiv 2305.16264)
+# up to here repeated text is worth nearly as much as new text (Muennighoff et al., arXiv
+# 2305.16264)
 MAXIMUM_EPOCHS = 4.0
 
 _COMPONENT_KEYS = ("percent", "why", "sources", "stand_in")
@@ -40,7 +41,8 @@ class Component:
 
     Attributes:
         percent: of the stage's tokens.
-        weights: of the sources within the component, adding up to 1; those of weight zero are left out.
+        weights: of the sources within the component, adding up to 1; those of weight zero are left
+            out.
         stand_in: the sources among them that replace what is not public.
         why: the reason for the weights.
     """
@@ -53,13 +55,17 @@ class Component:
 
     @property
     def has_public_source(self) -> bool:
-        """Whether any source of IBM's own for this component is public; otherwise stand-ins make it up."""
+        """Whether any of IBM's own sources is public; otherwise stand-ins make up the component."""
         return any(source not in self.stand_in for source in self.weights)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A stage's components in the recipe's order; ``warnings`` are one sentence each."""
+    """A stage's components in the recipe's order.
+
+    Attributes:
+        warnings: one sentence each.
+    """
 
     stage: str
     components: tuple[Component, ...]
@@ -68,12 +74,13 @@ class Mixture:
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """What a stage asks of one source within one component.
+    """The tokens that a stage needs of one source within one component.
 
     Attributes:
         share: percent of the stage's tokens.
-        tokens: wanted.
-        epochs: how often the whole stage reads the source, over all its components; None where its size is unknown.
+        tokens: needed.
+        epochs: how often the whole stage reads the source, over all its components; None where its
+            size is unknown.
     """
 
     component: str
@@ -99,7 +106,7 @@ class Plan:
 
 
 def phase_stages(phase: str) -> tuple[str, ...]:
-    """Return the stages that ``phase`` means: ``1`` to ``5``, or a stage's name.
+    """Return the stages of ``phase``: a number of :data:`PHASES`, or a stage's name.
 
     Raises:
         UserError: no such phase or stage of pre-training.
@@ -134,19 +141,21 @@ def parse_tokens(text: str) -> int:
 def load_mixture(stage: str, file: Path | None = None) -> Mixture:
     """Return the mixture of ``stage``, of this package or from a user's ``file`` of the same form.
 
-    The components must be the recipe's. Percentages that differ from the recipe's are an error in this package's files
-    and a warning in a user's.
+    The components must be the recipe's. Percentages that differ from the recipe's are an error in
+    this package's files and a warning in a user's.
 
     Raises:
-        UserError: ``file`` cannot be read, or something in it is not as the comment of ``phase1.yaml`` says.
+        UserError: ``file`` cannot be read, or something in it is not as the comment of
+            ``phase1.yaml`` says.
     """
     path = file or _shipped(stage)
     document = _read(path)
     name = path.name if file is None else str(file)
     if stage not in document:
         raise UserError(
-            f"{name}: no mixture for stage {stage}, found {', '.join(map(str, document)) or 'nothing'}; "
-            f"put its components under the key {stage}"
+            f"{name}: no mixture for stage {stage}, found "
+            f"{', '.join(map(str, document)) or 'nothing'}; put its components under the key "
+            f"{stage}"
         )
     content = document[stage]
     if isinstance(content, dict) and set(content) == {"same_as"}:
@@ -155,47 +164,54 @@ def load_mixture(stage: str, file: Path | None = None) -> Mixture:
             content = document[other]
         elif other in PRETRAIN_STAGES:
             shipped = _shipped(other)
-            name, content = shipped.name, _read(shipped)[other]
+            name = shipped.name
+            content = _read(shipped)[other]
         else:
             raise UserError(
-                f"{name}: stage {stage}: same_as names {other!r}{nearest(other, PRETRAIN_STAGES)}, expected a stage of "
-                f"pre-training ({', '.join(PRETRAIN_STAGES)}); correct it or write the components out"
+                f"{name}: stage {stage}: same_as names {other!r}{nearest(other, PRETRAIN_STAGES)}, "
+                f"expected a stage of pre-training ({', '.join(PRETRAIN_STAGES)}); correct it or "
+                "write the components out"
             )
     return _mixture(stage, content, name, is_own=file is not None)
 
 
 def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
-    """Return what ``mixture`` asks of each source for ``tokens``, by default those of the recipe's stage.
+    """Return the tokens that ``mixture`` needs of each source.
 
     Percentages are scaled to add up to exactly 100.
+
+    Args:
+        mixture: of a stage.
+        tokens: of the whole stage; None for the recipe's.
     """
-    budget = (
-        PRETRAIN_STAGES[mixture.stage].tokens
-        if tokens is None
-        else Sourced(tokens, "override", "set with --tokens")
-    )
+    budget = PRETRAIN_STAGES[mixture.stage].tokens
+    if tokens is not None:
+        budget = Sourced(tokens, "override", "set with --tokens")
     catalog = load_catalog()
-    percent = math.fsum(component.percent for component in mixture.components)
-    wanted = [
-        (component, catalog[name], budget.value * component.percent / percent * weight)
-        for component in mixture.components
-        for name, weight in component.weights.items()
-    ]
-    by_source: defaultdict[str, float] = defaultdict(float)
-    for _, source, amount in wanted:
-        by_source[source.id] += amount
-    rows = tuple(
-        PlannedSource(
-            component=component.name,
-            source=source,
-            stand_in=source.id in component.stand_in,
-            share=100 * amount / budget.value,
-            tokens=amount,
-            epochs=by_source[source.id] / source.tokens.value if source.tokens else None,
-        )
-        for component, source, amount in wanted
-    )
-    return Plan(mixture, budget, rows)
+    total_percent = math.fsum(component.percent for component in mixture.components)
+
+    rows = []
+    needed_of_source: defaultdict[str, float] = defaultdict(float)
+    for component in mixture.components:
+        component_tokens = budget.value * component.percent / total_percent
+        for name, weight in component.weights.items():
+            row = PlannedSource(
+                component=component.name,
+                source=catalog[name],
+                stand_in=name in component.stand_in,
+                share=100 * (component_tokens * weight) / budget.value,
+                tokens=component_tokens * weight,
+                epochs=None,
+            )
+            rows.append(row)
+            needed_of_source[name] += row.tokens
+
+    # a source of several components is read for all of them
+    for index, row in enumerate(rows):
+        if row.source.tokens:
+            epochs = needed_of_source[row.source.id] / row.source.tokens.value
+            rows[index] = replace(row, epochs=epochs)
+    return Plan(mixture, budget, tuple(rows))
 
 
 def _shipped(stage: str) -> Traversable:
@@ -228,22 +244,29 @@ def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
     for component in content:
         if component not in recipe:
             raise UserError(
-                f"{where}: unknown component {component!r}{nearest(str(component), recipe)}, the recipe has "
-                f"{', '.join(recipe)}; rename or remove it"
+                f"{where}: unknown component {component!r}{nearest(str(component), recipe)}, the "
+                f"recipe has {', '.join(recipe)}; rename or remove it"
             )
-    components, warnings = [], []
+
+    components = []
+    warnings = []
     for component, percent in recipe.items():
         if component not in content:
             raise UserError(
-                f"{where}: component {component} is missing, the recipe has it; add it (0 percent will do)"
+                f"{where}: component {component} is missing, the recipe has it; add it (0 percent "
+                "will do)"
             )
         parsed = _component(component, content[component], f"{where}: component {component}")
         components.append(parsed)
         if parsed.percent != percent.value:
-            differs = f"{where}: component {component}: {parsed.percent:g} percent, the recipe has {percent.value:g}"
+            differs = (
+                f"{where}: component {component}: {parsed.percent:g} percent, the recipe has "
+                f"{percent.value:g}"
+            )
             if not is_own:
                 raise UserError(f"{differs}; make them equal")
             warnings.append(differs)
+
     total = math.fsum(component.percent for component in components)
     if abs(total - 100) > TOLERANCE:
         raise UserError(f"{where}: the percentages add up to {total:g}, expected 100; correct them")
@@ -264,20 +287,7 @@ def _component(name: str, content: Any, where: str) -> Component:
     if "percent" not in content:
         raise UserError(f"{where}: no percent, expected a number from 0 to 100; add it")
     percent = _number(content["percent"], f"{where}: percent")
-    weights: dict[str, float] = {}
-    for group in ("sources", "stand_in"):
-        listed = content.get(group) or {}
-        if not isinstance(listed, dict):
-            raise UserError(
-                f"{where}: {group}: found {_kind(listed)}, expected `id: weight` pairs; correct it"
-            )
-        for source, weight in listed.items():
-            _check_source(source, f"{where}: {group}")
-            if source in weights:
-                raise UserError(
-                    f"{where}: {source} is in sources and in stand_in, expected once; remove one"
-                )
-            weights[source] = _number(weight, f"{where}: {group}: {source}: weight")
+    weights = _weights(content, where)
     total = math.fsum(weights.values())
     if not total:
         found = "only weights of zero" if weights else "no sources"
@@ -293,16 +303,35 @@ def _component(name: str, content: Any, where: str) -> Component:
     )
 
 
+def _weights(content: dict[str, Any], where: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for group in ("sources", "stand_in"):
+        listed = content.get(group) or {}
+        if not isinstance(listed, dict):
+            raise UserError(
+                f"{where}: {group}: found {_kind(listed)}, expected `id: weight` pairs; correct it"
+            )
+        for source, weight in listed.items():
+            _check_source(source, f"{where}: {group}")
+            if source in weights:
+                raise UserError(
+                    f"{where}: {source} is in sources and in stand_in, expected once; remove one"
+                )
+            weights[source] = _number(weight, f"{where}: {group}: {source}: weight")
+    return weights
+
+
 def _check_source(name: Any, where: str) -> None:
     catalog = load_catalog()
     if name not in catalog:
         raise UserError(
-            f"{where}: unknown source {name!r}{nearest(str(name), catalog)}, expected an id of the catalog; "
-            "`granite41 data sources` lists them"
+            f"{where}: unknown source {name!r}{nearest(str(name), catalog)}, expected an id of the "
+            "catalog; `granite41 data sources` lists them"
         )
     if not catalog[name].public:
         raise UserError(
-            f"{where}: {name} is not public ({catalog[name].reason}), expected a public source; name another"
+            f"{where}: {name} is not public ({catalog[name].reason}), expected a public source; "
+            "name another"
         )
 
 
@@ -314,4 +343,6 @@ def _number(value: Any, where: str) -> float:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else "a list" if isinstance(value, list) else repr(value)
+    if value is None:
+        return "nothing"
+    return "a list" if isinstance(value, list) else repr(value)

@@ -1,4 +1,4 @@
-"""What ``granite41 data sources`` and ``granite41 data plan`` print, as tables and as JSON."""
+"""Output of ``granite41 data sources`` and ``granite41 data plan``, as tables and as JSON."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -79,10 +79,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def plan_warnings(plan: Plan) -> list[str]:
-    """Return the mixture's warnings and a sentence for every source read more than :data:`MAXIMUM_EPOCHS` times."""
+    """Return the mixture's warnings and one for every source that is repeated too often."""
     return list(plan.mixture.warnings) + [
-        f"{plan.mixture.stage}: {row.component}: {row.source.id} would be read {row.epochs:.1f} times, more than "
-        f"{MAXIMUM_EPOCHS:g}; lower its weight, add sources or train on fewer tokens"
+        f"{plan.mixture.stage}: {row.component}: {row.source.id} would be read {row.epochs:.1f} "
+        f"times, more than {MAXIMUM_EPOCHS:g}; lower its weight, add sources or train on fewer "
+        "tokens"
         for row in plan.rows
         if row.repeated
     ]
@@ -111,14 +112,15 @@ def print_sources(sources: Iterable[CatalogSource]) -> None:
     public = [source for source in disclosed if source.public]
     loaded = sum(source.loading is not None for source in public)
     print(
-        f"{len(disclosed)} sources disclosed by IBM: {len(public)} public, {loaded} of them loaded by datasets; "
-        f"{len(listed) - len(disclosed)} others stand in for what is not public. "
-        f"{sum(source.seed for source in disclosed)} marked seed: IBM made synthetic data from them."
+        f"{len(disclosed)} sources disclosed by IBM: {len(public)} public, {loaded} of them loaded "
+        f"by datasets; {len(listed) - len(disclosed)} others stand in for what is not public. "
+        f"{sum(source.seed for source in disclosed)} marked seed: IBM made synthetic data from "
+        "them."
     )
 
 
 def print_mixture(mixture: Mixture) -> None:
-    """Print the sources of each component, why they are weighted so, and what only stand-ins make up."""
+    """Print the sources of each component, the reason for their weights, and the stand-ins."""
     catalog = load_catalog()
     print_table(
         ["component", "percent", "source", "weight %", "stands in", "size", "license", "loading"],
@@ -153,24 +155,10 @@ def print_mixture(mixture: Mixture) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print what each source must give, with totals by component and over all, and a closing summary."""
+    """Print the tokens needed of each source, totals by component and over all, and a summary."""
     rows = []
     for name, members in _by_component(plan):
-        rows += [
-            [
-                name,
-                row.source.id,
-                "stand-in" if row.stand_in else "",
-                f"{row.share:.3f}",
-                _short(row.tokens),
-                _short(row.source.tokens.value) if row.source.tokens else "unknown",
-                row.source.tokens.origin if row.source.tokens else "unknown",
-                f"{row.epochs:.2f}{' repeated' if row.repeated else ''}"
-                if row.epochs is not None
-                else "unknown",
-            ]
-            for row in members
-        ]
+        rows += [_source_row(row) for row in members]
         rows.append(_total_row(name, members))
     rows.append(_total_row("all", plan.rows))
     print_table(
@@ -191,6 +179,23 @@ def print_plan(plan: Plan) -> None:
         f"{plan.mixture.stage}: {_short(plan.tokens.value)} tokens ({plan.tokens.origin}); "
         f"read more than {MAXIMUM_EPOCHS:g} times: {', '.join(repeated) or 'none'}"
     )
+
+
+def _source_row(row: PlannedSource) -> list[str]:
+    available = row.source.tokens
+    epochs = "unknown"
+    if row.epochs is not None:
+        epochs = f"{row.epochs:.2f}{' repeated' if row.repeated else ''}"
+    return [
+        row.component,
+        row.source.id,
+        "stand-in" if row.stand_in else "",
+        f"{row.share:.3f}",
+        _short(row.tokens),
+        _short(available.value) if available else "unknown",
+        available.origin if available else "unknown",
+        epochs,
+    ]
 
 
 def _row_json(row: PlannedSource) -> dict[str, Any]:

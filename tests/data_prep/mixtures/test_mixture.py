@@ -1,4 +1,4 @@
-"""Mixtures: the shipped files, a user's own with every mistake, plans checked by hand; ``granite41 data plan``."""
+"""Mixtures: the shipped files, a user's own with every mistake, plans checked by hand."""
 
 import copy
 import json
@@ -379,14 +379,13 @@ def test_plan_prints_sources_totals_and_repeats(run) -> None:
     repeated = [line for line in err.splitlines() if "would be read" in line]
     assert len(repeated) == len(err.splitlines()) == 4
     assert repeated[0].startswith(
-        "warning: phase3: code_instruction: opencodegeneticinstruct-mixtral would be read 17.7 times, more than 4;"
+        "warning: phase3: code_instruction: opencodegeneticinstruct-mixtral would be read 17.7 "
+        "times, more than 4;"
     )
-    assert (
-        out.rstrip()
-        .splitlines()[-1]
-        .startswith(
-            "phase3: 2T tokens (published); read more than 4 times: opencodegeneticinstruct-mixtral, opencodeinstruct, "
-        )
+    summary = out.rstrip().splitlines()[-1]
+    assert summary.startswith(
+        "phase3: 2T tokens (published); read more than 4 times: opencodegeneticinstruct-mixtral, "
+        "opencodeinstruct, "
     )
 
 

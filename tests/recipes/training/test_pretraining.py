@@ -1,4 +1,4 @@
-"""The stages' nemo_run factories: found by their entry point, with the values of the plain layer."""
+"""The nemo_run factories of the stages, against the values of the plain layer."""
 
 from importlib.metadata import entry_points
 
