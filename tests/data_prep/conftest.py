@@ -12,7 +12,7 @@ PARAGRAPH = (
 
 @pytest.fixture
 def text_folder(tmp_path: Path) -> Path:
-    """Six documents of the user's own, in two folders and of all four kinds, and files to be left out."""
+    """Six documents of the user's own, of all four kinds, and files that are left out."""
     folder = tmp_path / "text"
     (folder / "sub").mkdir(parents=True)
     for number, name in enumerate(["a.txt", "b.md", "c.rst", "d.py", "sub/e.txt", "sub/f.TXT"]):

@@ -1,4 +1,4 @@
-"""Reading inputs: every kind gives the same documents however it is cut; damage is told with file and record."""
+"""Reading inputs: the same documents however they are cut; damage is named by file and record."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ LINES = b"".join(
 )
 
 
-def texts_of(path: Path | str, piece_bytes: int = 1 << 20, **options) -> list[str]:
+def read_texts(path: Path | str, piece_bytes: int = 1 << 20, **options) -> list[str]:
     return [
         document.text
         for part in split_inputs([str(path)], piece_bytes)
@@ -62,7 +62,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 def test_every_kind_gives_the_same_documents_however_it_is_cut(inputs: dict[str, Path]) -> None:
     for name, path in inputs.items():
         for piece_bytes in (1 << 30, 1000, 100, 10, 1):
-            assert texts_of(path, piece_bytes) == TEXTS, (name, piece_bytes)
+            assert read_texts(path, piece_bytes) == TEXTS, (name, piece_bytes)
 
 
 def test_cutting(inputs: dict[str, Path]) -> None:
@@ -112,11 +112,13 @@ def test_text_out_of_several_fields(tmp_path: Path, rule: str, kind: str) -> Non
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert texts_of(path, field=rule)[0] == RULES[rule]
+    assert read_texts(path, field=rule)[0] == RULES[rule]
     with pytest.raises(BadRecord, match=r"record 1: no field 'absent' among a\+b, empty, files"):
-        texts_of(path, field="problem+absent")
+        read_texts(path, field="problem+absent")
     with pytest.raises(BadRecord, match=r"record 1: field 'empty' holds NoneType, expected text"):
-        texts_of(path, field="empty")
+        read_texts(path, field="empty")
+    with pytest.raises(BadRecord, match=r"record 1: field 'problem' holds str, expected a list"):
+        read_texts(path, field="problem[]")
 
 
 def test_plain_text_is_one_document_a_file_and_folders_are_read_in_order(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_plain_text_is_one_document_a_file_and_folders_are_read_in_order(tmp_pat
         ".hidden.txt",
     ):
         (tmp_path / f"b/{name}").write_text('{"text": "no document"}')
-    assert texts_of(tmp_path) == ["first", "two\nlines\n", "third\r\n"]
+    assert read_texts(tmp_path) == ["first", "two\nlines\n", "third\r\n"]
 
 
 def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
         parquet(folder / f"train-{number}.parquet", TEXTS[number * 10 : number * 10 + 10])
     parts = split_inputs([f"hf:{folder}"], 1)
     assert [(part.start, part.stop) for part in parts] == [(0, 1), (1, 2), (2, 3)]
-    assert texts_of(f"hf:{folder}::train") == TEXTS[:30]
+    assert read_texts(f"hf:{folder}::train") == TEXTS[:30]
     with pytest.raises(
         UserError, match=r"shard 1, record 1: no field 'content' among id, text; name the field"
     ):
@@ -197,10 +199,10 @@ def test_a_bad_line_is_named_with_its_number_in_the_file(
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(lines))
     with pytest.raises(BadRecord, match=rf"a\.jsonl, record 31: {BAD_LINES[bad]}") as caught:
-        texts_of(path, piece_bytes)
+        read_texts(path, piece_bytes)
     assert "\n" not in str(caught.value)
     left_out: list[BadRecord] = []
-    assert texts_of(path, piece_bytes, on_bad=left_out.append) == TEXTS[:30] + TEXTS[31:]
+    assert read_texts(path, piece_bytes, on_bad=left_out.append) == TEXTS[:30] + TEXTS[31:]
     assert len(left_out) == 1
 
 
@@ -212,19 +214,19 @@ def test_a_bad_row_of_parquet_is_named_with_its_number_in_the_file(tmp_path: Pat
     table = pa.table({"text": pa.Array.from_buffers(pa.string(), len(broken), broken.buffers())})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=5)
     with pytest.raises(BadRecord, match=r"a\.parquet, record 17: is not valid UTF-8"):
-        texts_of(tmp_path / "a.parquet")
+        read_texts(tmp_path / "a.parquet")
     left_out: list[BadRecord] = []
-    assert texts_of(tmp_path / "a.parquet", on_bad=left_out.append) == TEXTS[:16] + ["y"] * 5
+    assert read_texts(tmp_path / "a.parquet", on_bad=left_out.append) == TEXTS[:16] + ["y"] * 5
     with pytest.raises(BadRecord, match=r"record 1: no field 'body' among text"):
-        texts_of(tmp_path / "a.parquet", field="body")
+        read_texts(tmp_path / "a.parquet", field="body")
     with pytest.raises(BadRecord, match=r"record 3: field 'text' holds NoneType"):
-        texts_of(parquet(tmp_path / "null.parquet", ["a", "b", None]))
+        read_texts(parquet(tmp_path / "null.parquet", ["a", "b", None]))
 
 
 def test_plain_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"gr\xf6ssen")
     with pytest.raises(BadRecord, match=r"a\.txt, record 1: is not valid UTF-8"):
-        texts_of(tmp_path / "a.txt")
+        read_texts(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_a_truncated_file(inputs: dict[str, Path], name: str, kept: float) -> No
     data = inputs[name].read_bytes()
     inputs[name].write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(UserError, match=rf"{name}: is truncated") as caught:
-        texts_of(inputs[name], on_bad=lambda error: None)
+        read_texts(inputs[name], on_bad=lambda error: None)
     assert "\n" not in str(caught.value)
 
 
@@ -246,7 +248,7 @@ def test_a_damaged_file(inputs: dict[str, Path], name: str) -> None:
     data[-60:-10] = bytes(50)
     inputs[name].write_bytes(data)
     with pytest.raises(UserError, match=rf"{name}: is (truncated or )?damaged"):
-        texts_of(inputs[name])
+        read_texts(inputs[name])
 
 
 def test_inputs_that_are_not_there_or_unknown(tmp_path: Path) -> None:

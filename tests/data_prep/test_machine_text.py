@@ -154,8 +154,19 @@ def test_which_files_are_documents(file: str, expected: bool) -> None:
 
 
 def test_docstrings_of_a_module(tmp_path: Path) -> None:
-    source = '"""Module."""\nx = "no"\nclass A:\n    """Class.\n\n    More.\n    """\n    def f(self):\n        "Method."\n'
-    (tmp_path / "m.py").write_text(source)
+    lines = [
+        '"""Module."""',
+        'x = "no"',
+        "class A:",
+        '    """Class.',
+        "",
+        "    More.",
+        '    """',
+        "    def f(self):",
+        '        "Method."',
+        "",
+    ]
+    (tmp_path / "m.py").write_text("\n".join(lines))
     file = PackagePath("m.py")
     file.dist = type("Dist", (), {"locate_file": staticmethod(lambda path: tmp_path / path)})()
     assert machine_text._read_docstrings(file) == "Module.\n\nClass.\n\nMore.\n\nMethod."

@@ -172,7 +172,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path, warnings) -> N
 def test_what_the_inputs_were_packed_for_is_kept(
     small: Path, source: Path, tmp_path: Path, beside: str, packed: int | None
 ) -> None:
-    # of an output from before the manifest was there: it may be continued, and its shards stay as they are
+    # an output from before the manifest existed may be continued, and its shards stay as they are
     tokenize(source, tmp_path / "out", small)
     before = json.loads((tmp_path / "out/manifest.json").read_text())
     shard = (tmp_path / "out/shard-00000.json").read_bytes()
@@ -243,8 +243,9 @@ def test_a_difference_falls_back_to_the_reference_and_is_counted(
     assert found["name"].startswith("tokenizers ")
     assert 0 < found["differing_documents"] < found["checked_documents"]
     assert warnings.messages[0] == (
-        f"shard-00000: gigatoken gave other ids than tokenizers for {found['differing_documents']} of "
-        f"{found['checked_documents']} documents compared; the whole shard was encoded by tokenizers"
+        f"shard-00000: gigatoken gave other ids than tokenizers for "
+        f"{found['differing_documents']} of {found['checked_documents']} documents compared; "
+        f"the whole shard was encoded by tokenizers"
     )
     assert {
         kind: sha256(tmp_path / f"out/shard-00000.{kind}") for kind in ("bin", "idx")
@@ -252,7 +253,7 @@ def test_a_difference_falls_back_to_the_reference_and_is_counted(
 
 
 def test_every_character_that_python_knows_has_the_references_ids(small: Path) -> None:
-    """What is a letter or a digit is Unicode's business, and the two libraries have different versions of it."""
+    """Unicode says what is a letter or a digit, and the libraries have different versions of it."""
     codes = [
         code
         for code in range(0x110000)
@@ -275,8 +276,8 @@ def test_every_character_that_python_knows_has_the_references_ids(small: Path) -
 
 
 def test_documents_with_newer_characters_go_to_the_reference(tmp_path: Path) -> None:
-    # U+A7CF became a letter in Unicode 17, which gigatoken has and tokenizers has not; as these signs it ends in 8f,
-    # which then merges with what follows unless a letter ends there
+    # U+A7CF became a letter in Unicode 17, which gigatoken has and tokenizers has not; like these
+    # signs it ends in 8f, which then merges with what follows unless a letter ends there
     tokenizer.train(['⌏",\n▏",\n✏",\n' * 50], 262, tmp_path / "t")
     texts = ["before", 'x = "\ua7cf",\n', "after"] * 2
     fast, slow = (
@@ -468,7 +469,8 @@ def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
     )
     assert (torn.returncode, torn.stdout) == (2, "")
     assert torn.stderr == (
-        f"granite41: {tmp_path}/no.jsonl: no such file, expected a file or folder of text; check the path\n"
+        f"granite41: {tmp_path}/no.jsonl: no such file, expected a file or folder of text; "
+        f"check the path\n"
     )
 
 

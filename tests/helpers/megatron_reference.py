@@ -1,4 +1,4 @@
-"""What Megatron-LM's preprocess_data.py writes, for documents and a tokenizer that every machine makes the same."""
+"""Output of Megatron-LM's preprocess_data.py, for documents and a tokenizer that never change."""
 
 import json
 from pathlib import Path
@@ -18,16 +18,18 @@ DOCUMENTS = [
         for n in range(50)
     ),
     "a special token <|end_of_text|> spelled out, and <|pad|> too",
-    "combining e\u0301, ligature ﬁ, Ⅷ, 𝔘, NUL \x00, zero width \u200b, line \u2028, wide space \u3000 and 👩‍💻",
+    "combining e\u0301, ligature ﬁ, Ⅷ, 𝔘, NUL \x00, zero width \u200b, line \u2028, "
+    "wide space \u3000 and 👩‍💻",
     " ",
     "\n",
     "x" * 5000,
     "12345678901234567890\t\t  \r\n\r\n   ",
 ]
 
-# SHA-256 of small_text_document.bin and .idx, made with Megatron-LM core_v0.13.1 and transformers 4.51.3 by
-#   python tools/preprocess_data.py --input small.jsonl --output-prefix small --append-eod --workers 2 \
-#       --tokenizer-type HuggingFaceTokenizer --tokenizer-model TOKENIZER_FOLDER
+# SHA-256 of small_text_document.bin and .idx, made with Megatron-LM core_v0.13.1 and transformers
+# 4.51.3 by
+#   python tools/preprocess_data.py --input small.jsonl --output-prefix small --append-eod \
+#       --workers 2 --tokenizer-type HuggingFaceTokenizer --tokenizer-model TOKENIZER_FOLDER
 # from the two functions below
 SHA256 = {
     "bin": "3d70edab072e4b401de609f10eeedcd154865d1c9482367fa13899b4e6129cd5",
@@ -36,19 +38,19 @@ SHA256 = {
 
 
 def make_tokenizer(folder: Path) -> Path:
-    """A tokenizer of 300 entries."""
+    """Train a tokenizer of 300 entries."""
     tokenizer.train(VOCABULARY_TEXT, 300, folder)
     return folder
 
 
 def write_documents(path: Path, documents: list[str] = DOCUMENTS) -> Path:
-    """The documents as JSON lines."""
+    """Write the documents as JSON lines."""
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     return path
 
 
 def with_builder(folder: Path, prefix: Path, documents: list[str]) -> None:
-    """The same with transformers' AutoTokenizer and megatron-core's builder, as preprocess_data.py calls them."""
+    """Write the same with AutoTokenizer and megatron-core's builder, as preprocess_data.py does."""
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
     from transformers import AutoTokenizer
 

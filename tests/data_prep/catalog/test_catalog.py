@@ -1,4 +1,4 @@
-"""The data catalog: IBM's part whole, ours complete and joined to it; ``granite41 data sources``."""
+"""The data catalog: IBM's part whole, additions joined to it; ``granite41 data sources``."""
 
 import json
 import re
@@ -45,7 +45,8 @@ def run(capsys, monkeypatch):
 def test_every_disclosed_source_is_there_once() -> None:
     ids = [entry["id"] for entry in IBM["sources"]]
     names = [entry["disclosed"]["name"] for entry in IBM["sources"]]
-    # counted in IBM's files: 128 and 131 in pre-training, 91 and 115 in post-training of base and instruct
+    # counted in IBM's files of base and instruct: 128 and 131 in pre-training, 91 and 115 in
+    # post-training
     assert len(ids) == len(set(ids)) == len(set(names)) == 152
     listed = [stage for entry in IBM["sources"] for stage in entry["stages"]]
     assert {stage: listed.count(stage) for stage in STAGES} == {
@@ -202,12 +203,12 @@ def test_sources_of_a_phase(run) -> None:
         "phase3: synthetic: no public source of IBM's; stands in: nemotron-cc, cosmopedia-v2" in out
     )
     assert (
-        "phase3: long_cot: no public source of IBM's; stands in: llama-nemotron-post-training-dataset,"
-        in out
+        "phase3: long_cot: no public source of IBM's; "
+        "stands in: llama-nemotron-post-training-dataset," in out
     )
     assert (
-        "phase3: code: partly not public; stands in: stack-v3-train, starcoderdata, github-code-clean"
-        in out
+        "phase3: code: partly not public; "
+        "stands in: stack-v3-train, starcoderdata, github-code-clean" in out
     )
     assert "phase3: math: partly" not in out
     components = {line.split()[0] for line in out.splitlines() if "train: text" in line}
@@ -248,8 +249,9 @@ def test_heavy_libraries_stay_out(words: str) -> None:
         f"sys.argv = ['granite41', *{words.split()!r}]\n"
         "try:\n    cli.main()\n"
         "except SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'datasets', 'numpy', 'pyarrow', 'nemo', 'transformers'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+        "heavy = {'torch', 'datasets', 'numpy', 'pyarrow', 'nemo', 'transformers'}\n"
+        "loaded = heavy & set(sys.modules)\n"
+        "sys.exit(f'imported {loaded}' if loaded else 0)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
