@@ -137,17 +137,20 @@ class _Assembler:
         inputs = Counter[str]()
         licenses = Counter[str]()
         packed_tokens = 0
+
         for source in sources:
             manifest = read_manifest(source.folder)
             self._check_manifest(source.folder, manifest)
             for shard in manifest.shards:
                 if not shard.documents:
                     continue
+                # a source's share of the component is divided over its shards by their tokens
                 share = None
                 if source.weight is not None:
                     share = source.weight / total_weight * shard.tokens / manifest.tokens
                 prefix = source.folder / shard.prefix
                 self._check_shard(prefix, shard)
+                # relative, so that the folders can be moved together
                 relative = os.path.relpath(prefix.resolve(), self._output.resolve())
                 shards.append(DataShard(**{**asdict(shard), "prefix": relative}, share=share))
             totals.update({key: getattr(manifest, key) for key in _TOTALS})
@@ -167,6 +170,7 @@ class _Assembler:
     def _check_manifest(self, folder: Path, manifest: TokenizedManifest) -> None:
         """Raise unless a source is consistent, not empty, and of this tokenizer."""
         file = folder / MANIFEST
+        # a manifest that was edited, or mixed from two
         stated = {key: getattr(manifest, key) for key in _TOTALS}
         sums = Counter(dict.fromkeys(_TOTALS, 0))
         for shard in manifest.shards:
@@ -191,6 +195,7 @@ class _Assembler:
 
     def _check_shard(self, prefix: Path, shard: TokenizedShard) -> None:
         """Raise unless the shard is new, and its files have the sizes that the manifest implies."""
+        # sizes are enough: hashing terabytes would take hours
         sizes = {
             "bin": shard.tokens * token_type(self.identity.vocab_size).itemsize,
             "idx": index_bytes(shard.documents),

@@ -128,6 +128,8 @@ def read(
     if kind in TEXT:
         yield _read_text(part)
         return
+
+    # a row is a record's value, None for a blank line, or a _BadRow
     if kind == HUB:
         rows = _hub_rows(part)
     elif kind == PARQUET:
@@ -137,7 +139,7 @@ def read(
 
     for record, row in enumerate(rows, 1):
         if row is None:
-            continue
+            continue  # counts as a record
         text = _get_text(row, field)
         if isinstance(text, _BadRow):
             on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
@@ -195,6 +197,7 @@ def _get_text(row: Any, field: str) -> str | _BadRow:
             names = ", ".join(sorted(row)[:8])
             return _BadRow(f"no field {name!r} among {names}; name the field that holds the text")
         value = row[name]
+        # a list that is null is an empty one
         if not brackets:
             values.append(value)
         elif isinstance(value, list | None):
@@ -288,6 +291,7 @@ def _split_file(file: Path, piece_bytes: int) -> list[Part]:
         return _split_parquet(file, size)
     if kind in TEXT or _is_compressed(file.name):
         return [Part(str(file), 0, 1, size)]
+    # bounds fall within lines: a line belongs to the part in which it begins
     pieces = max(1, round(size / piece_bytes))
     bounds = [size * piece // pieces for piece in range(pieces + 1)]
     return [Part(str(file), start, stop, stop - start) for start, stop in pairwise(bounds)]
@@ -329,6 +333,7 @@ def _json_reason(line: bytes, error: ValueError) -> str:
         line.decode("utf-8")
     except UnicodeDecodeError:
         return _NOT_UTF8
+    # half of a pair, which no UTF-8 can write
     if "surrogate" in str(error):
         return _NOT_UTF8
     return f"is not JSON ({str(error).split(':')[0]}); expected one object a line"
@@ -366,6 +371,7 @@ def _lines_before(file: Path, offset: int) -> int:
     state = file.stat()
     key = (str(file), state.st_size, state.st_mtime_ns)
     position, line_feeds = _counted.get(key, (0, 0))
+    # counting goes forward only
     if position > offset:
         position = 0
         line_feeds = 0
@@ -418,6 +424,7 @@ def _parquet_rows(part: Part, field: str, others: tuple[str, ...] | None) -> Ite
             try:
                 yield from batch.to_pylist()
             except UnicodeDecodeError:
+                # find the rows that are to blame
                 for row in range(batch.num_rows):
                     yield _parquet_row(batch.slice(row, 1))
 
@@ -446,6 +453,7 @@ def _file_errors_as_user_error(name: str) -> Iterator[None]:
     except (zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{name}: is damaged ({error}), expected gzip; fetch it again") from error
     except (OSError, ValueError) as error:
+        # with a number it is the system's; readers raise without one
         if isinstance(error, OSError) and error.errno:
             reason = os.strerror(error.errno)
             raise UserError(f"{name}: cannot be read ({reason}); check it") from error
@@ -490,6 +498,7 @@ class _ZstandardFile(io.RawIOBase):
                 self._pending = self._frame.decompress(block)
             except self._error as error:
                 raise ValueError(str(error)) from error
+        # as much as fits; the rest is for the next call
         count = min(len(buffer), len(self._pending))
         buffer[:count] = self._pending[:count]
         self._pending = self._pending[count:]
@@ -542,6 +551,7 @@ class _HubInput:
         path, _, rest = name.removeprefix(HUB).partition(":")
         configuration, _, split = rest.partition(":")
         path, _, revision = path.partition("@")
+        # on the Hub a name has two words, and what follows is a pattern of files
         repository = path
         glob = ""
         if not path.startswith("/"):
@@ -563,6 +573,7 @@ class _HubInput:
 def _split_hub(name: str) -> list[Part]:
     """One part for each shard of a data set; its revision is pinned to its present commit."""
     hub_input = _HubInput.parse(name)
+    # all shards, and a continued run, read the same commit
     if not hub_input.revision and not hub_input.repository.startswith("/"):
         from huggingface_hub import HfApi
 

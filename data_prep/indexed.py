@@ -61,13 +61,14 @@ class Writer:
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
         """Append documents: their tokens end to end, shape (sum of lengths,), and their lengths."""
+        # the array's own memory, without a copy
         data = np.ascontiguousarray(tokens, dtype=self.dtype).data
         self._bin.write(data)
         self._sha256.update(data)
         self._lengths.append(np.asarray(lengths, dtype=np.int32))
 
-    def finish(self) -> dict[str, str]:
-        """Write the index; return the SHA-256 (hex) of both files as bin_sha256 and idx_sha256."""
+    def finish(self) -> tuple[str, str]:
+        """Write the index; return the SHA-256 (hex) of .bin and .idx."""
         self._bin.close()
         lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
         count = len(lengths)
@@ -75,6 +76,7 @@ class Writer:
         pieces = [
             _HEADER.pack(_MAGIC, _VERSION, _CODES[self.dtype], count, count + 1),
             lengths.data,
+            # first byte of each sequence, then the boundaries of documents: one sequence each
             ((ends - lengths) * self.dtype.itemsize).data,
             np.arange(count + 1, dtype=np.int64).data,
         ]
@@ -83,7 +85,7 @@ class Writer:
             for piece in pieces:
                 stream.write(piece)
                 sha256.update(piece)
-        return {"bin_sha256": self._sha256.hexdigest(), "idx_sha256": sha256.hexdigest()}
+        return self._sha256.hexdigest(), sha256.hexdigest()
 
 
 def lengths(prefix: Path) -> np.ndarray:

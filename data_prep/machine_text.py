@@ -117,6 +117,7 @@ def collect_machine() -> Collection:
             elif _is_document(file):
                 prose.append(_Candidate(package, license, str(file), partial(_read, file)))
 
+    # documentation first takes prose, and only then docstrings
     candidates = {
         "code": _spread(_library()),
         "documentation": [*_spread(prose), *_spread(docstrings)],
@@ -179,6 +180,7 @@ def read_license(metadata: importlib.metadata.PackageMetadata) -> str:
     if stated and "\n" not in stated and stated.upper() != "UNKNOWN":
         return stated
 
+    # such as "License :: OSI Approved :: MIT License"
     names = []
     for classifier in metadata.get_all("Classifier") or []:
         parts = classifier.split(" :: ")
@@ -197,6 +199,7 @@ def _get_field(metadata: importlib.metadata.PackageMetadata, name: str) -> str:
 
 def _distributions() -> list[tuple[str, str, importlib.metadata.Distribution]]:
     """Name and version, license and distribution of all in this Python's package folders."""
+    # not what PYTHONPATH adds
     folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     distributions = {}
     for distribution in importlib.metadata.distributions(path=folders):
@@ -237,6 +240,7 @@ def _is_document(file: PurePath) -> bool:
     suffix = file.suffix.lower()
     if suffix not in _PROSE_SUFFIXES:
         return False
+    # not outside of the package, nor its tests, nor its metadata
     folders = {part.lower() for part in file.parts[:-1]}
     if ".." in folders or folders & _TEST_FOLDERS:
         return False
@@ -245,6 +249,7 @@ def _is_document(file: PurePath) -> bool:
     name = file.name.lower()
     if any(word in name for word in _NOT_PROSE):
         return False
+    # a .txt file is prose only by its folder or its name
     return suffix != ".txt" or bool(folders & {"doc", "docs"}) or name.startswith(_PROSE_NAMES)
 
 
@@ -278,6 +283,7 @@ def _walk(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
         raise error
 
     for root, folders, files in os.walk(folder, onerror=fail):
+        # in place: os.walk descends into what is left
         folders[:] = sorted(set(folders) - set(left_out))
         yield from (Path(root, name) for name in sorted(files))
 
@@ -288,6 +294,7 @@ def _spread(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     for candidate in candidates:
         packages[candidate.package].append(candidate)
 
+    # (turn, hash of the package's name): all first texts, then all second ones
     turns = []
     for package, members in packages.items():
         members.sort(key=lambda candidate: _sha256(candidate.name))
@@ -323,6 +330,7 @@ def _select(
         if digest in seen:
             left_out["exact duplicate"] += 1
         elif byte_cap and selected_bytes + len(data) > byte_cap:
+            # this one and all that follow
             left_out[f"beyond {byte_cap} bytes"] = len(candidates) - position
             break
         else:

@@ -97,6 +97,7 @@ def cut(parts: Sequence[Part], max_shards: int | None = None) -> list[list[Part]
     total = sum(sizes)
     count = max_shards or _default_count(total)
 
+    # consecutive parts, so that the shards together keep the order of the inputs
     groups: list[list[Part]] = [[] for _ in range(count)]
     before = 0
     for part, size in zip(parts, sizes, strict=True):
@@ -253,6 +254,8 @@ def _do_shard(output: Path, index: int, parts: list[Part], work: Work) -> dict[s
     try:
         with disk_full_as_user_error(output, _KEPT):
             manifest = {"index": index, **work(parts, folder, name)}
+
+            # the manifest comes last: it says that the shard is finished
             files = sorted(folder.iterdir())
             manifest["file_bytes"] = {file.name: file.stat().st_size for file in files}
             last = folder / f"{name}.json"
@@ -284,6 +287,7 @@ class _ShardProgress:
 
         counts = [f"{manifest[key]:,} {key}" for key in ("documents", "tokens") if key in manifest]
         speed = f"{self._progress.rate / 1e6:.1f} MB/s of input"
+        # unknown for Hub data sets, whose sizes are not known
         if self._progress.seconds_left:
             speed += f", {duration(self._progress.seconds_left)} left"
         log.info(
@@ -304,6 +308,7 @@ def _is_finished(output: Path, index: int) -> bool:
     if content is None:
         return False
     manifest = parse_record(_ShardManifest, content, str(file), _MANIFEST_REMEDY)
+    # a copy may have been interrupted, or a file removed
     for name, size in manifest.file_bytes.items():
         path = output / name
         if not path.is_file() or path.stat().st_size != size:

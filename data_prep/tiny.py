@@ -61,6 +61,7 @@ def prepare(output: Path, *, vocab_size: int = 2048, text: Path | None = None) -
         collection = _collect_user_text(text, output)
         inputs["text_sha256"] = _collection_sha256(collection)
 
+    # before the output is touched
     finished = _read_finished(output, inputs)
     if finished:
         return finished
@@ -96,6 +97,7 @@ def _write(
         trained = tokenizer.train(_texts(collection), vocab_size, folder / TOKENIZER)
         results.append(f"{vocab_size} entries")
 
+    # one .bin and .idx for each component
     components = {}
     counts = {}
     for name, documents in collection.components.items():
@@ -120,6 +122,7 @@ def _write(
     manifest = DataManifest(components, identity, inputs)
     write_text(folder / UNIGRAM_COUNTS, json.dumps(counts, separators=(",", ":")) + "\n")
     write_text(folder / LICENSES, _license_table(collection))
+    # last: it says that the folder is complete
     manifest.write(folder)
     return manifest
 
@@ -168,6 +171,7 @@ def _read_finished(output: Path, inputs: Mapping[str, Any]) -> DataManifest | No
         return None
     if manifest.inputs != inputs:
         return None
+    # an interrupted copy of the folder may lack some
     names = [UNIGRAM_COUNTS, f"{TOKENIZER}/tokenizer.json"]
     for prefix in manifest.shards():
         names += [f"{prefix}.bin", f"{prefix}.idx"]
@@ -204,6 +208,7 @@ def _log_step(step: str) -> Iterator[list[str]]:
 
 
 def _collection_sha256(collection: Collection) -> str:
+    # one line for each text, as sha256sum prints it
     lines = []
     for documents in collection.components.values():
         for document in documents:

@@ -109,6 +109,7 @@ def finish(output: Path) -> TokenizedManifest | None:
     if finished is None:
         return None
 
+    # add up the shards
     sources = Counter[str]()
     left_out = Counter[str]()
     entries = []
@@ -174,102 +175,102 @@ def encode_shard(
     encoder = Encoder(tokenizer_folder)
     shard = _ShardEncoder(folder / name, encoder, settings)
     if encoder.load_error:
-        shard.notes.append(
+        shard.manifest.notes.append(
             f"{tokenizer_folder}: encoded by {encoder.name}, as gigatoken cannot read it "
             f"({encoder.load_error})"
         )
     try:
-        manifest = shard.encode(parts)
+        shard.encode(parts)
     except EncoderMismatch as mismatch:
+        # all of the shard again, from its first document
         differing = mismatch.args[0]
         reference = Encoder(tokenizer_folder, reference_only=True)
-        reference.checked = encoder.checked
-        shard = _ShardEncoder(folder / name, reference, settings, differing)
-        shard.notes.append(
+        shard = _ShardEncoder(folder / name, reference, settings)
+        shard.manifest.encoder.checked_documents = encoder.checked
+        shard.manifest.encoder.differing_documents = differing
+        shard.manifest.notes.append(
             f"{name}: gigatoken gave other ids than tokenizers for {differing} of "
             f"{encoder.checked} documents compared; the whole shard was encoded by tokenizers"
         )
-        manifest = shard.encode(parts)
-    return asdict(manifest)
+        shard.encode(parts)
+    return asdict(shard.manifest)
 
 
 class _ShardEncoder:
-    """Encodes the documents of one shard and counts what it holds."""
+    """Encodes the documents of one shard.
 
-    def __init__(
-        self, prefix: Path, encoder: Encoder, settings: Settings, differing_documents: int = 0
-    ) -> None:
-        self.notes: list[str] = []
+    Attributes:
+        manifest: of the shard; counts what was encoded so far.
+    """
+
+    def __init__(self, prefix: Path, encoder: Encoder, settings: Settings) -> None:
         self._prefix = prefix
         self._encoder = encoder
         self._settings = settings
-        self._differing_documents = differing_documents
-        self._documents = 0
-        self._tokens = 0
-        self._bytes = 0
-        self._spelled_out = 0
-        self._left_out = Counter[str]()
+        self.manifest = ShardManifest(
+            documents=0,
+            tokens=0,
+            bytes=0,
+            bin_sha256="",
+            idx_sha256="",
+            end_of_text_within_documents=0,
+            left_out={},
+            sources=[],
+            license=settings.license,
+            tokenizer=settings.tokenizer,
+            encoder=EncoderReport(encoder.name),
+            notes=[],
+        )
 
-    def encode(self, parts: list[Part]) -> ShardManifest:
-        """Write the shard's two files and return its manifest."""
+    def encode(self, parts: list[Part]) -> None:
+        """Write the shard's two files."""
         settings = self._settings
-        sources = []
+        manifest = self.manifest
         with indexed.Writer(self._prefix, settings.tokenizer.vocab_size) as writer:
             for part in parts:
-                before = self._documents
+                before = manifest.documents
                 found = documents.read(part, settings.text_field, on_bad=self._on_bad_record)
                 for batch in _batches(found):
                     self._encode_batch(writer, part, batch)
-                count = self._documents - before
-                sources.append(ShardSource(part.input, part.start, part.stop, count))
-            hashes = writer.finish()
+                count = manifest.documents - before
+                manifest.sources.append(ShardSource(part.input, part.start, part.stop, count))
+            manifest.bin_sha256, manifest.idx_sha256 = writer.finish()
 
-        if self._spelled_out:
-            self.notes.append(
-                f"{self._prefix.name}: end-of-text is spelled out {self._spelled_out} times within "
-                f"documents and ends them there"
+        manifest.encoder.checked_documents += self._encoder.checked
+        manifest.encoder.documents_with_newer_characters = self._encoder.fallback_documents
+        if manifest.end_of_text_within_documents:
+            manifest.notes.append(
+                f"{self._prefix.name}: end-of-text is spelled out "
+                f"{manifest.end_of_text_within_documents} times within documents and ends them "
+                f"there"
             )
-        return ShardManifest(
-            documents=self._documents,
-            tokens=self._tokens,
-            bytes=self._bytes,
-            **hashes,
-            end_of_text_within_documents=self._spelled_out,
-            left_out=dict(self._left_out),
-            sources=sources,
-            license=settings.license,
-            tokenizer=settings.tokenizer,
-            encoder=EncoderReport(
-                name=self._encoder.name,
-                checked_documents=self._encoder.checked,
-                differing_documents=self._differing_documents,
-                documents_with_newer_characters=self._encoder.fallback_documents,
-            ),
-            notes=self.notes,
-        )
 
     def _encode_batch(self, writer: indexed.Writer, part: Part, batch: list[Document]) -> None:
-        end_of_text = self._settings.tokenizer.end_of_text
+        manifest = self.manifest
+        end_of_text = manifest.tokenizer.end_of_text
         ids, lengths = self._encoder.encode([document.text for document in batch])
         for position in np.flatnonzero(lengths == 0):
             where = documents.where(part, batch[position].record)
             self._leave_out("empty documents", f"{where}: is empty (left out)")
-        self._spelled_out += int(np.count_nonzero(ids == end_of_text))
+        manifest.end_of_text_within_documents += int(np.count_nonzero(ids == end_of_text))
 
         # one end-of-text after the last id of each document
         lengths = lengths[lengths > 0]
         ends = np.cumsum(lengths)
         writer.add(np.insert(ids.astype(writer.dtype), ends, end_of_text), lengths + 1)
 
+        # bytes of text in UTF-8
         sizes = [len(document.text.encode()) for document in batch]
         longest = max(sizes)
         if longest >= LONG_BYTES:
             where = documents.where(part, batch[sizes.index(longest)].record)
-            self.notes.append(f"{where}: is one document of {longest / 1e6:,.0f} MB, kept whole")
+            manifest.notes.append(
+                f"{where}: is one document of {longest / 1e6:,.0f} MB, kept whole"
+            )
 
-        self._documents += len(lengths)
-        self._tokens += len(ids) + len(lengths)
-        self._bytes += sum(sizes)
+        manifest.documents += len(lengths)
+        manifest.tokens += len(ids) + len(lengths)
+        manifest.bytes += sum(sizes)
 
     def _on_bad_record(self, error: BadRecord) -> None:
         if not self._settings.skip_bad_records:
@@ -277,9 +278,11 @@ class _ShardEncoder:
         self._leave_out("bad records", f"{error} (left out)")
 
     def _leave_out(self, reason: str, sentence: str) -> None:
-        self._left_out[reason] += 1
-        if self._left_out[reason] <= _MAX_NAMED:
-            self.notes.append(sentence)
+        left_out = self.manifest.left_out
+        left_out[reason] = left_out.get(reason, 0) + 1
+        # the first few are named, all are counted
+        if left_out[reason] <= _MAX_NAMED:
+            self.manifest.notes.append(sentence)
 
 
 def _batches(found: Iterator[Document]) -> Iterator[list[Document]]:

@@ -34,17 +34,20 @@ class ShardSource:
     documents: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class EncoderReport:
-    """The library that encoded a shard, and how many documents were compared with the reference."""
+    """The library that encoded a shard, and how many documents were compared with the reference.
+
+    The fields are those of :class:`recipes.common.encoder.Encoder`.
+    """
 
     name: str
-    checked_documents: int
-    differing_documents: int
-    documents_with_newer_characters: int
+    checked_documents: int = 0
+    differing_documents: int = 0
+    documents_with_newer_characters: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardManifest:
     """The manifest of one shard.
 

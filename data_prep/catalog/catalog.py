@@ -60,6 +60,7 @@ class Loading:
         """What ``granite41 data tokenize --input`` takes to read the whole source."""
         if self.files:
             return tuple(f"hf:{self.dataset}/{glob}" for glob in self.files)
+        # `a+b` reads one split after the other
         inputs = []
         for configuration in self.configurations or ("",):
             for split in self.split.split("+"):
@@ -195,6 +196,7 @@ def _count_tokens(disclosed: Disclosed | None, count: dict[str, Any] | None) -> 
         if disclosed is None:
             return None
         return _tokens_of_bytes(disclosed.size_MB * 1e6, "IBM's disclosed size")
+    # the forms that the head of loading.yaml explains
     if "quote" in count:
         return Sourced(count["value"], "published", f'IBM\'s disclosure: "{count["quote"]}"')
     if "published" in count:

@@ -125,13 +125,10 @@ def data_tokenize(
             "--input and --source: expected one of the two; name files, or a source of the catalog"
         )
     if source:
-        from data_prep.catalog.catalog import get_loading
-
-        loading, known_license = get_loading(source)
-        inputs = list(loading.inputs)
-        text_field = loading.text_field
+        inputs, text_field, known_license = _read_catalog(source)
         license = license or known_license
 
+    # a job for each shard, which runs this command with --shard
     if on != "local":
         from recipes.launch.on_slurm import tokenize_on_cluster
         from recipes.runs.commands import TokenizeOptions
@@ -153,7 +150,6 @@ def data_tokenize(
         )
         tokenize_on_cluster(on, run_dir, options, dryrun)
         return
-
     from data_prep.tokenization import tokenize
 
     tokenize(
@@ -168,6 +164,14 @@ def data_tokenize(
         only=shard,
         dryrun=dryrun,
     )
+
+
+def _read_catalog(source: str) -> tuple[list[str], str, str | None]:
+    """Return the inputs of a source, the field with its text, and its license where it is known."""
+    from data_prep.catalog.catalog import get_loading
+
+    loading, license = get_loading(source)
+    return list(loading.inputs), loading.text_field, license
 
 
 @data_app.command("assemble")
@@ -210,6 +214,7 @@ def data_sources(
     from data_prep.mixtures import show
     from data_prep.mixtures.mixture import load_mixture, phase_stages
 
+    # the whole catalog
     if phase is None:
         if mixture is not None:
             raise UserError(
@@ -223,6 +228,7 @@ def data_sources(
             show.print_sources(sources)
         return
 
+    # a phase may have several stages, such as the three of long-context extension
     mixtures = [load_mixture(stage, mixture) for stage in phase_stages(phase)]
     for stage_mixture in mixtures:
         for warning in stage_mixture.warnings:

@@ -98,6 +98,7 @@ class Encoder:
             return self._encode_by_reference(texts)
         ids, offsets = self._fast.encode_batch(texts, self._cache_limit)
 
+        # the libraries may differ in these without an error, so they are not compared
         fallback = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
         self._check(
             self._fast,
@@ -106,6 +107,7 @@ class Encoder:
         if not fallback:
             return ids[offsets[0] : offsets[-1]], np.diff(offsets)
 
+        # replace the ids of those documents by the reference's
         documents = [ids[start:stop] for start, stop in pairwise(offsets)]
         for position in fallback:
             documents[position], _ = self._encode_by_reference([texts[position]])
@@ -118,6 +120,7 @@ class Encoder:
         differing = 0
         for text in texts:
             text_share = share if text.isascii() else 2 * share
+            # whenever the compared characters fall behind their share
             if self._compared_characters <= self._characters * text_share:
                 sample = text[:_CHECKED_CHARACTERS]
                 self._compared_characters += len(sample)
@@ -132,6 +135,7 @@ class Encoder:
         encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
         lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
         documents = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        # concatenate takes no empty list
         return np.concatenate([np.empty(0, np.uint32), *documents]), lengths
 
 
@@ -187,5 +191,6 @@ def _is_newer_code_point() -> np.ndarray:
 def _has_newer_characters(text: str) -> bool:
     if text.isascii():
         return False
+    # UTF-32 is one number a character, which indexes the table
     code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     return bool(_is_newer_code_point()[code_points].any())
