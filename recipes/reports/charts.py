@@ -46,6 +46,7 @@ class Scale:
         if self.axis.ticks is None:
             return [(self.pixel(value), short(value)) for value in self._round_values()]
 
+        # labels that would overlap are left out
         ticks: list[tuple[float, str]] = []
         for value, label in self.axis.ticks.items():
             pixel = self.pixel(value)

@@ -42,6 +42,7 @@ def compare(a: Path, b: Path, output: Path) -> Path:
     Raises:
         UserError: a folder that is neither, one of each kind, or nothing that both have.
     """
+    # an evaluation's folder holds its file, and no stages with evaluations
     problems = Problems(a)
     if any(evaluation_paths(folder) or not (folder / EVALUATION).is_file() for folder in (a, b)):
         pairs = _run_pairs(a, b, problems)

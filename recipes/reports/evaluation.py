@@ -131,6 +131,7 @@ def _scores(suite: str, entries: Sequence[Entry], worse: Worse) -> Table:
             published[f"IBM {size}"] = references
         requested |= dict.fromkeys((*entry.evaluation.expected, *entry.units))
 
+    # benchmarks that were requested, or that IBM has a score for
     rows = []
     for name in dict.fromkeys((*get_suite(suite, entries[0].evaluation.size).tasks, *requested)):
         columns = [column.get(name) for column in published.values()]
@@ -165,6 +166,7 @@ def _ruler_blocks(entries: Sequence[Entry], worse: Worse) -> list[Block]:
         lengths |= {*references, *entry.by_length}
     means = {entry.name: ruler_means(entry.evaluation) for entry in entries}
 
+    # IBM's columns, then one for each model
     rows = []
     for length in sorted(lengths):
         row: Row = [scores.length_name(length)]
@@ -235,6 +237,7 @@ def _gates(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         gate = entry.gate or {"checks": []}
         for check in map(as_dict, gate["checks"]):
+            # a check that only says that a unit is whole is not worth a row
             passed = check.get("ok") is True
             if passed and check.get("expected") is None:
                 continue

@@ -165,6 +165,7 @@ def regressions(entries: Sequence[Entry]) -> dict[tuple[int, str], float]:
     worse = {}
     for position, entry in enumerate(entries):
         stage = entry.evaluation.stage
+        # entries are sorted by stage, the final model of each last
         earlier = [other for other in entries[:position] if other.evaluation.stage != stage]
         if not earlier:
             continue

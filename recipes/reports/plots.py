@@ -122,6 +122,7 @@ def lr_curves(size: str) -> list[StageCurve]:
     start = 0
     assumed: dict[str, Sourced[Any]] = {}
 
+    # a stage that carries the optimizer on rests on what the stages before it assume
     for recipe, full in zip(pretraining(size), _full_size(size), strict=True):
         if recipe.optimizer_state.value != "carry":
             assumed = {}

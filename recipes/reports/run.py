@@ -240,6 +240,7 @@ def _stage_charts(stage: StageReport) -> list[Block]:
 
 
 def _run_charts(stages: Sequence[StageReport]) -> list[Block]:
+    # the stages follow each other on the axis of the run's tokens
     losses: list[Series] = []
     rates: list[Series] = []
     spans: list[Span] = []
@@ -267,6 +268,7 @@ def _mixture_table(stage: StageReport) -> Table:
     for shard in stage.shards:
         weights.setdefault(shard.component, []).append(shard.weight or 0.0)
 
+    # components that were read, then those that only the recipe has
     rows: list[list[Any]] = []
     for component, parts in weights.items():
         share = formatted(100 * sum(parts) / total, ".2f", " %")

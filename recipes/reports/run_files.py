@@ -193,6 +193,7 @@ def _read_stage(folder: Path, tokens_before: int, problems: Problems) -> StageRe
     metrics = _read_metrics(folder / METRICS, problems)
     schedule, mixture = _read_recipe(folder / RECIPE, problems)
 
+    # the manifest has the last word on a finished stage, steps.jsonl on a running one
     tokens = as_number(manifest.get("tokens"))
     is_finished = manifest.get("status") == "finished"
     done = metrics.tokens
@@ -420,6 +421,7 @@ def _shards(manifest: dict[str, Any]) -> list[Shard]:
 
 def _artefacts(folder: Path, checkpoint: Any) -> dict[str, str]:
     """Return what the stage wrote -> its path relative to the run's folder, where it exists."""
+    # a path that the manifest names may lead anywhere
     names = ARTEFACTS
     if isinstance(checkpoint, str) and _is_inside(checkpoint):
         names = {"checkpoint": checkpoint.lstrip("/"), **names}

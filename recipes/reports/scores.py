@@ -107,6 +107,7 @@ def ruler_chart(
     published: Mapping[str, Mapping[int, float]], means: Mapping[str, Mapping[int, Score]]
 ) -> Chart:
     """Return RULER's means over the lengths, by name of the curve."""
+    # published means have no standard error
     series: list[Series] = []
     for name, scores in published.items():
         exact = [(float(length), score, score, score) for length, score in scores.items()]
@@ -118,6 +119,7 @@ def ruler_chart(
         ]
         series.append(Series(name, points, marked=True))
 
+    # the axis is labeled at the lengths that have a score
     lengths = set().union(*published.values(), *means.values())
     x = Axis(
         "tokens",

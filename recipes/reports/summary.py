@@ -87,6 +87,7 @@ def _scores(entry: Entry) -> str:
                 metric = PERCENT
             by_metric.setdefault(metric, []).append(unit)
 
+    # units of one metric are averaged, such as percent or bits per byte
     means = []
     for metric, units in by_metric.items():
         mean = sum(unit.score for unit in units) / len(units)

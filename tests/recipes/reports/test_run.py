@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -37,75 +38,86 @@ def assert_self_contained(page: Page, run: Path) -> None:
     assert "@import" not in page.words
 
 
-def test_a_chain_with_a_failed_stage(tmp_path: Path) -> None:
+ERROR = "<script>alert(1)</script> | a `b` [c](http://d)\n\x1b[31mCUDA out of memory"
+
+
+@pytest.fixture
+def failed_chain(tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a run of a finished and a failed stage and return their manifests."""
     data = {
         "code": {"weight": 0.2, "bin_sha256": "aa"},
         "text": {"weight": 0.8, "bin_sha256": "bb"},
     }
     for prefix, shard in data.items():
         shard |= {"component": prefix, "idx_sha256": "cc"}
-    ledger = {"aa": {"prefix": "code", "next_document": 120, "epochs": 0.31}}
     first = write_stage(
-        *(tmp_path, "phase1", 153),
-        **{
-            "checkpoint": "checkpoints/step=00000153",
-            "validation_loss": 6.5,
-            "unigram_entropy": 7.0,
-        },
-        **{"data": data, "ledger": ledger, "read_again": {"code": 1.5}},
+        tmp_path,
+        "phase1",
+        153,
+        checkpoint="checkpoints/step=00000153",
+        validation_loss=6.5,
+        unigram_entropy=7.0,
+        data=data,
+        # keys of an earlier version
+        ledger={"aa": {"prefix": "code", "next_document": 120, "epochs": 0.31}},
+        read_again={"code": 1.5},
     )
     (tmp_path / "phase1/checkpoints/step=00000153").mkdir(parents=True)
-    error = "<script>alert(1)</script> | a `b` [c](http://d)\n\x1b[31mCUDA out of memory"
-    second = write_stage(tmp_path, "phase2", 12, "failed", error=error)
+    second = write_stage(tmp_path, "phase2", 12, "failed", error=ERROR)
+    return first, second
+
+
+def test_a_chain_with_a_failed_stage(tmp_path: Path, failed_chain) -> None:
+    first, second = failed_chain
     markdown, page = report(tmp_path)
 
     assert_self_contained(page, tmp_path)
-    assert [attrs["href"] for _, attrs in page.tags if attrs.get("href", "").startswith("#")] == [
-        "#phase1",
-        "#phase2",
-    ]
+    links = [str(attrs["href"]) for _, attrs in page.tags if "href" in attrs]
+    assert [link for link in links if link.startswith("#")] == ["#phase1", "#phase2"]
+
     row = page.cells("phase1")
     assert row["tokens"] == row["tokens done"] == row["tokens of the run"] == f"{first['tokens']:,}"
-    assert (row["status"], row["steps"], row["wall time"], row["tokens/s"]) == (
-        "finished",
-        "153",
-        "75 s",
-        "1,000",
-    )
-    assert (row["validation loss"], row["unigram entropy"], row["below entropy"]) == (
-        "6.500",
-        "7.000",
-        "7.1%",
-    )
+    assert row["status"] == "finished"
+    assert row["steps"] == "153"
+    assert row["wall time"] == "75 s"
+    assert row["tokens/s"] == "1,000"
+    assert row["validation loss"] == "6.500"
+    assert row["unigram entropy"] == "7.000"
+    assert row["below entropy"] == "7.1%"
+
     row = page.cells("phase2")
-    assert (row["status"], row["tokens"], row["tokens done"]) == (
-        "failed",
-        f"{second['tokens']:,}",
-        f"{12 * BATCH:,}",
-    )
+    assert row["status"] == "failed"
+    assert row["tokens"] == f"{second['tokens']:,}"
+    assert row["tokens done"] == f"{12 * BATCH:,}"
     assert row["tokens of the run"] == f"{first['tokens'] + 12 * BATCH:,}"
     assert row["validation loss"] == "-"
+    assert f"| phase2 | failed | {second['tokens']:,} | - | - | - | 75 | - | - | 12 |" in markdown
+    assert "could not be read" not in markdown
 
-    # the run's charts first, then each stage's
+
+def test_the_charts_of_the_run_come_before_the_stages(tmp_path: Path, failed_chain) -> None:
+    page = report(tmp_path)[1]
     assert page.points("train") == [153, 12, 153, 12]
     assert page.points("validation") == [15, 1, 15, 1]
     assert page.points("applied")[2:] == [153, 12]
     assert len(page.points("recipe")) == 4
     assert min(page.points("recipe")) > 100
     assert page.points("entropy") == [2]
+
+
+def test_the_data_that_was_read_is_listed(tmp_path: Path, failed_chain) -> None:
+    page = report(tmp_path)[1]
     assert ["code", "1", "20.00 %", "20.00 %"] in page.rows
     assert ["code", "0.2", "120", "0.31"] in page.rows
     assert ["text", "0.8", "-", "-"] in page.rows
     assert "code (1.5 epochs)" in page.words
 
-    assert (
-        "<script>alert(1)</script> | a `b` [c](http://d)\n\N{REPLACEMENT CHARACTER}[31mCUDA"
-        in page.words
-    )
+
+def test_the_error_of_a_stage_is_shown_as_it_is(tmp_path: Path, failed_chain) -> None:
+    markdown, page = report(tmp_path)
+    assert ERROR.partition("\x1b")[0] + "\N{REPLACEMENT CHARACTER}[31mCUDA" in page.words
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| a \\`b\\` \\[c\\](http://d)" in markdown
     assert "\x1b" not in markdown
-    assert f"| phase2 | failed | {second['tokens']:,} | - | - | - | 75 | - | - | 12 |" in markdown
-    assert "could not be read" not in markdown
 
 
 def test_the_rate_applied_lies_on_the_recipes_curve(tmp_path: Path) -> None:
