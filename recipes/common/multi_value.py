@@ -11,12 +11,7 @@ class MultiValueCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        flags = {
-            flag
-            for option in self.params
-            if isinstance(option, click.Option) and option.multiple
-            for flag in option.opts
-        }
+        flags = self._repeatable_flags()
         spread: list[str] = []
         flag: str | None = None
         for position, word in enumerate(args):
@@ -24,12 +19,18 @@ class MultiValueCommand(TyperCommand):
                 return super().parse_args(ctx, spread + args[position:])
             if _is_option(word):
                 flag = word if word in flags else None
-                spread.append(word)
             elif flag and spread[-1] != flag:
-                spread += [flag, word]
-            else:
-                spread.append(word)
+                # a further value of the option
+                spread.append(flag)
+            spread.append(word)
         return super().parse_args(ctx, spread)
+
+    def _repeatable_flags(self) -> set[str]:
+        flags: set[str] = set()
+        for option in self.params:
+            if isinstance(option, click.Option) and option.multiple:
+                flags.update(option.opts)
+        return flags
 
 
 def _is_option(word: str) -> bool:

@@ -13,14 +13,19 @@ def human(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(human(item) for item in value)
     if isinstance(value, int):
-        for unit, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
-            if value >= unit:
-                # three decimals only where they lose nothing
-                return f"{value / unit:.6g}{suffix}" if value * 1000 % unit == 0 else f"{value:,}"
-        return f"{value:,}"
+        return _human_integer(value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
+
+
+def _human_integer(value: int) -> str:
+    for unit, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
+        if value >= unit:
+            # three decimals only where they lose nothing
+            is_exact = value * 1000 % unit == 0
+            return f"{value / unit:.6g}{suffix}" if is_exact else f"{value:,}"
+    return f"{value:,}"
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:

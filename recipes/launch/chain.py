@@ -99,7 +99,7 @@ def build_chain(
     already have no task.
 
     Args:
-        request: what the user wants; without ``data`` a chain of size tiny prepares its own.
+        request: the user's; without ``data`` a chain of size tiny prepares its own.
         run_folder: the run's folder, as the tasks see it.
         on_cluster: whether the tasks run on more than this machine.
         state: the run's folder as seen from here, where ``run_folder`` is on a cluster.
@@ -327,7 +327,7 @@ class ChainBuilder:
         if label or not self._on_cluster or len(lengths) < 2:
             return self._add(name, options, after, needs_gpu=True)
 
-        # a job for each length, and one that gathers what they have scored
+        # a job for each length, and one that gathers their scores
         parts = []
         for length in lengths:
             part = replace(options, lengths=(length,))
@@ -396,7 +396,7 @@ class ChainBuilder:
 
 
 def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -> None:
-    """Check that what a chain trains with exists, before anything is started.
+    """Check that the inputs of a chain's training exist, before anything is started.
 
     Raises:
         UserError: no prepared data, or nothing that a stage can start from.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-# what the command line takes as a path: of this machine, or of a cluster
+# a path of this machine, or of a cluster
 PathLike: TypeAlias = Path | str
 
 _POSITIONAL: dict[str, Any] = {"flag": None}

@@ -101,7 +101,7 @@ class DataManifest:
     Attributes:
         components: name -> component.
         tokenizer: that encoded all of them.
-        inputs: settings of the preparation, by which it knows what it has done already.
+        inputs: settings of the preparation, which recognizes finished data by them.
     """
 
     components: dict[str, DataComponent]

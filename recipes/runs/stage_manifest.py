@@ -1,4 +1,4 @@
-"""``manifest.json`` of a stage's folder: what the stage trains, from what, and how it ended."""
+"""``manifest.json`` of a stage's folder: its data, initial state, progress and result."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class StageManifest:
         tokens: that the stage trains on.
         tokens_before: that the run has trained on before it.
         tokenizer_fingerprint: SHA-256, see :func:`recipes.common.tokenizer_files.fingerprint`.
-        initial_state: what the stage starts from.
+        initial_state: the checkpoint that the stage starts from.
         data: prefix of each shard that the stage trains on -> the shard.
         data_progress_before: ``bin_sha256`` -> how far the stages before have read the shard.
         data_progress: ``bin_sha256`` -> how far it is read at the end of the stage.

@@ -1,4 +1,4 @@
-"""A chain as tasks: what each waits for, and what is refused before the first."""
+"""A chain as tasks: dependencies, command lines, and requests that are refused."""
 
 import shlex
 import sys
@@ -88,7 +88,7 @@ def test_a_merge_is_of_the_stage_and_what_it_began_with(tmp_path) -> None:
         f"merge --method linear --parents {stage} theirs --weights 0.6 0.4 --output {stage}/merged"
     )
     assert chain["lce_128k-merge"].arguments[4:6] == (f"{tmp_path}/lce_128k", stage)
-    # what a stage has begun with counts, whatever is named later
+    # the initial checkpoint of a stage that has started counts, not the one named later
     first = InitialCheckpoint("first")
     write_stage_manifest(tmp_path / "lce_32k", status="running", initial_state=first)
     chain = _tasks("lce_32k", "8b", tmp_path, init="theirs")
@@ -183,7 +183,7 @@ def test_real_sizes_are_evaluated_on_published_texts_and_end_at_published_number
     for stage, reference in (("lce_32k", "none"), ("lce_128k", "none"), ("lce_512k", "published")):
         assert f"--reference {reference}" in shlex.join(gates[f"{stage}-gate"])
     assert not any("--allow-fallback" in arguments for arguments in gates.values())
-    # what the first stage began with was not evaluated in this run
+    # the first stage's initial checkpoint was not evaluated in this run
     assert "--baseline" not in gates["lce_32k-gate"]
     assert gates["lce_512k-gate"][-2:] == ("--baseline", f"{tmp_path}/lce_128k/eval/base")
     last_of_3b = _tasks("lce_128k", "3b", tmp_path, init="c", evaluate=True)

@@ -1,4 +1,4 @@
-"""The command line of each options' dataclass means to ``granite41`` what the dataclass says."""
+"""``granite41`` reads the command line of each options' dataclass back to the same values."""
 
 from dataclasses import fields
 from pathlib import Path
