@@ -204,7 +204,7 @@ class _Assembler:
             file = Path(f"{prefix}.{kind}")
             if not file.is_file():
                 raise UserError(
-                    f"{file}: no such file, but the manifest beside it names it; "
+                    f"{file}: no such file, but the manifest next to it names it; "
                     f"tokenize the component again"
                 )
             file_size = file.stat().st_size

@@ -18,7 +18,7 @@ HUB = "hf:"
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 TEXT = (".txt", ".md", ".rst", ".py")
 PARQUET = ".parquet"
-# what this project's own commands write beside documents
+# what this project's own commands write next to documents
 NO_DOCUMENTS = ("plan.json", "manifest.json", "shard-*.json", "*.removed.jsonl")
 _ROWS = 64  # of a parquet file, decoded at a time: bounds the memory
 _CHUNK = 1 << 20
@@ -83,7 +83,7 @@ def input_bytes(inputs: Iterable[str]) -> int:
 def split_inputs(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
     """Cut inputs into parts of about ``piece_bytes``, in order; a folder is its files, sorted.
 
-    A folder's hidden files, and the records that ``granite41 data`` writes beside documents, are
+    A folder's hidden files, and the records that ``granite41 data`` writes next to them, are
     left out. JSON lines are cut at bytes, parquet at row groups, a Hub data set at its own shards;
     compressed files and plain text are one part each. Nothing is read but sizes and parquet's
     footers.
@@ -388,7 +388,7 @@ def _lines_before(file: Path, offset: int) -> int:
         last = stream.read(1)
 
     _counted[key] = (position, line_feeds)
-    # a line that has not ended before the offset began before it too
+    # and the line that has started before the offset, but not ended
     return line_feeds + (last != b"\n")
 
 

@@ -127,8 +127,8 @@ def test_sources_of_one_component(tmp_path: Path, tokenizer_folder: Path, code: 
         "by weight": [f"code={code}:1", f"code={web}:3"],
     }
     weights = {}
-    for name, given in words.items():
-        made = assemble(tmp_path / name, tokenizer_folder, parse_components(given))
+    for name, components in words.items():
+        made = assemble(tmp_path / name, tokenizer_folder, parse_components(components))
         part = made.components["code"]
         assert (part.documents, part.tokens) == (5, 33)
         assert part.sources == {"somewhere": 6}

@@ -48,7 +48,7 @@ def contents(output: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "wanted", "found"),
+    ("sizes", "max_shards", "lengths"),
     [
         ([10] * 6, 3, [2, 2, 2]),
         ([10] * 2, 5, [1, 1]),
@@ -57,10 +57,10 @@ def contents(output: Path) -> dict[str, str]:
         ([7], 1, [1]),
     ],
 )
-def test_cut(sizes: list[int], wanted: int, found: list[int]) -> None:
+def test_cut(sizes: list[int], max_shards: int, lengths: list[int]) -> None:
     parts = [Part(str(number), 0, 1, size) for number, size in enumerate(sizes)]
-    groups = shards.cut(parts, wanted)
-    assert [len(group) for group in groups] == found
+    groups = shards.cut(parts, max_shards)
+    assert [len(group) for group in groups] == lengths
     assert [part for group in groups for part in group] == parts
 
 
@@ -247,7 +247,7 @@ def test_another_plan_or_other_files_are_not_mixed_in(tmp_path: Path) -> None:
         run(tmp_path / "out", plan=PLAN[:4])
     assert contents(tmp_path / "out") == before
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/letter.txt").write_text("mine")
+    (tmp_path / "full/letter.txt").write_text("a letter")
     with pytest.raises(UserError, match=r"full: holds other files, expected a folder that is new"):
         run(tmp_path / "full")
     with pytest.raises(UserError, match=r"letter.txt: is a file, expected a folder"):

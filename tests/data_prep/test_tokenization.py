@@ -157,7 +157,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path, warnings) -> N
 
 
 @pytest.mark.parametrize(
-    ("beside", "packed"),
+    ("manifest_of_inputs", "packed"),
     [
         ('{"settings": {"max_tokens": 4096}}', 4096),
         ('{"settings": {"max_tokens": "4096"}}', None),
@@ -170,13 +170,13 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path, warnings) -> N
     ],
 )
 def test_what_the_inputs_were_packed_for_is_kept(
-    small: Path, source: Path, tmp_path: Path, beside: str, packed: int | None
+    small: Path, source: Path, tmp_path: Path, manifest_of_inputs: str, packed: int | None
 ) -> None:
     # an output from before the manifest existed may be continued, and its shards stay as they are
     tokenize(source, tmp_path / "out", small)
     before = json.loads((tmp_path / "out/manifest.json").read_text())
     shard = (tmp_path / "out/shard-00000.json").read_bytes()
-    (source.parent / "manifest.json").write_bytes(beside.encode("latin-1"))
+    (source.parent / "manifest.json").write_bytes(manifest_of_inputs.encode("latin-1"))
     tokenize(source, tmp_path / "out", small)
     found = json.loads((tmp_path / "out/manifest.json").read_text())
     assert found == before | ({"packed_tokens": packed} if packed else {})

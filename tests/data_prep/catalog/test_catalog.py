@@ -81,14 +81,14 @@ def test_ours_joins_ibms_by_id() -> None:
 
 
 def test_whatever_ibm_calls_public_or_gives_an_address_for_has_an_entry() -> None:
-    said = {
+    public = {
         entry["id"]
         for entry in IBM["sources"]
         if entry["disclosed"]["url"]
         or entry["disclosed"]["data_provenance"].startswith("Publicly available")
     }
-    assert len(said) == 83
-    assert said <= set(OURS["sources"])
+    assert len(public) == 83
+    assert public <= set(OURS["sources"])
 
 
 @pytest.mark.parametrize(("name", "addition"), EVERY_ADDITION.items(), ids=list(EVERY_ADDITION))
