@@ -1,8 +1,8 @@
-"""How long the documents of prepared data are, in tokens, against the sequence length of a stage."""
+"""Document lengths of prepared data in tokens, compared with a stage's sequence length."""
 
 import json
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +11,13 @@ import numpy as np
 
 from data_prep import indexed
 from recipes.common.errors import UserError
+from recipes.common.json_files import read_json
 from recipes.common.tables import print_table
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import MANIFEST
 from recipes.spec.origin import assumed
+
+log = logging.getLogger(__name__)
 
 LONG = assumed(
     Fraction(1, 8), "of the sequence length: shorter documents come more than eight to a sequence"
@@ -25,7 +28,8 @@ LEAST_SHARE = assumed(
 PERCENTILES = (10, 50, 90, 99)
 AT_LEAST = (Fraction(1), Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
 BELOW = Fraction(1, 32)
-_BAR = 40  # characters of a share of 100 %
+# characters of a share of 100 %
+_BAR = 40
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,13 @@ class Lengths:
 
     Attributes:
         percentiles: of the documents' lengths (10, 50, 90, 99, max), each a length that occurs.
-        at_least: "1", "1/2", "1/4", "1/8" of the sequence length -> share of tokens in documents that long or longer.
+        at_least: "1", "1/2", "1/4", "1/8" of the sequence length -> share of tokens in documents
+            that long or longer.
         below: "1/32" of the sequence length -> share of tokens in shorter documents.
-        histogram: power of two -> share of tokens in documents at least that long, but shorter than the next power.
-        long_enough: whether :data:`LEAST_SHARE` of the tokens are in documents of at least :data:`LONG`.
+        histogram: power of two -> share of tokens in documents at least that long, but shorter than
+            the next power.
+        long_enough: whether :data:`LEAST_SHARE` of the tokens are in documents of at least
+            :data:`LONG`.
     """
 
     documents: int
@@ -55,15 +62,14 @@ def report(
     size: str,
     *,
     as_json: bool = False,
-    warn: Callable[[str], None] = print,
 ) -> None:
-    """Print the document lengths of each component of ``data``, and whether they suit the stage's sequence length.
+    """Print the document lengths of each component of ``data``, and whether they suit a stage.
 
     Args:
-        data: a data folder, an output folder of ``granite41 data tokenize``, or the prefix of one .idx file.
+        data: a data folder, an output folder of ``granite41 data tokenize``, or the prefix of one
+            .idx file.
         stage, size: of pre-training or long-context extension.
         as_json: print one JSON object instead of tables.
-        warn: receives a sentence for each component whose documents are too short.
 
     Raises:
         UserError: an unknown stage, no data, damaged data, or a component without tokens.
@@ -73,30 +79,42 @@ def report(
         name: measure(name, found, sequence_length) for name, found in prefixes(data).items()
     }
     if as_json:
-        head = {"stage": stage, "size": size, "sequence_length": sequence_length}
-        found = {name: asdict(lengths) for name, lengths in components.items()}
-        print(json.dumps(head | {"components": found}, indent=2, ensure_ascii=False))
+        by_name = {name: asdict(lengths) for name, lengths in components.items()}
+        content = {
+            "stage": stage,
+            "size": size,
+            "sequence_length": sequence_length,
+            "components": by_name,
+        }
+        print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
         print(f"{stage} of {size}: sequences of {sequence_length:,} tokens")
         _tables(components)
         for name, lengths in components.items():
             _bars(name, lengths)
+
+    shortest = math.ceil(LONG.value * sequence_length)
     for name, lengths in components.items():
-        shortest = math.ceil(LONG.value * sequence_length)
         share = lengths.at_least[str(LONG.value)]
         if not lengths.long_enough:
-            warn(
-                f"{name}: {1 - share:.0%} of tokens are in documents shorter than {shortest:,}, so the stage would "
-                f"mostly see sequences of many unrelated documents; pack or choose longer ones"
+            log.warning(
+                "%s: %.0f%% of tokens are in documents shorter than %s, so the stage would mostly "
+                "see sequences of many unrelated documents; pack or choose longer ones",
+                name,
+                100 * (1 - share),
+                f"{shortest:,}",
             )
         elif not as_json:
             print(
-                f"{name}: {share:.0%} of tokens are in documents of at least {shortest:,}; long enough for the stage"
+                f"{name}: {share:.0%} of tokens are in documents of at least {shortest:,}; "
+                f"long enough for the stage"
             )
 
 
 def prefixes(data: Path) -> dict[str, list[Path]]:
-    """Return component -> its shards' prefixes; a tokenized folder or a single file is one component of its own name.
+    """Return component -> its shards' prefixes.
+
+    A tokenized folder or a single file is one component of its own name.
 
     Raises:
         UserError: ``data`` is none of the three, or its manifest is damaged.
@@ -107,28 +125,30 @@ def prefixes(data: Path) -> dict[str, list[Path]]:
     file = data / MANIFEST
     if not file.is_file():
         raise UserError(
-            f"{data}: has no {MANIFEST} and is no prefix of an .idx file, expected prepared data; check it"
+            f"{data}: has no {MANIFEST} and is no prefix of an .idx file, expected prepared data; "
+            f"check it"
         )
+    manifest = read_json(file, "prepare the data again")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
         components = manifest.get("components", {data.resolve().name: manifest})
-        return {
-            name: [data / shard["prefix"] for shard in part["shards"]]
-            for name, part in components.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = {}
+        for name, component in components.items():
+            found[name] = [data / shard["prefix"] for shard in component["shards"]]
+        return found
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: names no shards of .bin and .idx files, expected those of prepared data"
         ) from error
 
 
 def measure(name: str, shards: list[Path], sequence_length: int) -> Lengths:
-    """Return the document lengths of the component ``name`` in ``shards``, against ``sequence_length`` tokens.
+    """Return the document lengths of a component in ``shards``.
 
     Raises:
         UserError: an .idx file is missing or damaged, or there is no token.
     """
-    lengths = np.concatenate([np.empty(0, np.int64), *(indexed.lengths(shard) for shard in shards)])
+    by_shard = [indexed.lengths(shard) for shard in shards]
+    lengths = np.concatenate([np.empty(0, np.int64), *by_shard])
     tokens = int(lengths.sum())
     if not tokens:
         raise UserError(f"{name}: holds no token, expected documents; prepare it again")
@@ -139,45 +159,30 @@ def measure(name: str, shards: list[Path], sequence_length: int) -> Lengths:
     at_least = {str(part): share(lengths >= math.ceil(part * sequence_length)) for part in AT_LEAST}
     # a length n of 2^k <= n < 2^(k + 1) has the exponent k + 1
     powers = np.frexp(np.maximum(lengths, 1).astype(np.float64))[1] - 1
-    found = np.percentile(lengths, [*PERCENTILES, 100], method="inverted_cdf").tolist()
+    percentiles = np.percentile(lengths, [*PERCENTILES, 100], method="inverted_cdf").tolist()
+    bins = range(int(powers.min()), int(powers.max()) + 1)
     return Lengths(
         documents=len(lengths),
         tokens=tokens,
-        percentiles=dict(zip([*map(str, PERCENTILES), "max"], found, strict=True)),
+        percentiles=dict(zip([*map(str, PERCENTILES), "max"], percentiles, strict=True)),
         at_least=at_least,
         below={str(BELOW): share(lengths < math.ceil(BELOW * sequence_length))},
-        histogram={
-            2**power: share(powers == power)
-            for power in range(int(powers.min()), int(powers.max()) + 1)
-        },
+        histogram={2**power: share(powers == power) for power in bins},
         long_enough=at_least[str(LONG.value)] >= LEAST_SHARE.value,
     )
 
 
 def _tables(components: dict[str, Lengths]) -> None:
-    sizes, shares = [], []
+    counts = []
+    shares = []
     for name, lengths in components.items():
-        found = (lengths.documents, lengths.tokens, *lengths.percentiles.values())
-        sizes.append([name, *(f"{value:,}" for value in found)])
-        shares.append(
-            [
-                name,
-                *(
-                    f"{value:.1%}"
-                    for value in (*lengths.at_least.values(), *lengths.below.values())
-                ),
-            ]
-        )
-    print_table(
-        [
-            "component",
-            "documents",
-            "tokens",
-            *(f"{p}th percentile" for p in PERCENTILES),
-            "longest",
-        ],
-        sizes,
-    )
+        numbers = [lengths.documents, lengths.tokens, *lengths.percentiles.values()]
+        counts.append([name, *(f"{number:,}" for number in numbers)])
+        parts = [*lengths.at_least.values(), *lengths.below.values()]
+        shares.append([name, *(f"{share:.1%}" for share in parts)])
+
+    percentiles = [f"{number}th percentile" for number in PERCENTILES]
+    print_table(["component", "documents", "tokens", *percentiles, "longest"], counts)
     columns = [f"at least {part}" for part in AT_LEAST] + [f"below {BELOW}"]
     print_table(["share of tokens in documents of", *columns], shares)
 
@@ -185,7 +190,6 @@ def _tables(components: dict[str, Lengths]) -> None:
 def _bars(name: str, lengths: Lengths) -> None:
     print(f"{name}: share of tokens by the length of their document")
     for start, share in lengths.histogram.items():
-        print(
-            f"  {start:>11,} to {2 * start - 1:>11,}  {share:6.1%}  {'#' * round(share * _BAR)}".rstrip()
-        )
+        bar = "#" * round(share * _BAR)
+        print(f"  {start:>11,} to {2 * start - 1:>11,}  {share:6.1%}  {bar}".rstrip())
     print()

@@ -1,20 +1,22 @@
-"""Long documents out of many records: the files of a code repository, or the pages of a book, one after the other.
+"""Pack the files of a code repository, or the pages of a book, into long documents.
 
-Files are ordered by path, a folder's files before its sub-folders, and numbers within names by value (page 2 before
-page 10). So the files of one folder, which mostly belong together, stay together, and no language needs a parser. IBM's
-long-context code models ordered files by their import dependencies (arXiv 2407.13739); what Granite 4.1 did is not
-published.
+Files are ordered by path, a folder's files before its sub-folders, and numbers within names by
+value (page 2 before page 10). So the files of one folder, which mostly belong together, stay
+together, and no language needs a parser. IBM's long-context code models ordered files by their
+import dependencies (arXiv 2407.13739); what Granite 4.1 did is not published.
 
-Before each file stands a line with its path, ``#src/main.c``, the form of DeepSeek-Coder's repository-level data
-(arXiv 2401.14196). That is an assumption. StarCoder2's ``<file_sep>`` is a special token of its own tokenizer; in
-another's text it would be no more than characters. A path that is a bare number (a page) gets no such line.
+Before each file is a line with its path, ``#src/main.c``, the form of DeepSeek-Coder's
+repository-level data (arXiv 2401.14196). That is an assumption. StarCoder2's ``<file_sep>`` is a
+special token of its own tokenizer; in another's text it would be no more than characters. A path
+that is a bare number (a page) gets no such line.
 
-Two passes: the first distributes the records over buckets by a hash of the repository's name, the second loads one
-bucket at a time. So memory holds one bucket's text for each process, however large the inputs are.
+Two passes: the first distributes the records over buckets by a hash of the repository's name, the
+second loads one bucket at a time. So memory holds one bucket's text for each process, at any size
+of the inputs.
 """
 
 import hashlib
-import json
+import logging
 import os
 import re
 import shutil
@@ -22,7 +24,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,16 +35,23 @@ from data_prep.documents import BadRecord, Part
 from recipes.common import tokenizer_files
 from recipes.common.encoder import Encoder, EncoderMismatch
 from recipes.common.errors import UserError
-from recipes.common.files import write_text
+from recipes.common.json_files import read_json_or_none, write_json
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-MINIMUM_TOKENS = 16  # any one character and end-of-text fit
-MOST_BUCKETS = 256  # files open at a time in the first pass
-_GIT = ".git"  # a folder, or a file in a submodule
-_HEAD = 8000  # bytes in which git looks for a zero byte, the sign of a binary file
+# any one character and end-of-text fit
+MINIMUM_TOKENS = 16
+# files open at a time in the first pass
+MOST_BUCKETS = 256
+# a folder, or a file in a submodule
+_GIT = ".git"
+# bytes in which git looks for a zero byte, the sign of a binary file
+_HEAD = 8000
 # hidden, so that the second pass finds its folder free of other files
 _PARTITION = ".partition"
-_NAMED = 3  # bad records that are named one by one, per shard
+# bad records that are named one by one, per shard
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,28 @@ class Packed:
     cut: bool
 
 
+@dataclass(frozen=True)
+class FieldNames:
+    """The fields of a record. Repository and path are text or whole numbers.
+
+    Attributes:
+        files: where a record is a whole repository, its field that lists the files; path and text
+            are theirs.
+    """
+
+    repository: str = "repo"
+    path: str = "path"
+    text: str = "text"
+    files: str | None = None
+
+    def to_settings(self) -> dict[str, str | None]:
+        """Return the fields as a manifest names them."""
+        return {f"{name}_field": value for name, value in asdict(self).items()}
+
+
+DEFAULT_FIELDS = FieldNames()
+
+
 def prepare(
     output: Path,
     tokenizer_folder: Path,
@@ -69,42 +100,37 @@ def prepare(
     folder: Path | None = None,
     *,
     max_tokens: int,
-    repository_field: str = "repo",
-    path_field: str = "path",
-    text_field: str = "text",
-    files_field: str | None = None,
+    fields: FieldNames = DEFAULT_FIELDS,
     workers: int = 1,
-    say: Callable[[str], None] = print,
-    warn: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Pack each repository's files into documents: shard-NNNNN.jsonl and manifest.json in ``output``.
+    """Pack each repository's files into documents in ``output``: shards and manifest.json.
 
-    A line holds ``text``, ``repository``, ``files``, ``tokens`` and ``part``, the document's number within its
-    repository from 1. No document holds files of two repositories. What is written does not depend on ``workers``. A
-    run that was interrupted goes on with what is missing.
+    A line holds ``text``, ``repository``, ``files``, ``tokens`` and ``part``, the document's number
+    within its repository from 1. No document holds files of two repositories. What is written does
+    not depend on ``workers``. A run that was interrupted does what is missing.
 
     Args:
-        output: a new, empty or begun folder.
+        output: a new, empty or unfinished folder.
         tokenizer_folder: counts the tokens.
-        inputs: files or data sets as :func:`documents.split_inputs` takes them, of one record per file in any order, or
-            with ``files_field`` of one per repository.
-        folder: instead of ``inputs``, a folder whose direct sub-folders are checked-out repositories. Files of UTF-8
-            text are taken; .git, links, binary and empty files are not.
+        inputs: files or data sets as :func:`documents.split_inputs` takes them, of one record per
+            file in any order, or with ``fields.files`` of one per repository.
+        folder: instead of ``inputs``, a folder whose direct sub-folders are checked-out
+            repositories. Files of UTF-8 text are taken; .git, links, binary and empty files are
+            not.
         max_tokens: of a document, end-of-text included.
-        repository_field, path_field, text_field: fields of a record. Repository and path are text or whole numbers.
-        files_field: where a record is a whole repository, its field that lists the files; path and text are theirs.
+        fields: of a record of ``inputs``.
         workers: processes.
-        say: receives progress.
-        warn: receives sentences on single records.
 
     Returns:
-        The manifest: ``repositories``, ``files``, ``cut_files`` (longer than a document by themselves), ``documents``,
-        ``long_documents`` (at least half of ``max_tokens``), ``tokens``, ``bytes`` (of text, in UTF-8), ``left_out``
-        (reason -> files or records), ``settings`` and ``shards`` (file, documents, tokens).
+        The manifest: ``repositories``, ``files``, ``cut_files`` (longer than a document by
+        themselves), ``documents``, ``long_documents`` (at least half of ``max_tokens``),
+        ``tokens``, ``bytes`` (of text, in UTF-8), ``left_out`` (reason -> files or records),
+        ``settings`` and ``shards`` (file, documents, tokens).
 
     Raises:
-        UserError: neither or both kinds of input; an input that is missing or damaged; not one record that has the
-            fields; ``max_tokens`` too small; ``output`` holds something else or was made with other settings.
+        UserError: neither or both kinds of input; an input that is missing or damaged; not one
+            record that has the fields; ``max_tokens`` too small; ``output`` holds something else or
+            was made with other settings.
     """
     if (folder is None) == (not inputs):
         raise UserError("repositories: expected either --input or --folder; give one of them")
@@ -113,72 +139,43 @@ def prepare(
             f"max-tokens: {max_tokens} is too small, expected at least {MINIMUM_TOKENS}; give more"
         )
     groups = shards.cut(_folder_parts(folder)) if folder else shards.plan(inputs or [])
-    parts = [part for group in groups for part in group]
-    fields = {
-        "repository_field": repository_field,
-        "path_field": path_field,
-        "text_field": text_field,
-        "files_field": files_field,
-    }
     settings = {
         "max_tokens": max_tokens,
         "tokenizer": tokenizer_files.fingerprint(tokenizer_folder),
     }
-    described = (
-        settings | ({} if folder else fields) | {"inputs": [str(folder)] if folder else inputs}
-    )
-    described["inputs_sha256"] = hashlib.sha256(repr(parts).encode()).hexdigest()
+    all_settings = {
+        **settings,
+        **({} if folder else fields.to_settings()),
+        "inputs": [str(folder)] if folder else inputs,
+        "inputs_sha256": _digest(groups),
+    }
     partition = output / _PARTITION
-    finished = _finished(output, described)
+    finished = _finished(output, all_settings)
     if finished:
-        say(f"{output}: is finished already")
+        log.info("%s: is finished already", output)
         shutil.rmtree(partition, ignore_errors=True)
         return finished
+
     shards.check_output(output)
     left_out = Counter[str]()
-    if not folder:
-        # a Hub data set does not say its size: a bucket for each of its files
-        buckets = min(MOST_BUCKETS, max(len(groups), sum(part.bytes == 0 for part in parts)))
-        say("distributing the records over buckets by repository")
-        work = partial(distribute, fields=fields, buckets=buckets)
-        shards.run(
-            partition,
-            groups,
-            fields | {"buckets": buckets},
-            work,
-            workers=workers,
-        )
-        distributed = shards.manifests(partition) or []
-        for manifest in distributed:
-            left_out.update(manifest["left_out"])
-        groups = _bucket_parts(partition, distributed, buckets)
-        if not groups:
-            raise UserError(
-                f"{inputs[0] if inputs else ''}: no record has text in {text_field!r}, a repository in "
-                f"{repository_field!r} and a path in {path_field!r}"
-                f"{f' within {files_field!r}' if files_field else ''}; name the fields that hold them"
-            )
-    say("packing the files of each repository")
+    if inputs:
+        groups = _first_pass(partition, groups, inputs[0], fields, workers, left_out)
+    log.info("packing the files of each repository")
     work = partial(pack_shard, tokenizer_folder=tokenizer_folder, max_tokens=max_tokens)
     shards.run(output, groups, settings, work, workers=workers)
-    made = shards.manifests(output) or []
-    for manifest in made:
-        left_out.update(manifest["left_out"])
-    if not any(manifest["documents"] for manifest in made):
+    manifests = shards.manifests(output) or []
+    if not any(manifest["documents"] for manifest in manifests):
         raise UserError(
-            f"{folder}: holds no file of UTF-8 text, expected repositories in its sub-folders; check it"
+            f"{folder}: holds no file of UTF-8 text, expected repositories in its sub-folders; "
+            f"check it"
         )
-    result = {
-        **{key: sum(manifest[key] for manifest in made) for key in _COUNTS},
-        "left_out": dict(sorted(left_out.items())),
-        "settings": described,
-        "shards": [
-            {"file": f"{shards.shard_name(manifest['index'])}.jsonl"}
-            | {key: manifest[key] for key in ("documents", "tokens")}
-            for manifest in made
-        ],
-    }
-    write_text(output / MANIFEST, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+    result = _summarize(manifests, left_out) | {"settings": all_settings, "shards": []}
+    for manifest in manifests:
+        file = f"{shards.shard_name(manifest['index'])}.jsonl"
+        counts = {key: manifest[key] for key in ("documents", "tokens")}
+        result["shards"].append({"file": file, **counts})
+    write_json(output / MANIFEST, result)
     shutil.rmtree(partition, ignore_errors=True)
     return result
 
@@ -186,30 +183,77 @@ def prepare(
 _COUNTS = ("repositories", "files", "cut_files", "documents", "long_documents", "tokens", "bytes")
 
 
-def distribute(
-    parts: list[Part], folder: Path, name: str, *, fields: dict[str, str | None], buckets: int
-) -> dict[str, Any]:
-    """Write the files of ``parts`` to ``folder/name``.jsonl, those of a bucket together; return the shard's manifest.
+def _digest(groups: list[list[Part]]) -> str:
+    parts = [part for group in groups for part in group]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    ``buckets`` in the manifest holds each bucket's first byte and the end of the last; shape (buckets + 1,).
+
+def _first_pass(
+    partition: Path,
+    groups: list[list[Part]],
+    first_input: str,
+    fields: FieldNames,
+    workers: int,
+    left_out: Counter[str],
+) -> list[list[Part]]:
+    """Distribute the records over buckets, count what is left out, return each bucket's parts."""
+    # a Hub data set does not say its size: a bucket for each of its files
+    unknown_sizes = sum(part.bytes == 0 for group in groups for part in group)
+    buckets = min(MOST_BUCKETS, max(len(groups), unknown_sizes))
+    log.info("distributing the records over buckets by repository")
+    settings = {**fields.to_settings(), "buckets": buckets}
+    work = partial(distribute, fields=fields, buckets=buckets)
+    shards.run(partition, groups, settings, work, workers=workers)
+
+    manifests = shards.manifests(partition) or []
+    for manifest in manifests:
+        left_out.update(manifest["left_out"])
+    by_bucket = _bucket_parts(partition, manifests, buckets)
+    if not by_bucket:
+        within = f" within {fields.files!r}" if fields.files else ""
+        raise UserError(
+            f"{first_input}: no record has text in {fields.text!r}, a repository in "
+            f"{fields.repository!r} and a path in {fields.path!r}{within}; "
+            f"name the fields that hold them"
+        )
+    return by_bucket
+
+
+def _summarize(manifests: list[dict[str, Any]], left_out: Counter[str]) -> dict[str, Any]:
+    """Return the shards' counts as sums, with what the first pass left out."""
+    for manifest in manifests:
+        left_out.update(manifest["left_out"])
+    counts = {key: sum(manifest[key] for manifest in manifests) for key in _COUNTS}
+    return {**counts, "left_out": dict(sorted(left_out.items()))}
+
+
+def distribute(
+    parts: list[Part], folder: Path, name: str, *, fields: FieldNames, buckets: int
+) -> dict[str, Any]:
+    """Write the files of ``parts`` to ``folder/name``.jsonl, those of a bucket together.
+
+    Returns:
+        The shard's manifest; its ``buckets`` holds each bucket's first byte and the end of the
+        last, shape (buckets + 1,).
 
     Raises:
         UserError: an input is damaged.
     """
     import orjson
 
-    left_out, notes = Counter[str](), []
+    left_out = Counter[str]()
+    notes: list[str] = []
 
-    def bad(error: BadRecord) -> None:
+    def leave_out(error: BadRecord) -> None:
         left_out[_BAD] += 1
         if left_out[_BAD] <= _NAMED:
             notes.append(f"{error} (left out)")
 
-    temporary = [folder / f"{name}.{bucket}" for bucket in range(buckets)]
+    files = [folder / f"{name}.{bucket}" for bucket in range(buckets)]
     with ExitStack() as stack:
-        streams = [stack.enter_context(file.open("wb")) for file in temporary]
+        streams = [stack.enter_context(file.open("wb")) for file in files]
         for part in parts:
-            for repository, path, text in _records(part, fields, bad):
+            for repository, path, text in _records(part, fields, leave_out):
                 if not isinstance(text, str):
                     left_out[_BAD] += 1
                 elif not repository or not path:
@@ -219,53 +263,56 @@ def distribute(
                 else:
                     record = {"repository": repository, "path": path, "text": text}
                     streams[_bucket(repository, buckets)].write(orjson.dumps(record) + b"\n")
+
+    offsets = _concatenate(files, folder / f"{name}.jsonl")
+    return {"buckets": offsets, "left_out": dict(left_out), "notes": notes}
+
+
+def _concatenate(files: list[Path], target: Path) -> list[int]:
+    """Move ``files`` into ``target``; return where each starts there, and the end of the last."""
     offsets = [0]
-    with (folder / f"{name}.jsonl").open("wb") as whole:
-        for file in temporary:
+    with target.open("wb") as whole:
+        for file in files:
             with file.open("rb") as stream:
                 shutil.copyfileobj(stream, whole, 1 << 20)
             file.unlink()
             offsets.append(whole.tell())
-    return {"buckets": offsets, "left_out": dict(left_out), "notes": notes}
+    return offsets
 
 
 _BAD = "damaged or without text"
 
 
 def _records(
-    part: Part, fields: dict[str, str | None], bad: Callable[[BadRecord], None]
+    part: Part, fields: FieldNames, bad: Callable[[BadRecord], None]
 ) -> Iterator[tuple[str | None, str | None, Any]]:
-    """Repository, path and text of each file in ``part``, as far as its record has them."""
-    repository, path, text, files = (
-        fields[f"{name}_field"] or "" for name in ("repository", "path", "text", "files")
-    )
-    if files:
-        # here the repository's name is the one text of a record
-        for document in documents.read(part, repository, (files,), bad):
-            found = document.fields[files]
-            if not isinstance(found, list) or not all(isinstance(file, dict) for file in found):
-                where = documents.where(part, document.record)
-                bad(
-                    BadRecord(
-                        f"{where}: field {files!r} holds no list of objects; name the one that lists the files"
-                    )
-                )
-                continue
-            for file in found:
-                yield document.text, _name(file.get(path)), file.get(text)
-    else:
-        for document in documents.read(part, text, (repository, path), bad):
-            yield (
-                _name(document.fields.get(repository)),
-                _name(document.fields.get(path)),
-                document.text,
-            )
+    """Yield repository, path and text of each file in ``part``, as far as its record has them."""
+    if fields.files is None:
+        others = (fields.repository, fields.path)
+        for document in documents.read(part, fields.text, others, bad):
+            repository = _name(document.fields.get(fields.repository))
+            yield repository, _name(document.fields.get(fields.path)), document.text
+        return
+
+    # here the repository's name is the one text of a record
+    for document in documents.read(part, fields.repository, (fields.files,), bad):
+        files = document.fields[fields.files]
+        if isinstance(files, list) and all(isinstance(file, dict) for file in files):
+            for file in files:
+                yield document.text, _name(file.get(fields.path)), file.get(fields.text)
+        else:
+            where = documents.where(part, document.record)
+            sentence = f"{where}: field {fields.files!r} holds no list of objects"
+            bad(BadRecord(f"{sentence}; name the one that lists the files"))
 
 
 def pack_shard(
     parts: list[Part], folder: Path, name: str, *, tokenizer_folder: Path, max_tokens: int
 ) -> dict[str, Any]:
-    """Write the documents of a bucket's repositories to ``folder/name``.jsonl and return the shard's manifest.
+    """Write the documents of a bucket's repositories to ``folder/name``.jsonl.
+
+    Returns:
+        The shard's manifest.
 
     Raises:
         UserError: a file of a repository cannot be read.
@@ -273,57 +320,71 @@ def pack_shard(
 
     def write(encoder: Encoder) -> dict[str, Any]:
         left_out = Counter[str]()
-        repositories = (
-            _checked_out(parts, left_out) if Path(parts[0].input).is_dir() else _grouped(parts)
-        )
+        is_checked_out = Path(parts[0].input).is_dir()
+        repositories = _checked_out(parts, left_out) if is_checked_out else _grouped(parts)
         counts = _write(repositories, folder / f"{name}.jsonl", max_tokens, encoder)
         return {**counts, "left_out": dict(left_out)}
 
     try:
         return write(Encoder(tokenizer_folder))
     except EncoderMismatch:
-        notes = [
-            f"{name}: gigatoken gave other ids than tokenizers, which counted the tokens of this shard instead"
-        ]
-        return {**write(Encoder(tokenizer_folder, reference_only=True)), "notes": notes}
+        note = (
+            f"{name}: gigatoken gave other ids than tokenizers, "
+            f"which counted the tokens of this shard instead"
+        )
+        return {**write(Encoder(tokenizer_folder, reference_only=True)), "notes": [note]}
 
 
 def pack(files: Iterable[tuple[str, str]], max_tokens: int, encoder: Encoder) -> Iterator[Packed]:
-    """Yield a repository's documents: files in order, as many as fit, each document encoded as a whole to be sure.
+    """Yield a repository's documents: files in order, as many as fit.
 
-    A file that does not fit into the rest of a document begins the next one. One that is too long for any is cut at
-    line ends (within a line only where that alone is too long); the header stands before its first piece only.
+    Each document is encoded as a whole to be sure. A file that does not fit into the rest of a
+    document starts the next one. One that is too long for any is cut at line ends (within a line
+    only where that alone is too long); the header is before its first piece only.
 
     Args:
-        files: path and text of each file, in the order wanted.
+        files: path and text of each file, in order.
         max_tokens: of a document, end-of-text included; at least :data:`MINIMUM_TOKENS`.
         encoder: counts the tokens.
 
     Raises:
         EncoderMismatch: of the encoder.
     """
-    room = max_tokens - 1  # end-of-text
+    # one for end-of-text
+    room = max_tokens - 1
     texts = [_with_header(path, text) for path, text in files]
     sizes = encoder.encode(texts)[1].tolist()
     waiting = deque(_Piece(text, tokens) for text, tokens in zip(texts, sizes, strict=True))
     while waiting:
-        document: list[_Piece] = []
-        cut = False
-        left = room
-        while waiting and waiting[0].tokens <= left:
-            document.append(waiting.popleft())
-            left -= document[-1].tokens
-        if not document:
-            whole = waiting.popleft()
-            end = _longest_start(whole.text, room, encoder)
-            start, rest = whole.text[:end], whole.text[end:]
-            document = [_Piece(start, _count(start, encoder))]
-            waiting.appendleft(_Piece(rest, _count(rest, encoder), is_rest=True))
-            cut = not whole.is_rest
+        cut = waiting[0].tokens > room and not waiting[0].is_rest
+        document = _take(waiting, room, encoder)
+
         # the whole may have more tokens than its files together: another split where they meet
-        while (tokens := _count(text := "".join(piece.text for piece in document), encoder)) > room:
+        text = "".join(piece.text for piece in document)
+        tokens = _count(text, encoder)
+        while tokens > room:
             waiting.appendleft(document.pop())
+            text = "".join(piece.text for piece in document)
+            tokens = _count(text, encoder)
         yield Packed(text, len(document), tokens + 1, cut)
+
+
+def _take(waiting: "deque[_Piece]", room: int, encoder: Encoder) -> "list[_Piece]":
+    """Take the pieces that fit into ``room`` tokens off ``waiting``, or the start of the first."""
+    document: list[_Piece] = []
+    left = room
+    while waiting and waiting[0].tokens <= left:
+        document.append(waiting.popleft())
+        left -= document[-1].tokens
+    if document:
+        return document
+
+    whole = waiting.popleft()
+    end = _longest_start(whole.text, room, encoder)
+    start = whole.text[:end]
+    rest = whole.text[end:]
+    waiting.appendleft(_Piece(rest, _count(rest, encoder), is_rest=True))
+    return [_Piece(start, _count(start, encoder))]
 
 
 @dataclass(frozen=True)
@@ -336,13 +397,14 @@ class _Piece:
 
 
 def order(path: str) -> tuple[Any, ...]:
-    """Return the key that sorts paths: a folder's files before its sub-folders, numbers within names by value."""
+    """Return the key that sorts paths: files before sub-folders, numbers within names by value."""
     *folders, file = path.split("/")
-    return ([*((1, _natural(folder)) for folder in folders), (0, _natural(file))], path)
+    key = [(1, _natural(folder)) for folder in folders]
+    return ([*key, (0, _natural(file))], path)
 
 
 def _natural(name: str) -> list[Any]:
-    """``page10`` as ``["page", (2, "10"), ""]``: digits compare by their number, then by value."""
+    """Return ``page10`` as ``["page", (2, "10"), ""]``: digits compare by number, then value."""
     pieces: list[Any] = re.split(r"([0-9]+)", name)
     for position in range(1, len(pieces), 2):
         digits = pieces[position].lstrip("0")
@@ -356,9 +418,9 @@ def _with_header(path: str, text: str) -> str:
 
 
 def _longest_start(text: str, room: int, encoder: Encoder) -> int:
-    """Where ``text`` is cut: the last line end that leaves at most ``room`` tokens before it.
+    """Return where ``text`` is cut: the last line end with at most ``room`` tokens before it.
 
-    Within the line after it, if that alone has more than ``room`` and is cut in any case.
+    If the line after it has more than ``room`` by itself, and so is cut in any case, within that.
     """
 
     def is_over(end: int) -> bool:
@@ -398,6 +460,7 @@ def _write(
                     "part": part,
                 }
                 stream.write(orjson.dumps(line) + b"\n")
+
                 counts["documents"] += 1
                 counts["long_documents"] += 2 * document.tokens >= max_tokens
                 counts["cut_files"] += document.cut
@@ -409,40 +472,28 @@ def _write(
 
 
 def _grouped(parts: list[Part]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The repositories of a bucket, by name, each with its files."""
-    found = defaultdict[str, list[tuple[str, str]]](list)
+    """Yield the repositories of a bucket, by name, each with its files."""
+    repositories = defaultdict[str, list[tuple[str, str]]](list)
     for part in parts:
         for document in documents.read(part, others=("repository", "path")):
-            found[document.fields["repository"]].append((document.fields["path"], document.text))
-    for repository in sorted(found):
-        yield repository, found.pop(repository)
+            file = (document.fields["path"], document.text)
+            repositories[document.fields["repository"]].append(file)
+    for repository in sorted(repositories):
+        yield repository, repositories.pop(repository)
 
 
 def _checked_out(
     parts: list[Part], left_out: Counter[str]
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The repositories in folders, in the order of the parts, each with its files of text."""
+    """Yield the repositories in folders, in the order of the parts, each with its files of text."""
     for part in parts:
-        root, files = Path(part.input), []
+        root = Path(part.input)
+        files = []
         for file in _files(root):
             path = file.relative_to(root).as_posix()
-            if file.is_symlink() or not file.is_file():
-                left_out["links and special files"] += 1
-                continue
-            try:
-                path.encode()
-                with file.open("rb") as stream:
-                    data = stream.read(_HEAD)
-                    text = "\0" if b"\0" in data else (data + stream.read()).decode("utf-8")
-            except UnicodeError:
-                left_out["not UTF-8"] += 1
-                continue
-            except OSError as error:
-                raise _unreadable(error) from error
-            if "\0" in text:
-                left_out["binary"] += 1
-            elif not text:
-                left_out["empty"] += 1
+            reason, text = _read_text(file, path)
+            if reason:
+                left_out[reason] += 1
             else:
                 files.append((path, text))
         if files:
@@ -451,8 +502,28 @@ def _checked_out(
             left_out["repositories without text"] += 1
 
 
+def _read_text(file: Path, path: str) -> tuple[str | None, str]:
+    """Return why a file is left out, or None and its text."""
+    if file.is_symlink() or not file.is_file():
+        return "links and special files", ""
+    try:
+        path.encode()
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+            if b"\0" in head:
+                return "binary", ""
+            text = (head + stream.read()).decode("utf-8")
+    except UnicodeError:
+        return "not UTF-8", ""
+    except OSError as error:
+        raise _unreadable(error) from error
+    if "\0" in text:
+        return "binary", ""
+    return (None, text) if text else ("empty", "")
+
+
 def _folder_parts(folder: Path) -> list[Part]:
-    """One part for each direct sub-folder, in order."""
+    """Return one part for each direct sub-folder, in order."""
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder, expected one of checked-out repositories; check --folder"
@@ -460,20 +531,23 @@ def _folder_parts(folder: Path) -> list[Part]:
     roots = sorted(item for item in folder.iterdir() if item.is_dir() and item.name != _GIT)
     if not roots:
         raise UserError(
-            f"{folder}: has no sub-folder, expected one for each repository; name the folder around them"
+            f"{folder}: has no sub-folder, expected one for each repository; "
+            f"name the folder around them"
         )
     for root in roots:
         if not root.name.isprintable():
             raise UserError(
                 f"{folder}: has a sub-folder {root.name!r}, expected a printable name; rename it"
             )
-    return [
-        Part(str(root), 0, 1, sum(file.lstat().st_size for file in _files(root))) for root in roots
-    ]
+    parts = []
+    for root in roots:
+        size = sum(file.lstat().st_size for file in _files(root))
+        parts.append(Part(str(root), 0, 1, size))
+    return parts
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All that is below ``root`` and no folder, links included, but for git's own."""
+    """Yield all that is below ``root`` and no folder, links included, but for git's own."""
 
     def refuse(error: OSError) -> None:
         raise _unreadable(error)
@@ -481,7 +555,9 @@ def _files(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root, onerror=refuse):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         folders[:] = sorted(name for name in folders if name != _GIT)
-        yield from (Path(folder, name) for name in sorted(files + links) if name != _GIT)
+        for name in sorted(files + links):
+            if name != _GIT:
+                yield Path(folder, name)
 
 
 def _unreadable(error: OSError) -> UserError:
@@ -491,12 +567,19 @@ def _unreadable(error: OSError) -> UserError:
 
 
 def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest in ``output`` if all of its shards are there."""
+    """Return the manifest in ``output`` if all of its shards are there.
+
+    Raises:
+        UserError: it was made with other settings.
+    """
+    manifest = read_json_or_none(output / MANIFEST)
+    if manifest is None:
+        return None
     try:
-        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-        differs = [key for key, value in settings.items() if manifest["settings"].get(key) != value]
+        former = manifest["settings"]
+        differs = [key for key, value in settings.items() if former.get(key) != value]
         files = [output / shard["file"] for shard in manifest["shards"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return None
     if differs:
         raise UserError(
@@ -506,25 +589,23 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _bucket(repository: str, buckets: int) -> int:
-    return (
-        int.from_bytes(hashlib.blake2b(repository.encode(), digest_size=8).digest(), "big")
-        % buckets
-    )
+    digest = hashlib.blake2b(repository.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % buckets
 
 
 def _bucket_parts(
     partition: Path, manifests: list[dict[str, Any]], buckets: int
 ) -> list[list[Part]]:
-    """For each bucket that holds a record, where its records are in the files of the first pass."""
-    found: list[list[Part]] = [[] for _ in range(buckets)]
+    """Return for each bucket with a record where its records are in the first pass's files."""
+    by_bucket: list[list[Part]] = [[] for _ in range(buckets)]
     for manifest in manifests:
         file = str(partition / f"{shards.shard_name(manifest['index'])}.jsonl")
         for bucket, (start, stop) in enumerate(pairwise(manifest["buckets"])):
             if start < stop:
-                found[bucket].append(Part(file, start, stop, stop - start))
-    return [parts for parts in found if parts]
+                by_bucket[bucket].append(Part(file, start, stop, stop - start))
+    return [parts for parts in by_bucket if parts]
 
 
 def _name(value: Any) -> str | None:
-    """A repository's name or a path; numbers, such as those of pages, in decimal."""
+    """Return a repository's name or a path; numbers, such as those of pages, in decimal."""
     return str(value) if isinstance(value, str | int) else None

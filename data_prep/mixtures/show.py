@@ -1,4 +1,4 @@
-"""Output of ``granite41 data sources`` and ``granite41 data plan``, as tables and as JSON."""
+"""Tables and JSON of ``granite41 data sources`` and ``granite41 data plan``."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from data_prep.catalog.catalog import CatalogSource, load_catalog
-from data_prep.mixtures.mixture import MAXIMUM_EPOCHS, Mixture, Plan, PlannedSource
+from data_prep.mixtures.mixture import MAXIMUM_EPOCHS, Component, Mixture, Plan, PlannedSource
 from recipes.common.tables import human, print_table
 from recipes.spec.origin import Sourced
 
@@ -15,7 +15,6 @@ _LANGUAGES_SHOWN = 3
 
 def source_json(source: CatalogSource) -> dict[str, Any]:
     """Return everything that the catalog knows of ``source``; ``disclosed`` is IBM's, verbatim."""
-    tokens = source.tokens
     return {
         "id": source.id,
         "name": source.name,
@@ -28,65 +27,62 @@ def source_json(source: CatalogSource) -> dict[str, Any]:
         "loading": asdict(source.loading) if source.loading else None,
         "reason": source.reason,
         "note": source.note,
-        "tokens": {"value": tokens.value, "origin": tokens.origin, "why": tokens.why}
-        if tokens
-        else None,
+        "tokens": _sourced_json(source.tokens) if source.tokens else None,
     }
 
 
 def mixture_json(mixture: Mixture) -> dict[str, Any]:
     """Return the components of ``mixture`` with everything known of their sources."""
-    catalog = load_catalog()
+    components = [_component_json(component) for component in mixture.components]
     return {
         "stage": mixture.stage,
-        "components": [
-            {
-                "component": component.name,
-                "percent": component.percent,
-                "why": component.why,
-                "has_public_source": component.has_public_source,
-                "sources": [
-                    {
-                        "weight": weight,
-                        "stand_in": name in component.stand_in,
-                        **source_json(catalog[name]),
-                    }
-                    for name, weight in component.weights.items()
-                ],
-            }
-            for component in mixture.components
-        ],
+        "components": components,
         "warnings": list(mixture.warnings),
+    }
+
+
+def _component_json(component: Component) -> dict[str, Any]:
+    catalog = load_catalog()
+    sources = []
+    for name, weight in component.weights.items():
+        is_stand_in = name in component.stand_in
+        known = source_json(catalog[name])
+        sources.append({"weight": weight, "stand_in": is_stand_in, **known})
+    return {
+        "component": component.name,
+        "percent": component.percent,
+        "why": component.why,
+        "has_public_source": component.has_public_source,
+        "sources": sources,
     }
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return ``plan`` by component; tokens are rounded to whole ones, an unknown number is null."""
+    components = []
+    for name, rows in _by_component(plan):
+        sources = [_row_json(row) for row in rows]
+        components.append({"component": name, **_totals(rows), "sources": sources})
     return {
         "stage": plan.mixture.stage,
-        "tokens": {
-            "value": plan.tokens.value,
-            "origin": plan.tokens.origin,
-            "why": plan.tokens.why,
-        },
-        "components": [
-            {"component": name, **_totals(rows), "sources": [_row_json(row) for row in rows]}
-            for name, rows in _by_component(plan)
-        ],
+        "tokens": _sourced_json(plan.tokens),
+        "components": components,
         "total": _totals(plan.rows),
         "warnings": plan_warnings(plan),
     }
 
 
 def plan_warnings(plan: Plan) -> list[str]:
-    """Return the mixture's warnings and one for every source that is repeated too often."""
-    return list(plan.mixture.warnings) + [
-        f"{plan.mixture.stage}: {row.component}: {row.source.id} would be read {row.epochs:.1f} "
-        f"times, more than {MAXIMUM_EPOCHS:g}; lower its weight, add sources or train on fewer "
-        "tokens"
-        for row in plan.rows
-        if row.repeated
-    ]
+    """Return the mixture's warnings, and one for each source that is read too often."""
+    warnings = list(plan.mixture.warnings)
+    for row in plan.rows:
+        if row.repeated:
+            warnings.append(
+                f"{plan.mixture.stage}: {row.component}: {row.source.id} would be read "
+                f"{row.epochs:.1f} times, more than {MAXIMUM_EPOCHS:g}; lower its weight, "
+                f"add sources or train on fewer tokens"
+            )
+    return warnings
 
 
 def print_sources(sources: Iterable[CatalogSource]) -> None:
@@ -94,86 +90,77 @@ def print_sources(sources: Iterable[CatalogSource]) -> None:
     listed = list(sources)
     print_table(
         ["id", "category", "size", "languages", "seed", "license", "public", "loading"],
-        [
-            [
-                source.id,
-                source.category or "not from IBM",
-                _size(source),
-                _languages(source.languages),
-                "seed" if source.seed else "",
-                source.license or "unknown",
-                "yes" if source.public else "no",
-                _loading(source) if source.public else "",
-            ]
-            for source in listed
-        ],
+        [_source_row(source) for source in listed],
     )
     disclosed = [source for source in listed if source.disclosed]
     public = [source for source in disclosed if source.public]
     loaded = sum(source.loading is not None for source in public)
+    seeds = sum(source.seed for source in disclosed)
     print(
         f"{len(disclosed)} sources disclosed by IBM: {len(public)} public, {loaded} of them loaded "
         f"by datasets; {len(listed) - len(disclosed)} others stand in for what is not public. "
-        f"{sum(source.seed for source in disclosed)} marked seed: IBM made synthetic data from "
-        "them."
+        f"{seeds} marked seed: IBM made synthetic data from them."
     )
+
+
+def _source_row(source: CatalogSource) -> list[str]:
+    return [
+        source.id,
+        source.category or "not from IBM",
+        _size(source),
+        _languages(source.languages),
+        "seed" if source.seed else "",
+        source.license or "unknown",
+        "yes" if source.public else "no",
+        _loading(source) if source.public else "",
+    ]
 
 
 def print_mixture(mixture: Mixture) -> None:
-    """Print the sources of each component, the reason for their weights, and the stand-ins."""
-    catalog = load_catalog()
+    """Print the sources of each component, their weights' reasons, and what is only stand-ins."""
     print_table(
         ["component", "percent", "source", "weight %", "stands in", "size", "license", "loading"],
-        [
-            [
-                component.name,
-                human(component.percent),
-                name,
-                f"{100 * weight:.2f}",
-                "stand-in" if name in component.stand_in else "",
-                _size(catalog[name]),
-                catalog[name].license or "unknown",
-                _loading(catalog[name]),
-            ]
-            for component in mixture.components
-            for name, weight in component.weights.items()
-        ],
+        [row for component in mixture.components for row in _component_rows(component)],
     )
     for component in mixture.components:
         print(f"{mixture.stage}: {component.name}: {component.why}")
-    without = [component for component in mixture.components if not component.has_public_source]
-    partly = [
-        component
-        for component in mixture.components
-        if component.has_public_source and component.stand_in
-    ]
-    for components, says in ((without, "no public source of IBM's"), (partly, "partly not public")):
-        for component in components:
+
+    replaced = [component for component in mixture.components if component.stand_in]
+    for reason, has_public_source in (
+        ("no public source of IBM's", False),
+        ("partly not public", True),
+    ):
+        for component in replaced:
+            if component.has_public_source != has_public_source:
+                continue
             # in the order of the file
             stand_ins = [name for name in component.weights if name in component.stand_in]
-            print(f"{mixture.stage}: {component.name}: {says}; stands in: {', '.join(stand_ins)}")
+            names = ", ".join(stand_ins)
+            print(f"{mixture.stage}: {component.name}: {reason}; stands in: {names}")
+
+
+def _component_rows(component: Component) -> list[list[str]]:
+    catalog = load_catalog()
+    rows = []
+    for name, weight in component.weights.items():
+        source = catalog[name]
+        row = [component.name, human(component.percent), name, f"{100 * weight:.2f}"]
+        row.append("stand-in" if name in component.stand_in else "")
+        row += [_size(source), source.license or "unknown", _loading(source)]
+        rows.append(row)
+    return rows
 
 
 def print_plan(plan: Plan) -> None:
-    """Print the tokens needed of each source, totals by component and over all, and a summary."""
+    """Print what each source must give, with totals by component and over all, and a summary."""
     rows = []
     for name, members in _by_component(plan):
-        rows += [_source_row(row) for row in members]
+        rows += [_plan_row(name, row) for row in members]
         rows.append(_total_row(name, members))
     rows.append(_total_row("all", plan.rows))
-    print_table(
-        [
-            "component",
-            "source",
-            "stands in",
-            "share %",
-            "tokens wanted",
-            "available",
-            "available is",
-            "epochs",
-        ],
-        rows,
-    )
+    columns = ["component", "source", "stands in", "share %", "tokens wanted"]
+    print_table([*columns, "available", "available is", "epochs"], rows)
+
     repeated = [row.source.id for row in plan.rows if row.repeated]
     print(
         f"{plan.mixture.stage}: {_short(plan.tokens.value)} tokens ({plan.tokens.origin}); "
@@ -181,13 +168,13 @@ def print_plan(plan: Plan) -> None:
     )
 
 
-def _source_row(row: PlannedSource) -> list[str]:
+def _plan_row(component: str, row: PlannedSource) -> list[str]:
     available = row.source.tokens
     epochs = "unknown"
     if row.epochs is not None:
         epochs = f"{row.epochs:.2f}{' repeated' if row.repeated else ''}"
     return [
-        row.component,
+        component,
         row.source.id,
         "stand-in" if row.stand_in else "",
         f"{row.share:.3f}",
@@ -198,8 +185,12 @@ def _source_row(row: PlannedSource) -> list[str]:
     ]
 
 
+def _sourced_json(sourced: Sourced[int]) -> dict[str, Any]:
+    return {"value": sourced.value, "origin": sourced.origin, "why": sourced.why}
+
+
 def _row_json(row: PlannedSource) -> dict[str, Any]:
-    available: Sourced[int] | None = row.source.tokens
+    available = row.source.tokens
     return {
         "source": row.source.id,
         "stand_in": row.stand_in,

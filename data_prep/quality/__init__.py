@@ -1,1 +1,1 @@
-"""Quality steps for pre-training text: normalisation, lengths, duplicates, contamination by evaluation texts."""
+"""Quality steps for pre-training text: normalization, lengths, duplicates, contamination."""

@@ -1,6 +1,7 @@
 """Contamination: n-grams of words that a training text shares with evaluation texts.
 
-As for GPT-3 (Brown et al. 2020, appendix C) and PaLM (Chowdhery et al. 2022, section 8): one shared n-gram is enough.
+As for GPT-3 (Brown et al. 2020, appendix C) and PaLM (Chowdhery et al. 2022, section 8), one shared
+n-gram is enough.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from recipes.common.errors import UserError, nearest
 from recipes.common.files import atomic_write
 
 NGRAM_WORDS = 13
-SHORTEST = 8  # words; a shorter evaluation text is anybody's phrase and is not looked for
+# words; a shorter evaluation text is anybody's phrase and is not looked for
+SHORTEST = 8
 TASK = "task:"
 
 
@@ -28,27 +30,30 @@ class Index:
 
     Attributes:
         suites: names.
-        ngrams: words of an n-gram -> hashes (uint64, sorted, unique) and the suite of each (uint16, same shape).
+        ngrams: words of an n-gram -> hashes (uint64, sorted, unique) and the suite of each (uint16,
+            same shape).
     """
 
     suites: list[str]
     ngrams: dict[int, tuple[np.ndarray, np.ndarray]]
 
     def find(self, text: str) -> tuple[str, str] | None:
-        """Return the first n-gram of ``text`` that a suite has, and the suite; the longest n-grams are tried first.
+        """Return an n-gram of ``text`` that a suite has, and the suite; longest n-grams first.
 
-        Two different n-grams share a hash with probability 5e-20, so that 10^12 n-grams of training text meet an index
-        of 10^7 by chance with probability 0.5.
+        Two different n-grams share a hash with probability 5e-20, so that 10^12 n-grams of training
+        text meet an index of 10^7 by chance with probability 0.5.
         """
-        found = ngrams.words(text)
-        hashes = ngrams.word_hashes(found)
+        words = ngrams.words(text)
+        hashes = ngrams.word_hashes(words)
         for length, (known, suite) in self.ngrams.items():
-            mine = ngrams.ngram_hashes(hashes, length)
-            position = np.minimum(np.searchsorted(known, mine), len(known) - 1)
-            hits = np.flatnonzero(known[position] == mine)
+            candidates = ngrams.ngram_hashes(hashes, length)
+            # where each would be in the sorted hashes of the suites
+            position = np.minimum(np.searchsorted(known, candidates), len(known) - 1)
+            hits = np.flatnonzero(known[position] == candidates)
             if len(hits):
-                ngram = b" ".join(found[hits[0] : hits[0] + length]).decode()
-                return ngram, self.suites[suite[position[hits[0]]]]
+                first = hits[0]
+                ngram = b" ".join(words[first : first + length]).decode()
+                return ngram, self.suites[suite[position[first]]]
         return None
 
     def digest(self) -> str:
@@ -62,30 +67,31 @@ class Index:
 
     def save(self, file: Path) -> None:
         """Write the index to ``file``, whole or not at all."""
-        hashes = {f"h{length}": found for length, (found, _) in self.ngrams.items()}
-        owners = {f"s{length}": found for length, (_, found) in self.ngrams.items()}
+        arrays = {"suites": np.array(self.suites)}
+        for length, (hashes, suites) in self.ngrams.items():
+            arrays[f"h{length}"] = hashes
+            arrays[f"s{length}"] = suites
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, suites=np.array(self.suites), **hashes, **owners)
+            np.savez(stream, **arrays)
 
     @classmethod
     def load(cls, file: Path) -> "Index":
         """Read what :meth:`save` wrote."""
         with np.load(file, allow_pickle=False) as arrays:
-            lengths = sorted(
-                (int(name[1:]) for name in arrays.files if name[0] == "h"), reverse=True
-            )
+            hashes = [name for name in arrays.files if name.startswith("h")]
+            lengths = sorted((int(name[1:]) for name in hashes), reverse=True)
             pairs = {length: (arrays[f"h{length}"], arrays[f"s{length}"]) for length in lengths}
             return cls(arrays["suites"].tolist(), pairs)
 
 
 def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, dict[str, int]]]:
-    """Return the index of evaluation texts, and per suite how many texts there were and how many were too short.
+    """Return the index of evaluation texts, and per suite how many there were and were too short.
 
     A text shorter than ``ngram_words`` is looked for as a whole if it has at least 8 words.
 
     Args:
-        specs: files as :func:`documents.read` takes them, whose texts are in the field ``text``, or ``task:NAME`` or
-            ``task:FILE.yaml`` for a task of lm-eval.
+        specs: files as :func:`documents.read` takes them, whose texts are in the field ``text``, or
+            ``task:NAME`` or ``task:FILE.yaml`` for a task of lm-eval.
         ngram_words: words of an n-gram.
 
     Raises:
@@ -93,30 +99,39 @@ def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, di
     """
     shortest = min(SHORTEST, ngram_words)
     counts: dict[str, Counter[str]] = {}
-    gathered: dict[int, list[np.ndarray]] = {}
-    owners: dict[int, list[np.ndarray]] = {}
-    for spec in specs:
-        for suite, text in _task_texts(spec) if spec.startswith(TASK) else _file_texts(spec):
-            count = counts.setdefault(suite, Counter(texts=0, too_short=0))
-            count["texts"] += 1
-            hashes = ngrams.word_hashes(ngrams.words(text))
-            if len(hashes) < shortest:
-                count["too_short"] += 1
-                continue
-            length = min(ngram_words, len(hashes))
-            found = ngrams.ngram_hashes(hashes, length)
-            gathered.setdefault(length, []).append(found)
-            owners.setdefault(length, []).append(np.full(len(found), len(counts) - 1, np.uint16))
-    if not gathered:
+    # words of an n-gram -> an array of hashes for each text, and of the number of its suite
+    hashes: dict[int, list[np.ndarray]] = {}
+    suites: dict[int, list[np.ndarray]] = {}
+    for suite, text in _texts(specs):
+        count = counts.setdefault(suite, Counter(texts=0, too_short=0))
+        count["texts"] += 1
+        words = ngrams.word_hashes(ngrams.words(text))
+        if len(words) < shortest:
+            count["too_short"] += 1
+            continue
+        length = min(ngram_words, len(words))
+        text_ngrams = ngrams.ngram_hashes(words, length)
+        # texts of a suite follow each other, so it is the newest one
+        number = len(counts) - 1
+        hashes.setdefault(length, []).append(text_ngrams)
+        suites.setdefault(length, []).append(np.full(len(text_ngrams), number, np.uint16))
+
+    if not hashes:
         raise UserError(
-            f"{', '.join(specs)}: no evaluation text has {shortest} words or more, expected some; name other files or "
-            f"tasks"
+            f"{', '.join(specs)}: no evaluation text has {shortest} words or more, expected some; "
+            f"name other files or tasks"
         )
     index = {}
-    for length in sorted(gathered, reverse=True):
-        hashes, first = np.unique(np.concatenate(gathered[length]), return_index=True)
-        index[length] = hashes, np.concatenate(owners[length])[first]
+    for length in sorted(hashes, reverse=True):
+        unique, first = np.unique(np.concatenate(hashes[length]), return_index=True)
+        index[length] = unique, np.concatenate(suites[length])[first]
     return Index(list(counts), index), {suite: dict(count) for suite, count in counts.items()}
+
+
+def _texts(specs: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield suite and text of everything that ``specs`` name."""
+    for spec in specs:
+        yield from _task_texts(spec) if spec.startswith(TASK) else _file_texts(spec)
 
 
 def _file_texts(spec: str) -> Iterator[tuple[str, str]]:
@@ -126,7 +141,10 @@ def _file_texts(spec: str) -> Iterator[tuple[str, str]]:
 
 
 def _task_texts(spec: str) -> Iterator[tuple[str, str]]:
-    """Name of the task, and prompt and target of each document of its test (else validation) split."""
+    """Yield the task's name, and prompt and target of each document of its test split.
+
+    Of its validation split where it has no test split.
+    """
     import datasets
     from lm_eval.tasks import TaskManager
 
@@ -140,26 +158,28 @@ def _task_texts(spec: str) -> Iterator[tuple[str, str]]:
     manager = TaskManager(include_defaults=not is_file)
     if not is_file and name not in manager.all_tasks:
         raise UserError(
-            f"{spec}: lm-eval knows no such task{nearest(name, manager.all_tasks)}; `lm-eval ls tasks` lists them"
+            f"{spec}: lm-eval knows no such task{nearest(name, manager.all_tasks)}; "
+            f"`lm-eval ls tasks` lists them"
         )
     try:
         for task_name, task in manager.load(name)["tasks"].items():
             for document in task.eval_docs:
                 yield task_name, _task_text(task, document)
-    except Exception as error:  # tasks and data sets let anything through
+    # tasks and data sets raise anything
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{spec}: its data cannot be read ({type(error).__name__}: {reason}); check the task and the network, or "
-            f"name a file of its texts"
+            f"{spec}: its data cannot be read ({type(error).__name__}: {reason}); "
+            f"check the task and the network, or name a file of its texts"
         ) from error
 
 
 def _task_text(task: Any, document: Any) -> str:
-    """Prompt and target as lm-eval would join them; a number stands for one of the choices."""
+    """Return prompt and target as lm-eval would join them; a number is one of the choices."""
     pieces: list[str] = []
     for value in (task.doc_to_text(document), task.doc_to_target(document)):
-        for item in value if isinstance(value, list) else [value]:
-            pieces.append(
-                task.doc_to_choice(document)[item] if isinstance(item, int) else str(item)
-            )
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            is_choice = isinstance(item, int)
+            pieces.append(task.doc_to_choice(document)[item] if is_choice else str(item))
     return " ".join(pieces)

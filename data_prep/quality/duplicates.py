@@ -1,10 +1,13 @@
-"""Exact and near duplicates: signatures of every text, and which documents go in favour of which.
+"""Exact and near duplicates: signatures of every text, and which documents are removed.
 
-The signatures (datasketch's MinHash) lie on disk; datasketch's own MinHashLSH would hold them in memory as Python
-objects, some kilobytes a document, so the bands are compared here by sorting, one band at a time.
+The signatures (datasketch's MinHash) are on disk; datasketch's own MinHashLSH would hold them in
+memory as Python objects, some kilobytes a document, so bands are compared by sorting, one at a
+time.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +17,8 @@ import numpy as np
 import xxhash
 
 from data_prep.quality import ngrams
+
+log = logging.getLogger(__name__)
 
 HASHES = 128  # of a signature: the standard error of an estimated similarity of 0.8 is 0.035
 NGRAM_WORDS = 5
@@ -34,7 +39,7 @@ REMOVAL = np.dtype(
         ("similarity", "<f4"),
     ]
 )
-"""A document to remove: its number in the shard, its text's hash, the document kept; similarity 2 says equal text."""
+"""A document to remove: its number in the shard, its text's hash, the one kept; 2 is equal text."""
 
 EXACT = 2.0
 
@@ -56,9 +61,9 @@ def signature(text: str) -> np.ndarray:
     from datasketch import MinHash
 
     hashes = ngrams.word_hashes(ngrams.words(text))
-    found = ngrams.ngram_hashes(hashes, max(1, min(NGRAM_WORDS, len(hashes))))
+    shingles = ngrams.ngram_hashes(hashes, max(1, min(NGRAM_WORDS, len(hashes))))
     sketch = MinHash(HASHES, permutations=_permutations(), scheme="affine32", hashfunc=int)
-    values = (found >> np.uint64(32)).tolist()
+    values = (shingles >> np.uint64(32)).tolist()
     for start in range(0, len(values), _BATCH):
         sketch.update_batch(values[start : start + _BATCH])
     return sketch.hashvalues
@@ -72,10 +77,11 @@ def _permutations() -> Any:
 
 
 def band_rows(threshold: float) -> int:
-    """Return how many hashes make a band: the most with which a pair at ``threshold`` shares one, 9 times of 10.
+    """Return how many hashes make a band: the most at which nine of ten pairs share one.
 
-    With b bands of r hashes that is 1 - (1 - s^r)^b at similarity s (Leskovec, Rajaraman and Ullman, Mining of Massive
-    Datasets, 3.4.2): at 0.8 there are 16 bands of 8, at 0.9 a pair is found with 0.9999.
+    With b bands of r hashes that is 1 - (1 - s^r)^b at similarity s (Leskovec, Rajaraman and
+    Ullman, Mining of Massive Datasets, 3.4.2): at 0.8 there are 16 bands of 8, at 0.9 a pair is
+    found with 0.9999.
     """
     rows = HASHES // 2
     while rows > 1 and 1 - (1 - threshold**rows) ** (HASHES // rows) < _RECALL:
@@ -89,120 +95,199 @@ def decide(
     *,
     exact: bool,
     threshold: float | None,
-    say: Callable[[str], None],
 ) -> None:
-    """Write which documents of each shard go, as :data:`REMOVAL`, in order.
+    """Write which documents of each shard are removed, as :data:`REMOVAL`, in order.
 
-    The first of equal texts stays. Of the others one goes if its estimated similarity to an earlier one *that stays* is
-    at least ``threshold``; nothing goes for resembling what is gone.
+    The first of equal texts stays. Of the others one is removed if its estimated similarity to an
+    earlier one *that stays* is at least ``threshold``; resembling a removed one does not count.
 
     Args:
         signatures: per shard, PATH.identities and, with ``threshold``, PATH.minhash.
         target: per shard, the file to write.
         exact: look for equal texts.
-        threshold: Jaccard similarity of the sets of word 5-grams; None looks for no near duplicates.
-        say: receives one line.
+        threshold: Jaccard similarity of the sets of word 5-grams; None looks for no near
+            duplicates.
     """
-    sizes = [
-        file.with_suffix(".identities").stat().st_size // IDENTITY.itemsize for file in signatures
-    ]
-    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    identities = np.empty(starts[-1], IDENTITY)
-    for file, start, size in zip(signatures, starts, sizes, strict=False):
-        identities[start : start + size] = np.fromfile(file.with_suffix(".identities"), IDENTITY)
-    kept_for = np.full(len(identities), -1, np.int64)
+    starts, identities = _read_identities(signatures)
+    # of each document the one that it duplicates, or -1 for one that stays
+    duplicate_of = np.full(len(identities), -1, np.int64)
     similarity = np.full(len(identities), EXACT, np.float32)
+
     if exact:
-        order = np.lexsort((identities["low"], identities["high"]))
-        _, first = _groups(identities[["high", "low"]][order])
-        kept_for[order] = np.where(order[first] == order, -1, order[first])
-        del order, first
-    found = np.count_nonzero(kept_for >= 0)
+        _find_equal(identities, duplicate_of)
+    num_exact = np.count_nonzero(duplicate_of >= 0)
     if threshold is not None:
-        _near(signatures, starts, kept_for, similarity, threshold)
-    near = np.count_nonzero(kept_for >= 0) - found
-    say(f"duplicates: {found:,} exact and {near:,} near among {len(identities):,} documents")
-    for file, start, size in zip(target, starts, sizes, strict=False):
-        gone = start + np.flatnonzero(kept_for[start : start + size] >= 0)
-        rows = np.empty(len(gone), REMOVAL)
-        rows["document"] = gone - start
-        rows["similarity"] = similarity[gone]
+        _find_near(_Signatures(signatures, starts), threshold, duplicate_of, similarity)
+    num_near = np.count_nonzero(duplicate_of >= 0) - num_exact
+    log.info(
+        "duplicates: %s exact and %s near among %s documents",
+        f"{num_exact:,}",
+        f"{num_near:,}",
+        f"{len(identities):,}",
+    )
+
+    for file, (start, end) in zip(target, pairwise(starts), strict=True):
+        removed = start + np.flatnonzero(duplicate_of[start:end] >= 0)
+        rows = np.empty(len(removed), REMOVAL)
+        rows["document"] = removed - start
+        rows["similarity"] = similarity[removed]
         for field in ("high", "low"):
-            rows[field] = identities[field][gone]
+            rows[field] = identities[field][removed]
         for field in ("input", "record"):
-            rows[field] = identities[field][kept_for[gone]]
+            rows[field] = identities[field][duplicate_of[removed]]
         rows.tofile(file)
 
 
-def _groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of sorted values: where a group of equal ones begins (bool), and the position of each one's first."""
-    begins = np.ones(len(values), bool)
-    begins[1:] = values[1:] != values[:-1]
-    return begins, np.maximum.accumulate(np.where(begins, np.arange(len(values)), 0))
+def _read_identities(signatures: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each shard's documents start, shape (shards + 1,), and all :data:`IDENTITY`."""
+    files = [file.with_suffix(".identities") for file in signatures]
+    sizes = [file.stat().st_size // IDENTITY.itemsize for file in files]
+    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    identities = np.empty(starts[-1], IDENTITY)
+    for file, (start, end) in zip(files, pairwise(starts), strict=True):
+        identities[start:end] = np.fromfile(file, IDENTITY)
+    return starts, identities
 
 
-def _near(
-    signatures: list[Path],
-    starts: np.ndarray,
-    kept_for: np.ndarray,
-    similarity: np.ndarray,
-    threshold: float,
-) -> None:
-    """Fill in ``kept_for`` and ``similarity`` of near duplicates, in input order."""
+def _find_equal(identities: np.ndarray, duplicate_of: np.ndarray) -> None:
+    """Set ``duplicate_of`` of every text but the first of equal ones."""
+    # a stable sort: the first of equal texts in input order is the first of its group
+    order = np.lexsort((identities["low"], identities["high"]))
+    first = order[_first_of_group(identities[["high", "low"]][order])]
+    duplicate_of[order] = np.where(first == order, -1, first)
 
-    @lru_cache(64)  # of maybe a thousand, each an open file
-    def minhash(shard: int) -> np.ndarray:
-        file = signatures[shard].with_suffix(".minhash")
+
+def _starts_group(values: np.ndarray) -> np.ndarray:
+    """Return where a group of equal values starts in sorted ``values``: bool, same shape."""
+    starts = np.ones(len(values), bool)
+    starts[1:] = values[1:] != values[:-1]
+    return starts
+
+
+def _first_of_group(values: np.ndarray) -> np.ndarray:
+    """Return the position of the first of each value's group in sorted ``values``."""
+    positions = np.where(_starts_group(values), np.arange(len(values)), 0)
+    return np.maximum.accumulate(positions)
+
+
+class _Signatures:
+    """The MinHash signatures of all shards, on disk."""
+
+    def __init__(self, files: Sequence[Path], starts: np.ndarray) -> None:
+        """``starts`` holds the first document of each shard, and their number; (shards + 1,)."""
+        self.starts = starts
+        self._files = files
+        # of maybe a thousand shards, each an open file
+        self.shard = lru_cache(64)(self._open)
+
+    def _open(self, shard: int) -> np.ndarray:
+        """Return a shard's signatures: uint32, shape (documents, HASHES)."""
+        file = self._files[shard].with_suffix(".minhash")
         if not file.stat().st_size:
             return np.empty((0, HASHES), np.uint32)
         return np.memmap(file, np.uint32, "r").reshape(-1, HASHES)
 
-    def of(document: int) -> np.ndarray:
-        shard = int(np.searchsorted(starts, document, "right")) - 1
-        return minhash(shard)[document - starts[shard]]
-
-    documents, groups = _company(minhash, starts, kept_for < 0, band_rows(threshold))
-    # of each group the first document that stays, and in few groups there are more: those unlike the first
-    stays = np.full(groups.max(initial=-1) + 1, -1, np.int64)
-    more: dict[int, list[int]] = {}
-    bounds = np.append(np.flatnonzero(_groups(documents)[0]), len(documents))
-    for start, stop in pairwise(bounds):
-        document, shared = int(documents[start]), groups[start:stop]
-        firsts = stays[shared]
-        further = {other for group in shared.tolist() for other in more.get(group, ())}
-        mine = of(document)
-        for other in sorted({*firsts[firsts >= 0].tolist(), *further}):
-            estimate = np.count_nonzero(of(other) == mine) / HASHES
-            if estimate >= threshold:
-                kept_for[document], similarity[document] = other, estimate
-                break
-        else:
-            stays[shared[firsts < 0]] = document
-            for group in shared[firsts >= 0].tolist():
-                more.setdefault(group, []).append(document)
+    def document(self, document: int) -> np.ndarray:
+        """Return a document's signature, shape (HASHES,)."""
+        shard = int(np.searchsorted(self.starts, document, "right")) - 1
+        return self.shard(shard)[document - self.starts[shard]]
 
 
-def _company(
-    minhash: Callable[[int], np.ndarray], starts: np.ndarray, wanted: np.ndarray, rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The documents that share a band with another, with the number of that group, sorted by document."""
-    documents, groups, number = [np.empty(0, np.uint32)], [np.empty(0, np.int64)], 0
-    column = np.empty(starts[-1], np.uint64)
+@dataclass(frozen=True)
+class _BandGroups:
+    """Documents that share a band with another, sorted by document; one entry for each band shared.
+
+    Attributes:
+        documents: uint32, shape (entries,), sorted.
+        groups: the number of the group of documents with this band, same shape.
+    """
+
+    documents: np.ndarray
+    groups: np.ndarray
+
+
+def _find_near(
+    signatures: _Signatures, threshold: float, duplicate_of: np.ndarray, similarity: np.ndarray
+) -> None:
+    """Set ``duplicate_of`` and ``similarity`` of near duplicates, in input order.
+
+    Invariant: when a document is looked at, ``representative`` and ``other_representatives`` hold
+    all earlier documents that stay, by the groups that they are in.
+    """
+    bands = _group_by_band(signatures, duplicate_of < 0, band_rows(threshold))
+    representative = np.full(bands.groups.max(initial=-1) + 1, -1, np.int64)
+    # few groups have more than one: those unlike the first
+    other_representatives: dict[int, list[int]] = {}
+
+    bounds = np.append(np.flatnonzero(_starts_group(bands.documents)), len(bands.documents))
+    for start, end in pairwise(bounds):
+        document = int(bands.documents[start])
+        groups = bands.groups[start:end]
+        candidates = set(representative[groups].tolist()) - {-1}
+        for group in groups.tolist():
+            candidates.update(other_representatives.get(group, ()))
+
+        match, estimate = _first_similar(signatures, document, sorted(candidates), threshold)
+        if match is not None:
+            duplicate_of[document] = match
+            similarity[document] = estimate
+            continue
+        is_first = representative[groups] < 0
+        representative[groups[is_first]] = document
+        for group in groups[~is_first].tolist():
+            other_representatives.setdefault(group, []).append(document)
+
+
+def _first_similar(
+    signatures: _Signatures, document: int, candidates: Sequence[int], threshold: float
+) -> tuple[int | None, float]:
+    """Return the first candidate whose estimated similarity reaches ``threshold``, and that."""
+    signature = signatures.document(document)
+    for candidate in candidates:
+        estimate = np.count_nonzero(signatures.document(candidate) == signature) / HASHES
+        if estimate >= threshold:
+            return candidate, estimate
+    return None, 0.0
+
+
+def _group_by_band(signatures: _Signatures, is_candidate: np.ndarray, rows: int) -> _BandGroups:
+    """Group the candidates, bool of shape (documents,), by equal bands of ``rows`` hashes."""
+    is_candidate = is_candidate & _has_words(signatures, rows)
+    candidates = np.flatnonzero(is_candidate)
+    documents = [np.empty(0, np.uint32)]
+    groups = [np.empty(0, np.int64)]
+    num_groups = 0
+
     for band in range(HASHES // rows):
-        for shard in range(len(starts) - 1):
-            hashes = np.asarray(minhash(shard)[:, band * rows : (band + 1) * rows])
-            column[starts[shard] : starts[shard + 1]] = ngrams.ngram_hashes(
-                hashes.T.astype(np.uint64), rows
-            )[0]
-            if band == 0:
-                wanted[starts[shard] : starts[shard + 1]] &= (hashes != _EMPTY).any(axis=1)
-        chosen = np.flatnonzero(wanted)
-        chosen = chosen[np.argsort(column[chosen], kind="stable")]
-        begins, _ = _groups(column[chosen])
-        shared = ~(begins & np.append(begins[1:], True)[: len(begins)])
-        documents.append(chosen[shared].astype(np.uint32))
-        groups.append(number + np.cumsum(begins[shared]) - 1)
-        number += np.count_nonzero(begins & shared)
-    found = np.concatenate(documents)
-    order = np.argsort(found, kind="stable")
-    return found[order], np.concatenate(groups)[order]
+        hashes = _band_hashes(signatures, band, rows)[candidates]
+        order = np.argsort(hashes, kind="stable")
+        starts = _starts_group(hashes[order])
+        # alone in its group is who starts one and is followed by a start
+        is_last = np.append(starts[1:], True)[: len(starts)]
+        is_shared = ~(starts & is_last)
+        documents.append(candidates[order][is_shared].astype(np.uint32))
+        groups.append(num_groups + np.cumsum(starts[is_shared]) - 1)
+        num_groups += np.count_nonzero(starts & is_shared)
+
+    all_documents = np.concatenate(documents)
+    order = np.argsort(all_documents, kind="stable")
+    return _BandGroups(all_documents[order], np.concatenate(groups)[order])
+
+
+def _has_words(signatures: _Signatures, rows: int) -> np.ndarray:
+    """Return which documents have a word, by their first ``rows`` hashes: bool, (documents,)."""
+    has_words = [np.empty(0, bool)]
+    for shard in range(len(signatures.starts) - 1):
+        has_words.append((signatures.shard(shard)[:, :rows] != _EMPTY).any(axis=1))
+    return np.concatenate(has_words)
+
+
+def _band_hashes(signatures: _Signatures, band: int, rows: int) -> np.ndarray:
+    """Return a hash of each document's band: uint64, shape (documents,)."""
+    starts = signatures.starts
+    hashes = np.empty(starts[-1], np.uint64)
+    for shard, (start, end) in enumerate(pairwise(starts)):
+        values = np.asarray(signatures.shard(shard)[:, band * rows : (band + 1) * rows])
+        # the hash of one n-gram of as many words as the band has rows
+        hashes[start:end] = ngrams.ngram_hashes(values.T.astype(np.uint64), rows)[0]
+    return hashes

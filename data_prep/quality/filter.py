@@ -1,16 +1,16 @@
-"""The filter: input files through the quality steps to shards of JSON lines, with an audit of what was removed.
+"""Filter text through quality steps into shards of JSON lines, with an audit of what was removed.
 
-Without a search for duplicates there is one pass. With it there are three: signatures of every document that the
-earlier steps leave, the decision which of them go, and the pass that writes. Each goes on where it was interrupted.
+Without a search for duplicates there is one pass. With it there are three: signatures of every
+document that the earlier steps leave, the decision which of them are removed, and the pass that
+writes. Each resumes where it was interrupted.
 """
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from data_prep import documents, shards
 from data_prep.documents import Document, Part
 from data_prep.quality import contamination, duplicates, steps
 from recipes.common.errors import UserError
-from recipes.common.files import atomic_directory, write_text
+from recipes.common.files import atomic_directory
+from recipes.common.json_files import write_json
 from recipes.common.locks import file_lock
 
 MANIFEST = "manifest.json"
@@ -32,18 +33,19 @@ _ZSTANDARD_LEVEL = 3
 
 @dataclass(frozen=True)
 class Steps:
-    """What to do; nothing else is done, but that empty documents go. The order of the attributes is that of the steps.
+    """What to do, in the order of the attributes; besides, empty documents are always removed.
 
     Attributes:
-        normalise: see :func:`steps.normalise`.
+        normalize: see :func:`steps.normalize`.
         min_characters, max_characters: limits of a text's length, both allowed lengths.
         exact_duplicates: keep the first of equal texts.
-        near_duplicates: keep the first of texts with at least this Jaccard similarity of their sets of word 5-grams.
+        near_duplicates: keep the first of texts with at least this Jaccard similarity of their sets
+            of word 5-grams.
         decontaminate: specs of evaluation texts, see :func:`contamination.build`.
         ngram_words: words of the n-grams that a text must not share with them.
     """
 
-    normalise: bool = False
+    normalize: bool = False
     min_characters: int | None = None
     max_characters: int | None = None
     exact_duplicates: bool = False
@@ -51,19 +53,22 @@ class Steps:
     decontaminate: tuple[str, ...] = ()
     ngram_words: int = contamination.NGRAM_WORDS
 
-    def asked(self) -> list[str]:
-        """Return the names of the steps that were asked for, in order."""
-        return [
-            name
-            for name, value in asdict(self).items()
-            if name != "ngram_words" and value not in (None, False, ())
-        ]
+    @property
+    def find_duplicates(self) -> bool:
+        """Whether documents are compared with each other."""
+        return self.exact_duplicates or self.near_duplicates is not None
+
+    def names(self) -> list[str]:
+        """Return the names of the chosen steps, in order."""
+        values = asdict(self)
+        del values["ngram_words"]
+        return [name for name, value in values.items() if value not in (None, False, ())]
 
     def check(self) -> None:
-        """Raise a :class:`UserError` if no step is asked for, or no text could pass."""
-        if not self.asked():
+        """Raise a :class:`UserError` if no step is chosen, or no text could pass."""
+        if not self.names():
             raise UserError(
-                "no step is asked for, expected at least one such as --normalise; see --help"
+                "no step is asked for, expected at least one such as --normalize; see --help"
             )
         if (
             self.min_characters
@@ -71,67 +76,75 @@ class Steps:
             and self.min_characters > self.max_characters
         ):
             raise UserError(
-                f"--min-characters {self.min_characters}: no text passes --max-characters {self.max_characters} too; "
-                f"expected a smaller number"
+                f"--min-characters {self.min_characters}: no text passes --max-characters "
+                f"{self.max_characters} too; expected a smaller number"
             )
 
 
 def run(
     inputs: list[str],
     output: Path,
-    wanted: Steps,
+    chosen: Steps,
     *,
     text_field: str = "text",
     workers: int = 1,
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Write the documents of ``inputs`` that pass to ``output``, in input order, and return its manifest.
+    """Write the documents of ``inputs`` that pass to ``output``, in input order.
 
-    ``output`` gets shard-NNNNN.jsonl.zst (the records with all their fields), shard-NNNNN.removed.jsonl (a line for
-    each document removed: ``input``, ``record``, ``step``, ``reason``, and ``duplicates`` and ``similarity``, or
-    ``ngram`` and ``suite``), shard-NNNNN.json, and at the end manifest.json: ``documents_in``, ``documents``,
-    ``changed``, ``removed`` (step -> documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``,
-    ``evaluation`` (suite -> texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and all removed.
+    ``output`` gets shard-NNNNN.jsonl.zst (the records with all their fields),
+    shard-NNNNN.removed.jsonl (a line for each document removed: ``input``, ``record``, ``step``,
+    ``reason``, and ``duplicates`` and ``similarity``, or ``ngram`` and ``suite``),
+    shard-NNNNN.json,
+    and at the end manifest.json: ``documents_in``, ``documents``, ``changed``, ``removed`` (step ->
+    documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``, ``evaluation`` (suite
+    -> texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and all removed.
 
     Args:
         inputs: files, folders, or ``hf:NAME[:CONFIGURATION[:SPLIT]]``.
-        output: a new, empty or begun folder; a run that was interrupted goes on with what is missing.
-        wanted: the steps.
+        output: a new, empty or unfinished folder; an interrupted run does what is missing.
+        chosen: the steps.
         text_field: the field of a record that holds the text.
         workers: processes; they change nothing in the output.
-        say: receives progress.
+
+    Returns:
+        The manifest.
 
     Raises:
-        UserError: an input or evaluation text cannot be read, a record is no text, ``output`` began with other inputs
-            or steps or is being written by another process, or there is no space.
+        UserError: an input or evaluation text cannot be read, a record is no text, ``output`` was
+            started with other inputs or steps or is being written by another process, or there is
+            no space.
     """
-    wanted.check()
+    chosen.check()
     shards.check_output(output)
     plan = shards.plan(inputs)
     sources = list(dict.fromkeys(documents.source(part) for parts in plan for part in parts))
-    settings: dict[str, Any] = {"text_field": text_field, **asdict(wanted)}
-    index, evaluation = None, dict[str, dict[str, int]]()
-    if wanted.decontaminate:
-        index, evaluation = contamination.build(wanted.decontaminate, wanted.ngram_words)
+
+    settings: dict[str, Any] = {"text_field": text_field, **asdict(chosen)}
+    index = None
+    evaluation: dict[str, dict[str, int]] = {}
+    if chosen.decontaminate:
+        index, evaluation = contamination.build(chosen.decontaminate, chosen.ngram_words)
         settings["evaluation_sha256"] = index.digest()
     shards.begin(output, plan, settings)
+
     with file_lock(output / ".filter.lock", "is writing here"):
         passes = output / _PASSES
         if index:
             index.save(passes / "contamination.npz")
-        if (wanted.exact_duplicates or wanted.near_duplicates) and shards.manifests(output) is None:
-            _find_duplicates(passes, plan, settings, wanted, sources, workers, say)
+        if chosen.find_duplicates and shards.manifests(output) is None:
+            _find_duplicates(passes, plan, settings, chosen, sources, workers)
+
         work = partial(
-            filter_shard, passes=passes, wanted=wanted, text_field=text_field, sources=sources
+            filter_shard, passes=passes, chosen=chosen, text_field=text_field, sources=sources
         )
         shards.run(output, plan, settings, work, workers=workers)
-        found = shards.manifests(output) or []
-        manifest = _total(found, wanted) | {
+        manifest = {
+            **_total(shards.manifests(output) or [], chosen),
             "settings": settings,
             "evaluation": evaluation,
             "inputs": sources,
         }
-        write_text(output / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        write_json(output / MANIFEST, manifest)
         shutil.rmtree(passes, ignore_errors=True)
     return manifest
 
@@ -140,15 +153,11 @@ def table(manifest: dict[str, Any]) -> list[list[str]]:
     """Return a row for each step: its name, documents removed, changed, and remaining after it."""
     left = manifest["documents_in"]
     rows = [["input", "", "", f"{left:,}"]]
-    for step in (
-        ("normalise", *manifest["removed"])
-        if manifest["settings"]["normalise"]
-        else manifest["removed"]
-    ):
-        removed = manifest["removed"].get(step, 0)
+    if manifest["settings"]["normalize"]:
+        rows.append(["normalize", "0", f"{manifest['changed']:,}", f"{left:,}"])
+    for step, removed in manifest["removed"].items():
         left -= removed
-        changed = f"{manifest['changed']:,}" if step == "normalise" else ""
-        rows.append([step, f"{removed:,}", changed, f"{left:,}"])
+        rows.append([step, f"{removed:,}", "", f"{left:,}"])
     return rows
 
 
@@ -157,25 +166,27 @@ def sign_shard(
     folder: Path,
     name: str,
     *,
-    wanted: Steps,
+    chosen: Steps,
     text_field: str,
     sources: list[str],
 ) -> dict[str, Any]:
-    """Write the signatures of a shard's documents that the steps before leave, as :func:`duplicates.decide` reads."""
+    """Write the signatures of documents that earlier steps leave, for :func:`duplicates.decide`."""
     numbers = {source: number for number, source in enumerate(sources)}
-    row, count = np.empty(1, duplicates.IDENTITY), 0
+    row = np.empty(1, duplicates.IDENTITY)
+    count = 0
     with (
         (folder / f"{name}.identities").open("wb") as identities,
         (folder / f"{name}.minhash").open("wb") as minhash,
     ):
         for part in parts:
-            number, before = numbers[documents.source(part)], documents.records_before(part)
-            for document, text, step in _screened(part, wanted, text_field):
+            number = numbers[documents.source(part)]
+            before = documents.records_before(part)
+            for document, text, step in _screened(part, chosen, text_field):
                 if step:
                     continue
                 row[0] = (*duplicates.text_hash(text), number, before + document.record)
                 identities.write(row.tobytes())
-                if wanted.near_duplicates:
+                if chosen.near_duplicates:
                     minhash.write(duplicates.signature(text).tobytes())
                 count += 1
     return {"documents": count}
@@ -187,135 +198,141 @@ def filter_shard(
     name: str,
     *,
     passes: Path,
-    wanted: Steps,
+    chosen: Steps,
     text_field: str,
     sources: list[str],
 ) -> dict[str, Any]:
     """Write one shard's documents and its audit, and return its counts."""
-    index = contamination.Index.load(passes / "contamination.npz") if wanted.decontaminate else None
-    removals = _removals(passes, name, wanted, sources)
+    judge = _Judge(passes, name, chosen, sources)
+    # looked up for each removed document, and for parquet a read of the file
+    records_before = lru_cache(1)(documents.records_before)
     totals = Counter(documents=0, documents_in=0, changed=0, bytes=0, bytes_in=0)
-    removed, compared = Counter[str](), 0
+    removed = Counter[str]()
     with (
         _compressed(folder / f"{name}.jsonl.zst") as out,
         (folder / f"{name}.removed.jsonl").open("wb") as audit,
     ):
         for part in parts:
-            source, before = documents.source(part), None
-            for document, text, step in _screened(part, wanted, text_field):
-                why: dict[str, Any] | None = None
-                if step:
-                    why = {
-                        "step": step,
-                        "reason": f"{len(text):,} characters" if text.strip() else "no text",
-                    }
-                else:
-                    why = removals.pop(compared, None)
-                    compared += 1
-                    if why and why.pop("text_hash") != duplicates.text_hash(text):
-                        raise _changed(source)
-                if not why and index and (match := index.find(text)):
-                    ngram, suite = match
-                    why = {
-                        "step": "decontaminate",
-                        "reason": "shares words",
-                        "ngram": ngram,
-                        "suite": suite,
-                    }
+            for document, text, step in _screened(part, chosen, text_field):
+                removal = judge.removal(part, text, step)
+                is_changed = text != document.text
                 size = len(document.text.encode())
-                totals.update(documents_in=1, bytes_in=size, changed=text != document.text)
-                if why:
-                    before = documents.records_before(part) if before is None else before
-                    line = {"input": source, "record": before + document.record, **why}
+                totals.update(documents_in=1, bytes_in=size, changed=is_changed)
+                if removal:
+                    removed[removal["step"]] += 1
+                    record = records_before(part) + document.record
+                    line = {"input": documents.source(part), "record": record, **removal}
                     audit.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-                    removed[why["step"]] += 1
                 else:
                     out.write(_line(part, document, {text_field: text, **document.fields}))
-                    totals.update(
-                        documents=1, bytes=size if text is document.text else len(text.encode())
-                    )
-    if removals:
-        raise _changed(", ".join(dict.fromkeys(part.input for part in parts)))
+                    totals.update(documents=1, bytes=len(text.encode()) if is_changed else size)
+    judge.check_all_seen(parts)
     return {**totals, "removed": dict(removed)}
+
+
+class _Judge:
+    """Decides for each document of a shard, in their order, whether it is removed and why."""
+
+    def __init__(self, passes: Path, name: str, chosen: Steps, sources: list[str]) -> None:
+        self._index: contamination.Index | None = None
+        if chosen.decontaminate:
+            self._index = contamination.Index.load(passes / "contamination.npz")
+        self._duplicates = _removals(passes, name, chosen, sources)
+        # of the documents that the duplicates were looked for among
+        self._number = 0
+
+    def removal(self, part: Part, text: str, step: str | None) -> dict[str, Any] | None:
+        """Return the first step that removes a document, with its reason; None if it stays.
+
+        Args:
+            step: the step that removes it for its length.
+        """
+        if step:
+            reason = f"{len(text):,} characters" if text.strip() else "no text"
+            return {"step": step, "reason": reason}
+
+        duplicate = self._duplicates.pop(self._number, None)
+        self._number += 1
+        if duplicate:
+            if duplicate.pop("text_hash") != duplicates.text_hash(text):
+                raise _changed(documents.source(part))
+            return duplicate
+
+        match = self._index.find(text) if self._index else None
+        if match:
+            ngram, suite = match
+            reason = "shares words"
+            return {"step": "decontaminate", "reason": reason, "ngram": ngram, "suite": suite}
+        return None
+
+    def check_all_seen(self, parts: list[Part]) -> None:
+        """Raise where a duplicate was not seen again, as the input was changed meanwhile."""
+        if self._duplicates:
+            raise _changed(", ".join(dict.fromkeys(part.input for part in parts)))
 
 
 def _find_duplicates(
     passes: Path,
     plan: list[list[Part]],
     settings: dict[str, Any],
-    wanted: Steps,
+    chosen: Steps,
     sources: list[str],
     workers: int,
-    say: Callable[[str], None],
 ) -> None:
-    signatures, decided = passes / "signatures", passes / "duplicates"
+    signatures = passes / "signatures"
+    decided = passes / "duplicates"
     if decided.exists():
         return
-    work = partial(sign_shard, wanted=wanted, text_field=settings["text_field"], sources=sources)
-    shards.run(
-        signatures,
-        plan,
-        settings,
-        work,
-        workers=workers,
-        label="signatures: ",
-    )
+    work = partial(sign_shard, chosen=chosen, text_field=settings["text_field"], sources=sources)
+    shards.run(signatures, plan, settings, work, workers=workers, label="signatures: ")
     names = [shards.shard_name(number) for number in range(len(plan))]
     with atomic_directory(decided) as folder:
         duplicates.decide(
             [signatures / name for name in names],
             [folder / name for name in names],
-            exact=wanted.exact_duplicates,
-            threshold=wanted.near_duplicates,
-            say=say,
+            exact=chosen.exact_duplicates,
+            threshold=chosen.near_duplicates,
         )
 
 
 def _screened(
-    part: Part, wanted: Steps, text_field: str
+    part: Part, chosen: Steps, text_field: str
 ) -> Iterator[tuple[Document, str, str | None]]:
-    """Each document, its text after normalisation, and the step that removes it for its length."""
+    """Yield each document, its normalized text, and the step that removes it for its length."""
     for document in documents.read(part, text_field, others=None):
-        text = steps.normalise(document.text) if wanted.normalise else document.text
-        yield (
-            document,
-            text,
-            steps.too_short_or_long(text, wanted.min_characters, wanted.max_characters),
-        )
+        text = steps.normalize(document.text) if chosen.normalize else document.text
+        step = steps.too_short_or_long(text, chosen.min_characters, chosen.max_characters)
+        yield document, text, step
 
 
 def _removals(
-    passes: Path, name: str, wanted: Steps, sources: list[str]
+    passes: Path, name: str, chosen: Steps, sources: list[str]
 ) -> dict[int, dict[str, Any]]:
-    """Why documents of the shard go as duplicates, by their number among those compared."""
-    if not (wanted.exact_duplicates or wanted.near_duplicates):
+    """Return why documents are removed as duplicates, by their number among those compared."""
+    if not chosen.find_duplicates:
         return {}
     file = passes / "duplicates" / name
     if not file.is_file():
         raise UserError(
-            f"{passes.parent}: a finished shard is gone or damaged, expected all; remove the folder and run again"
+            f"{passes.parent}: a finished shard is gone or damaged, expected all; "
+            f"remove the folder and run again"
         )
-    found = {}
+    removals = {}
     for row in np.fromfile(file, duplicates.REMOVAL):
-        why: dict[str, Any] = {"step": "exact_duplicates", "reason": "equal text"}
+        removal: dict[str, Any] = {"step": "exact_duplicates", "reason": "equal text"}
         if row["similarity"] != duplicates.EXACT:
-            why = {
-                "step": "near_duplicates",
-                "reason": "similar text",
-                "similarity": round(float(row["similarity"]), 4),
-            }
+            removal = {"step": "near_duplicates", "reason": "similar text"}
+            removal["similarity"] = round(float(row["similarity"]), 4)
         kept = {"input": sources[row["input"]], "record": int(row["record"])}
-        found[int(row["document"])] = {
-            **why,
-            "duplicates": kept,
-            "text_hash": (int(row["high"]), int(row["low"])),
-        }
-    return found
+        text_hash = (int(row["high"]), int(row["low"]))
+        removals[int(row["document"])] = {**removal, "duplicates": kept, "text_hash": text_hash}
+    return removals
 
 
 def _changed(source: str) -> UserError:
     return UserError(
-        f"{source}: was changed while it was being filtered, expected the same text; remove the output, run again"
+        f"{source}: was changed while it was being filtered, expected the same text; "
+        f"remove the output, run again"
     )
 
 
@@ -338,11 +355,12 @@ def _compressed(file: Path) -> Iterator[Any]:
         yield writer
 
 
-def _total(found: list[dict[str, Any]], wanted: Steps) -> dict[str, Any]:
-    """Sum the shards' counts; a step that was asked for and removed nothing says so."""
+def _total(manifests: list[dict[str, Any]], chosen: Steps) -> dict[str, Any]:
+    """Sum the shards' counts; a chosen step that removed nothing says so."""
     keys = ("documents_in", "documents", "changed", "bytes_in", "bytes")
-    totals = {key: sum(shard[key] for shard in found) for key in keys}
-    removed = Counter({step: 0 for step in ("empty", *wanted.asked()) if step != "normalise"})
-    for shard in found:
-        removed.update(shard["removed"])
+    totals = {key: sum(manifest[key] for manifest in manifests) for key in keys}
+    removed = Counter[str]({"empty": 0})
+    removed.update({step: 0 for step in chosen.names() if step != "normalize"})
+    for manifest in manifests:
+        removed.update(manifest["removed"])
     return {**totals, "removed": dict(removed)}

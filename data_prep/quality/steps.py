@@ -18,23 +18,26 @@ _ENCODING = ftfy.TextFixerConfig(
 )
 
 
-def normalise(text: str) -> str:
-    r"""Return ``text`` in Unicode NFC, with ``\n`` line ends and without characters that no reader sees.
+def normalize(text: str) -> str:
+    r"""Return ``text`` in Unicode NFC, with ``\n`` line ends and without invisible characters.
 
-    Of ftfy only what cannot harm code and mathematics is used: quotes, ligatures, character widths and HTML entities
-    stay. In this order:
+    Of ftfy only what cannot harm code and mathematics is used: quotes, ligatures, character widths
+    and HTML entities stay. In this order:
 
-    1. A text that as a whole was decoded in the wrong encoding is decoded again (``sÃ³`` becomes ``só``).
-    2. C1 controls become the Windows-1252 characters that they were meant as; the five without one stay.
+    1. A text that as a whole was decoded in the wrong encoding is decoded again (``sÃ³`` becomes
+       ``só``).
+    2. C1 controls become the Windows-1252 characters that they were meant as; the five without one
+       stay.
     3. CR LF, CR, U+2028 and U+2029 become LF.
-    4. Removed are terminal escapes such as ``ESC[31m``, every other control below U+0020 but tab and LF, U+007F, the
-       deprecated U+206A-206F, the annotation characters U+FFF9-FFFC and the byte order mark U+FEFF.
+    4. Removed are terminal escapes such as ``ESC[31m``, every other control below U+0020 but tab
+       and LF, U+007F, the deprecated U+206A-206F, the annotation characters U+FFF9-FFFC and the
+       byte order mark U+FEFF.
     5. Unicode NFC.
     """
     if not _UNUSUAL.search(text):
         return text
     if not text.isascii():
-        # a text in no single-byte encoding was not decoded from one; looking for signs of it takes ftfy long
+        # a text in no single-byte encoding was not decoded from one; ftfy's own look takes long
         if any(possible_encoding(text, encoding) for encoding in CHARMAP_ENCODINGS):
             text = ftfy.fix_encoding(text, _ENCODING)
         text = fixes.fix_c1_controls(text)
@@ -43,9 +46,9 @@ def normalise(text: str) -> str:
 
 
 def too_short_or_long(text: str, minimum: int | None, maximum: int | None) -> str | None:
-    """Return the step that removes ``text`` for its length, or None; lengths in characters (Unicode code points).
+    """Return the step that removes ``text`` for its length in Unicode code points, or None.
 
-    ``empty`` is a text of white space only; it is removed whatever the limits.
+    ``empty`` is a text of white space only; it is removed at any limits.
     """
     if not text or text.isspace():
         return "empty"

@@ -294,7 +294,7 @@ def data_repositories(
     workers: Workers = None,
 ) -> None:
     """Pack each code repository's files into long documents; continue if it was interrupted."""
-    from data_prep.repositories import prepare
+    from data_prep.repositories import FieldNames, prepare
 
     prepare(
         output,
@@ -302,13 +302,8 @@ def data_repositories(
         inputs,
         folder,
         max_tokens=max_tokens,
-        repository_field=repository_field,
-        path_field=path_field,
-        text_field=text_field,
-        files_field=files_field,
+        fields=FieldNames(repository_field, path_field, text_field, files_field),
         workers=workers or _cores(),
-        say=log.info,
-        warn=log.warning,
     )
 
 
@@ -328,7 +323,7 @@ def data_lengths(
     """Report the documents' lengths; warn where they are too short for a stage's sequences."""
     from data_prep.lengths import report
 
-    report(data, stage, size, as_json=as_json, warn=log.warning)
+    report(data, stage, size, as_json=as_json)
 
 
 Normalize = Annotated[
@@ -388,7 +383,7 @@ def data_filter(
     from recipes.common.tables import print_table
 
     steps = filter.Steps(
-        normalise=normalize,
+        normalize=normalize,
         min_characters=min_characters,
         max_characters=max_characters,
         exact_duplicates=exact_duplicates,
@@ -402,7 +397,6 @@ def data_filter(
         steps,
         text_field=text_field,
         workers=workers or _cores(),
-        say=log.info,
     )
     print_table(["step", "removed", "changed", "remaining"], filter.table(manifest))
 

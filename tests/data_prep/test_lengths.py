@@ -1,6 +1,7 @@
-"""The report on document lengths, against exact numbers of .idx files that are made by hand here."""
+"""The report on document lengths, against exact numbers of .idx files made by hand here."""
 
 import json
+import logging
 import struct
 from pathlib import Path
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def _index(prefix: Path, lengths: list[int], marks: list[int] | None = None) -> Path:
-    """An .idx of uint16 tokens; ``marks`` are the sequences at which documents begin, and the end."""
+    """Write an .idx of uint16 tokens; ``marks`` are where documents start, and the end."""
     marks = list(range(len(lengths) + 1)) if marks is None else marks
     pointers = 2 * (np.cumsum([0, *lengths])[:-1])
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,8 @@ def _data_folder(folder: Path, components: dict[str, list[list[int]]]) -> Path:
 
 
 def test_exact_numbers(tmp_path: Path) -> None:
-    # documents of 1024, 512, 256, 128, 32, 31 and 17 tokens; the 1024 are two sequences, in a shard of its own
+    # documents of 1024, 512, 256, 128, 32, 31 and 17 tokens; the 1024 are two sequences, in a shard
+    # of its own
     shards = [
         _index(tmp_path / "a", [512, 256, 128, 32, 31, 17]),
         _index(tmp_path / "b", [1000, 24], [0, 2]),
@@ -87,11 +89,14 @@ def test_a_data_folder_a_tokenized_folder_and_a_prefix(tmp_path: Path) -> None:
     assert prefixes(prefix) == prefixes(Path(f"{prefix}.idx")) == {"shard-00000": [prefix]}
 
 
-def test_the_command_warns_of_short_documents_and_succeeds(tmp_path: Path) -> None:
+def test_the_command_warns_of_short_documents_and_succeeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = _data_folder(
         tmp_path / "data", {"books": [[65_536, 400_000]], "web": [[97] * 1000, [100_000 - 97_000]]}
     )
-    result = CliRunner().invoke(data_app, ["lengths", "--data", str(data)])
+    with caplog.at_level(logging.INFO):
+        result = CliRunner().invoke(data_app, ["lengths", "--data", str(data)])
     assert result.exit_code == 0
     assert "lce_512k of 8b: sequences of 524,288 tokens" in result.stdout
     assert (
@@ -105,16 +110,17 @@ def test_the_command_warns_of_short_documents_and_succeeds(tmp_path: Path) -> No
         ["64", "to", "127", "97.0%", "#" * 39],
         ["2,048", "to", "4,095", "3.0%", "#"],
     ]
-    assert result.stderr == (
-        "granite41: web: 100% of tokens are in documents shorter than 65,536, so the stage would mostly see sequences "
-        "of many unrelated documents; pack or choose longer ones\n"
-    )
+    assert caplog.messages == [
+        "web: 100% of tokens are in documents shorter than 65,536, so the stage would mostly see "
+        "sequences of many unrelated documents; pack or choose longer ones"
+    ]
 
 
-def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     data = _data_folder(tmp_path / "data", {"web": [[3000, 1000]]})
-    warnings: list[str] = []
-    report(data, "phase1", "8b", as_json=True, warn=warnings.append)
+    report(data, "phase1", "8b", as_json=True)
     assert json.loads(capsys.readouterr().out) == {
         "stage": "phase1",
         "size": "8b",
@@ -131,7 +137,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             }
         },
     }
-    assert warnings == []
+    assert caplog.messages == []
 
 
 def test_bad_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -140,7 +146,7 @@ def test_bad_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
     whole = index.read_bytes()
     for damaged, message in (
         (whole[:-1], "is truncated"),
-        (whole[:20], "is not Megatron's index"),
+        (whole[:20], "is truncated"),
         (b"x" * len(whole), "is not Megatron's index"),
         (_index(tmp_path / "none", []).with_suffix(".idx").read_bytes(), "web: holds no token"),
         (None, "shard-00000.idx: no such file"),
@@ -151,15 +157,15 @@ def test_bad_data_is_refused_in_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             report(data, "lce_512k", "8b")
         index.touch()
-    for text in (
-        "{",
-        "[]",
-        '{"components": {"web": {}}}',
-        '{"components": {"web": {"shards": [3]}}}',
-        "{}",
+    for text, message in (
+        ("{", "is not valid JSON"),
+        ("[]", "holds a JSON list, expected an object"),
+        ('{"components": {"web": {}}}', "names no shards"),
+        ('{"components": {"web": {"shards": [3]}}}', "names no shards"),
+        ("{}", "names no shards"),
     ):
         (data / "manifest.json").write_text(text)
-        with pytest.raises(UserError, match="names no shards"):
+        with pytest.raises(UserError, match=message):
             report(data, "lce_512k", "8b")
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         report(tmp_path / "absent", "lce_512k", "8b")

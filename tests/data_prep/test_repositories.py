@@ -1,4 +1,4 @@
-"""Repositories packed into long documents: nothing lost, in order, never longer than asked, however it is run."""
+"""Repositories packed into long documents: nothing lost, in order, never over the limit."""
 
 import json
 import random
@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import PARAGRAPH
+from tests.data_prep.conftest import PARAGRAPH
 from typer.testing import CliRunner
 
 from data_prep import repositories, shards, tokenizer
 from data_prep.documents import Part
-from data_prep.repositories import order, pack, prepare
+from data_prep.repositories import FieldNames, order, pack, prepare
 from data_prep.tokenization import tokenize
 from recipes.cli.data import data_app
 from recipes.common import tokenizer_files
@@ -34,7 +34,7 @@ def folder_of_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _repositories() -> dict[str, dict[str, str]]:
-    """Seven repositories, each path -> text: many small files, one longer than a document, one with one long line."""
+    """Seven repositories, path -> text: many small files, a long one, one with a long line."""
     found = {
         f"owner/project-{number}": {
             f"src/part{file}/module_{file % 4}.py": PARAGRAPH.format(n=100 * number + file)
@@ -71,7 +71,7 @@ def _json_lines(file: Path, records: list[dict]) -> str:
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> list[str]:
-    """The records of all repositories, shuffled and spread over two files of JSON lines and one of parquet."""
+    """The records of all repositories, shuffled, in two files of JSON lines and one of parquet."""
     records = _records(_repositories())
     pq.write_table(pa.Table.from_pylist(records[40:]), tmp_path / "c.parquet", row_group_size=5)
     return [
@@ -111,20 +111,18 @@ def _files_of(output: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in output.iterdir() if file.suffix == ".jsonl"}
 
 
-def _quiet(_: str) -> None:
-    pass
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_tokenization_keeps_what_was_packed(
     tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
 ) -> None:
-    prepare(tmp_path / "packed", folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+    prepare(tmp_path / "packed", folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
     tokenize(
         [str(tmp_path / "packed")],
         tmp_path / "tokens",
         folder_of_tokenizer,
-        say=_quiet,
-        warn=_quiet,
     )
     assert (
         json.loads((tmp_path / "tokens/manifest.json").read_text())["packed_tokens"] == MAX_TOKENS
@@ -136,7 +134,7 @@ def test_nothing_is_lost_and_no_document_is_too_long(
     tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
 ) -> None:
     output = tmp_path / "output"
-    manifest = prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+    manifest = prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
 
     expected, found = _repositories(), _documents(output)
     assert {
@@ -182,9 +180,7 @@ def test_two_workers_write_what_one_does(
     made = []
     for workers in (1, 2):
         output = tmp_path / str(workers)
-        prepare(
-            output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, workers=workers, say=_quiet
-        )
+        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, workers=workers)
         made.append(_files_of(output))
     assert made[0] == made[1]
 
@@ -193,7 +189,7 @@ def test_a_repository_that_fits_is_one_document(
     tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
 ) -> None:
     output = tmp_path / "output"
-    manifest = prepare(output, folder_of_tokenizer, inputs, max_tokens=100_000, say=_quiet)
+    manifest = prepare(output, folder_of_tokenizer, inputs, max_tokens=100_000)
     expected, found = _repositories(), _documents(output)
     assert {
         repo: [document["text"] for document in documents] for repo, documents in found.items()
@@ -203,7 +199,10 @@ def test_a_repository_that_fits_is_one_document(
 
 
 def test_records_that_are_whole_repositories(
-    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path
+    tmp_path: Path,
+    inputs: list[str],
+    folder_of_tokenizer: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     rows = [
         {
@@ -215,25 +214,19 @@ def test_records_that_are_whole_repositories(
     odd = [{"content": "no path"}, {"file_path": "a.py", "content": None}]
     rows += [{"repo_path": "owner/none", "files": None}, {"repo_path": "owner/odd", "files": odd}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    fields = {"repository_field": "repo_path", "path_field": "file_path", "text_field": "content"}
-    rows_output, output = tmp_path / "from_rows", tmp_path / "from_files"
+    fields = FieldNames("repo_path", "file_path", "content", "files")
+    rows_output = tmp_path / "from_rows"
+    output = tmp_path / "from_files"
     file = str(tmp_path / "rows.parquet")
-    fields["files_field"] = "files"
-    notes: list[str] = []
     manifest = prepare(
-        rows_output,
-        folder_of_tokenizer,
-        [file],
-        max_tokens=MAX_TOKENS,
-        say=_quiet,
-        warn=notes.append,
-        **fields,
+        rows_output, folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, fields=fields
     )
-    prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+    prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
     assert _documents(rows_output) == _documents(output)
     assert manifest["left_out"] == {"damaged or without text": 2, "without repository or path": 1}
-    assert notes == [
-        f"{file}, record 8: field 'files' holds no list of objects; name the one that lists the files (left out)"
+    assert _warnings(caplog) == [
+        f"{file}, record 8: field 'files' holds no list of objects; "
+        f"name the one that lists the files (left out)"
     ]
 
 
@@ -302,25 +295,24 @@ def test_pages_of_a_book_follow_each_other_without_headers(
         {"book": 7, "page": page, "content": f"Page {page} of the book."} for page in (10, 2, 1, 11)
     ]
     file = _json_lines(tmp_path / "books.jsonl", pages)
-    fields = {"repository_field": "book", "path_field": "page", "text_field": "content"}
+    fields = FieldNames("book", "page", "content")
     prepare(
         tmp_path / "output",
         folder_of_tokenizer,
         [file],
         max_tokens=MAX_TOKENS,
-        say=_quiet,
-        **fields,
+        fields=fields,
     )
     (document,) = _documents(tmp_path / "output")["7"]
     assert document["text"] == "".join(f"Page {page} of the book.\n" for page in (1, 2, 10, 11))
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, output = tmp_path / "whole", tmp_path / "output"
-    manifest = prepare(whole, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+    manifest = prepare(whole, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
     calls = Counter[str]()
 
     def failing_once(function: str, name_of_failure: str) -> None:
@@ -338,11 +330,9 @@ def test_an_interrupted_run_goes_on(
     failing_once("pack_shard", "shard-00001")
     for _ in range(2):
         with pytest.raises(OSError, match="went away"):
-            prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+            prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
         assert not (output / "manifest.json").exists()
-    assert (
-        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet) == manifest
-    )
+    assert prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS) == manifest
     assert _files_of(output) == _files_of(whole)
     assert {name for name, count in calls.items() if count > 1} == {
         "distribute shard-00002",
@@ -352,20 +342,24 @@ def test_an_interrupted_run_goes_on(
 
     # finished: nothing is done again, and other settings are refused before anything is read
     before = calls.copy()
-    assert (
-        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet) == manifest
-    )
-    for changed in ({"max_tokens": 500}, {"max_tokens": MAX_TOKENS, "text_field": "content"}):
-        with pytest.raises(UserError, match=f"was made with other {list(changed)[-1]}"):
-            prepare(output, folder_of_tokenizer, inputs, say=_quiet, **changed)
+    assert prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS) == manifest
+    with pytest.raises(UserError, match="was made with other max_tokens"):
+        prepare(output, folder_of_tokenizer, inputs, max_tokens=500)
+    with pytest.raises(UserError, match="was made with other text_field"):
+        fields = FieldNames(text="content")
+        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, fields=fields)
     assert calls == before
 
 
 def test_tokens_are_counted_by_the_reference_where_the_fast_encoder_differs(
-    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    inputs: list[str],
+    folder_of_tokenizer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     right = tmp_path / "right"
-    prepare(right, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, say=_quiet)
+    prepare(right, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
 
     class Differing(Encoder):
         def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
@@ -374,18 +368,10 @@ def test_tokens_are_counted_by_the_reference_where_the_fast_encoder_differs(
             return super().encode(texts)
 
     monkeypatch.setattr(repositories, "Encoder", Differing)
-    notes: list[str] = []
-    prepare(
-        tmp_path / "output",
-        folder_of_tokenizer,
-        inputs,
-        max_tokens=MAX_TOKENS,
-        say=_quiet,
-        warn=notes.append,
-    )
+    prepare(tmp_path / "output", folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
     assert _files_of(tmp_path / "output") == _files_of(right)
-    assert len(notes) == 1
-    assert "gigatoken gave other ids" in notes[0]
+    [warning] = _warnings(caplog)
+    assert "gigatoken gave other ids" in warning
 
 
 def test_a_folder_of_repositories(tmp_path: Path, folder_of_tokenizer: Path) -> None:
@@ -409,7 +395,7 @@ def test_a_folder_of_repositories(tmp_path: Path, folder_of_tokenizer: Path) -> 
     (root / "file.txt").write_text("not in a repository\n")
 
     output = tmp_path / "output"
-    manifest = prepare(output, folder_of_tokenizer, folder=root, max_tokens=MAX_TOKENS, say=_quiet)
+    manifest = prepare(output, folder_of_tokenizer, folder=root, max_tokens=MAX_TOKENS)
     assert {
         repo: "".join(document["text"] for document in documents)
         for repo, documents in _documents(output).items()
@@ -424,7 +410,7 @@ def test_a_folder_of_repositories(tmp_path: Path, folder_of_tokenizer: Path) -> 
 
 
 def test_bad_records_are_left_out_named_and_counted(
-    tmp_path: Path, folder_of_tokenizer: Path
+    tmp_path: Path, folder_of_tokenizer: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = {"repo": "owner/a", "path": "x.py", "text": "x = 1\n"}
     bad = [
@@ -435,18 +421,15 @@ def test_bad_records_are_left_out_named_and_counted(
         {"repo": "owner/a"},
     ]
     file = _json_lines(tmp_path / "a.jsonl", [*bad, good])
-    notes: list[str] = []
-    output = tmp_path / "output"
-    manifest = prepare(
-        output, folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, say=_quiet, warn=notes.append
-    )
+    manifest = prepare(tmp_path / "output", folder_of_tokenizer, [file], max_tokens=MAX_TOKENS)
     assert manifest["left_out"] == {
         "damaged or without text": 2,
         "empty": 1,
         "without repository or path": 2,
     }
     assert manifest["files"] == 1
-    assert [note.partition(":")[0] for note in notes] == [f"{file}, record 4", f"{file}, record 5"]
+    named = [warning.partition(":")[0] for warning in _warnings(caplog)]
+    assert named == [f"{file}, record 4", f"{file}, record 5"]
 
 
 def test_bad_inputs_are_refused_before_anything_is_written(
@@ -477,7 +460,7 @@ def test_bad_inputs_are_refused_before_anything_is_written(
             "max_tokens": MAX_TOKENS,
         } | arguments
         with pytest.raises(UserError, match=message):
-            prepare(**settings, say=_quiet)
+            prepare(**settings)
         assert not output.exists()
     assert [item.name for item in full.iterdir()] == ["notes.txt"]
     with pytest.raises(
@@ -488,12 +471,11 @@ def test_bad_inputs_are_refused_before_anything_is_written(
             folder_of_tokenizer,
             [file],
             max_tokens=100,
-            repository_field="repository",
-            say=_quiet,
+            fields=FieldNames(repository="repository"),
         )
     (empty / "repository").mkdir()
     with pytest.raises(UserError, match="holds no file of UTF-8 text"):
-        prepare(tmp_path / "other", folder_of_tokenizer, folder=empty, max_tokens=100, say=_quiet)
+        prepare(tmp_path / "other", folder_of_tokenizer, folder=empty, max_tokens=100)
 
 
 def test_the_command_takes_several_inputs_after_one_flag(

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import gzip
 import json
+import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from recipes.common.errors import UserError
 pytestmark = pytest.mark.slow
 
 ALL = Steps(
-    normalise=True,
+    normalize=True,
     min_characters=20,
     max_characters=50_000,
     exact_duplicates=True,
@@ -89,7 +90,7 @@ def everything(tmp_path: Path) -> Steps:
 
 def _run(source: Path | list[str], output: Path, wanted: Steps, **options: Any) -> dict[str, Any]:
     inputs = source if isinstance(source, list) else [str(source)]
-    return quality.run(inputs, output, wanted, say=lambda line: None, **options)
+    return quality.run(inputs, output, wanted, **options)
 
 
 def _read(output: Path) -> Iterator[dict[str, Any]]:
@@ -224,13 +225,14 @@ def test_short_texts_and_texts_without_words_are_no_near_duplicates(tmp_path: Pa
 
 
 @pytest.mark.parametrize("work", ["sign_shard", "filter_shard"])
-def test_a_run_that_fails_in_a_pass_goes_on_there(
+def test_a_run_that_fails_in_a_pass_resumes_there(
     work: str,
     source: Path,
     tmp_path: Path,
     everything: Steps,
     small_shards: None,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     _run(source, tmp_path / "whole", everything)
     output = tmp_path / "out"
@@ -249,9 +251,9 @@ def test_a_run_that_fails_in_a_pass_goes_on_there(
     assert not (output / "manifest.json").exists()
     done = {file: file.stat().st_mtime_ns for file in output.rglob("shard-0000[01].*")}
     assert done
-    said: list[str] = []
-    quality.run([str(source)], output, everything, say=said.append)
-    assert any("2 of" in line and "finished already" in line for line in said)
+    with caplog.at_level(logging.INFO):
+        _run(source, output, everything)
+    assert any("2 of" in line and "finished already" in line for line in caplog.messages)
     for file, time in done.items():
         if ".passes" not in file.parts:
             assert file.stat().st_mtime_ns == time
@@ -329,7 +331,7 @@ def test_a_change_of_the_input_between_two_passes_removes_nothing_wrongly(
 
 
 def test_bad_inputs_end_in_one_sentence(source: Path, tmp_path: Path) -> None:
-    wanted, data = Steps(normalise=True), gzip.compress(source.read_bytes())
+    wanted, data = Steps(normalize=True), gzip.compress(source.read_bytes())
     (tmp_path / "cut.jsonl.gz").write_bytes(data[: len(data) // 2])
     (tmp_path / "bad.jsonl.gz").write_bytes(data[:300] + b"\xff" * 40 + data[340:])
     (tmp_path / "not.jsonl").write_text('{"text": "a"}\n{"text": \n')
@@ -385,7 +387,7 @@ def test_command(source: Path, tmp_path: Path, everything: Steps) -> None:
     arguments += [
         "--workers",
         "1",
-        "--normalise",
+        "--normalize",
         "--min-characters",
         "20",
         "--max-characters",
@@ -397,5 +399,5 @@ def test_command(source: Path, tmp_path: Path, everything: Steps) -> None:
     )
     assert result.exit_code == 0
     rows = [line.split() for line in result.output.splitlines()]
-    assert ["normalise", "0", "2", "72"] in rows and ["near_duplicates", "2", "64"] in rows
+    assert ["normalize", "0", "2", "72"] in rows and ["near_duplicates", "2", "64"] in rows
     assert ["decontaminate", "2", "62"] in rows

@@ -10,7 +10,10 @@ from recipes.common.errors import UserError
 
 pytestmark = pytest.mark.slow
 
-CODE = 'def f(s):\n\t"""“Curly”, ﬁne, Ｆull, ½ ≤ x² &amp; &lt;b&gt;"""\n\treturn s[\'a\'] != r"\\x00\\r\\n"  # Ã or â\n'
+CODE = (
+    'def f(s):\n\t"""“Curly”, ﬁne, Ｆull, ½ ≤ x² &amp; &lt;b&gt;"""\n'
+    "\treturn s['a'] != r\"\\x00\\r\\n\"  # Ã or â\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,8 @@ CODE = 'def f(s):\n\t"""“Curly”, ﬁne, Ｆull, ½ ≤ x² &amp; &lt;b&gt;""
         ("voil\x85", "voil…"),
         ("el sÃ³tano", "el sótano"),
         ("It's â€œquotedâ€\x9d", "It's “quoted”"),
-        # zero-width joiners of emoji and of Indic scripts, marks of direction and no-break spaces mean something
+        # zero-width joiners of emoji and of Indic scripts, marks of direction and no-break spaces
+        # mean something
         (
             "👩\u200d🚀 क्\u200dष \u200fעברית\u200e 1\u00a0000 🇪🇺",
             "👩\u200d🚀 क्\u200dष \u200fעברית\u200e 1\u00a0000 🇪🇺",
@@ -37,14 +41,14 @@ CODE = 'def f(s):\n\t"""“Curly”, ﬁne, Ｆull, ½ ≤ x² &amp; &lt;b&gt;""
         (" \n trailing \n\n", " \n trailing \n\n"),
     ],
 )
-def test_normalise(text: str, expected: str) -> None:
-    assert steps.normalise(text) == expected
-    assert steps.normalise(expected) == expected
+def test_normalize(text: str, expected: str) -> None:
+    assert steps.normalize(text) == expected
+    assert steps.normalize(expected) == expected
 
 
 def test_a_document_that_quotes_wrongly_decoded_text_beside_other_scripts_is_left_alone() -> None:
     text = 'assert decode("Ã©") == "é"  # 日本語'
-    assert steps.normalise(text) == text
+    assert steps.normalize(text) == text
 
 
 @pytest.mark.parametrize(
@@ -130,15 +134,16 @@ def test_a_document_is_compared_with_all_that_stay_in_its_band(tmp_path: Path) -
     identities = np.zeros(3, duplicates.IDENTITY)
     identities["record"] = [1, 2, 3]
     identities.tofile(tmp_path / "in.identities")
-    duplicates.decide(
-        [tmp_path / "in"], [tmp_path / "out"], exact=False, threshold=0.8, say=lambda line: None
-    )
+    duplicates.decide([tmp_path / "in"], [tmp_path / "out"], exact=False, threshold=0.8)
     removals = np.fromfile(tmp_path / "out", duplicates.REMOVAL)
     assert removals["document"].tolist() == [2] and removals["record"].tolist() == [2]
     assert removals["similarity"][0] == 113 / 128
 
 
-QUESTION = "A farmer has seventeen sheep and all but nine of them run away in the night so how many are left"
+QUESTION = (
+    "A farmer has seventeen sheep and all but nine of them run away in the night "
+    "so how many are left"
+)
 
 
 @pytest.fixture
@@ -191,7 +196,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     file = tmp_path / "lighthouse.yaml"
     file.write_text(
-        f"task: lighthouse\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path / 'rows.jsonl'}\n"
+        "task: lighthouse\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path / 'rows.jsonl'}\n"
         f"  cache_dir: {tmp_path / 'cache'}\n"
         "test_split: test\noutput_type: multiple_choice\n"
         'doc_to_text: "Question: {{question}}"\ndoc_to_choice: choices\ndoc_to_target: 1\n'
