@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.data_prep.conftest import PARAGRAPH
 from typer.testing import CliRunner
 
 from data_prep import repositories, shards, tokenizer
@@ -20,6 +19,7 @@ from recipes.cli.data import data_app
 from recipes.common import tokenizer_files
 from recipes.common.encoder import Encoder, EncoderMismatch
 from recipes.common.errors import UserError
+from tests.data_prep.conftest import PARAGRAPH
 
 pytestmark = pytest.mark.slow
 
