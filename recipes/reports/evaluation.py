@@ -16,7 +16,6 @@ from evaluation.suites import (
     unavailable,
 )
 from recipes.common.files import write_text
-from recipes.common.json_files import write_json
 from recipes.reports import scores
 from recipes.reports.document import Block, Cell, Document, Note, Section, Table, flagged
 from recipes.reports.evaluation_files import MARKED, Entry, read_entries, regressions
@@ -64,7 +63,8 @@ def write_documents(path: Path, document: Document, content: dict[str, Any]) -> 
     # names may hold dots, which with_suffix would cut
     html, markdown, data = (path.with_name(path.name + suffix) for suffix in SUFFIXES)
     # JSON has no NaN and no infinity
-    write_json(data, json.loads(json.dumps(content), parse_constant=lambda constant: None))
+    finite = json.loads(json.dumps(content), parse_constant=lambda constant: None)
+    write_text(data, json.dumps(finite, indent=2) + "\n")
     write_text(markdown, write_markdown(document))
     write_text(html, write_html(document))
     return html

@@ -201,7 +201,7 @@ def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
     )
     (folder / "gate.json").write_text(
         json.dumps(
-            {"passed": False, "checks": [{"name": SCRIPT, "found": SCRIPT, "reason": SCRIPT}]}
+            {"passed": False, "checks": [{"name": SCRIPT, "found": "\ud800", "reason": SCRIPT}]}
         )
     )
     write_scores(
