@@ -1,11 +1,8 @@
-"""What a stage tells while it trains (a progress line and ``metrics/steps.jsonl``), and what it
-saves.
-"""
+"""Training callbacks: progress, ``metrics/steps.jsonl``, checkpoints at an interval or a signal."""
 
 import json
+import logging
 import os
-import pickle
-import queue
 import shutil
 import signal
 import threading
@@ -16,15 +13,18 @@ from typing import Any, TextIO
 
 import lightning.pytorch as pl
 import torch
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from nemo.lightning.io.mixin import IOMixin
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils.get_rank import is_global_rank_zero
 
-from recipes.common.files import write_text
+from recipes.common.progress import Progress, duration
+from recipes.compat import megatron_checkpoint
+from recipes.training.metrics import open_metrics
 
-# what ends a stage after its step, and what the same signal does the second time
-STOPPING: dict[int, Any] = {
+log = logging.getLogger(__name__)
+
+# a signal that stops a stage after its step -> what it does when it comes again
+STOP_SIGNALS: dict[int, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
 }
@@ -35,7 +35,7 @@ REPEATED_SECONDS = 2.0
 
 
 class StageProgress(pl.Callback, IOMixin):
-    """Print a line every few steps and write one JSON line a step and a validation.
+    """Logs a line every few steps and writes a JSON line for each step and each validation.
 
     A step's line holds ``step`` (1 is the first), ``tokens`` seen in the stage, ``loss`` (nats per
     token, mean over the global batch), ``lr`` (base rate that the optimizer applied in this step),
@@ -56,77 +56,73 @@ class StageProgress(pl.Callback, IOMixin):
         for config in trainer.lr_scheduler_configs:
             # an optimizer that was carried over from another stage brought that stage's rate
             config.scheduler.apply()
+
         # a checkpoint is saved before the validation of its step: NeMo would leave that out, and
         # Lightning count the batches of the validation before it as done
         loop = trainer.fit_loop.epoch_loop
-        loop.skip_val_on_restart = loop.val_loop.restarting = False
-        self._started, self._first_step = time.monotonic(), trainer.global_step
-        if is_global_rank_zero():
-            path = Path(self.metrics)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [
-                line
-                for line in _whole_lines(path)
-                if _is_done(json.loads(line), trainer.global_step)
-            ]
-            write_text(path, "".join(kept))
-            self._file = path.open("a")
-            at = f"continues after step {trainer.global_step}" if trainer.global_step else "starts"
-            print(
-                f"{self.stage}: {at}, {trainer.max_steps} steps of {self.tokens_per_step:,} tokens",
-                flush=True,
-            )
+        loop.skip_val_on_restart = False
+        loop.val_loop.restarting = False
+
+        self._progress = Progress(total=trainer.max_steps - trainer.global_step)
+        if not is_global_rank_zero():
+            return
+        self._file = open_metrics(Path(self.metrics), trainer.global_step)
+        start = "starts"
+        if trainer.global_step:
+            start = f"continues after step {trainer.global_step}"
+        log.info(
+            "%s: %s, %d steps of %s tokens",
+            self.stage,
+            start,
+            trainer.max_steps,
+            f"{self.tokens_per_step:,}",
+        )
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Note the rates of this step, and have the stage's last step validated whatever the
-        interval.
-        """
+        """Note the rates of this step; have the stage's last step validated at any interval."""
         self._step_started = time.monotonic()
-        rates = {
-            group["pre_lr_mult"] == 1.0: group["lr"] for group in trainer.optimizers[0].param_groups
-        }
-        self._lr = rates.get(True, 0.0)
-        self._lr_hidden = rates.get(False, self._lr)
+        self._lr, self._lr_hidden = _learning_rates(trainer.optimizers[0].param_groups)
         if trainer.global_step == trainer.max_steps - 1:
             trainer.val_check_batch = trainer.max_steps
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Write the step that is done."""
         step = trainer.global_step
+        tokens = step * self.tokens_per_step
         loss = float(trainer.callback_metrics["reduced_train_loss"])
-        speed = self.tokens_per_step / (time.monotonic() - self._step_started)
+        tokens_per_second = self.tokens_per_step / (time.monotonic() - self._step_started)
         self._write(
             step=step,
-            tokens=step * self.tokens_per_step,
+            tokens=tokens,
             loss=loss,
             lr=self._lr,
             lr_hidden=self._lr_hidden,
-            tokens_per_second=round(speed, 1),
+            tokens_per_second=round(tokens_per_second, 1),
         )
+        self._progress.advance(1)
         if self._file and (step % self.print_every == 0 or step == trainer.max_steps):
-            left = (
-                (time.monotonic() - self._started)
-                / (step - self._first_step)
-                * (trainer.max_steps - step)
-            )
-            print(
-                f"{self.stage}: step {step}/{trainer.max_steps}  tokens "
-                f"{step * self.tokens_per_step:,}  loss {loss:.3f}  lr {self._lr:.3g}  "
-                f"{speed:,.0f} tokens/s  {left / 60:.1f} min left",
-                flush=True,
+            log.info(
+                "%s: step %d/%d  tokens %s  loss %.3f  lr %.3g  %s tokens/s  %s left",
+                self.stage,
+                step,
+                trainer.max_steps,
+                f"{tokens:,}",
+                loss,
+                self._lr,
+                f"{tokens_per_second:,.0f}",
+                duration(self._progress.seconds_left),
             )
 
     def on_validation_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Write the validation loss."""
         if trainer.sanity_checking:
             return
+        step = trainer.global_step
         loss = float(trainer.callback_metrics["val_loss"])
-        self._write(step=trainer.global_step, val_loss=loss)
+        self._write(step=step, val_loss=loss)
         if self._file:
-            print(
-                f"{self.stage}: step {trainer.global_step}/{trainer.max_steps}  validation loss "
-                f"{loss:.3f}",
-                flush=True,
+            log.info(
+                "%s: step %d/%d  validation loss %.3f", self.stage, step, trainer.max_steps, loss
             )
 
     def on_train_end(self, *args: Any) -> None:
@@ -140,94 +136,63 @@ class StageProgress(pl.Callback, IOMixin):
             self._file.flush()
 
 
-class _Answers:
-    """What the process that writes a checkpoint tells the one that waits for it, which has forked
-    it: in shared memory.
-
-    Megatron starts a process to hold a queue for it, which takes 3 s to import torch and outlives a
-    killed training.
-    """
-
-    def __init__(self) -> None:
-        self._memory = os.fdopen(os.memfd_create("answers"), "r+b", buffering=0)
-
-    def put(self, answer: Any) -> None:
-        """Tell it; one at a time."""
-        self._memory.write(pickle.dumps(answer))
-
-    def get_nowait(self) -> Any:
-        """Return what was told.
-
-        Raises:
-            queue.Empty: nothing was.
-        """
-        self._memory.seek(0)
-        content = self._memory.read()
-        self._memory.seek(0)
-        self._memory.truncate()
-        if not content:
-            raise queue.Empty
-        # from this process's own child
-        return pickle.loads(content)  # noqa: S301
-
-
 class StageCheckpoint(ModelCheckpoint):
-    """NeMo's checkpoint callback, which also saves the stage's end, and the step that runs when a
-    signal comes.
+    """NeMo's checkpoint callback, which also saves at the stage's end and when a signal comes.
 
     SIGTERM or SIGINT to any rank ends all of them after the same step, with exit status 128 + the
     signal's number; the same signal again ends the process at once. A job's time limit that is near
     does what SIGTERM does. Before the first step, signals do what they do without this. In the last
-    step, the stage goes on to its end.
+    step, the stage continues to its end.
     """
 
     def __init__(self, *args: Any, stage: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stage = stage
-        self._signal, self._received = 0, 0.0
+        self._signal = 0
+        self._received_at = 0.0
 
     def setup(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Remove what a kill left: checkpoints half written, and one more than are kept."""
         super().setup(trainer, *args, **kwargs)
-        filesystem_async._results_queue = _Answers()
+        megatron_checkpoint.install()
         if is_global_rank_zero():
             whole = sorted(Path(str(self.dirpath)).glob("step=*/weights/metadata.json"))
             for path in whole[: -self.save_top_k]:
                 shutil.rmtree(path.parents[1])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to signals, in the place of Lightning, which would end one rank alone and save
-        nothing.
-        """
+        """Replace Lightning's signal handlers, which would end one rank alone and save nothing."""
         super().on_train_start(trainer, pl_module)
         if trainer.received_sigterm:
             raise SystemExit(128 + signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
-            for signum in STOPPING:
+            for signum in STOP_SIGNALS:
                 signal.signal(signum, self._receive)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save at the interval, or because of a signal that any rank received. The stage's last
-        step waits.
-        """
+        """Save at the interval, or for a signal that any rank received; not in the last step."""
         if trainer.global_step == trainer.max_steps:
             return
         super().on_train_batch_end(trainer, *args)
-        late = time.time() >= float(os.environ.get(STOP_AT, "inf"))
-        if late and not self._signal:
+
+        is_late = time.time() >= float(os.environ.get(STOP_AT, "inf"))
+        if is_late and not self._signal:
             self._signal = signal.SIGTERM
         received = torch.tensor(self._signal, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
-        if received:
-            self._save(trainer)
-            name = "the job's time limit" if late else signal.Signals(received.item()).name
-            if is_global_rank_zero():
-                print(
-                    f"{self.stage}: stopped after step {trainer.global_step} by {name}, checkpoint "
-                    "saved; the same command continues",
-                    flush=True,
-                )
-            raise SystemExit(128 + received.item())
+        if not received:
+            return
+
+        self._save(trainer)
+        if is_global_rank_zero():
+            reason = "the job's time limit" if is_late else signal.Signals(received.item()).name
+            log.info(
+                "%s: stopped after step %d by %s, checkpoint saved; the same command continues",
+                self.stage,
+                trainer.global_step,
+                reason,
+            )
+        raise SystemExit(128 + received.item())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the stage, which has been validated by now."""
@@ -240,24 +205,19 @@ class StageCheckpoint(ModelCheckpoint):
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if not self._signal:
-            self._signal, self._received = signum, time.monotonic()
-        elif time.monotonic() - self._received > REPEATED_SECONDS:
-            signal.signal(signum, STOPPING[signum])
+            self._signal = signum
+            self._received_at = time.monotonic()
+        elif time.monotonic() - self._received_at > REPEATED_SECONDS:
+            signal.signal(signum, STOP_SIGNALS[signum])
             signal.raise_signal(signum)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; a last line that was cut short by a kill is left out."""
-    return [json.loads(line) for line in _whole_lines(path)]
+def _learning_rates(param_groups: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return the base rate and that of the hidden matrices, whose group has a multiplier below 1.
 
-
-def _is_done(line: dict[str, Any], step: int) -> bool:
-    """Whether a stage that continues after ``step`` will not do again what this line of its metrics
-    tells.
+    A rank without one of the two kinds has no group for it.
     """
-    return line["step"] < step or (line["step"] == step and "val_loss" not in line)
-
-
-def _whole_lines(path: Path) -> list[str]:
-    text = path.read_text() if path.exists() else ""
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    base = [group["lr"] for group in param_groups if group["pre_lr_mult"] == 1.0]
+    hidden = [group["lr"] for group in param_groups if group["pre_lr_mult"] != 1.0]
+    lr = base[0] if base else 0.0
+    return lr, hidden[0] if hidden else lr
