@@ -1,6 +1,7 @@
 """The command line ``granite41``: one function per command, each importing what it needs when it runs."""
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from recipes.runs.chain_request import ChainRequest
     from recipes.runs.task import Task
 
+log = logging.getLogger(__name__)
+
 app = typer.Typer(
     cls=GroupedHelp,
     help="Recipes that reproduce IBM's Granite 4.1 language models.",
@@ -57,6 +60,10 @@ DataOption = Annotated[
     typer.Option(
         help="A folder of prepared data  [default for tiny: prepared in the run's folder]"
     ),
+]
+TrackerOption = Annotated[
+    str | None,
+    typer.Option("--log", help="Log to wandb or mlflow too, beside TensorBoard's files."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -325,14 +332,33 @@ def train(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Begin with this checkpoint or finished stage's folder  [default: the parent's]"
+            help="Start from this checkpoint or finished stage's folder  [default: the parent's]"
         ),
     ] = None,
+    tracker: TrackerOption = None,
 ) -> None:
     """Train one stage in this process, or in each process of torchrun; continue it if it was interrupted."""
-    from recipes.training.run import train as train_stage
+    from recipes.training.run import prepare
 
-    train_stage(stage, size, run_dir, data, overrides or [], init)
+    stage_run = prepare(stage, size, run_dir, data, overrides or [], init, tracker)
+    if stage_run is None:
+        return
+    try:
+        stage_run.train()
+    finally:
+        # also of a stage that has failed or was stopped
+        if stage_run.has_begun:
+            _write_report(run_dir)
+
+
+def _write_report(run_folder: Path) -> None:
+    """Write the run's report; where it cannot be, say so and hide no other error."""
+    from recipes.reports.run import write_report
+
+    try:
+        write_report(run_folder)
+    except (OSError, UserError) as error:
+        log.warning("%s: no report was written: %s", run_folder, error)
 
 
 @app.command("export")

@@ -93,6 +93,7 @@ class TrainOptions(Options):
     run_dir: PathLike
     data: PathLike
     init: PathLike | None = None
+    log: str | None = None
     overrides: tuple[str, ...] = field(default=(), metadata=_POSITIONAL)
 
 

@@ -1,6 +1,7 @@
 """A stage's folder ``RUNS/<run>/<stage>/``: recipe.yaml, manifest.json, checkpoints."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
         UserError: a value differs, or the file is missing or damaged.
     """
     path = folder / RECIPE
-    values = _read_values(path)
+    values = read_recipe(folder).values
     for name, leaf in flatten(recipe).items():
         # a checkpoint loads into any number of processes
         if name.startswith("parallelism."):
@@ -76,8 +77,26 @@ def check_recipe(folder: Path, recipe: Recipe) -> None:
             )
 
 
-def _read_values(path: Path) -> dict[str, Any]:
-    """Return the dot path -> value of a ``recipe.yaml``."""
+@dataclass(frozen=True)
+class RecordedRecipe:
+    """A stage's ``recipe.yaml``.
+
+    Attributes:
+        code: commit of this project; None where it was not known.
+        values: dot path -> value.
+    """
+
+    code: str | None
+    values: dict[str, Any]
+
+
+def read_recipe(folder: Path) -> RecordedRecipe:
+    """Return the ``recipe.yaml`` of a stage's folder.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / RECIPE
     remedy = "restore it, or name another --run-dir"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -96,7 +115,8 @@ def _read_values(path: Path) -> dict[str, Any]:
     for name, entry in values.items():
         if not isinstance(entry, dict) or "value" not in entry:
             raise UserError(f"{path}: key 'values.{name}' has no 'value'; {remedy}")
-    return {name: entry["value"] for name, entry in values.items()}
+    plain_values = {name: entry["value"] for name, entry in values.items()}
+    return RecordedRecipe(content.get("code"), plain_values)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

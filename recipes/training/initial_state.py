@@ -1,4 +1,4 @@
-"""Where a stage begins: the weights of the stage before it, or of a checkpoint that the user names."""
+"""The checkpoint that a stage starts from: its parent's in the run, or one that the user names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class InitialState:
 
     Attributes:
         checkpoint: the NeMo checkpoint whose weights it takes; None for random weights.
-        optimizer_state: whether the optimizer's moments come from it too (``carry``) or begin at
+        optimizer_state: whether the optimizer's moments come from it too (``carry``) or start at
             zero (``fresh``).
         tokens: that the run has seen before the stage.
         manifest: of the stage that left the checkpoint; None where no stage did.
@@ -42,36 +42,41 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
     """
     if init is None and recipe.parent is None:
         return InitialState()
+
     source = init or run_folder / str(recipe.parent)
     manifest = finished_manifest(source)
     if not manifest and init is None:
         raise UserError(
             f"{run_folder}: {recipe.stage} starts from {recipe.parent}, which this run has not "
-            "trained; run it first, or name a checkpoint with --init"
+            f"trained; run it first, or name a checkpoint with --init"
         )
-    merges = manifest and resolve_pretraining(manifest.stage, manifest.size).merge
-    if manifest and merges and not (source / MERGED).exists():
-        raise UserError(
-            f"{source}: is trained but not merged, as a long-context stage ends; "
-            f"`granite41 run {manifest.stage}` merges it, or name one of its checkpoints with --init"
-        )
+    if manifest:
+        _check_merged(source, manifest)
+
     checkpoint = final_checkpoint(source) or source
-    holds_optimizer = _check_model(checkpoint, recipe.model)
+    has_optimizer = _check_model(checkpoint, recipe.model)
     _check_theta(checkpoint, recipe)
+    carries = recipe.optimizer_state.value == "carry" and has_optimizer
     return InitialState(
         checkpoint=checkpoint,
-        optimizer_state="carry"
-        if recipe.optimizer_state.value == "carry" and holds_optimizer
-        else "fresh",
+        optimizer_state="carry" if carries else "fresh",
         tokens=manifest.tokens_before + manifest.tokens if manifest else 0,
         manifest=manifest,
     )
 
 
+def _check_merged(folder: Path, manifest: StageManifest) -> None:
+    """Raise where a stage ends with a merge that has not been made."""
+    needs_merge = resolve_pretraining(manifest.stage, manifest.size).merge
+    if needs_merge and not (folder / MERGED).exists():
+        raise UserError(
+            f"{folder}: is trained but not merged, as a long-context stage ends; "
+            f"`granite41 run {manifest.stage}` merges it, or name one of its checkpoints with --init"
+        )
+
+
 def _check_model(checkpoint: Path, model: Size) -> bool:
-    """Check that a checkpoint is of the recipe's model; return whether it holds an optimizer's
-    state.
-    """
+    """Raise where a checkpoint is of another model; return whether it has an optimizer's state."""
     from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 
     weights = TorchDistCheckpoint(checkpoint / "weights")
@@ -86,15 +91,14 @@ def _check_model(checkpoint: Path, model: Size) -> bool:
 
 
 def _check_theta(checkpoint: Path, recipe: PretrainRecipe) -> None:
-    """Raise where the rotary embedding's theta would go down: positions that the model knows would
-    turn faster.
-    """
+    """Raise where the rotary theta would go down: positions that the model knows would turn faster."""
     from recipes.model.bridge.to_hf import read_context
 
-    before = read_context(checkpoint / "context")[0]["rope_theta"]
-    if before > recipe.rope_theta.value:
+    config, _ = read_context(checkpoint / "context")
+    former = config["rope_theta"]
+    theta = recipe.rope_theta.value
+    if former > theta:
         raise UserError(
-            f"{checkpoint}: has rope_theta {before:.15g}, and {recipe.stage} "
-            f"{recipe.rope_theta.value:.15g}; theta must not go down, so raise rope_theta "
-            f"(rope_theta={before:.15g} keeps it)"
+            f"{checkpoint}: has rope_theta {former:.15g}, and {recipe.stage} {theta:.15g}; theta "
+            f"must not go down, so raise rope_theta (rope_theta={former:.15g} keeps it)"
         )

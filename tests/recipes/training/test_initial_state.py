@@ -14,7 +14,7 @@ from recipes.model.bridge.mapping import weights
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.registry.resolve import resolve_pretraining
 from recipes.spec.sizes import SIZES
-from recipes.training.handoff import initial_state
+from recipes.training.initial_state import initial_state
 from recipes.training.run import train
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,139 @@
+"""The part of a stage that needs NeMo: build its ``nemo_run`` recipe and run it in this process."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.runs.stage_folder import latest_checkpoint
+from recipes.runs.stage_manifest import StageManifest
+from recipes.training.initial_state import InitialState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How far a stage has read its data.
+
+    Attributes:
+        read: prefix of each shard -> ``next_document`` and ``epochs`` after the stage.
+        repeated_components: component -> epochs, for those that the stage reads more than once.
+    """
+
+    read: dict[str, dict[str, Any]]
+    repeated_components: dict[str, float]
+
+
+def fit(
+    manifest: StageManifest,
+    overrides: Sequence[str],
+    folder: Path,
+    data: Path,
+    tokenizer: Path,
+    initial_state: InitialState,
+    tracker: str | None = None,
+) -> FitResult:
+    """Train a stage, from its last checkpoint if it has one.
+
+    Args:
+        manifest: of the stage, as it is at its start.
+        overrides: of the recipe.
+        folder: of the stage.
+        data: the data folder, to which the shards' prefixes are relative.
+        tokenizer: its folder.
+        initial_state: what the stage starts from where it has no checkpoint of its own yet.
+        tracker: an experiment tracker beside TensorBoard, see :mod:`recipes.training.trackers`.
+    """
+    import fiddle
+    import nemo_run as run
+    from nemo import lightning as nl
+
+    from recipes.training.pretraining import pretraining_recipe
+    from recipes.training.trackers import add_tracker, record_end, record_start
+
+    _quiet_libraries()
+    blend: list[str | float] = []
+    for prefix, shard in manifest.data.items():
+        blend += [shard.weight, str(data / prefix)]
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    recipe = pretraining_recipe(
+        manifest.stage,
+        manifest.size,
+        list(overrides),
+        folder=str(folder),
+        data=blend,
+        tokenizer=str(tokenizer),
+        index_cache=str(folder / "index"),
+        devices=devices,
+        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // devices,
+    )
+    recipe.data.shards = {
+        str(data / prefix): state for prefix, state in _shard_states(manifest).items()
+    }
+
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint:
+        recipe.resume.resume_from_path = str(checkpoint)
+    elif initial_state.checkpoint:
+        recipe.resume.restore_config = run.Config(
+            nl.RestoreConfig,
+            path=str(initial_state.checkpoint),
+            load_optim_state=initial_state.optimizer_state == "carry",
+        )
+        log.info(
+            "%s: starts from %s, optimizer moments %s",
+            manifest.stage,
+            initial_state.checkpoint,
+            initial_state.optimizer_state,
+        )
+    if tracker:
+        add_tracker(recipe.log, tracker, folder)
+
+    pretrain = fiddle.build(recipe)
+    loggers = pretrain.keywords["log"]
+    if tracker:
+        record_start(loggers, tracker, folder, manifest)
+    with _log_file_errors_ignored():
+        pretrain()
+    if tracker:
+        record_end(loggers, folder)
+
+    module = pretrain.keywords["data"]
+    read = {prefix: module.read[str(data / prefix)] for prefix in manifest.data}
+    return FitResult(read, module.repeats)
+
+
+def _shard_states(manifest: StageManifest) -> Mapping[str, dict[str, Any]]:
+    """Return prefix -> ``component``; ``next_document`` and ``epochs`` where it was read before."""
+    states: dict[str, dict[str, Any]] = {}
+    for prefix, shard in manifest.data.items():
+        states[prefix] = {"component": shard.component}
+        progress = manifest.data_progress_before.get(shard.bin_sha256)
+        if progress:
+            states[prefix]["next_document"] = progress.next_document
+            states[prefix]["epochs"] = progress.epochs
+    return states
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to progress lines and errors; NeMo logs everything in ``folder/logs``."""
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.set_verbosity(nemo_logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _log_file_errors_ignored() -> Iterator[None]:
+    """Keep a log file that does not fit on a full disk from hiding the error that says so."""
+    former = logging.raiseExceptions
+    logging.raiseExceptions = False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = former

@@ -1,0 +1,141 @@
+"""Checks of data, tokenizer and machine before a stage trains, each with one sentence."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import (
+    FINGERPRINT_TEXT,
+    fingerprint,
+    fingerprint_ids,
+    vocab_size,
+)
+from recipes.registry.checks import require_processes
+from recipes.runs.data_folder import MANIFEST, DataManifest, check_packing
+from recipes.runs.stage_manifest import StageManifest
+from recipes.spec.pretraining import PretrainRecipe
+
+# Megatron trains on rows in multiples of this
+_VOCABULARY_MULTIPLE = 128
+
+
+def check_data(
+    data: Path, manifest: DataManifest, prefixes: Sequence[str], recipe: PretrainRecipe
+) -> None:
+    """Check that a stage can train on the data.
+
+    Args:
+        data: the data folder.
+        manifest: of the data folder.
+        prefixes: of the shards that the stage reads.
+
+    Raises:
+        UserError: a tokenizer with more tokens than the model has rows, documents that were packed
+            for longer sequences, or too few documents.
+    """
+    _check_vocabulary(data / manifest.tokenizer.folder, recipe)
+    mixture = {name: percent.value for name, percent in recipe.mixture.items()}
+    check_packing(data, manifest, mixture, recipe.stage, recipe.sequence_length.value)
+    _check_documents(data, manifest, prefixes, recipe.split.value)
+
+
+def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
+    tokens = vocab_size(tokenizer)
+    rows = recipe.model.vocab_size.value
+    if tokens > rows:
+        enough = math.ceil(tokens / _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+        raise UserError(
+            f"{tokenizer}: the tokenizer has {tokens:,} tokens but the model's vocabulary "
+            f"{rows:,}; use the tokenizer of the model, or set model.vocab_size={enough}"
+        )
+
+
+def _check_documents(
+    data: Path, manifest: DataManifest, prefixes: Sequence[str], split: str
+) -> None:
+    """Raise where a part of the split has no document: Megatron then counts epochs for ever."""
+    shards = manifest.shards()
+    parts = [float(part) for part in split.split(",")]
+    training, validation, *_ = (part / sum(parts) for part in parts)
+    for prefix in prefixes:
+        _, shard = shards[prefix]
+        if any(0 < share * shard.documents < 1 for share in (training, validation)):
+            raise UserError(
+                f"{data / prefix}: {shard.documents} documents are too few for the split {split} "
+                f"into training and validation; prepare more text, or raise the smaller share with "
+                f"split=..."
+            )
+
+
+def check_processes(recipe: PretrainRecipe) -> None:
+    """Check that this machine and the number of processes can hold the model.
+
+    Raises:
+        UserError: a real size without GPUs, or a number of processes that does not fit the recipe.
+    """
+    import torch
+
+    if not recipe.model.is_tiny and not torch.cuda.is_available():
+        raise UserError(
+            f"size {recipe.size} trains on GPUs and this machine has none; run --size tiny, or on "
+            f"a cluster"
+        )
+    require_processes(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def check_data_tokenizer(data: Path, manifest: DataManifest) -> None:
+    """Raise UserError where a data folder's tokenizer is not the one that encoded its data."""
+    tokenizer = data / manifest.tokenizer.folder
+    found = fingerprint(tokenizer)
+    expected = manifest.tokenizer.fingerprint
+    if found != expected:
+        raise UserError(
+            f"{tokenizer}: this tokenizer has fingerprint {found[:12]} but {data / MANIFEST} was "
+            f"written with {expected[:12]}; put the data's own tokenizer back, or prepare the data "
+            f"again"
+        )
+
+
+def check_stage_tokenizer(
+    folder: Path, stage: StageManifest, data: Path, manifest: DataManifest
+) -> None:
+    """Raise UserError where a stage was trained with another tokenizer than the data has.
+
+    Args:
+        folder: of the stage, or its checkpoint.
+        stage: the stage's manifest.
+        data: the data folder.
+        manifest: of the data folder.
+    """
+    expected = manifest.tokenizer.fingerprint
+    if stage.tokenizer_fingerprint != expected:
+        raise UserError(
+            f"{folder}: trained with tokenizer {stage.tokenizer_fingerprint[:12]} but {data} has "
+            f"{expected[:12]}; name data of the former tokenizer, or another --run-dir"
+        )
+
+
+def check_loader(tokenizer: Path) -> None:
+    """Raise UserError where transformers, and so NeMo, encodes text to other ids than the data has."""
+    from transformers import AutoTokenizer
+
+    remedy = (
+        "its tokenizer_config.json must name a class that adds no rule, such as "
+        "PreTrainedTokenizerFast"
+    )
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{tokenizer}: transformers cannot load this tokenizer; {remedy}"
+        ) from error
+
+    found = fingerprint_ids(loaded.encode(FINGERPRINT_TEXT, add_special_tokens=False))
+    expected = fingerprint(tokenizer)
+    if found != expected:
+        raise UserError(
+            f"{tokenizer}: transformers loads this tokenizer with fingerprint {found[:12]} but its "
+            f"tokenizer.json has {expected[:12]}; {remedy}"
+        )

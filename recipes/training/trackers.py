@@ -1,0 +1,153 @@
+"""Experiment trackers beside TensorBoard, Weights & Biases and MLflow, with a stage's lineage.
+
+A tracker's own environment variables say where it stores runs and who may (``WANDB_PROJECT``,
+``WANDB_MODE``, ``WANDB_API_KEY``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME`` ...): the
+recipe holds none of them, so that no secret is in a file of the run.
+"""
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from recipes.common.errors import UserError, nearest
+from recipes.common.json_files import read_json_or_none, write_json
+from recipes.common.versions import commit
+from recipes.runs.stage_folder import RECIPE, latest_checkpoint, read_recipe
+from recipes.runs.stage_manifest import MANIFEST, RANDOM_WEIGHTS, StageManifest
+
+PROJECT = "granite41"
+# tracker -> the package that a user installs
+TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
+# of a stage's folder: tracker -> id of its run there, which a further start of the stage continues
+RUN_IDS = "metrics/tracked_runs.json"
+
+
+def check_tracker(tracker: str) -> None:
+    """Raise UserError unless ``tracker`` is one of :data:`TRACKERS` and installed."""
+    if tracker not in TRACKERS:
+        raise UserError(
+            f"--log {tracker}: not one of {', '.join(TRACKERS)}{nearest(tracker, TRACKERS)}; "
+            f"TensorBoard's files are written in any case"
+        )
+    if importlib.util.find_spec(tracker) is None:
+        raise UserError(
+            f"--log {tracker}: the package is not installed; run `pip install {TRACKERS[tracker]}`"
+        )
+
+
+def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
+    """Add Lightning's logger for ``tracker`` to the ``NeMoLogger`` of a ``nemo_run`` recipe.
+
+    Args:
+        log_config: ``run.Config`` of a ``NeMoLogger``.
+        folder: of the stage; its parent is the run's.
+    """
+    import nemo_run as run
+    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+    run_folder = folder.resolve().parent
+    name = f"{run_folder.name}/{folder.name}"
+    run_id = (read_json_or_none(folder / RUN_IDS) or {}).get(tracker)
+    if tracker == "wandb":
+        log_config.wandb = run.Config(
+            WandbLogger,
+            name=name,
+            id=run_id,
+            save_dir=str(folder / "metrics"),
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+        )
+    else:
+        mlflow_logger = run.Config(
+            MLFlowLogger,
+            run_name=name,
+            run_id=run_id,
+            save_dir=str(run_folder / "mlruns"),
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+        )
+        log_config.extra_loggers = [mlflow_logger]
+
+
+def record_start(nemo_logger: Any, tracker: str, folder: Path, manifest: StageManifest) -> None:
+    """Start, or continue, the tracker's run of a stage, and record the stage's lineage there.
+
+    Args:
+        nemo_logger: the ``NeMoLogger``.
+        folder: of the stage.
+        manifest: of the stage, as it is at its start.
+
+    Raises:
+        UserError: the tracker cannot start a run.
+    """
+    for logger in _loggers(nemo_logger):
+        try:
+            logger.log_hyperparams(lineage(folder, manifest))
+            run_id = logger.version
+        except Exception as error:  # each tracker, and its transport, has exceptions of its own
+            raise UserError(
+                f"--log {tracker}: no run could be started ({type(error).__name__}); log in to it, "
+                f"check its environment variables and the network, or leave --log out"
+            ) from error
+        if run_id:
+            write_json(folder / RUN_IDS, {tracker: run_id})
+
+
+def record_end(nemo_logger: Any, folder: Path) -> None:
+    """Record the checkpoint that a finished stage leaves."""
+    checkpoint = latest_checkpoint(folder)
+    for logger in _loggers(nemo_logger):
+        logger.log_hyperparams({"artifacts/checkpoint": str(checkpoint)})
+
+
+def lineage(folder: Path, manifest: StageManifest) -> dict[str, Any]:
+    """Return what a tracker's run records of a stage: its recipe, its parent and its files.
+
+    Args:
+        folder: of the stage, with its ``recipe.yaml``.
+        manifest: of the stage.
+    """
+    folder = folder.absolute()
+    record: dict[str, Any] = {
+        "stage": manifest.stage,
+        "size": manifest.size,
+        "code": commit(),
+        "tokens": manifest.tokens,
+        "tokens_before": manifest.tokens_before,
+        "artifacts/recipe": str(folder / RECIPE),
+        "artifacts/manifest": str(folder / MANIFEST),
+        "artifacts/checkpoints": str(folder / "checkpoints"),
+    }
+    for name, value in read_recipe(folder).values.items():
+        record[f"recipe/{name}"] = value
+    for name, value in _parent(manifest).items():
+        record[f"parent/{name}"] = value
+    return record
+
+
+def _parent(manifest: StageManifest) -> dict[str, Any]:
+    """Return the checkpoint that a stage starts from, and what its own stage's folder says of it."""
+    initial = manifest.initial_state
+    parent: dict[str, Any] = {
+        "checkpoint": initial.checkpoint,
+        "optimizer_state": initial.optimizer_state,
+    }
+    if initial.checkpoint == RANDOM_WEIGHTS:
+        return parent
+
+    # STAGE/merged, or STAGE/checkpoints/NAME
+    for stage_folder in list(Path(initial.checkpoint).absolute().parents)[:2]:
+        path = stage_folder / MANIFEST
+        if path.is_file():
+            parent["stage"] = stage_folder.name
+            parent["manifest"] = str(path)
+            parent["manifest_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            parent["code"] = read_recipe(stage_folder).code
+            break
+    return parent
+
+
+def _loggers(nemo_logger: Any) -> list[Any]:
+    """Return Lightning's loggers of the trackers."""
+    loggers = [nemo_logger.wandb, *nemo_logger.extra_loggers]
+    return [logger for logger in loggers if logger is not None]
