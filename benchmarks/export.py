@@ -129,12 +129,7 @@ def main() -> None:
         checkpoint = sorted((folder / "nemo" / "weights").iterdir())
 
         def export(target: Path) -> None:
-            export_hf(
-                folder / "nemo",
-                target,
-                max_shard_bytes=options.max_shard_bytes,
-                say=lambda line: None,
-            )
+            export_hf(folder / "nemo", target, max_shard_bytes=options.max_shard_bytes)
 
         def copy(target: Path) -> None:
             target.mkdir()

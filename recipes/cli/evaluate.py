@@ -247,7 +247,7 @@ def _hf_folder(options: EvaluateOptions, output: Path, dryrun: bool) -> Path:
     from recipes.model.bridge.to_hf import export_hf
 
     log.info("exporting %s to %s", checkpoint, folder)
-    export_hf(checkpoint, folder, say=lambda line: None)
+    export_hf(checkpoint, folder)
     return folder
 
 

@@ -29,6 +29,7 @@ from recipes.spec.tree import flatten
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from recipes.merging.sweep import Texts
     from recipes.runs.chain_request import ChainRequest
     from recipes.runs.task import Task
 
@@ -374,7 +375,7 @@ def export_checkpoint(
     source = final_checkpoint(checkpoint) or checkpoint
     from recipes.model.bridge.to_hf import export_hf
 
-    export_hf(source, output, say=typer.echo)
+    export_hf(source, output)
 
 
 @app.command("import")
@@ -429,7 +430,7 @@ def merge_checkpoints(
     if weights is not None:
         from recipes.merging.merge import merge
 
-        merge(method, parents, weights, output, base=base, say=typer.echo)
+        merge(method, parents, weights, output, base=base)
     if sweep and short and long:
         from recipes.merging.sweep import parse_sweep, text_evaluation
         from recipes.merging.sweep import sweep as sweep_weights
@@ -440,10 +441,21 @@ def merge_checkpoints(
             parents,
             candidates,
             output,
-            text_evaluation(short, long),
+            text_evaluation(_read_texts(short), _read_texts(long)),
             base=base,
-            say=typer.echo,
         )
+
+
+def _read_texts(path: Path) -> "Texts":
+    """Return the documents of a file: JSON lines with a field ``text``, or a text file."""
+    from data_prep import documents
+    from recipes.merging.sweep import Texts
+
+    parts = documents.split_inputs([str(path)], 2**62)
+    texts = [document.text for part in parts for document in documents.read(part, "text")]
+    if not any(texts):
+        raise UserError(f"{path}: no text in it; give JSON lines with a field text, or a text file")
+    return Texts(str(path), texts)
 
 
 @app.command()

@@ -1,12 +1,11 @@
 """Hugging Face folders as parents of a merge, and as its result."""
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +15,11 @@ from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import Weight, weights
 from recipes.model.bridge.tensor_bytes import read_into, sha256, tensor_bytes_view
 
+log = logging.getLogger(__name__)
+
+_EMBEDDING = "model.embed_tokens.weight"
 # transformers' second name of the tied embedding, which a folder may hold a second time
-_EMBEDDING, _TIED = "model.embed_tokens.weight", "lm_head.weight"
+_TIED_EMBEDDING = "lm_head.weight"
 
 
 class HFParent:
@@ -35,38 +37,49 @@ class HFParent:
     """
 
     kind = "Hugging Face folder"
-    lost: ClassVar[dict[str, str]] = {}
+    # a folder never has one
+    optimizer_state = None
 
     def __init__(self, folder: Path) -> None:
         self.location = folder
         self.config = hf_folder.read_config(folder)
-        planned = weights(self.config)
-        opened = hf_folder.open_tensors(folder, planned)
-        self.weights = [
-            Weight(name, None, {name: shape})
-            for weight in planned
-            for name, shape in weight.parts.items()
-        ]
-        by_name = {weight.key: weight for weight in self.weights}
-        by_name[_TIED] = by_name[_EMBEDDING]
+        megatron_weights = weights(self.config)
+        opened = hf_folder.open_tensors(folder, megatron_weights)
         self._dtypes = {name: file.get_slice(name)[:1].dtype for name, file in opened.items()}
-        self._places: dict[str, tuple[FileIO, int]] = {}
+
+        self.weights: list[Weight] = []
+        for weight in megatron_weights:
+            self.weights += [
+                Weight(name, None, {name: shape}) for name, shape in weight.parts.items()
+            ]
+        by_name = {weight.key: weight for weight in self.weights}
+        by_name[_TIED_EMBEDDING] = by_name[_EMBEDDING]
+
+        self._locations: dict[str, tuple[FileIO, int]] = {}
         self.files: dict[str, tuple[bytes, list[Weight]]] = {}
         for path in _safetensors(folder):
-            # stays open, as the kernel reads ahead in a file that it knows; the advice is for
-            # threads that take turns
-            file = path.open("rb", buffering=0)
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            length = file.read(8)
-            header = file.read(int.from_bytes(length, "little"))
-            found = {
-                name: entry["data_offsets"][0]
-                for name, entry in json.loads(header).items()
-                if name in by_name
-            }
-            names = sorted(found, key=found.__getitem__)
-            self.files[path.name] = length + header, [by_name[name] for name in names]
-            self._places |= {name: (file, 8 + len(header) + start) for name, start in found.items()}
+            self._open(path, by_name)
+
+    def _open(self, path: Path, by_name: dict[str, Weight]) -> None:
+        """Note the header, the tensors and their offsets of a safetensors file."""
+        # stays open, as the kernel reads ahead in a file that it knows; the advice is for threads
+        # that take turns
+        file = path.open("rb", buffering=0)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+        # 8 bytes of header length, the JSON header, the tensors' bytes
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+        data_start = len(length) + len(header)
+        offsets = {
+            name: entry["data_offsets"][0]
+            for name, entry in json.loads(header).items()
+            if name in by_name
+        }
+        names = sorted(offsets, key=offsets.__getitem__)
+        self.files[path.name] = length + header, [by_name[name] for name in names]
+        for name in names:
+            self._locations[name] = file, data_start + offsets[name]
 
     def dtype(self, weight: Weight) -> torch.dtype:
         """Return the type that ``weight`` is stored in."""
@@ -74,13 +87,11 @@ class HFParent:
 
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``."""
-        file, place = self._places[weight.key]
-        read_into(file, place + start * target[0].nbytes, target)
+        file, offset = self._locations[weight.key]
+        read_into(file, offset + start * target[0].nbytes, target)
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of config.json, and of the index or of the file's header: names,
-        types, shapes, places.
-        """
+        """Return the SHA-256 of config.json and of what lists the tensors: index or header."""
         index = self.location / hf_folder.INDEX
         if index.is_file():
             listing = {index.name: sha256(index.read_bytes())}
@@ -93,21 +104,20 @@ class HFParent:
             **listing,
         }
 
-    def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
-        """Write the Hugging Face folder ``folder``: this one's files, with the merged numbers in
-        them.
-        """
+    def write(self, merged: Merge, folder: Path) -> None:
+        """Write ``folder``: this one's files, with the merged numbers in them."""
         for name in (hf_folder.CONFIG, "generation_config.json", hf_folder.INDEX):
             if (self.location / name).is_file():
                 shutil.copyfile(self.location / name, folder / name)
         hf_folder.copy_tokenizer(self.location, folder)
-        for name, (header, held) in self.files.items():
+
+        for name, (header, file_weights) in self.files.items():
             with (folder / name).open("wb") as file:
                 file.write(header)
-                for weight in held:
+                for weight in file_weights:
                     for rows in merged.rows(weight):
                         file.write(tensor_bytes_view(rows))
-            say(f"{name}: {len(held)} tensors")
+            log.info("%s: %d tensors", name, len(file_weights))
 
 
 def _safetensors(folder: Path) -> list[Path]:

@@ -1,7 +1,8 @@
-"""Merge checkpoints into one of the same kind; what is written is complete or not there."""
+"""Merge checkpoints into one of the same kind; what is written is complete or absent."""
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from recipes.common.files import atomic_directory, check_space
 from recipes.merging.parents import MAY_DIFFER, Parent, check_alike, describe, open_parent
 from recipes.merging.weighted_sum import METHODS, Merge
 from recipes.runs.merge_manifest import MergeManifest
+
+log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-6
 
@@ -21,23 +24,20 @@ def merge(
     output: Path,
     *,
     base: Path | None = None,
-    say: Callable[[str], object] = print,
 ) -> None:
-    """Write the merge of two or more checkpoints of one kind, a few rows of a tensor in memory at a
-    time.
+    """Write the merge of checkpoints of one kind, with a few rows of a tensor in memory at a time.
 
     Args:
         method: ``linear``, ``slerp`` or ``task``; ``recipes.merging.weighted_sum`` has their
             formulas.
-        paths: Hugging Face folders, or NeMo 2 checkpoints and finished stages' folders. The first
-            gives the output its config, tokenizer and layout.
+        paths: two or more Hugging Face folders, or NeMo 2 checkpoints and finished stages' folders.
+            The first gives the output its config, tokenizer and layout.
         weights: one for each of ``paths``. They sum to one, but for ``task``: mergekit's
             task_arithmetic does not normalize its weights either, so any finite ones do. For
             ``slerp`` ``1 - t, t`` with t in [0, 1].
         output: new folder of the parents' kind, with ``merge_manifest.json``. A NeMo checkpoint has
             no optimizer state, so that training starts from its weights alone.
         base: for ``task``, the checkpoint that the others were trained from.
-        say: called with a line of progress.
 
     Raises:
         UserError: method, parents or weights that do not fit each other, a damaged parent, an
@@ -45,51 +45,61 @@ def merge(
     """
     check_weights(method, len(paths), weights, base)
     with atomic_directory(output) as temporary:
-        write_merge(method, paths, weights, temporary, base=base, say=say)
+        write_merge(method, paths, weights, temporary, base=base)
 
 
 def check_weights(method: str, parents: int, weights: Sequence[float], base: Path | None) -> None:
-    """Check what can be without the parents.
+    """Check method, weights and base, which needs no parent.
 
     Raises:
         UserError: an unknown method, or numbers of parents and weights, weights or a base that do
             not fit it.
     """
+    problem = (
+        _method_problem(method, parents, base)
+        or _count_problem(parents, weights)
+        or _sum_problem(method, weights)
+    )
+    if problem:
+        raise UserError(problem)
+
+
+def _method_problem(method: str, parents: int, base: Path | None) -> str | None:
+    """Return what the method lacks, as a sentence."""
     if method not in METHODS:
-        raise UserError(
-            f"--method {method}: not one of {', '.join(METHODS)}{nearest(method, METHODS)}"
-        )
-    if parents < 2:
-        raise UserError(f"--parents: {parents} given, but a merge needs at least two")
-    if method == "slerp" and parents != 2:
-        raise UserError(
+        return f"--method {method}: not one of {', '.join(METHODS)}{nearest(method, METHODS)}"
+    if method == "slerp" and parents > 2:
+        return (
             f"--parents: {parents} given, but slerp merges exactly two; use linear, or merge in "
-            "steps"
-        )
-    if len(weights) != parents:
-        raise UserError(
-            f"--weights: {len(weights)} given for {parents} parents; give each parent one"
-        )
-    if not all(math.isfinite(weight) for weight in weights):
-        raise UserError(
-            f"--weights: {_words(weights)} has a weight that is not finite; give plain numbers"
+            f"steps"
         )
     if method == "task" and base is None:
-        raise UserError(
+        return (
             "--base: missing, but task adds what the parents have learned to a base; name their "
             "ancestor"
         )
     if method != "task" and base is not None:
-        raise UserError(f"--base: {method} has no base; leave it out or use --method task")
+        return f"--base: {method} has no base; leave it out or use --method task"
+    return None
+
+
+def _count_problem(parents: int, weights: Sequence[float]) -> str | None:
+    if parents < 2:
+        return f"--parents: {parents} given, but a merge needs at least two"
+    if len(weights) != parents:
+        return f"--weights: {len(weights)} given for {parents} parents; give each parent one"
+    return None
+
+
+def _sum_problem(method: str, weights: Sequence[float]) -> str | None:
+    text = " ".join(map(str, weights))
+    if not all(math.isfinite(weight) for weight in weights):
+        return f"--weights: {text} has a weight that is not finite; give plain numbers"
     if method != "task" and abs(sum(weights) - 1) > _TOLERANCE:
-        raise UserError(
-            f"--weights: {_words(weights)} sum to {sum(weights):.7g}, but {method} needs a sum of 1"
-        )
+        return f"--weights: {text} sum to {sum(weights):.7g}, but {method} needs a sum of 1"
     if method == "slerp" and not 0 <= weights[1] <= 1:
-        raise UserError(
-            f"--weights: {_words(weights)} leads beyond the parents; slerp needs `1-t t` with t in "
-            "[0, 1]"
-        )
+        return f"--weights: {text} leads beyond the parents; slerp needs `1-t t` with t in [0, 1]"
+    return None
 
 
 def write_merge(
@@ -99,44 +109,56 @@ def write_merge(
     folder: Path,
     *,
     base: Path | None = None,
-    say: Callable[[str], object] = print,
 ) -> None:
-    """Write the merge into ``folder``, which exists and is removed by the caller if this fails; see
-    :func:`merge`.
+    """Write the merge into an existing folder, which the caller removes if this fails.
+
+    Arguments and errors are those of :func:`merge`.
     """
-    every = [*paths, *([base] if base else [])]
-    opened = [open_parent(path) for path in every]
-    check_alike(every, opened)
-    first, parents = opened[0], opened[: len(paths)]
-    for field in MAY_DIFFER:
-        values = [parent.config[field] for parent in opened]
-        if len(set(values)) > 1:
-            say(
-                f"{field} is {' and '.join(map(str, values))}; the merge gets {values[0]}, as its "
-                "first parent has"
-            )
-    check_space(
-        folder, sum(weight.elements * first.dtype(weight).itemsize for weight in first.weights)
-    )
-    sources: list[Parent] = list(parents)
-    factors = list(weights)
-    if base:
-        sources, factors = [opened[-1], *parents], [1 - math.fsum(weights), *weights]
+    parents = [open_parent(path) for path in paths]
+    base_parent = open_parent(base) if base else None
+    checked_paths = list(paths)
+    checked = list(parents)
+    if base and base_parent:
+        checked_paths.append(base)
+        checked.append(base_parent)
+    check_alike(checked_paths, checked)
+    _log_differences(checked)
+
+    first = parents[0]
+    sizes = [weight.elements * first.dtype(weight).itemsize for weight in first.weights]
+    check_space(folder, sum(sizes))
+
     dtypes = {str(first.dtype(weight)).removeprefix("torch.") for weight in first.weights}
     manifest = MergeManifest(
         method=method,
         weights=list(weights),
         parents=[describe(path, parent) for path, parent in zip(paths, parents, strict=True)],
-        base=describe(base, opened[-1]) if base else None,
+        base=describe(base, base_parent) if base and base_parent else None,
         tensors=len(first.weights),
         dtypes=sorted(dtypes),
         libraries={name: version(name) for name in ("torch", "safetensors")},
-        **first.lost,
+        optimizer_state=first.optimizer_state,
     )
+
+    # task: base + the sum of w_i (x_i - base), as one weighted sum in which the base comes first
+    sources: list[Parent] = list(parents)
+    factors = list(weights)
+    if base_parent:
+        sources.insert(0, base_parent)
+        factors.insert(0, 1 - math.fsum(weights))
     with Merge(method, sources, factors) as merged:
-        first.write(merged, folder, say)
+        first.write(merged, folder)
     manifest.write(folder)
 
 
-def _words(weights: Sequence[float]) -> str:
-    return " ".join(map(str, weights))
+def _log_differences(parents: Sequence[Parent]) -> None:
+    """Say which values of the configs differ, and which the merge gets."""
+    for field in MAY_DIFFER:
+        values = [parent.config[field] for parent in parents]
+        if len(set(values)) > 1:
+            log.warning(
+                "%s is %s; the merge gets %s, as its first parent has",
+                field,
+                " and ".join(map(str, values)),
+                values[0],
+            )

@@ -1,11 +1,12 @@
 """NeMo 2 checkpoints as parents of a merge, and as its result, without NeMo."""
 
+import logging
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,11 +21,13 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from recipes.common.errors import UserError
-from recipes.merging.weighted_sum import Merge, chunk_rows
+from recipes.merging.weighted_sum import Merge, rows_per_chunk
 from recipes.model.bridge.mapping import Weight, weights
 from recipes.model.bridge.tensor_bytes import read_into, sha256
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
+
+log = logging.getLogger(__name__)
 
 # a tensor is written in pieces of so many chunks of rows, as parallel ranks would write it
 PIECE_CHUNKS = 32
@@ -43,9 +46,7 @@ class NemoParent(TorchDistCheckpoint):
     """
 
     kind = "NeMo checkpoint"
-    lost: ClassVar[dict[str, str]] = {
-        "optimizer_state": "dropped: the moments belong to the parents' weights, not to their merge"
-    }
+    optimizer_state = "dropped: the moments belong to the parents' weights, not to their merge"
     prefix = "module."
 
     def __init__(self, checkpoint: Path) -> None:
@@ -53,47 +54,56 @@ class NemoParent(TorchDistCheckpoint):
         self.config, _ = read_context(checkpoint / "context")
         super().__init__(checkpoint / "weights")
         self.weights = weights(self.config)
-        for weight in self.weights:
-            if not weight.layer:
-                self.check(weight, self.config["num_hidden_layers"])
-        self._starts: dict[tuple[str, torch.Size], tuple[Path, int]] = {}
+        self.check_all(self.weights, self.config["num_hidden_layers"])
+        self._first_numbers: dict[tuple[str, torch.Size], tuple[Path, int]] = {}
 
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
-        """Read the rows of ``weight`` from ``start`` into ``target``, from the chunks of all ranks."""
+        """Read the rows of ``weight`` from ``start`` into ``target``, from all ranks' chunks."""
         for chunk in self._tensors[self.prefix + weight.key].chunks:
-            offsets, sizes, before = tuple(chunk.offsets), tuple(chunk.sizes), 0
-            if weight.layer is not None:
-                if not 0 <= weight.layer - offsets[0] < sizes[0]:
-                    continue
-                before = (weight.layer - offsets[0]) * prod(sizes[1:])
-                offsets, sizes = offsets[1:], sizes[1:]
-            (row, column), (rows, columns) = (*offsets, 0)[:2], (*sizes, 1)[:2]
-            first, last = max(start, row), min(start + len(target), row + rows)
-            if first >= last:
-                continue
-            path, place = self._start(weight, chunk)
-            part = target[first - start : last - start, column : column + columns]
-            numbers = (
-                part
-                if part.is_contiguous()
-                else torch.empty_like(part, memory_format=torch.contiguous_format)
-            )
-            with path.open("rb", buffering=0) as file:
-                read_into(
-                    file, place + (before + (first - row) * columns) * target.itemsize, numbers
-                )
-            if numbers is not part:
-                part.copy_(numbers)
+            self._read_from_chunk(chunk, weight, start, target)
+
+    def _read_from_chunk(
+        self, chunk: ChunkStorageMetadata, weight: Weight, start: int, target: Tensor
+    ) -> None:
+        """Read what ``chunk`` holds of the rows from ``start`` into ``target``."""
+        offsets = tuple(chunk.offsets)
+        sizes = tuple(chunk.sizes)
+        elements_before = 0
+        if weight.layer is not None:
+            # the first axis of the chunk is that of the layers, one layer after the other
+            layer = weight.layer - offsets[0]
+            if not 0 <= layer < sizes[0]:
+                return
+            elements_before = layer * prod(sizes[1:])
+            offsets = offsets[1:]
+            sizes = sizes[1:]
+
+        # a vector is a matrix of one column
+        row, column = (*offsets, 0)[:2]
+        rows, columns = (*sizes, 1)[:2]
+        first = max(start, row)
+        last = min(start + len(target), row + rows)
+        if first >= last:
+            return
+
+        path, chunk_offset = self._first_number(weight, chunk)
+        elements_before += (first - row) * columns
+        part = target[first - start : last - start, column : column + columns]
+        numbers = part
+        if not part.is_contiguous():
+            numbers = torch.empty_like(part, memory_format=torch.contiguous_format)
+        with path.open("rb", buffering=0) as file:
+            read_into(file, chunk_offset + elements_before * target.itemsize, numbers)
+        if numbers is not part:
+            part.copy_(numbers)
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and bytes of what the model keeps beside its tensors: the ``_extra_state`` of
-        its layers.
-        """
-        for index, place in self._places.items():
+        """Yield name and bytes of the model's objects: the ``_extra_state`` of its layers."""
+        for index, location in self._locations.items():
             if index.fqn.startswith(self.prefix) and index.fqn not in self._tensors:
-                with (self.folder / Path(place.relative_path).name).open("rb") as file:
-                    file.seek(place.offset)
-                    yield index.fqn, file.read(place.length)
+                with (self.folder / Path(location.relative_path).name).open("rb") as file:
+                    file.seek(location.offset)
+                    yield index.fqn, file.read(location.length)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of the files that describe the model and list its tensors."""
@@ -102,83 +112,88 @@ class NemoParent(TorchDistCheckpoint):
             for name in ("context/model.yaml", "weights/.metadata")
         }
 
-    def write(self, merged: Merge, folder: Path, say: Callable[[str], object]) -> None:
-        """Write the NeMo 2 checkpoint ``folder``: this one's context, and the weights as a single
-        rank saves them.
-        """
+    def write(self, merged: Merge, folder: Path) -> None:
+        """Write the checkpoint ``folder``: this one's context, the weights as of a single rank."""
         shutil.copytree(self.location / "context", folder / "context")
         target = folder / "weights"
         target.mkdir()
-        name = "__0_0.distcp"
-        tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-        places: dict[MetadataIndex, _StorageInfo] = {}
-        with (target / name).open("wb") as file:
-            for key, content in self.objects():
-                places[MetadataIndex(key)] = _StorageInfo(name, file.tell(), len(content))
-                tensors[key] = BytesStorageMetadata()
-                file.write(content)
-            layers = self.config["num_hidden_layers"]
-            for weight in self.weights:
-                key = self.prefix + weight.key
-                size = weight.shape if weight.layer is None else (layers, *weight.shape)
-                described = tensors.setdefault(
-                    key,
-                    TensorStorageMetadata(
-                        TensorProperties(self.dtype(weight)), torch.Size(size), []
-                    ),
-                )
-                for chunk, numbers in _pieces(merged, weight, self.dtype(weight)):
-                    start = file.tell()
-                    _save(numbers, file)
-                    described.chunks.append(chunk)
-                    places[MetadataIndex(key, chunk.offsets, len(described.chunks) - 1)] = (
-                        _StorageInfo(name, start, file.tell() - start)
-                    )
-        say(f"weights: {len(self.weights)} tensors")
+        listing = self._write_data(merged, target / "__0_0.distcp")
+        log.info("weights: %d tensors", len(self.weights))
+
         # what is not a tensor is the parents' progress, which a merge does not continue
         torch.save({"state_dict": {}}, target / "common.pt")
-        listing = Metadata(tensors, storage_data=places)
-        listing.mcore_data = {}  # Megatron's loader looks for it
+        # Megatron's loader looks for it
+        listing.mcore_data = {}
         with (target / ".metadata").open("wb") as file:
             pickle.dump(listing, file)
         shutil.copyfile(self.folder / "metadata.json", target / "metadata.json")
 
-    def _start(self, weight: Weight, chunk: ChunkStorageMetadata) -> tuple[Path, int]:
-        """Return the file and the place in it where the numbers of ``chunk`` begin."""
-        key = weight.key, chunk.offsets
-        if key not in self._starts:
-            path, start, described = self.located(weight, chunk)
-            if not described.is_contiguous():
-                raise UserError(
-                    f"{path}: {weight.key} has strides {described.stride()}, but rows must follow "
-                    "each other; save the checkpoint again"
+    def _write_data(self, merged: Merge, path: Path) -> Metadata:
+        """Write the objects and the merged tensors one after the other; return where they are."""
+        layers = self.config["num_hidden_layers"]
+        tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+        locations: dict[MetadataIndex, _StorageInfo] = {}
+        with path.open("wb") as file:
+            for key, content in self.objects():
+                locations[MetadataIndex(key)] = _StorageInfo(path.name, file.tell(), len(content))
+                tensors[key] = BytesStorageMetadata()
+                file.write(content)
+
+            for weight in self.weights:
+                key = self.prefix + weight.key
+                dtype = self.dtype(weight)
+                shape = weight.shape if weight.layer is None else (layers, *weight.shape)
+                # the layers of one kind are chunks of one tensor
+                description = tensors.setdefault(
+                    key,
+                    TensorStorageMetadata(TensorProperties(dtype), torch.Size(shape), []),
                 )
-            self._starts[key] = path, start + described.storage_offset() * described.itemsize
-        return self._starts[key]
+                for chunk, numbers in _pieces(merged, weight, dtype):
+                    start = file.tell()
+                    _save(numbers, file)
+                    index = MetadataIndex(key, chunk.offsets, len(description.chunks))
+                    locations[index] = _StorageInfo(path.name, start, file.tell() - start)
+                    description.chunks.append(chunk)
+        return Metadata(tensors, storage_data=locations)
+
+    def _first_number(self, weight: Weight, chunk: ChunkStorageMetadata) -> tuple[Path, int]:
+        """Return the file of ``chunk``, and the offset of its first number there."""
+        key = weight.key, chunk.offsets
+        if key not in self._first_numbers:
+            path, storage_offset, layout = self.chunk_location(weight, chunk)
+            if not layout.is_contiguous():
+                raise UserError(
+                    f"{path}: {weight.key} has strides {layout.stride()}, but rows must follow "
+                    f"each other; save the checkpoint again"
+                )
+            offset = storage_offset + layout.storage_offset() * layout.itemsize
+            self._first_numbers[key] = path, offset
+        return self._first_numbers[key]
 
 
 def _pieces(
     merged: Merge, weight: Weight, dtype: torch.dtype
 ) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
     """Yield the merged tensor in pieces of rows, each with its place in the checkpoint's tensor."""
-    step = PIECE_CHUNKS * chunk_rows(weight)
+    rows_per_piece = PIECE_CHUNKS * rows_per_chunk(weight)
     chunks = merged.rows(weight)
-    layer = () if weight.layer is None else (weight.layer,)
-    for first in range(0, weight.shape[0], step):
-        sizes = (min(step, weight.shape[0] - first), *weight.shape[1:])
-        offsets = (first, *[0] * (len(sizes) - 1))
-        numbers = torch.empty(sizes, dtype=dtype)
-        filled = numbers.view(sizes[0], -1)
-        while len(filled):
+    layer_offset = () if weight.layer is None else (weight.layer,)
+    layer_size = (1,) * len(layer_offset)
+    for first in range(0, weight.shape[0], rows_per_piece):
+        size = (min(rows_per_piece, weight.shape[0] - first), *weight.shape[1:])
+        offset = (first, *[0] * (len(size) - 1))
+
+        numbers = torch.empty(size, dtype=dtype)
+        unfilled = numbers.view(size[0], -1)
+        while len(unfilled):
             rows = next(chunks)
-            filled[: len(rows)] = rows
-            filled = filled[len(rows) :]
-        yield (
-            ChunkStorageMetadata(
-                torch.Size((*layer, *offsets)), torch.Size((*[1] * len(layer), *sizes))
-            ),
-            numbers.view(*[1] * len(layer), *sizes),
+            unfilled[: len(rows)] = rows
+            unfilled = unfilled[len(rows) :]
+
+        place = ChunkStorageMetadata(
+            torch.Size((*layer_offset, *offset)), torch.Size((*layer_size, *size))
         )
+        yield place, numbers.view(*layer_size, *size)
 
 
 def _save(numbers: Tensor, file: BinaryIO) -> None:

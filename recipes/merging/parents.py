@@ -1,5 +1,6 @@
 """The checkpoints that are merged: opened, compared and described."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -45,42 +46,49 @@ def open_parent(path: Path) -> Parent:
     )
 
 
-def check_alike(paths: list[Path], parents: list[Parent]) -> None:
+def check_alike(paths: Sequence[Path], parents: Sequence[Parent]) -> None:
     """Check that the tensors of ``parents`` can be added.
 
     Raises:
         UserError: they are of two kinds, their configs differ beyond :data:`MAY_DIFFER`, or a
             tensor's type does.
     """
-    first, name = parents[0], paths[0]
+    first = parents[0]
     for other, path in zip(parents[1:], paths[1:], strict=True):
-        if other.kind != first.kind:
-            raise UserError(
-                f"{path} is a {other.kind}, but {name} a {first.kind}; export or import one so "
-                "that both are the same"
-            )
-        differing = [
-            f"{field} {other.config[field]} for {first.config[field]}"
-            for field in CONFIG_FIELDS
-            if field not in MAY_DIFFER and other.config[field] != first.config[field]
-        ]
-        if differing:
-            raise UserError(
-                f"{path}: another model than {name}: {', '.join(differing)}; merge sizes with "
-                "themselves"
-            )
-        for weight in first.weights:
-            types = other.dtype(weight), first.dtype(weight)
-            if types[0] != types[1]:
-                raise UserError(
-                    f"{path}: {weight.key} is {types[0]}, but {types[1]} in {name}; convert one to "
-                    "the other's type"
-                )
+        _check_pair(paths[0], first, path, other)
     for weight in first.weights:
-        if first.dtype(weight) not in _TYPES:
+        dtype = first.dtype(weight)
+        if dtype not in _TYPES:
             raise UserError(
-                f"{name}: {weight.key} is {first.dtype(weight)}, but only bf16, fp16 and fp32 are "
-                "merged"
+                f"{paths[0]}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 are merged"
+            )
+
+
+def _check_pair(first_path: Path, first: Parent, path: Path, other: Parent) -> None:
+    if other.kind != first.kind:
+        raise UserError(
+            f"{path} is a {other.kind}, but {first_path} a {first.kind}; export or import one so "
+            f"that both are the same"
+        )
+
+    differences = [
+        f"{field} {other.config[field]} for {first.config[field]}"
+        for field in CONFIG_FIELDS
+        if field not in MAY_DIFFER and other.config[field] != first.config[field]
+    ]
+    if differences:
+        raise UserError(
+            f"{path}: another model than {first_path}: {', '.join(differences)}; merge sizes with "
+            f"themselves"
+        )
+
+    for weight in first.weights:
+        dtype = other.dtype(weight)
+        expected = first.dtype(weight)
+        if dtype != expected:
+            raise UserError(
+                f"{path}: {weight.key} is {dtype}, but {expected} in {first_path}; convert one to "
+                f"the other's type"
             )
 
 

@@ -1,8 +1,6 @@
-"""Several weights of two parents: each merge is evaluated, and the best one that keeps its short
-context is written.
-"""
+"""Sweep over the weights of two parents: each merge is evaluated, and the best one is written."""
 
-import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,13 +12,15 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, GraniteForCausalLM
 
-from data_prep import documents
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
+from recipes.common.json_files import write_json
 from recipes.merging.merge import check_weights, write_merge
 from recipes.merging.parents import open_parent
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.to_hf import export_hf
+
+log = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"
 # assumed: a merge may lose this part of the better parent's short-context loss
@@ -38,6 +38,19 @@ class Score:
 
     short: float
     long: float
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents that losses are measured on.
+
+    Attributes:
+        name: of their file, for the sentence of an error.
+        documents: the texts.
+    """
+
+    name: str
+    documents: Sequence[str]
 
 
 Evaluate = Callable[[Path], Score]
@@ -77,13 +90,11 @@ def sweep(
     *,
     base: Path | None = None,
     bound: float = SHORT_LOSS_BOUND,
-    say: Callable[[str], object] = print,
 ) -> None:
-    """Evaluate the merges with the weights ``1 - w, w`` and write the picked one, with
-    ``sweep.json`` in it.
+    """Evaluate merges with the weights ``1 - w, w``; write the pick, with ``sweep.json`` in it.
 
-    The pick has the lowest long-context loss of those whose short-context loss is at most ``1 +
-    bound`` times that of the better parent; of equal ones the first.
+    The pick has the lowest long-context loss of those whose short-context loss is at most
+    ``1 + bound`` times that of the better parent; of equal ones the first.
 
     Args:
         method: as for :func:`recipes.merging.merge.merge`, like ``base``.
@@ -91,8 +102,7 @@ def sweep(
         candidates: each w.
         output: new folder.
         evaluate: called with a Hugging Face folder of each parent and of each merge.
-        bound: part of the short-context loss that may be lost.
-        say: called with a line for each row.
+        bound: share of the short-context loss that may be lost.
 
     Raises:
         UserError: what ``merge`` refuses, other than two parents, or no merge keeps the bound.
@@ -104,68 +114,76 @@ def sweep(
     pairs = [(round(1 - weight, 9), weight) for weight in candidates]
     for pair in pairs:
         check_weights(method, 2, pair, base)
+
     with atomic_directory(output) as temporary:
-        rows: list[dict[str, Any]] = []
-
-        def score(name: dict[str, Any], checkpoint: Path) -> None:
-            hf, scratch = checkpoint, temporary / "exported"
-            if not (checkpoint / hf_folder.CONFIG).is_file():
-                export_hf(checkpoint, scratch, say=lambda line: None)
-                hf = scratch
-            found = evaluate(hf)
-            shutil.rmtree(scratch, ignore_errors=True)
-            if not (math.isfinite(found.short) and math.isfinite(found.long)):
-                raise UserError(
-                    f"{checkpoint}: its losses are {found.short} and {found.long}; look at its "
-                    "training"
-                )
-            rows.append({**name, **asdict(found)})
-            say(" ".join(f"{key}={value}" for key, value in rows[-1].items()))
-
+        parent_rows: list[dict[str, Any]] = []
         for path in paths:
-            score({"parent": str(path)}, open_parent(path).location)
-        limit = (1 + bound) * min(row["short"] for row in rows)
+            scores = _scores(open_parent(path).location, evaluate, temporary)
+            parent_rows.append(_logged({"parent": str(path), **scores}))
+
+        merge_rows: list[dict[str, Any]] = []
         for pair in pairs:
             candidate = temporary / "candidate"
             candidate.mkdir()
-            write_merge(method, paths, pair, candidate, base=base, say=lambda line: None)
-            score({"weights": list(pair)}, candidate)
+            write_merge(method, paths, pair, candidate, base=base)
+            scores = _scores(candidate, evaluate, temporary)
+            merge_rows.append(_logged({"weights": list(pair), **scores}))
             shutil.rmtree(candidate)
-        kept = [row for row in rows if "weights" in row and row["short"] <= limit]
-        if not kept:
-            lowest = min(row["short"] for row in rows if "weights" in row)
-            raise UserError(
-                f"no merge keeps the short-context loss within {limit:.4f}, the lowest has "
-                f"{lowest:.4f}; sweep nearer to the better parent or try another method"
-            )
-        pick = min(kept, key=lambda row: row["long"])
-        write_merge(method, paths, pick["weights"], temporary, base=base, say=say)
-        found = {
+
+        limit = (1 + bound) * min(row["short"] for row in parent_rows)
+        pick = _pick(merge_rows, limit)
+        write_merge(method, paths, pick["weights"], temporary, base=base)
+        result = {
             "rule": "lowest long loss of the merges whose short loss is at most short_limit",
             "unit": "nats per token",
             "short_limit": limit,
             "bound": bound,
             "pick": pick["weights"],
-            "rows": rows,
+            "rows": parent_rows + merge_rows,
         }
-        (temporary / SWEEP).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(temporary / SWEEP, result)
 
 
-def text_evaluation(short: Path, long: Path) -> Evaluate:
-    """Return an evaluation through transformers: cross-entropy on a file of short and one of long
-    documents.
+def _scores(checkpoint: Path, evaluate: Evaluate, scratch: Path) -> dict[str, float]:
+    """Return a checkpoint's losses; a NeMo checkpoint is exported to a folder in ``scratch``."""
+    folder = checkpoint
+    exported = scratch / "exported"
+    if not (checkpoint / hf_folder.CONFIG).is_file():
+        export_hf(checkpoint, exported)
+        folder = exported
+    score = evaluate(folder)
+    shutil.rmtree(exported, ignore_errors=True)
+
+    if not (math.isfinite(score.short) and math.isfinite(score.long)):
+        raise UserError(
+            f"{checkpoint}: its losses are {score.short} and {score.long}; look at its training"
+        )
+    return asdict(score)
+
+
+def _logged(row: dict[str, Any]) -> dict[str, Any]:
+    log.info("%s", " ".join(f"{key}={value}" for key, value in row.items()))
+    return row
+
+
+def _pick(rows: Sequence[dict[str, Any]], limit: float) -> dict[str, Any]:
+    """Return the row with the lowest long loss of those whose short loss is within ``limit``."""
+    within = [row for row in rows if row["short"] <= limit]
+    if not within:
+        lowest = min(row["short"] for row in rows)
+        raise UserError(
+            f"no merge keeps the short-context loss within {limit:.4f}, the lowest has "
+            f"{lowest:.4f}; sweep nearer to the better parent or try another method"
+        )
+    return min(within, key=lambda row: row["long"])
+
+
+def text_evaluation(short: Texts, long: Texts) -> Evaluate:
+    """Return an evaluation through transformers: cross-entropy on short and on long documents.
 
     The short loss is over the first 4,096 tokens of each document, the long one over the last
     quarter of each: of as much of it as the model has positions for. Both are means over tokens.
-
-    Args:
-        short: JSON lines with a field ``text``, or a text file, which is one document.
-        long: the same.
-
-    Raises:
-        UserError: a file is not there, damaged or empty.
     """
-    texts = [_read(path) for path in (short, long)]
 
     def evaluate(folder: Path) -> Score:
         config = hf_folder.read_config(folder)
@@ -174,30 +192,44 @@ def text_evaluation(short: Path, long: Path) -> Evaluate:
             folder, torch_dtype="auto", local_files_only=True
         ).eval()
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        limit = config["max_position_embeddings"]
-        losses = []
-        for path, found, length, part in zip(
-            (short, long), texts, (min(SHORT_LENGTH, limit), limit), (1.0, 0.25), strict=True
-        ):
-            total = tokens = 0.0
-            for text in found:
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"][:length]
-                summed, count = _loss(model, ids, max(1, len(ids) - int(part * len(ids))))
-                total, tokens = total + summed, tokens + count
-            if not tokens:
-                raise UserError(
-                    f"{path}: no document has enough tokens to predict one; give longer texts"
-                )
-            losses.append(total / tokens)
-        return Score(*losses)
+
+        positions = config["max_position_embeddings"]
+        return Score(
+            short=_mean_loss(model, tokenizer, short, min(SHORT_LENGTH, positions), share=1.0),
+            long=_mean_loss(model, tokenizer, long, positions, share=0.25),
+        )
 
     return evaluate
 
 
+def _mean_loss(
+    model: GraniteForCausalLM, tokenizer: Any, texts: Texts, length: int, share: float
+) -> float:
+    """Return the mean cross-entropy, in nats per token, over the last ``share`` of each document.
+
+    Args:
+        length: tokens that are read of a document.
+    """
+    total = 0.0
+    tokens = 0
+    for text in texts.documents:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"][:length]
+        first = max(1, len(ids) - int(share * len(ids)))
+        loss, count = _loss(model, ids, first)
+        total += loss
+        tokens += count
+    if not tokens:
+        raise UserError(
+            f"{texts.name}: no document has enough tokens to predict one; give longer texts"
+        )
+    return total / tokens
+
+
 @torch.inference_mode()
 def _loss(model: GraniteForCausalLM, ids: list[int], first: int) -> tuple[float, int]:
-    """Return the summed cross-entropy of ``ids[first:]`` in nats, each given all before it, and
-    their number.
+    """Return the summed cross-entropy of ``ids[first:]``, in nats, and their number.
+
+    Each token is predicted from all before it.
     """
     if len(ids) <= first:
         return 0.0, 0
@@ -207,14 +239,7 @@ def _loss(model: GraniteForCausalLM, ids: list[int], first: int) -> tuple[float,
     # the logits of a long document would not fit into memory at once
     for start in range(first, len(ids), _LOGITS_ROWS):
         stop = min(start + _LOGITS_ROWS, len(ids))
+        # position i - 1 predicts token i
         logits = model.lm_head(hidden[start - 1 : stop - 1]).float() / model.config.logits_scaling
         total += functional.cross_entropy(logits, tokens[start:stop], reduction="sum").item()
     return total, len(ids) - first
-
-
-def _read(path: Path) -> list[str]:
-    parts = documents.split_inputs([str(path)], 2**62)
-    texts = [document.text for part in parts for document in documents.read(part, "text")]
-    if not any(texts):
-        raise UserError(f"{path}: no text in it; give JSON lines with a field text, or a text file")
-    return texts

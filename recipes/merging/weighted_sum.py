@@ -57,24 +57,26 @@ class Merge:
     """
 
     def __init__(self, method: str, sources: Sequence[Source], factors: Sequence[float]) -> None:
-        self.method, self.sources, self.factors = method, sources, factors
+        self.method = method
+        self.sources = sources
+        self.factors = factors
         self._workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(self._workers)
         # used again and again: to get fresh memory from the kernel takes longer than to fill it
         self._buffers = torch.empty(2 * self._workers, CHUNK_ELEMENTS)
-        self._own = threading.local()
-        self._threads = torch.get_num_threads()
+        self._thread = threading.local()
+        self._former_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._former_threads)
 
     def rows(self, weight: Weight) -> Iterator[Tensor]:
-        """Yield the merged rows of ``weight``, :func:`chunk_rows` of them at a time.
+        """Yield the merged rows of ``weight``, :func:`rows_per_chunk` of them at a time.
 
         Arithmetic is in fp32. A parent whose factor is 0 is not read, so that a factor of 1 gives
         its parent bit for bit.
@@ -94,13 +96,15 @@ class Merge:
         limit = torch.finfo(dtype).max
 
         def merge(rows: slice, stored: Tensor) -> Tensor:
-            total, term = self._numbers(stored)
+            total, term = self._thread_buffers(stored)
             for number, (source, factors) in enumerate(used):
                 source.read_rows(weight, rows.start, stored)
                 if number == 0:
                     total.copy_(stored).mul_(factors[rows])
                 else:
                     total.addcmul_(term.copy_(stored), factors[rows])
+
+            # False for NaN too
             lowest, highest = total.aminmax()
             if not (lowest >= -limit and highest <= limit):
                 raise UserError(
@@ -117,40 +121,40 @@ class Merge:
         """
         if self.method != "slerp":
             return [torch.full((weight.shape[0], 1), factor) for factor in self.factors]
-        of_parts = [
-            slerp_factors(self.factors[1], *products) for products in self._dot_products(weight)
-        ]
-        rows = [shape[0] for shape in weight.parts.values()]
-        return [
-            weight.merge(
-                [
-                    torch.full((count, 1), factor)
-                    for count, factor in zip(rows, factors, strict=True)
-                ]
-            )
-            for factors in zip(*of_parts, strict=True)
-        ]
+        # source -> the factors of its parts, each for all rows of the part
+        factors_of_source: list[list[Tensor]] = [[] for _ in self.sources]
+        row_counts = [shape[0] for shape in weight.parts.values()]
+        for rows, products in zip(row_counts, self._dot_products(weight), strict=True):
+            factors = slerp_factors(self.factors[1], *products)
+            for parts, factor in zip(factors_of_source, factors, strict=True):
+                parts.append(torch.full((rows, 1), factor))
+        # in the order in which Megatron mixes the rows of the parts
+        return [weight.merge(parts) for parts in factors_of_source]
 
     def _dot_products(self, weight: Weight) -> list[tuple[float, float, float]]:
-        """Return, for each part of ``weight``, the dot products of the two sources: a·b, a·a, b·b."""
+        """Return, for each part of ``weight``, the dot products of the sources: a·b, a·a, b·b."""
 
-        def products(rows: slice, stored: Tensor) -> Tensor:
-            a, b = self._numbers(stored)
+        def row_products(rows: slice, stored: Tensor) -> Tensor:
+            a, b = self._thread_buffers(stored)
             for source, numbers in zip(self.sources, (a, b), strict=True):
                 source.read_rows(weight, rows.start, stored)
                 numbers.copy_(stored)
             squares = [torch.linalg.vector_norm(numbers, dim=1).square() for numbers in (a, b)]
             return torch.stack([a.mul_(b).sum(1), *squares], dim=1)
 
-        by_row = torch.cat(list(self._compute(products, weight)))
-        sums = [part.sum(0, dtype=torch.float64).tolist() for part in weight.split(by_row)]
-        return [(dot, first_square, second_square) for dot, first_square, second_square in sums]
+        # [rows, 3], split into the rows of each part
+        by_row = torch.cat(list(self._compute(row_products, weight)))
+        products = []
+        for part in weight.split(by_row):
+            dot, first_square, second_square = part.sum(0, dtype=torch.float64).tolist()
+            products.append((dot, first_square, second_square))
+        return products
 
-    def _numbers(self, stored: Tensor) -> tuple[Tensor, Tensor]:
+    def _thread_buffers(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """Return two tensors of this thread in fp32, of the shape of ``stored``."""
-        if not hasattr(self._own, "numbers"):
-            self._own.numbers = torch.empty(2, CHUNK_ELEMENTS)
-        first, second = self._own.numbers[:, : stored.numel()]
+        if not hasattr(self._thread, "numbers"):
+            self._thread.numbers = torch.empty(2, CHUNK_ELEMENTS)
+        first, second = self._thread.numbers[:, : stored.numel()]
         return first.view(stored.shape), second.view(stored.shape)
 
     def _compute(self, task: Callable[[slice, Tensor], Tensor], weight: Weight) -> Iterator[Tensor]:
@@ -159,26 +163,25 @@ class Merge:
 
         ``task`` is called with the rows and with memory for them in the stored type.
         """
-        stop, step, columns = (
-            weight.shape[0],
-            chunk_rows(weight),
-            weight.elements // weight.shape[0],
-        )
+        rows_in_all = weight.shape[0]
+        columns = weight.elements // rows_in_all
+        rows_at_a_time = rows_per_chunk(weight)
+
+        # as many results wait as there are buffers: the oldest is taken before its memory is reused
         buffers = self._buffers.view(self.sources[0].dtype(weight))
         waiting: deque[Future[Tensor]] = deque()
-        for number, first in enumerate(range(0, stop, step)):
+        for number, first in enumerate(range(0, rows_in_all, rows_at_a_time)):
             if len(waiting) == len(buffers):
                 yield waiting.popleft().result()
-            rows = slice(first, min(first + step, stop))
-            stored = buffers[number % len(buffers), : (rows.stop - first) * columns].view(
-                -1, columns
-            )
+            rows = slice(first, min(first + rows_at_a_time, rows_in_all))
+            elements = (rows.stop - first) * columns
+            stored = buffers[number % len(buffers), :elements].view(-1, columns)
             waiting.append(self._pool.submit(task, rows, stored))
         while waiting:
             yield waiting.popleft().result()
 
 
-def chunk_rows(weight: Weight) -> int:
+def rows_per_chunk(weight: Weight) -> int:
     """Return how many rows of ``weight`` are computed at a time."""
     return max(1, CHUNK_ELEMENTS * weight.shape[0] // weight.elements)
 

@@ -72,28 +72,65 @@ class Weight:
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Split Megatron's tensor of :attr:`shape` into ``parts``."""
-        rows = [shape[0] // self.groups for shape in self.parts.values()]
-        return [
-            part.flatten(0, 1) for part in tensor.unflatten(0, (self.groups, -1)).split(rows, dim=1)
-        ]
+        rows_per_group = [shape[0] // self.groups for shape in self.parts.values()]
+        by_group = tensor.unflatten(0, (self.groups, -1))
+        return [part.flatten(0, 1) for part in by_group.split(rows_per_group, dim=1)]
 
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
         """Put ``parts`` together into Megatron's tensor; the inverse of :meth:`split`."""
-        return torch.cat([part.unflatten(0, (self.groups, -1)) for part in parts], dim=1).flatten(
-            0, 1
-        )
+        by_group = [part.unflatten(0, (self.groups, -1)) for part in parts]
+        return torch.cat(by_group, dim=1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class _LayerWeight:
+    """A :class:`Weight` of every layer.
+
+    Attributes:
+        key: name in the checkpoint after ``decoder.layers.``.
+        parts: transformers' name after ``model.layers.N.`` and without ``.weight`` -> shape.
+        groups: as in :class:`Weight`.
+    """
+
+    key: str
+    parts: dict[str, tuple[int, ...]]
+    groups: int = 1
+
+    def at(self, layer: int) -> Weight:
+        """Return the weight of one layer."""
+        parts = {f"model.layers.{layer}.{name}.weight": shape for name, shape in self.parts.items()}
+        return Weight(f"decoder.layers.{self.key}", layer, parts, self.groups)
 
 
 def weights(config: dict[str, Any]) -> list[Weight]:
-    """Return every tensor of the model that ``config`` describes (config.json's names), in
-    transformers' order.
-    """
-    hidden, ffn = config["hidden_size"], config["intermediate_size"]
-    groups, head_dim = config["num_key_value_heads"], config["head_dim"]
-    query, key_value = config["num_attention_heads"] * head_dim, groups * head_dim
-    in_layer: list[tuple[str, dict[str, tuple[int, ...]], int]] = [
-        ("self_attention.linear_qkv.layer_norm_weight", {"input_layernorm": (hidden,)}, 1),
-        (
+    """Return every tensor of the model of ``config`` (config.json's names), in transformers' order."""
+    hidden = config["hidden_size"]
+    embedding = Weight(
+        "embedding.word_embeddings.weight",
+        None,
+        {"model.embed_tokens.weight": (config["vocab_size"], hidden)},
+    )
+    final_norm = Weight("decoder.final_layernorm.weight", None, {"model.norm.weight": (hidden,)})
+
+    layer_weights = _layer_weights(config)
+    in_layers = [
+        weight.at(layer) for layer in range(config["num_hidden_layers"]) for weight in layer_weights
+    ]
+    return [embedding, *in_layers, final_norm]
+
+
+def _layer_weights(config: dict[str, Any]) -> list[_LayerWeight]:
+    hidden = config["hidden_size"]
+    ffn = config["intermediate_size"]
+    groups = config["num_key_value_heads"]
+    query = config["num_attention_heads"] * config["head_dim"]
+    key_value = groups * config["head_dim"]
+    return [
+        _LayerWeight(
+            "self_attention.linear_qkv.layer_norm_weight",
+            {"input_layernorm": (hidden,)},
+        ),
+        _LayerWeight(
             "self_attention.linear_qkv.weight",
             {
                 "self_attn.q_proj": (query, hidden),
@@ -102,30 +139,20 @@ def weights(config: dict[str, Any]) -> list[Weight]:
             },
             groups,
         ),
-        ("self_attention.linear_proj.weight", {"self_attn.o_proj": (hidden, query)}, 1),
-        ("mlp.linear_fc1.layer_norm_weight", {"post_attention_layernorm": (hidden,)}, 1),
-        (
+        _LayerWeight(
+            "self_attention.linear_proj.weight",
+            {"self_attn.o_proj": (hidden, query)},
+        ),
+        _LayerWeight(
+            "mlp.linear_fc1.layer_norm_weight",
+            {"post_attention_layernorm": (hidden,)},
+        ),
+        _LayerWeight(
             "mlp.linear_fc1.weight",
             {"mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden)},
-            1,
         ),
-        ("mlp.linear_fc2.weight", {"mlp.down_proj": (hidden, ffn)}, 1),
-    ]
-    return [
-        Weight(
-            "embedding.word_embeddings.weight",
-            None,
-            {"model.embed_tokens.weight": (config["vocab_size"], hidden)},
+        _LayerWeight(
+            "mlp.linear_fc2.weight",
+            {"mlp.down_proj": (hidden, ffn)},
         ),
-        *(
-            Weight(
-                f"decoder.layers.{key}",
-                layer,
-                {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()},
-                blocks,
-            )
-            for layer in range(config["num_hidden_layers"])
-            for key, parts, blocks in in_layer
-        ),
-        Weight("decoder.final_layernorm.weight", None, {"model.norm.weight": (hidden,)}),
     ]

@@ -1,4 +1,4 @@
-"""Bytes: a tensor's, as they are in memory and in files, and their digest."""
+"""The bytes of a tensor, in memory and in files, and their digest."""
 
 import hashlib
 import os
@@ -15,20 +15,21 @@ def tensor_bytes_view(tensor: Tensor) -> memoryview:
     return tensor.flatten().view(torch.uint8).numpy().data
 
 
-def read_into(file: FileIO, place: int, target: Tensor) -> None:
-    """Fill a contiguous tensor with the bytes of ``file`` from ``place``; several threads may read
+def read_into(file: FileIO, offset: int, target: Tensor) -> None:
+    """Fill a contiguous tensor with the bytes of ``file`` from ``offset``; several threads may read
     one file.
 
     Raises:
         UserError: the file ends before.
     """
-    content = tensor_bytes_view(target)
-    while content:
-        # a single call gives at most 2 GB
-        read = os.preadv(file.fileno(), [content], place)
-        if not read:
+    unread = tensor_bytes_view(target)
+    while unread:
+        # a single call reads at most 2 GB
+        count = os.preadv(file.fileno(), [unread], offset)
+        if not count:
             raise UserError(f"{file.name}: cut short while it was read; copy it again")
-        content, place = content[read:], place + read
+        unread = unread[count:]
+        offset += count
 
 
 def sha256(content: bytes) -> str:

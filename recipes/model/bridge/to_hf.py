@@ -1,7 +1,7 @@
 """NeMo 2 checkpoint -> Hugging Face folder, one tensor in memory at a time, without NeMo."""
 
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,10 +12,13 @@ from transformers import GenerationConfig, GraniteConfig
 
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory, check_space
+from recipes.common.json_files import write_json
 from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight, weights
 from recipes.model.bridge.tensor_bytes import tensor_bytes_view
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
+
+log = logging.getLogger(__name__)
 
 # as save_pretrained of transformers
 MAX_SHARD_BYTES = 5 * 10**9
@@ -29,16 +32,14 @@ def export_hf(
     output: Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    say: Callable[[str], object] = print,
 ) -> None:
     """Write the Hugging Face folder ``output`` from the NeMo 2 checkpoint folder ``checkpoint``.
 
     Args:
         checkpoint: folder with ``weights/`` (torch_dist, saved with any parallel sizes) and
             ``context/``.
-        output: new folder, complete or not there.
+        output: new folder, complete or absent.
         max_shard_bytes: a safetensors file holds at most this many bytes of tensors, or one tensor.
-        say: called with a line of progress after each file.
 
     Raises:
         UserError: ``checkpoint`` is not such a folder or damaged, ``output`` exists, or there is
@@ -48,57 +49,64 @@ def export_hf(
         if not folder.is_dir():
             raise UserError(
                 f"{folder}: not found; name a NeMo 2 checkpoint, a folder with weights/ and "
-                "context/"
+                f"context/"
             )
     config, tokenizer_folder = read_context(checkpoint / "context")
     tokenizer = hf_folder.read_tokenizer(tokenizer_folder, config["vocab_size"])
     source = TorchDistCheckpoint(checkpoint / "weights")
-    planned = weights(config)
-    for weight in planned:
-        if not weight.layer:  # the layers of one kind are one tensor
-            source.check(weight, config["num_hidden_layers"])
-    shards = plan_shards(planned, source, max_shard_bytes)
+    megatron_weights = weights(config)
+    source.check_all(megatron_weights, config["num_hidden_layers"])
+    shards = plan_shards(megatron_weights, source, max_shard_bytes)
     check_space(output, sum(shard.tensor_bytes for shard in shards))
 
     with atomic_directory(output) as temporary:
-        hf_config = GraniteConfig(
-            **FIXED_FIELDS,
-            **config,
-            architectures=["GraniteForCausalLM"],
-            torch_dtype=source.dtype(planned[0]),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        if hf_config.head_dim == hf_config.hidden_size // hf_config.num_attention_heads:
-            del (
-                hf_config.head_dim
-            )  # transformers' default, which Granite's published configs leave out
-        hf_config.save_pretrained(temporary)
-        GenerationConfig.from_model_config(hf_config).save_pretrained(temporary)
+        _write_configs(config, source.dtype(megatron_weights[0]), tokenizer, temporary)
         hf_folder.copy_tokenizer(tokenizer_folder, temporary)
-        weight_map: dict[str, str] = {}
-        for number, shard in enumerate(shards, 1):
-            name = hf_folder.WEIGHTS
-            if len(shards) > 1:
-                name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            with (temporary / name).open("wb") as file:
-                shard.write(file, source)
-            weight_map |= dict.fromkeys(shard.header, name)
-            say(f"{name}: {len(shard.header)} tensors, {shard.tensor_bytes / 1e9:.2f} GB")
+        _write_shards(shards, source, temporary)
+
+
+def _write_configs(
+    config: dict[str, Any], dtype: torch.dtype, tokenizer: Any, folder: Path
+) -> None:
+    """Write config.json and generation_config.json."""
+    hf_config = GraniteConfig(
+        **FIXED_FIELDS,
+        **config,
+        architectures=["GraniteForCausalLM"],
+        torch_dtype=dtype,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # transformers' default, which Granite's published configs leave out
+    if hf_config.head_dim == hf_config.hidden_size // hf_config.num_attention_heads:
+        del hf_config.head_dim
+    hf_config.save_pretrained(folder)
+    GenerationConfig.from_model_config(hf_config).save_pretrained(folder)
+
+
+def _write_shards(shards: list["Shard"], source: TorchDistCheckpoint, folder: Path) -> None:
+    """Write the safetensors files, and their index where there are several."""
+    file_of_tensor: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = hf_folder.WEIGHTS
         if len(shards) > 1:
-            index = {
-                "metadata": {"total_size": sum(shard.tensor_bytes for shard in shards)},
-                "weight_map": weight_map,
-            }
-            (temporary / hf_folder.INDEX).write_text(
-                json.dumps(index, indent=2) + "\n", encoding="utf-8"
-            )
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        with (folder / name).open("wb") as file:
+            shard.write(file, source)
+        file_of_tensor |= dict.fromkeys(shard.header, name)
+        log.info("%s: %d tensors, %.2f GB", name, len(shard.header), shard.tensor_bytes / 1e9)
+    if len(shards) > 1:
+        total_size = sum(shard.tensor_bytes for shard in shards)
+        index = {"metadata": {"total_size": total_size}, "weight_map": file_of_tensor}
+        write_json(folder / hf_folder.INDEX, index)
 
 
 def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Return the model's config under config.json's names, and the tokenizer's folder, from
-    ``context/model.yaml``.
+    """Return the config under config.json's names, and the tokenizer's folder.
+
+    Args:
+        folder: ``context/`` of a NeMo 2 checkpoint; its ``model.yaml`` is read.
 
     Raises:
         UserError: there is no such file, it is damaged, or of another model.
@@ -120,12 +128,12 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
         ) from error
     if config["head_dim"] is None and config["hidden_size"]:
         config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
-    unknown = [
+    missing = [
         field for name, field in CONFIG_FIELDS.items() if not isinstance(config[name], int | float)
     ]
-    if unknown:
+    if missing:
         raise UserError(
-            f"{path}: config has no number for {', '.join(unknown)}; only Granite models can be "
+            f"{path}: config has no number for {', '.join(missing)}; only Granite models can be "
             "exported"
         )
     return config, tokenizer
@@ -133,7 +141,13 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
 
 @dataclass
 class Shard:
-    """One safetensors file: its header and the Megatron tensors that fill it, in order."""
+    """A safetensors file to be written.
+
+    Attributes:
+        header: transformers' name of each tensor -> type, shape and place in the file.
+        weights: the Megatron tensors that fill it, in order.
+        tensor_bytes: of all tensors.
+    """
 
     header: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: list[Weight] = field(default_factory=list)
@@ -164,26 +178,25 @@ class Shard:
 
 
 def plan_shards(
-    planned: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int
+    megatron_weights: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int
 ) -> list[Shard]:
-    """Put the tensors into as few files as the limit and their order allow; those of one Megatron
-    tensor stay together.
+    """Put the tensors into as few files as the limit and their order allow.
+
+    The parts of one Megatron tensor stay together.
 
     Raises:
         UserError: a tensor has a type that the model was not trained in.
     """
     shards = [Shard()]
-    for weight in planned:
+    for weight in megatron_weights:
         dtype = source.dtype(weight)
         if dtype not in _SAFETENSORS_TYPES:
             raise UserError(
                 f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be "
-                "exported"
+                f"exported"
             )
-        if (
-            shards[-1].weights
-            and shards[-1].tensor_bytes + weight.elements * dtype.itemsize > max_shard_bytes
-        ):
+        bytes_with_weight = shards[-1].tensor_bytes + weight.elements * dtype.itemsize
+        if shards[-1].weights and bytes_with_weight > max_shard_bytes:
             shards.append(Shard())
         shards[-1].add(weight, dtype)
     return shards

@@ -4,6 +4,7 @@ Megatron.
 
 import json
 import pickle
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ _IGNORED_MODULES = (
 
 
 class _Ignored:
+    """Replaces a class of :data:`_IGNORED_MODULES`."""
+
     def __init__(self, *args: Any) -> None: ...
 
 
@@ -70,19 +73,20 @@ class TorchDistCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._whole, self._chunk = _Scratch(), _Scratch()
+        self._whole = _Scratch()
+        self._chunk = _Scratch()
         _check_format(folder)
         path = folder / ".metadata"
         try:
             with path.open("rb") as file:
-                found = _MetadataUnpickler(file).load()
+                listing = _MetadataUnpickler(file).load()
             self._tensors = {
                 key: tensor
-                for key, tensor in found.state_dict_metadata.items()
+                for key, tensor in listing.state_dict_metadata.items()
                 if isinstance(tensor, metadata.TensorStorageMetadata)
             }
-            self._places: dict[metadata.MetadataIndex, filesystem._StorageInfo] = dict(
-                found.storage_data
+            self._locations: dict[metadata.MetadataIndex, filesystem._StorageInfo] = dict(
+                listing.storage_data
             )
         except FileNotFoundError as error:
             raise UserError(
@@ -109,6 +113,12 @@ class TorchDistCheckpoint:
         """Return the type that the tensor of ``weight`` is stored in."""
         return self._tensors[_PREFIX + weight.key].properties.dtype
 
+    def check_all(self, weights: Iterable[Weight], layers: int) -> None:
+        """Check the tensors of ``weights``, as :meth:`check`; the layers of one kind are one tensor."""
+        for weight in weights:
+            if not weight.layer:
+                self.check(weight, layers)
+
     def check(self, weight: Weight, layers: int) -> None:
         """Check, reading no data, that the tensor of ``weight`` is there as a whole.
 
@@ -127,27 +137,25 @@ class TorchDistCheckpoint:
                 f"{self.folder}: lacks the tensor {_PREFIX}{weight.key}; name a Granite model's "
                 "checkpoint"
             )
-        found, expected = (
-            tuple(tensor.size),
-            weight.shape if weight.layer is None else (layers, *weight.shape),
-        )
-        padded = weight.layer is None and found[1:] == expected[1:] and found > expected
-        if found != expected and not padded:
+        shape = tuple(tensor.size)
+        expected = weight.shape if weight.layer is None else (layers, *weight.shape)
+        is_padded = weight.layer is None and shape[1:] == expected[1:] and shape > expected
+        if shape != expected and not is_padded:
             raise UserError(
-                f"{self.folder}: {weight.key} has shape {found}, but the context's model.yaml asks "
+                f"{self.folder}: {weight.key} has shape {shape}, but the context's model.yaml asks "
                 f"for {expected}; the two folders are of different models"
             )
-        if sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(found):
+        if sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(shape):
             raise UserError(
                 f"{self.folder}: parts of {weight.key} were not saved; use another checkpoint"
             )
         for chunk in tensor.chunks:
-            path, place = self._place(weight.key, chunk)
+            path, location = self._location(weight.key, chunk)
             if not path.is_file():
                 raise UserError(
                     f"{path}: not found, though .metadata names it; copy the checkpoint again"
                 )
-            if path.stat().st_size < place.offset + place.length:
+            if path.stat().st_size < location.offset + location.length:
                 raise UserError(
                     f"{path}: cut short at {path.stat().st_size} bytes; copy the checkpoint again"
                 )
@@ -158,79 +166,83 @@ class TorchDistCheckpoint:
         """
         whole = self._whole.take(weight.elements, self.dtype(weight)).view(weight.shape)
         for chunk in self._tensors[_PREFIX + weight.key].chunks:
-            starts, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+            starts = tuple(chunk.offsets)
+            sizes = tuple(chunk.sizes)
             if weight.layer is not None:
+                # the first axis is that of the layers; the chunk may hold others
                 if not 0 <= weight.layer - starts[0] < sizes[0]:
                     continue
-                starts, sizes = starts[1:], sizes[1:]
-            target = whole[
-                tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
-            ]
-            self._read_chunk(weight, chunk, target)
+                starts = starts[1:]
+                sizes = sizes[1:]
+            part = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+            self._read_chunk(weight, chunk, whole[tuple(part)])
         return whole
 
-    def _place(
+    def _location(
         self, key: str, chunk: metadata.ChunkStorageMetadata
     ) -> tuple[Path, filesystem._StorageInfo]:
-        place = self._places.get(metadata.MetadataIndex(_PREFIX + key, chunk.offsets))
-        if place is None:
+        location = self._locations.get(metadata.MetadataIndex(_PREFIX + key, chunk.offsets))
+        if location is None:
             raise UserError(
                 f"{self.folder / '.metadata'}: does not say where {key} is; use another checkpoint"
             )
-        return self.folder / Path(place.relative_path).name, place
+        return self.folder / Path(location.relative_path).name, location
 
-    def located(
+    def chunk_location(
         self, weight: Weight, chunk: metadata.ChunkStorageMetadata
     ) -> tuple[Path, int, Tensor]:
-        """Return the file of one rank's part, the place of its storage there, and its layout as a
-        meta tensor.
+        """Return the file of one rank's part, the offset of its storage, and its layout.
+
+        Returns:
+            The layout is a tensor on the meta device: shape, strides and type without numbers.
 
         Raises:
             UserError: the part is damaged, or not what the metadata says.
         """
-        path, place = self._place(weight.key, chunk)
+        path, location = self._location(weight.key, chunk)
         try:
             with path.open("rb") as file:
-                view: Any = _create_file_view(file, place.offset, place.length)
+                view: Any = _create_file_view(file, location.offset, location.length)
                 # says where the numbers are and reads none
-                described = torch.load(view, map_location="meta", weights_only=True)
-            if described.shape != chunk.sizes or described.dtype != self.dtype(weight):
+                layout = torch.load(view, map_location="meta", weights_only=True)
+            if layout.shape != chunk.sizes or layout.dtype != self.dtype(weight):
                 raise ValueError(
-                    f"{tuple(described.shape)}, {described.dtype} in place of {tuple(chunk.sizes)}"
+                    f"{tuple(layout.shape)}, {layout.dtype} in place of {tuple(chunk.sizes)}"
                 )
-            storage = described.untyped_storage()
-            if storage._checkpoint_offset + storage.nbytes() > place.length:
-                raise EOFError(f"{storage.nbytes()} bytes in a place of {place.length}")
+            storage = layout.untyped_storage()
+            if storage._checkpoint_offset + storage.nbytes() > location.length:
+                raise EOFError(f"{storage.nbytes()} bytes in a place of {location.length}")
         except OSError:
             raise
-        except Exception as error:  # torch.load raises whatever the broken bytes lead to
+        except Exception as error:  # torch.load raises anything for broken bytes
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"{path}: damaged at {weight.key} ({reason}); copy the checkpoint again"
             ) from error
-        return path, place.offset + storage._checkpoint_offset, described
+        return path, location.offset + storage._checkpoint_offset, layout
 
     def _read_chunk(
         self, weight: Weight, chunk: metadata.ChunkStorageMetadata, target: Tensor
     ) -> None:
-        """Read one rank's part (of a chunk of several layers, the layer of ``weight``) into
-        ``target``.
-        """
-        path, start, described = self.located(weight, chunk)
-        stored = described.untyped_storage().nbytes()
-        straight = target.is_contiguous() and described.is_contiguous() and stored == target.nbytes
-        numbers = (
-            target if straight else self._chunk.take(stored // described.itemsize, described.dtype)
+        """Read one rank's part into ``target``; of a chunk of layers, the layer of ``weight``."""
+        path, offset, layout = self.chunk_location(weight, chunk)
+        stored_bytes = layout.untyped_storage().nbytes()
+        is_direct = (
+            target.is_contiguous() and layout.is_contiguous() and stored_bytes == target.nbytes
         )
+        numbers = target
+        if not is_direct:
+            numbers = self._chunk.take(stored_bytes // layout.itemsize, layout.dtype)
         with path.open("rb", buffering=0) as file:
-            read_into(file, start, numbers)
-        if not straight:
-            tensor = numbers.as_strided(
-                described.size(), described.stride(), described.storage_offset()
-            )
-            if weight.layer is not None:
-                tensor = tensor[weight.layer - chunk.offsets[0]]
-            target.copy_(tensor[: len(target)])
+            read_into(file, offset, numbers)
+        if is_direct:
+            return
+
+        tensor = numbers.as_strided(layout.size(), layout.stride(), layout.storage_offset())
+        if weight.layer is not None:
+            tensor = tensor[weight.layer - chunk.offsets[0]]
+        # a padded vocabulary has more rows than the model
+        target.copy_(tensor[: len(target)])
 
 
 class _Scratch:

@@ -24,7 +24,7 @@ from recipes.cli.main import app
 from recipes.common.errors import UserError
 from recipes.merging import nemo, weighted_sum
 from recipes.merging.merge import merge
-from recipes.merging.sweep import SWEEP, Score, parse_sweep, sweep, text_evaluation
+from recipes.merging.sweep import SWEEP, Score, Texts, parse_sweep, sweep, text_evaluation
 from recipes.merging.weighted_sum import Merge, slerp_factors
 from recipes.model.bridge.mapping import Weight
 from recipes.model.bridge.to_hf import export_hf
@@ -40,10 +40,6 @@ from tests.helpers.manifests import write_stage_manifest
 pytestmark = pytest.mark.slow
 
 FILE = "model.safetensors"
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def shake(folder: Path, seed: int) -> None:
@@ -155,7 +151,7 @@ def test_slerp_takes_the_whole_matrix_as_one_vector() -> None:
 
 
 def test_task_adds_what_the_parents_learned(models: list[Path], tmp_path: Path) -> None:
-    merge("task", models[:2], [0.5, -1.25], tmp_path / "out", base=models[2], say=quiet)
+    merge("task", models[:2], [0.5, -1.25], tmp_path / "out", base=models[2])
     a, b, base = (load_tensors(path) for path in models)
     for name, tensor in load_tensors(tmp_path / "out").items():
         origin = base[name].double()
@@ -168,7 +164,7 @@ def test_hugging_face_folders_are_summed_in_fp32(
     chunk: int, bf16_models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weighted_sum, "CHUNK_ELEMENTS", chunk)
-    merge("linear", bf16_models, [0.2, 0.3, 0.5], tmp_path / "out", say=quiet)
+    merge("linear", bf16_models, [0.2, 0.3, 0.5], tmp_path / "out")
     a, b, c = (load_tensors(path) for path in bf16_models)
     for name, tensor in load_tensors(tmp_path / "out").items():
         expected = 0.2 * a[name].float() + 0.3 * b[name].float() + 0.5 * c[name].float()
@@ -188,8 +184,8 @@ def test_hugging_face_folders_are_summed_in_fp32(
 def test_weights_one_and_zero_give_back_a_parent(
     method: str, bf16_models: list[Path], tmp_path: Path
 ) -> None:
-    merge(method, bf16_models[:2], [1, 0], tmp_path / "first", say=quiet)
-    merge(method, bf16_models[:2], [0, 1], tmp_path / "second", say=quiet)
+    merge(method, bf16_models[:2], [1, 0], tmp_path / "first")
+    merge(method, bf16_models[:2], [0, 1], tmp_path / "second")
     for name, parent in zip(("first", "second"), bf16_models[:2], strict=True):
         assert (tmp_path / name / FILE).read_bytes() == (parent / FILE).read_bytes()
 
@@ -198,8 +194,8 @@ def test_several_files_stay_as_they_are(models: list[Path], tmp_path: Path) -> N
     model = AutoModelForCausalLM.from_pretrained(models[0])
     model.save_pretrained(tmp_path / "split", max_shard_size="200KB")
     assert len(list((tmp_path / "split").glob("*.safetensors"))) > 2
-    merge("slerp", [tmp_path / "split", models[1]], [0.4, 0.6], tmp_path / "out", say=quiet)
-    merge("slerp", [models[0], models[1]], [0.4, 0.6], tmp_path / "whole", say=quiet)
+    merge("slerp", [tmp_path / "split", models[1]], [0.4, 0.6], tmp_path / "out")
+    merge("slerp", [models[0], models[1]], [0.4, 0.6], tmp_path / "whole")
     assert_same_tensors(tmp_path / "out", tmp_path / "whole")
     names = {path.name for path in (tmp_path / "out").iterdir()} - {MANIFEST}
     assert names == {path.name for path in (tmp_path / "split").iterdir()}
@@ -210,7 +206,7 @@ def test_manifest(models: list[Path], tmp_path: Path) -> None:
     shutil.copytree(models[1], stage / "hf")
     write_stage_manifest(stage, checkpoint="checkpoints/step=7", tokens=99)
     for name in ("one", "two"):
-        merge("linear", [models[0], stage / "hf"], [0.5, 0.5], tmp_path / name, say=quiet)
+        merge("linear", [models[0], stage / "hf"], [0.5, 0.5], tmp_path / name)
     found = json.loads((tmp_path / "one" / MANIFEST).read_text())
     assert (tmp_path / "two" / MANIFEST).read_text() == (tmp_path / "one" / MANIFEST).read_text()
     assert found["method"] == "linear" and found["weights"] == [0.5, 0.5] and found["base"] is None
@@ -237,9 +233,9 @@ def test_nemo_checkpoints_merge_into_one_that_nemo_loads(
     # small, so that chunks and pieces end inside of tensors
     monkeypatch.setattr(nemo, "PIECE_CHUNKS", 5)
     monkeypatch.setattr(weighted_sum, "CHUNK_ELEMENTS", 1000)
-    merge(method, nemo_models, [0.3, 0.7], tmp_path / "nemo", say=quiet)
-    merge(method, models[:2], [0.3, 0.7], tmp_path / "hf", say=quiet)
-    export_hf(tmp_path / "nemo", tmp_path / "back", say=quiet)
+    merge(method, nemo_models, [0.3, 0.7], tmp_path / "nemo")
+    merge(method, models[:2], [0.3, 0.7], tmp_path / "hf")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
     for name, tensor in load_tensors(tmp_path / "back").items():
         assert torch.allclose(tensor, load_tensors(tmp_path / "hf")[name], rtol=0, atol=1e-6), name
     ids = torch.randint(VOCAB_SIZE, (2, 48))
@@ -256,10 +252,10 @@ def test_training_starts_from_a_merge_of_checkpoints_with_optimizer_state(
     models: list[Path], nemo_models: list[Path], forked: Callable, tmp_path: Path
 ) -> None:
     trained = Path(forked(train_one_step, nemo_models[0], tmp_path / "first"))
-    merge("linear", [trained, nemo_models[1]], [0, 1], tmp_path / "merged", say=quiet)
+    merge("linear", [trained, nemo_models[1]], [0, 1], tmp_path / "merged")
     assert b"optimizer" not in (tmp_path / "merged" / "weights" / ".metadata").read_bytes()
     again = Path(forked(train_one_step, tmp_path / "merged", tmp_path / "second"))
-    export_hf(again, tmp_path / "back", say=quiet)
+    export_hf(again, tmp_path / "back")
     assert_same_tensors(tmp_path / "back", models[1])
 
 
@@ -271,8 +267,8 @@ def test_finished_stages_are_merged(
         stages.append(tmp_path / name)
         shutil.copytree(checkpoint, tmp_path / name / "checkpoints" / "step=3")
         write_stage_manifest(tmp_path / name, stage=name, checkpoint="checkpoints/step=3", tokens=5)
-    merge("linear", stages, [1, 0], tmp_path / "out", say=quiet)
-    export_hf(tmp_path / "out", tmp_path / "back", say=quiet)
+    merge("linear", stages, [1, 0], tmp_path / "out")
+    export_hf(tmp_path / "out", tmp_path / "back")
     assert_same_tensors(tmp_path / "back", models[0])
     parents = json.loads((tmp_path / "out" / MANIFEST).read_text())["parents"]
     assert [(parent["stage"], parent["tokens"], parent["checkpoint"]) for parent in parents] == [
@@ -282,15 +278,15 @@ def test_finished_stages_are_merged(
 
 
 def test_long_context_stages_may_change_theta_and_length(
-    models: list[Path], tmp_path: Path
+    models: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_granite(tmp_path / "long", rope_theta=5e7, max_position_embeddings=256)
-    said: list[str] = []
-    merge("linear", [tmp_path / "long", models[0]], [0.5, 0.5], tmp_path / "out", say=said.append)
+    merge("linear", [tmp_path / "long", models[0]], [0.5, 0.5], tmp_path / "out")
     assert (
         json.loads((tmp_path / "out" / "config.json").read_text())["max_position_embeddings"] == 256
     )
-    assert said[0].startswith("rope_theta is 50000000.0 and 10000000.0; the merge gets 50000000.0")
+    warning = "rope_theta is 50000000.0 and 10000000.0; the merge gets 50000000.0"
+    assert caplog.messages[0].startswith(warning)
 
 
 WORDS: dict[str, tuple[list, str]] = {
@@ -393,7 +389,7 @@ def test_refused_parents_leave_nothing(
     )
     damage(second)
     with pytest.raises(UserError) as refusal:
-        merge(method, [first, second], [0.5, 0.5], tmp_path / "out", say=quiet)
+        merge(method, [first, second], [0.5, 0.5], tmp_path / "out")
     assert message in str(refusal.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"first", "second"}
 
@@ -470,13 +466,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(UserError, match="out: no space left on the device, nothing was kept"):
-        merge(
-            "linear",
-            models[:2] if kind == "hf" else nemo_models,
-            [0.5, 0.5],
-            tmp_path / "out",
-            say=quiet,
-        )
+        merge("linear", models[:2] if kind == "hf" else nemo_models, [0.5, 0.5], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -500,15 +490,18 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
     )
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     size = (tmp_path / "a" / FILE).stat().st_size
-    script = (
-        "import sys; from pathlib import Path; from recipes.merging.merge import merge\ndef "
-        "memory(field):\n    lines = Path('/proc/self/status').read_text().splitlines()\n    "
-        "return 1024 * int(next(line.split()[1] for line in lines if "
-        "line.startswith(field)))\nbefore = memory('VmRSS'); "
-        "Path('/proc/self/clear_refs').write_text('5')\nmerge('slerp', [Path(sys.argv[1]), "
-        "Path(sys.argv[2])], [0.5, 0.5], Path(sys.argv[3]), say=lambda line: "
-        "None)\nprint(memory('VmHWM') - before)"
-    )
+    script = """
+import sys
+from pathlib import Path
+from recipes.merging.merge import merge
+from tests.helpers.memory import memory, reset_peak
+
+before = memory("VmRSS")
+reset_peak()
+first, second, output = map(Path, sys.argv[1:])
+merge("slerp", [first, second], [0.5, 0.5], output)
+print(memory("VmHWM") - before)
+"""
     words = [sys.executable, "-c", script, tmp_path / "a", tmp_path / "b", tmp_path / "out"]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert int(done.stdout) < 100e6 < size / 2
@@ -548,15 +541,7 @@ def test_sweep_picks_the_best_long_score_that_keeps_the_short_one(
         weight = weight_of(folder, models)
         return Score(short=2 + 0.1 * weight, long=3 - weight)
 
-    sweep(
-        "linear",
-        models[:2],
-        [0.1, 0.2, 0.3, 0.4],
-        tmp_path / "out",
-        evaluate,
-        bound=0.012,
-        say=quiet,
-    )
+    sweep("linear", models[:2], [0.1, 0.2, 0.3, 0.4], tmp_path / "out", evaluate, bound=0.012)
     found = json.loads((tmp_path / "out" / SWEEP).read_text())
     assert found["short_limit"] == pytest.approx(2.024)
     assert found["pick"] == [0.8, 0.2]
@@ -582,7 +567,6 @@ def test_sweep_of_nemo_checkpoints_is_evaluated_as_hugging_face(
         [0.5],
         tmp_path / "out",
         lambda folder: Score(1, weight_of(folder, models)),
-        say=quiet,
     )
     assert [row["long"] for row in json.loads((tmp_path / "out" / SWEEP).read_text())["rows"]] == [
         0,
@@ -607,9 +591,9 @@ def test_sweep_without_a_merge_in_the_bound_leaves_nothing(
         UserError,
         match=r"no merge keeps the short-context loss within 2\.0200, the lowest has 3\.0000",
     ):
-        sweep("linear", models[:2], [0.5], tmp_path / "out", evaluate, say=quiet)
+        sweep("linear", models[:2], [0.5], tmp_path / "out", evaluate)
     with pytest.raises(UserError, match="exactly two"):
-        sweep("linear", models, [0.5], tmp_path / "out", evaluate, say=quiet)
+        sweep("linear", models, [0.5], tmp_path / "out", evaluate)
     assert not list(tmp_path.iterdir())
 
 
@@ -617,11 +601,8 @@ def test_texts_are_evaluated_as_transformers_does(models: list[Path], tmp_path: 
     documents = [
         " ".join(f"w{(7 * number * step) % 300 + 3}" for number in range(60)) for step in (1, 5)
     ]
-    (tmp_path / "short.jsonl").write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in documents)
-    )
-    (tmp_path / "long.txt").write_text(" ".join(documents))
-    score = text_evaluation(tmp_path / "short.jsonl", tmp_path / "long.txt")(models[0])
+    evaluate = text_evaluation(Texts("short", documents), Texts("long", [" ".join(documents)]))
+    score = evaluate(models[0])
     model = AutoModelForCausalLM.from_pretrained(models[0])
     ids = [torch.tensor([[int(word[1:]) for word in text.split()]]) for text in documents]
     with torch.no_grad():
@@ -650,7 +631,9 @@ def test_command_line(models: list[Path], tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["weights"] == [0.5, 0.5]
     (tmp_path / "text.txt").write_text(" ".join(f"w{number}" for number in range(3, 90)))
-    texts = ["--short", str(tmp_path / "text.txt"), "--long", str(tmp_path / "text.txt")]
+    line = json.dumps({"text": (tmp_path / "text.txt").read_text()})
+    (tmp_path / "text.jsonl").write_text(f"{line}\n" * 2)
+    texts = ["--short", str(tmp_path / "text.jsonl"), "--long", str(tmp_path / "text.txt")]
     words = [
         *parents,
         "--method",
@@ -664,7 +647,14 @@ def test_command_line(models: list[Path], tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert len(json.loads((tmp_path / "swept" / SWEEP).read_text())["rows"]) == 4
-    for wrong in ([], ["--sweep", "0..1"], ["--weights", "1", "0", "--sweep", "0..1", *texts]):
+    (tmp_path / "empty.txt").write_text("")
+    empty = ["--short", str(tmp_path / "empty.txt"), *texts[2:]]
+    for wrong in (
+        [],
+        ["--sweep", "0..1"],
+        ["--sweep", "0..1", *empty],
+        ["--weights", "1", "0", "--sweep", "0..1", *texts],
+    ):
         refused = CliRunner().invoke(
             app, [*parents, "--method", "linear", *wrong, "--output", str(tmp_path / "no")]
         )

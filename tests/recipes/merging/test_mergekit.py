@@ -91,14 +91,7 @@ def assert_equal_to(
     theirs: dict[str, torch.Tensor], parents: Path, method: str, output: Path
 ) -> None:
     base = parents / "base" if method == "task" else None
-    merge(
-        method,
-        [parents / "a", parents / "b"],
-        WEIGHTS[method],
-        output,
-        base=base,
-        say=lambda line: None,
-    )
+    merge(method, [parents / "a", parents / "b"], WEIGHTS[method], output, base=base)
     ours = load_file(output / FILE)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import recipes.reports.run
 from recipes.common.errors import UserError
 from recipes.runs.stage_folder import latest_checkpoint, locked
 from recipes.runs.stage_manifest import StageManifest, read_manifest
 from recipes.training import run as training
+from recipes.training import stage_record
 from tests.helpers.manifests import stage_manifest, write_stage_manifest
 from tests.helpers.resuming import (
     SEQUENCES,
@@ -97,7 +97,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(data, whole, tmp_path) 
     sentence = (
         "phase1: stopped after step 5 by SIGTERM, checkpoint saved; the same command continues"
     )
-    assert sentence in ended.output.splitlines()
+    assert sentence in ended.errors.splitlines()
     assert manifest(folder)["status"] == "stopped"
     assert latest_checkpoint(folder / "phase1").name == SAVED[5]
     assert "| phase1 | stopped |" in (folder / "report.md").read_text()
@@ -106,8 +106,8 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(data, whole, tmp_path) 
     # at a checkpoint's step nothing is saved twice, and its validation is left to the next start
     ended = run(words, partial(send, 6, signal.SIGINT))
     assert ended.codes == [128 + signal.SIGINT], ended.errors
-    assert "phase1: continues after step 5" in ended.output
-    assert "stopped after step 6 by SIGINT" in ended.output
+    assert "phase1: continues after step 5" in ended.errors
+    assert "stopped after step 6 by SIGINT" in ended.errors
     assert checkpoints(folder) == [SAVED[3], SAVED[5], SAVED[6]]
     assert lines(folder)[-1].keys() != {"step", "val_loss"}
     assert manifest(folder)["seconds"] > first > 0
@@ -125,7 +125,7 @@ def test_what_reads_the_data_goes_on_until_the_stop(data, whole, tmp_path) -> No
         command(folder, data), read_in_a_worker, partial(send, 5, signal.SIGTERM, to_group=True)
     )
     assert ended.codes == [128 + signal.SIGTERM], ended.errors
-    assert "phase1: stopped after step 5 by SIGTERM" in ended.output
+    assert "phase1: stopped after step 5 by SIGTERM" in ended.errors
     assert run(command(folder, data), read_in_a_worker).codes == [0]
     assert_same(folder, whole)
 
@@ -143,7 +143,7 @@ def test_all_ranks_stop_after_the_same_step(data, tmp_path) -> None:
     folder = tmp_path / "run"
     ended = run(command(folder, data), partial(send, 2, signal.SIGTERM, rank=1), world_size=2)
     assert ended.codes == [128 + signal.SIGTERM] * 2, ended.errors
-    assert ended.output.count("stopped after step 2 by SIGTERM") == 1
+    assert ended.errors.count("stopped after step 2 by SIGTERM") == 1
     assert manifest(folder)["status"] == "stopped"
     assert checkpoints(folder) == [SAVED[2]]
     assert latest_checkpoint(folder / "phase1").name == SAVED[2]
@@ -162,7 +162,7 @@ def test_kills_and_a_failed_write_leave_no_trace(data, whole, tmp_path, request)
         assert latest_checkpoint(folder / "phase1").name == SAVED[3]
         begin = 0 if number == 1 else 3 * SEQUENCES
         assert samples(path) == drawn[begin : begin + len(samples(path))]
-        return ended.output
+        return ended.errors
 
     killed(1, partial(send, 5, signal.SIGKILL))
     # the processes that write a checkpoint outlive the one that trains, and hold no lock
@@ -197,7 +197,7 @@ def test_kills_at_the_end_of_a_stage(data, whole, tmp_path) -> None:
     assert lines(folder)[-1]["step"] == STEPS
     # a last checkpoint without its validation would have nothing left to do
     assert latest_checkpoint(folder / "phase1").name == SAVED[6]
-    ended = run(words, partial(kill_when, "recipes.training.run", "_unigram_entropy"))
+    ended = run(words, partial(kill_when, "recipes.training.run", "unigram_entropy"))
     assert ended.codes == [-signal.SIGKILL], ended.errors
     assert manifest(folder)["status"] == "running"
     assert latest_checkpoint(folder / "phase1").name == SAVED[STEPS]
@@ -262,7 +262,7 @@ def test_a_full_disk(data, whole, tmp_path) -> None:
 def test_a_full_disk_that_does_not_hold_the_manifest_either(
     data, tmp_path, monkeypatch, number
 ) -> None:
-    write = training.write_manifest
+    write = stage_record.write_manifest
 
     def first_only(folder: Path, content: StageManifest) -> None:
         if content.status != "running":
@@ -273,29 +273,13 @@ def test_a_full_disk_that_does_not_hold_the_manifest_either(
         # as Megatron passes on what a process that writes raised
         raise RuntimeError(f"Worker failure: [Errno {number}] {os.strerror(number)}")
 
-    monkeypatch.setattr(training, "write_manifest", first_only)
-    monkeypatch.setattr(training, "_fit", fail)
+    monkeypatch.setattr(stage_record, "write_manifest", first_only)
+    monkeypatch.setattr(training, "fit", fail)
     with pytest.raises(
         UserError, match="no space left on the device, the last whole checkpoint is none; free some"
     ):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert manifest(tmp_path)["status"] == "running"
-
-
-def test_a_report_that_fails_hides_nothing(data, tmp_path, monkeypatch, capsys) -> None:
-    def stop(*_: object) -> None:
-        raise SystemExit(143)
-
-    def fail(run_folder: Path) -> None:
-        raise UserError("no report today")
-
-    monkeypatch.setattr(training, "_fit", stop)
-    monkeypatch.setattr(recipes.reports.run, "write_report", fail)
-    with pytest.raises(SystemExit) as stopped:
-        training.train("phase1", "tiny", tmp_path, data, SETTINGS)
-    assert stopped.value.code == 143
-    assert "no report was written: no report today" in capsys.readouterr().out
-    assert manifest(tmp_path)["status"] == "stopped"
 
 
 def hold(folder: Path, connection: multiprocessing.connection.Connection) -> None:
@@ -325,7 +309,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
     def stop(*_: object) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr(training, "_fit", stop)
+    monkeypatch.setattr(training, "fit", stop)
     with pytest.raises(SystemExit):
         training.train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert manifest(tmp_path)["num_starts"] == 1
@@ -335,7 +319,7 @@ def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(
     data, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(
-        training, "_check_loader", lambda _: (tmp_path / "phase1").mkdir() or _another(tmp_path)
+        training, "check_loader", lambda _: (tmp_path / "phase1").mkdir() or _another(tmp_path)
     )
     with pytest.raises(
         UserError, match="another process trained in this folder until just now; run again"

@@ -253,7 +253,7 @@ def test_a_stage_that_fails_says_so_in_its_manifest(data, tmp_path, monkeypatch)
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA out of memory\nTried to allocate 20 GiB")
 
-    monkeypatch.setattr(run, "_fit", fail)
+    monkeypatch.setattr(run, "fit", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         run.train("phase1", "tiny", tmp_path / "run", data, ["split=900,100,0"])
     manifest = json.loads((tmp_path / "run/phase1/manifest.json").read_text())

@@ -246,11 +246,20 @@ def test_export_on_a_disk_that_fills_up_leaves_nothing(
 
 
 def test_a_killed_export_is_not_there(nemo: Path, tmp_path: Path) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; from recipes.model.bridge.to_hf import "
-        "export_hf\nexport_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=100_000, "
-        "say=lambda line: 'model-00002' in line and os.kill(os.getpid(), 9))"
-    )
+    script = """
+import logging, os, sys
+from pathlib import Path
+from recipes.model.bridge.to_hf import export_hf
+
+class KillAtSecondFile(logging.Handler):
+    def emit(self, record):
+        if "model-00002" in record.getMessage():
+            os.kill(os.getpid(), 9)
+
+logging.getLogger("recipes").setLevel(logging.INFO)
+logging.getLogger("recipes").addHandler(KillAtSecondFile())
+export_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=100_000)
+"""
     killed = subprocess.run([sys.executable, "-c", script, nemo, tmp_path / "out"], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
@@ -375,17 +384,19 @@ def test_export_takes_the_memory_of_its_largest_tensor(forked: Callable, tmp_pat
     model_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     del model
     forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
-    script = (
-        "import sys; from pathlib import Path; from recipes.model.bridge.to_hf import export_hf\n"
-        # imported by the export itself otherwise, and no part of what a tensor takes
-        "from transformers import AutoTokenizer\ndef memory(field):\n    lines = "
-        "Path('/proc/self/status').read_text().splitlines()\n    return 1024 * "
-        "int(next(line.split()[1] for line in lines if line.startswith(field)))\nbefore = "
-        "memory('VmRSS'); "
-        "Path('/proc/self/clear_refs').write_text('5')\nexport_hf(Path(sys.argv[1]), "
-        "Path(sys.argv[2]), max_shard_bytes=30_000_000, say=lambda line: "
-        "None)\nprint(memory('VmHWM') - before)"
-    )
+    script = """
+import sys
+from pathlib import Path
+# imported by the export itself otherwise, and no part of what a tensor takes
+from transformers import AutoTokenizer
+from recipes.model.bridge.to_hf import export_hf
+from tests.helpers.memory import memory, reset_peak
+
+before = memory("VmRSS")
+reset_peak()
+export_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=30_000_000)
+print(memory("VmHWM") - before)
+"""
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "nemo", tmp_path / "out"],
         check=True,
