@@ -1,5 +1,4 @@
-"""One process as a rank of a large job: process groups of any size without other processes, a model
-without memory.
+"""One process as a rank of a large job: process groups without processes, a model without memory.
 
 Nothing of Megatron-Core is patched. Torch's fake process group, in whose collectives nobody else
 takes part, belongs to torch's own tests (``torch.testing._internal``), and so may change:
@@ -14,8 +13,7 @@ from recipes.common.errors import UserError
 
 
 def without_gpus() -> None:
-    """Keep torch off this machine's GPUs: models are built on the meta device, through the CPU
-    backend.
+    """Keep torch off this machine's GPUs: models are built on the meta device by the CPU backend.
 
     Raises:
         UserError: torch was loaded before and has found GPUs, or a library is not of the CPU
@@ -40,8 +38,7 @@ def without_gpus() -> None:
 
 @contextmanager
 def rank_of_world(rank: int, world_size: int, tp: int, pp: int, cp: int) -> Iterator[None]:
-    """Be ``rank`` of ``world_size`` with Megatron's parallel groups set up; new tensors are on the
-    meta device.
+    """Be a rank with Megatron's parallel groups set up; new tensors are on the meta device.
 
     Args:
         rank: 0 to ``world_size - 1``.

@@ -57,7 +57,7 @@ class HFParent:
 
         self._locations: dict[str, tuple[FileIO, int]] = {}
         self.files: dict[str, tuple[bytes, list[Weight]]] = {}
-        for path in _safetensors(folder):
+        for path in hf_folder.safetensors_files(folder):
             self._open(path, by_name)
 
     def _open(self, path: Path, by_name: dict[str, Weight]) -> None:
@@ -118,10 +118,3 @@ class HFParent:
                     for rows in merged.rows(weight):
                         file.write(tensor_bytes_view(rows))
             log.info("%s: %d tensors", name, len(file_weights))
-
-
-def _safetensors(folder: Path) -> list[Path]:
-    if not (folder / hf_folder.INDEX).is_file():
-        return [folder / hf_folder.WEIGHTS]
-    index = json.loads((folder / hf_folder.INDEX).read_text(encoding="utf-8"))
-    return [folder / Path(name).name for name in sorted(set(index["weight_map"].values()))]

@@ -25,7 +25,7 @@ MASK_BLOCK_ELEMENTS = 2**24
 
 
 class SdpaCoreAttention(MegatronModule):
-    """Stands where Megatron's ``DotProductAttention`` stands, with the same constructor and call.
+    """Replaces Megatron's ``DotProductAttention``, with the same constructor and call.
 
     The mask is one of three: none (causal), document ids (integers of shape [batch, 1, sequence],
     not falling along the sequence; a token attends to earlier tokens of its own document only), or
@@ -90,46 +90,51 @@ class SdpaCoreAttention(MegatronModule):
                 "attention bias and packed sequences need TransformerEngine; pass document ids "
                 "instead"
             )
-        boolean = attention_mask is not None and attention_mask.dtype == torch.bool
-        documents = None if boolean or attention_mask is None else attention_mask[:, 0]
-        group = (
-            parallel_state.get_context_parallel_group()
-            if self.config.context_parallel_size > 1
-            else None
-        )
-        if group is None:
-            starts, chunk = [key.shape[0] - query.shape[0]], query.shape[0]
-        else:
-            if boolean:
+        has_boolean_mask = attention_mask is not None and attention_mask.dtype == torch.bool
+        documents = None
+        if attention_mask is not None and not has_boolean_mask:
+            documents = attention_mask[:, 0]
+
+        if self.config.context_parallel_size > 1:
+            if has_boolean_mask:
                 raise ValueError(
                     "a boolean attention mask cannot be cut over context-parallel ranks: pass "
                     "document ids"
                 )
-            cp, rank, chunk = group.size(), group.rank(), query.shape[0] // 2
+            # this rank's queries are two chunks of the sequence; it needs the keys of all ranks
+            group = parallel_state.get_context_parallel_group()
+            cp = group.size()
+            rank = group.rank()
+            chunk = query.shape[0] // 2
             starts = [rank * chunk, (2 * cp - 1 - rank) * chunk]
-            key, value = _gather_sequence(torch.cat([key, value], dim=-1), group).split(
-                key.shape[-1], dim=-1
-            )
+            both = _gather_sequence(torch.cat([key, value], dim=-1), group)
+            key, value = both.split(key.shape[-1], dim=-1)
             if documents is not None:
                 documents = _gather_sequence(documents.t().contiguous(), group).t()
+        else:
+            # with a cache of keys the queries are the end of the sequence
+            chunk = query.shape[0]
+            starts = [key.shape[0] - chunk]
 
         # [sequence, batch, heads, head_dim] -> [batch, heads, sequence, head_dim]
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        if boolean or (attn_mask_type or self.attn_mask_type) == AttnMaskType.no_mask:
-            mask = ~attention_mask if boolean and attention_mask is not None else None
-            blocks = [self._attend(query, key, value, mask)]
+        is_decoding = (attn_mask_type or self.attn_mask_type) == AttnMaskType.no_mask
+        blocks: list[Tensor] = []
+        if has_boolean_mask and attention_mask is not None:
+            # Megatron's True hides a key, torch's shows it
+            blocks.append(self._attend(query, key, value, ~attention_mask))
+        elif is_decoding:
+            blocks.append(self._attend(query, key, value, None))
         else:
-            blocks = []
             for part, start in zip(query.split(chunk, dim=2), starts, strict=True):
-                blocks += self._causal(
-                    part, key[:, :, : start + chunk], value[:, :, : start + chunk], start, documents
-                )
+                end = start + chunk
+                blocks += self._causal(part, key[:, :, :end], value[:, :, :end], start, documents)
         return torch.cat(blocks, dim=2).permute(2, 0, 1, 3).flatten(2)
 
     def _causal(
         self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None
     ) -> list[Tensor]:
-        """Attend with queries that stand at positions ``start`` and up in the sequence of the keys."""
+        """Attend with queries at the positions from ``start`` on in the sequence of the keys."""
         if start == 0 and documents is None:
             return [self._attend(query, key, value, None, is_causal=True)]
         rows = max(1, MASK_BLOCK_ELEMENTS // key.shape[2])
@@ -140,10 +145,16 @@ class SdpaCoreAttention(MegatronModule):
             # matrix
             blocks.append(
                 checkpoint(
-                    self._masked_block, part, key, value, start + offset, documents,
-                    use_reentrant=False, preserve_rng_state=False,
+                    self._masked_block,
+                    part,
+                    key,
+                    value,
+                    start + offset,
+                    documents,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
-            )  # fmt: skip
+            )
         return blocks
 
     def _masked_block(

@@ -7,6 +7,10 @@
     logits_scaling         the logits are divided by it
 
 The same computation as ``GraniteForCausalLM`` in transformers.
+
+Importing this module installs the CPU backend (:func:`recipes.compat.cpu.install`) where there is
+no CUDA: NeMo and nemo-run load a model by importing its class, in processes that this project does
+not start, and Megatron asks for CUDA before it builds anything.
 """
 
 from collections.abc import Callable
@@ -65,17 +69,21 @@ def block_spec(
     local ones.
     """
     if use_transformer_engine:
-        layer, norm = get_gpt_layer_with_transformer_engine_spec(), LayerNormImpl
+        layer = get_gpt_layer_with_transformer_engine_spec()
+        norm = LayerNormImpl
     else:
-        layer, norm = get_gpt_layer_local_spec(normalization="RMSNorm"), RMSNorm
-        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
+        layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+        norm = RMSNorm
+        layer.submodules.input_layernorm = norm
+        layer.submodules.pre_mlp_layernorm = norm
         layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
-    layer.submodules.self_attn_bda = layer.submodules.mlp_bda = scaled_bias_dropout_add(
-        residual_multiplier
-    )
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage=vp_stage), layer_norm=norm
-    )
+
+    # both branches, attention and MLP, are added with the residual multiplier
+    scaled_add = scaled_bias_dropout_add(residual_multiplier)
+    layer.submodules.self_attn_bda = scaled_add
+    layer.submodules.mlp_bda = scaled_add
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
 
 def scaled_bias_dropout_add(residual_multiplier: float) -> Callable:

@@ -1,4 +1,4 @@
-"""Granite as a NeMo 2 model: the config that NeMo serialises and the Lightning module that it
+"""Granite as a NeMo 2 model: the config that NeMo serializes and the Lightning module that it
 trains.
 """
 
@@ -59,20 +59,19 @@ class GraniteConfig(llm.GPTConfig):
 
     def __post_init__(self) -> None:
         self.softmax_scale = self.attention_multiplier
-        self.init_method_std = self.initializer_std / math.sqrt(
-            self.hidden_size / self.mup_base_width
-        )
+        width_multiplier = self.hidden_size / self.mup_base_width
+        self.init_method_std = self.initializer_std / math.sqrt(width_multiplier)
         # muP has no extra depth scaling of the output projections: the residual multiplier does
         # that
         self.output_layer_init_method = init_method_normal(self.init_method_std)
         if not torch.cuda.is_available():
             # fused kernels that exist for CUDA only
-            self.bias_activation_fusion = self.bias_dropout_fusion = self.masked_softmax_fusion = (
-                False
-            )
-            self.apply_rope_fusion = self.gradient_accumulation_fusion = (
-                self.cross_entropy_loss_fusion
-            ) = False
+            self.bias_activation_fusion = False
+            self.bias_dropout_fusion = False
+            self.masked_softmax_fusion = False
+            self.apply_rope_fusion = False
+            self.gradient_accumulation_fusion = False
+            self.cross_entropy_loss_fusion = False
             self.persist_layer_norm = False
             self.use_cpu_initialization = True
         super().__post_init__()

@@ -4,6 +4,7 @@ repeats.
 
 import hashlib
 import json
+import logging
 import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from nemo.utils.get_rank import is_global_rank_zero
 
 from recipes.common.files import atomic_write
 from recipes.training.windows import Window, epochs_with_repeats, window
+
+log = logging.getLogger(__name__)
 
 EPOCH_DECIMALS = 9  # tells one document of 1e8 apart, and not the rounding of a sum
 
@@ -43,13 +46,10 @@ class WindowedDataset(GPTDataset):
             # files have an order, by source or date, and every stage is to read a fair part: one
             # shuffle for all stages
             shuffled = self.indices[np.random.RandomState(0).permutation(len(self.indices))]
-            tokens = (
-                self.num_samples * self.config.sequence_length
-                + self.config.add_extra_token_to_sequence
-            )
-            self.window = window(
-                self.dataset.sequence_lengths[shuffled], shard["next_document"], tokens
-            )
+            tokens = self.num_samples * self.config.sequence_length
+            tokens += self.config.add_extra_token_to_sequence
+            lengths = self.dataset.sequence_lengths[shuffled]
+            self.window = window(lengths, shard["next_document"], tokens)
             self.indices = shuffled[self.window.documents]
             self.unique_identifiers["window"] = [int(self.indices[0]), len(self.indices)]
         # Megatron names its cached indices by this description, and wrote it before the window was
@@ -57,9 +57,8 @@ class WindowedDataset(GPTDataset):
         self.unique_description = json.dumps(
             self.unique_identifiers, default=lambda tokenizer: tokenizer.unique_identifiers
         )
-        self.unique_description_hash = hashlib.md5(
-            self.unique_description.encode(), usedforsecurity=False
-        ).hexdigest()
+        description = self.unique_description.encode()
+        self.unique_description_hash = hashlib.md5(description, usedforsecurity=False).hexdigest()
         return super()._build_document_sample_shuffle_indices()
 
 
@@ -84,31 +83,33 @@ class ComponentBlend(BlendedDataset):
             for path, index in zip(paths, self._blend(), strict=True):
                 with atomic_write(path) as temporary, temporary.open("wb") as file:
                     np.save(file, index)
-        dataset, sample = (np.load(path, mmap_mode="r") for path in paths)
-        return dataset, sample
+        dataset, number = (np.load(path, mmap_mode="r") for path in paths)
+        return dataset, number
 
     def _blend(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the number of each sample's data set and the sample's number in it, both of shape
-        (size,).
-        """
+        """Return each sample's data set and its number there, both of shape (size,)."""
         names = np.array([dataset.unique_identifiers["component"] for dataset in self.datasets])
-        weights, lengths = (
-            np.array(self.weights),
-            np.array([len(dataset) for dataset in self.datasets]),
+        lengths = np.array([len(dataset) for dataset in self.datasets])
+        weights = np.array(self.weights)
+
+        # component -> its shards, as indices of data sets
+        shards_of = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
+        component_of_sample, number = _evenly(
+            [weights[shards].sum() for shards in shards_of], self.size
         )
-        components = [np.flatnonzero(names == name) for name in dict.fromkeys(names)]
-        component, number = _evenly([weights[shards].sum() for shards in components], self.size)
-        dataset = np.empty_like(component)
-        for index, shards in enumerate(components):
-            samples = np.flatnonzero(component == index)
+        dataset = np.empty_like(component_of_sample)
+        for component, shards in enumerate(shards_of):
+            samples = np.flatnonzero(component_of_sample == component)
             shard, turn = _evenly(weights[shards], len(samples))
             dataset[samples] = shards[shard]
             # training has enough of every shard (see _surplus); a small validation part is read
             # around
-            number[samples] = turn if self.split is Split.train else turn % lengths[shards[shard]]
-        if self.split is Split.train and np.any(
-            np.bincount(dataset, minlength=len(lengths)) > lengths
-        ):
+            if self.split is not Split.train:
+                turn = turn % lengths[shards[shard]]
+            number[samples] = turn
+
+        samples_taken = np.bincount(dataset, minlength=len(lengths))
+        if self.split is Split.train and np.any(samples_taken > lengths):
             raise IndexError(
                 "the blend takes more samples of a shard than were built: _surplus is too small"
             )
@@ -147,15 +148,10 @@ class GraniteDataModule(PreTrainingDataModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.create_attention_mask = False
-        self.shards = {
-            prefix: {
-                "component": prefix,
-                "next_document": 0,
-                "epochs": 0.0,
-                **(shards or {}).get(prefix, {}),
-            }
-            for prefix in self.build_kwargs["blend"][0]
-        }
+        self.shards: dict[str, dict[str, Any]] = {}
+        for prefix in self.build_kwargs["blend"][0]:
+            unread = {"component": prefix, "next_document": 0, "epochs": 0.0}
+            self.shards[prefix] = unread | dict((shards or {}).get(prefix, {}))
 
     def build(
         self,
@@ -164,61 +160,69 @@ class GraniteDataModule(PreTrainingDataModule):
         trainer_limit_val_batches: int,
         trainer_limit_test_batches: int,
     ) -> None:
-        """Build the data sets for as many batches as the trainer takes, and tell which components
-        are read again.
-        """
+        """Build the data sets for the trainer's batches; log which components are read again."""
+        validations = trainer_max_steps // trainer_val_check_interval + 1
         batches = (
             trainer_max_steps,
-            (trainer_max_steps // trainer_val_check_interval + 1) * trainer_limit_val_batches,
+            validations * trainer_limit_val_batches,
             trainer_limit_test_batches,
         )
-        sizes = [int(count * self.data_sampler.global_batch_size) for count in batches]
-        # each shard stays open up to eight times: its two files and, from the cache, six indices
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        samples = [int(count * self.data_sampler.global_batch_size) for count in batches]
+        _raise_file_limit()
+
         config = self.gpt_dataset_config
         config.shards = self.shards
         weights = config.blend[1]
         if weights:
-            config.mid_level_dataset_surplus = max(
-                config.mid_level_dataset_surplus, _surplus(weights, sizes[0])
-            )
-        self._train_ds, self._validation_ds, self._test_ds = ComponentBlendBuilder(
-            WindowedDataset, sizes, is_built_on_rank=lambda: True, config=config
-        ).build()
-        self.read = {
-            dataset.dataset_path: {
+            surplus = _surplus(weights, samples[0])
+            config.mid_level_dataset_surplus = max(config.mid_level_dataset_surplus, surplus)
+        builder = ComponentBlendBuilder(
+            WindowedDataset, samples, is_built_on_rank=lambda: True, config=config
+        )
+        self._train_ds, self._validation_ds, self._test_ds = builder.build()
+
+        self.read = {}
+        for dataset in self._train_ds.datasets if weights else [self._train_ds]:
+            prefix = dataset.dataset_path
+            epochs = self.shards[prefix]["epochs"] + dataset.window.epochs
+            self.read[prefix] = {
                 "next_document": dataset.window.next_document,
-                "epochs": round(
-                    self.shards[dataset.dataset_path]["epochs"] + dataset.window.epochs,
-                    ndigits=EPOCH_DECIMALS,
-                ),
+                "epochs": round(epochs, EPOCH_DECIMALS),
             }
-            for dataset in (self._train_ds.datasets if weights else [self._train_ds])
-        }
         self.repeats = epochs_with_repeats(self.shards, self.read)
         if is_global_rank_zero():
-            earlier = {shard["component"] for shard in self.shards.values() if shard["epochs"]}
-            for name, epochs in self.repeats.items():
-                of = "of earlier stages " if name in earlier else ""
-                print(
-                    f"{name}: {epochs:.2f} epochs after this stage; documents {of}are read again",
-                    flush=True,
-                )
+            self._log_repeats()
+
+    def _log_repeats(self) -> None:
+        read_before = {shard["component"] for shard in self.shards.values() if shard["epochs"]}
+        for name, epochs in self.repeats.items():
+            documents = "documents"
+            if name in read_before:
+                documents = "documents of earlier stages"
+            log.info("%s: %.2f epochs after this stage; %s are read again", name, epochs, documents)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets: a shard has its two files and six indices."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _evenly(weights: Sequence[float] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which weight's turn each of ``size`` samples is, and how many turns that weight had
-    before.
+    """Deal ``size`` samples to weights, in turns that keep every weight's share at any point.
+
+    Returns:
+        The index of each sample's weight, and how many samples that weight had before; both of
+        shape (size,).
     """
-    turn, number = np.zeros(size, np.int16), np.zeros(size, np.int64)
+    turn = np.zeros(size, np.int16)
+    number = np.zeros(size, np.int64)
     helpers.build_blending_indices(turn, number, normalize(weights), len(weights), size, False)
     return turn, number
 
 
 def _surplus(weights: Sequence[float], size: int) -> float:
-    """Return the share of samples to build of each shard beyond those that Megatron reserves, for
-    its blend to take.
+    """Return the share of samples to build of each shard beyond those that Megatron reserves.
 
     It reserves ceil(weight x size) of a shard, blends as many samples as that is over all shards,
     and so takes up to weight x their sum of one: more than its own where light shards were rounded

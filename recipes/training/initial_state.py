@@ -71,7 +71,8 @@ def _check_merged(folder: Path, manifest: StageManifest) -> None:
     if needs_merge and not (folder / MERGED).exists():
         raise UserError(
             f"{folder}: is trained but not merged, as a long-context stage ends; "
-            f"`granite41 run {manifest.stage}` merges it, or name one of its checkpoints with --init"
+            f"`granite41 run {manifest.stage}` merges it, or name one of its checkpoints with "
+            f"--init"
         )
 
 
@@ -91,7 +92,7 @@ def _check_model(checkpoint: Path, model: Size) -> bool:
 
 
 def _check_theta(checkpoint: Path, recipe: PretrainRecipe) -> None:
-    """Raise where the rotary theta would go down: positions that the model knows would turn faster."""
+    """Raise where theta would go down: positions that the model knows would turn faster."""
     from recipes.model.bridge.to_hf import read_context
 
     config, _ = read_context(checkpoint / "context")

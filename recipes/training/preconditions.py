@@ -118,7 +118,7 @@ def check_stage_tokenizer(
 
 
 def check_loader(tokenizer: Path) -> None:
-    """Raise UserError where transformers, and so NeMo, encodes text to other ids than the data has."""
+    """Raise UserError where transformers, and so NeMo, gives other ids than the data has."""
     from transformers import AutoTokenizer
 
     remedy = (

@@ -9,13 +9,16 @@ import hashlib
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.common.errors import UserError, nearest
 from recipes.common.json_files import read_json_or_none, write_json
 from recipes.common.versions import commit
 from recipes.runs.stage_folder import RECIPE, latest_checkpoint, read_recipe
 from recipes.runs.stage_manifest import MANIFEST, RANDOM_WEIGHTS, StageManifest
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import MLFlowLogger
 
 PROJECT = "granite41"
 # tracker -> the package that a user installs
@@ -45,7 +48,7 @@ def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
         folder: of the stage; its parent is the run's.
     """
     import nemo_run as run
-    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+    from lightning.pytorch.loggers import WandbLogger
 
     run_folder = folder.resolve().parent
     name = f"{run_folder.name}/{folder.name}"
@@ -59,14 +62,32 @@ def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
             project=os.environ.get("WANDB_PROJECT", PROJECT),
         )
     else:
-        mlflow_logger = run.Config(
-            MLFlowLogger,
+        config = run.Config(
+            mlflow_logger,
             run_name=name,
             run_id=run_id,
             save_dir=str(run_folder / "mlruns"),
             experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
         )
-        log_config.extra_loggers = [mlflow_logger]
+        log_config.extra_loggers = [config]
+
+
+def mlflow_logger(
+    run_name: str, run_id: str | None, save_dir: str, experiment_name: str
+) -> "MLFlowLogger":
+    """Return Lightning's logger for MLflow, at the URI of the environment of this process.
+
+    The URI may hold a password, so it is no argument, and Lightning reads it only at import.
+    """
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return MLFlowLogger(
+        run_name=run_name,
+        run_id=run_id,
+        save_dir=save_dir,
+        experiment_name=experiment_name,
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
+    )
 
 
 def record_start(nemo_logger: Any, tracker: str, folder: Path, manifest: StageManifest) -> None:
@@ -126,7 +147,7 @@ def lineage(folder: Path, manifest: StageManifest) -> dict[str, Any]:
 
 
 def _parent(manifest: StageManifest) -> dict[str, Any]:
-    """Return the checkpoint that a stage starts from, and what its own stage's folder says of it."""
+    """Return the checkpoint that a stage starts from, and the record of the stage that left it."""
     initial = manifest.initial_state
     parent: dict[str, Any] = {
         "checkpoint": initial.checkpoint,

@@ -1,7 +1,7 @@
-"""Which documents of a shard a stage reads: whole ones, from where the stage before it stopped,
-around the end.
+"""The window of documents that a stage reads of a shard, wrapping around its end.
 
-Documents are numbered in the order in which all stages read them.
+It holds whole documents, from where the stage before has stopped. Documents are numbered in the
+order in which all stages read them.
 """
 
 from collections import defaultdict
@@ -43,16 +43,21 @@ def window(lengths: np.ndarray, start: int, tokens: int) -> Window:
     """
     documents = len(lengths)
     start %= documents
+    # ends[i]: tokens of the first i + 1 documents
     ends = np.cumsum(lengths, dtype=np.int64)
-    before = int(ends[start - 1]) if start else 0
+    tokens_before = int(ends[start - 1]) if start else 0
     total = int(ends[-1])
+
     # how often the end is passed, and the tokens needed after the last time, at least 1
-    laps, rest = divmod(before + tokens - 1, total)
+    laps, rest = divmod(tokens_before + tokens - 1, total)
     stop = int(np.searchsorted(ends, rest + 1)) + 1
+    tokens_read = laps * total + int(ends[stop - 1]) - tokens_before
+
+    # each document once, even if the stage reads some of them again
     count = documents if tokens > total else laps * documents + stop - start
     indices = np.arange(start, start + count)
     indices[indices >= documents] -= documents
-    return Window(indices, stop % documents, (laps * total + int(ends[stop - 1]) - before) / total)
+    return Window(indices, stop % documents, tokens_read / total)
 
 
 def epochs_with_repeats(

@@ -17,7 +17,9 @@ from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -64,8 +66,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: not found; name a Hugging Face folder with a Granite model")
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-        model_type = given["model_type"]
+        values = json.loads(path.read_text(encoding="utf-8"))
+        model_type = values["model_type"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: not the config of a model ({error!r}); download the folder again"
@@ -73,12 +75,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if model_type != "granite":
         raise UserError(f"{path}: model_type is {model_type!r}, but only 'granite' can be imported")
     for name in CONFIG_FIELDS:
-        if name != "head_dim" and not isinstance(given.get(name), int | float):
+        if name != "head_dim" and not isinstance(values.get(name), int | float):
             raise UserError(
-                f"{path}: {name} is {given.get(name)!r}, but a Granite model needs a number there; "
-                "add it"
+                f"{path}: {name} is {values.get(name)!r}, but a Granite model needs a number "
+                f"there; add it"
             )
-    config = GraniteConfig.from_dict(given).to_dict()
+    config = GraniteConfig.from_dict(values).to_dict()
     for name, expected in FIXED_FIELDS.items():
         if config[name] != expected:
             raise UserError(
@@ -90,59 +92,70 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open]:
-    """Open the safetensors files and return, for each tensor of ``weights``, the file to call
-    ``get_tensor`` on.
+    """Open the safetensors files of a folder.
+
+    Returns:
+        Each tensor of ``weights`` -> the file to call ``get_tensor`` on.
 
     Raises:
         UserError: no safetensors, a file is missing or cut short, a tensor is missing, unknown or
             of another shape.
     """
-    if (folder / INDEX).is_file():
-        try:
-            names = sorted(
-                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{folder / INDEX}: damaged ({error!r}); download the folder again"
-            ) from error
-    else:
-        names = [WEIGHTS]
     files: dict[str, safe_open] = {}
-    for name in names:
-        path = folder / Path(name).name
-        try:
-            file = safe_open(path, framework="pt")
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{path}: not found; only safetensors are read (a .bin file can run code when it "
-                "is loaded)"
-            ) from error
-        except SafetensorError as error:
-            raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
+    for path in safetensors_files(folder):
+        file = _open(path)
         files.update(dict.fromkeys(file.keys(), file))
-    expected = {name: shape for weight in weights for name, shape in weight.parts.items()}
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for weight in weights:
+        shapes |= weight.parts
     # a folder may repeat the tied embedding under its second name
-    unknown = files.keys() - expected.keys() - {"lm_head.weight"}
-    missing = expected.keys() - files.keys()
+    unknown = files.keys() - shapes.keys() - {"lm_head.weight"}
+    missing = shapes.keys() - files.keys()
     if missing or unknown:
-        problem = (
-            f"lacks the tensor {min(missing)}"
-            if missing
-            else f"has the tensor {min(unknown)}, not Granite's"
-        )
+        problem = f"lacks the tensor {min(missing)}" if missing else ""
+        problem = problem or f"has the tensor {min(unknown)}, not Granite's"
         raise UserError(
             f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it "
-            "again"
+            f"again"
         )
-    for name, shape in expected.items():
-        found = tuple(files[name].get_slice(name).get_shape())
-        if found != shape:
+    for name, expected in shapes.items():
+        shape = tuple(files[name].get_slice(name).get_shape())
+        if shape != expected:
             raise UserError(
-                f"{folder}: {name} has shape {found}, but {CONFIG} asks for {shape}; download it "
-                "again"
+                f"{folder}: {name} has shape {shape}, but {CONFIG} asks for {expected}; download "
+                f"it again"
             )
     return files
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that a folder's index names, or the only one.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return [folder / WEIGHTS]
+    try:
+        file_of_tensor = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = {Path(name).name for name in file_of_tensor.values()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{index}: damaged ({error!r}); download the folder again") from error
+    return [folder / name for name in sorted(names)]
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: not found; only safetensors are read (a .bin file can run code when it is "
+            f"loaded)"
+        ) from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or cut short ({error}); download it again") from error
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> "PreTrainedTokenizerBase":
@@ -158,9 +171,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         tokens = max(tokenizer.get_vocab().values()) + 1
-    except (
-        Exception
-    ) as error:  # transformers and tokenizers raise whatever the broken file leads to
+    except Exception as error:  # transformers and tokenizers raise anything for broken files
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{folder}: no tokenizer that transformers can load ({reason}); put its files there"

@@ -103,7 +103,7 @@ class _LayerWeight:
 
 
 def weights(config: dict[str, Any]) -> list[Weight]:
-    """Return every tensor of the model of ``config`` (config.json's names), in transformers' order."""
+    """Return the tensors of the model of ``config`` (config.json's names), in its order."""
     hidden = config["hidden_size"]
     embedding = Weight(
         "embedding.word_embeddings.weight",

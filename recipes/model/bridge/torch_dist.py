@@ -114,7 +114,7 @@ class TorchDistCheckpoint:
         return self._tensors[_PREFIX + weight.key].properties.dtype
 
     def check_all(self, weights: Iterable[Weight], layers: int) -> None:
-        """Check the tensors of ``weights``, as :meth:`check`; the layers of one kind are one tensor."""
+        """Check ``weights``, as :meth:`check`; the layers of one kind are one tensor."""
         for weight in weights:
             if not weight.layer:
                 self.check(weight, layers)
