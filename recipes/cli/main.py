@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from recipes.runs.chain_request import ChainRequest
     from recipes.runs.task import Task
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 app = typer.Typer(
     cls=GroupedHelp,
@@ -250,6 +250,7 @@ def run_stages(
     evaluate: Annotated[
         bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
     ] = True,
+    log: TrackerOption = None,
     dryrun: Annotated[
         bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")
     ] = False,
@@ -266,7 +267,12 @@ def run_stages(
         devices=devices,
         init=init,
         evaluate=evaluate,
+        log=log,
     )
+    if log:
+        from recipes.training.trackers import check_tracker
+
+        check_tracker(log, is_used_here=on == "local")
     if on != "local":
         from recipes.launch.on_slurm import run_on_cluster
 
@@ -336,12 +342,12 @@ def train(
             help="Start from this checkpoint or finished stage's folder  [default: the parent's]"
         ),
     ] = None,
-    tracker: TrackerOption = None,
+    log: TrackerOption = None,
 ) -> None:
     """Train one stage in this process, or in each process of torchrun; continue it if it was interrupted."""
     from recipes.training.run import prepare
 
-    stage_run = prepare(stage, size, run_dir, data, overrides or [], init, tracker)
+    stage_run = prepare(stage, size, run_dir, data, overrides or [], init, log)
     if stage_run is None:
         return
     try:
@@ -359,7 +365,7 @@ def _write_report(run_folder: Path) -> None:
     try:
         write_report(run_folder)
     except (OSError, UserError) as error:
-        log.warning("%s: no report was written: %s", run_folder, error)
+        _log.warning("%s: no report was written: %s", run_folder, error)
 
 
 @app.command("export")

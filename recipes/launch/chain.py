@@ -148,6 +148,7 @@ class ChainBuilder:
         self.tasks: list[Task] = []
         self._size = request.size
         self._devices = request.devices
+        self._log = request.log
         self._run_folder = run_folder
         self._state = state
         self._on_cluster = on_cluster
@@ -230,6 +231,7 @@ class ChainBuilder:
             run_dir=self._run_folder,
             data=self._data,
             init=self._get_init(stage),
+            log=self._log,
             overrides=tuple(self._overrides[stage]),
         )
         task = Task(

@@ -27,14 +27,14 @@ TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
 RUN_IDS = "metrics/tracked_runs.json"
 
 
-def check_tracker(tracker: str) -> None:
-    """Raise UserError unless ``tracker`` is one of :data:`TRACKERS` and installed."""
+def check_tracker(tracker: str, is_used_here: bool = True) -> None:
+    """Raise UserError unless ``tracker`` is one of :data:`TRACKERS`, and installed if used here."""
     if tracker not in TRACKERS:
         raise UserError(
             f"--log {tracker}: not one of {', '.join(TRACKERS)}{nearest(tracker, TRACKERS)}; "
             f"TensorBoard's files are written in any case"
         )
-    if importlib.util.find_spec(tracker) is None:
+    if is_used_here and importlib.util.find_spec(tracker) is None:
         raise UserError(
             f"--log {tracker}: the package is not installed; run `pip install {TRACKERS[tracker]}`"
         )

@@ -184,3 +184,11 @@ def test_the_plain_layer_imports_no_library() -> None:
 )
 def test_human(value: object, text: str) -> None:
     assert human(value) == text
+
+
+@pytest.mark.parametrize("on", ["local", "slurm/clusters/h100.yaml"])
+def test_an_unknown_experiment_tracker_is_refused(run, on) -> None:
+    words = ("run", "phase1", "--size", "8b", "--data", "d", "--on", on, "--log", "tensorboard")
+    status, out, err = run(*words, "--dryrun")
+    assert (status, out) == (2, "")
+    assert "--log tensorboard: not one of wandb, mlflow" in err

@@ -31,6 +31,7 @@ def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> 
         devices=options.pop("devices", None),
         init=options.pop("init", None),
         evaluate=options.pop("evaluate", False),
+        log=options.pop("log", None),
     )
     assert not options
     return {task.name: task for task in build_chain(request, folder, on_cluster=on_cluster)}
@@ -69,6 +70,14 @@ def test_each_stage_waits_for_what_it_begins_with(tmp_path) -> None:
     for name, task in found.items():
         assert added.issuperset(task.after)
         added.add(name)
+
+
+def test_an_experiment_tracker_is_for_every_stage_that_trains(tmp_path) -> None:
+    tasks = _tasks("phase1..phase2", "tiny", tmp_path, log="wandb", evaluate=True)
+    logged = [name for name, task in tasks.items() if "--log" in task.arguments]
+    assert logged == ["phase1", "phase2"]
+    arguments = tasks["phase2"].arguments
+    assert arguments[arguments.index("--log") + 1] == "wandb"
 
 
 def test_sizes_go_through_their_own_stages(tmp_path) -> None:

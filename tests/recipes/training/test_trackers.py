@@ -33,6 +33,8 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch, tracker, package)
     expected = f"--log {tracker}: the package is not installed; run `pip install {package}`"
     with pytest.raises(UserError, match=expected):
         trackers.check_tracker(tracker)
+    # on a cluster its container counts
+    trackers.check_tracker(tracker, is_used_here=False)
 
 
 @pytest.mark.parametrize("place", ["merged", "checkpoints/step=00000009"])
