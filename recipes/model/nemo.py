@@ -1,19 +1,28 @@
-"""Granite as a NeMo 2 model: the config that NeMo serializes and the Lightning module that it
-trains.
-"""
+"""Granite as a NeMo 2 model: its config, its Lightning module, its importer of Hugging Face."""
 
 import math
+import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel as MegatronCoreGPTModel
 from megatron.core.utils import init_method_normal
 from nemo.collections import llm
+from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.lightning import MegatronStrategy, io, teardown
+from nemo.lightning.pytorch.trainer import Trainer
+from safetensors import safe_open
 
+from recipes.common.files import check_space
+from recipes.model.bridge import hf_folder
+from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
 from recipes.model.granite import build_granite
 
 if TYPE_CHECKING:
@@ -21,8 +30,7 @@ if TYPE_CHECKING:
 
 
 def granite_forward_step(model: "GraniteModel", batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Run one micro-batch: token ids and labels [batch, sequence] to per-token losses [batch,
-    sequence].
+    """Run one micro-batch: token ids and labels to per-token losses, all [batch, sequence].
 
     NeMo's own step insists on a boolean mask of the whole score matrix where TransformerEngine is
     absent; causal attention needs none.
@@ -141,4 +149,70 @@ class GraniteModel(llm.GPTModel):
     """Granite as a Lightning module; NeMo trains, saves and loads it like its other models."""
 
 
-from recipes.model.bridge import from_hf  # noqa: E402, F401  registers NeMo's importer of hf:// folders
+@io.model_importer(GraniteModel, "hf")
+class HFGraniteImporter(io.ModelConnector):
+    """NeMo's connector for ``llm.import_ckpt(model, "hf://FOLDER")``, from a Hugging Face folder."""
+
+    def apply(self, output_path: Path, dtype: str | None = None) -> Path:
+        """Check the folder, build the model on the CPU, fill it and save it."""
+        source = Path(self)
+        config = hf_folder.read_config(source)
+        megatron_weights = weights(config)
+        files = hf_folder.open_tensors(source, megatron_weights)
+        params_dtype = getattr(torch, dtype) if dtype else _dtype(files, megatron_weights[0])
+        # NeMo writes in processes of its own, whose "no space left" would come back as another
+        # error
+        elements = sum(weight.elements for weight in megatron_weights)
+        check_space(output_path, params_dtype.itemsize * elements)
+
+        with tempfile.TemporaryDirectory() as scratch:
+            # NeMo copies the whole folder that a tokenizer is loaded from into the checkpoint,
+            # under the folder's name
+            tokenizer = Path(scratch) / "nemo_tokenizer"
+            hf_folder.copy_tokenizer(source, tokenizer)
+            hf_folder.read_tokenizer(tokenizer, config["vocab_size"])
+            model = _build_model(config, params_dtype, tokenizer)
+            trainer = Trainer(
+                devices=1,
+                accelerator="cpu",
+                strategy=MegatronStrategy(
+                    ckpt_save_optimizer=False,
+                    always_save_context=True,
+                    ckpt_async_save=False,
+                ),
+                # one process, also where Slurm's variables are those of a job
+                plugins=LightningEnvironment(),
+            )
+            self.nemo_setup(model, trainer)
+            _fill(model, megatron_weights, files)
+            self.nemo_save(output_path, trainer)
+            teardown(trainer, model)
+        return output_path
+
+
+def _build_model(config: dict[str, Any], dtype: torch.dtype, tokenizer: Path) -> GraniteModel:
+    settings = {field: config[name] for name, field in CONFIG_FIELDS.items()}
+    granite_config = GraniteConfig(
+        **settings,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        params_dtype=dtype,
+    )
+    return GraniteModel(granite_config, tokenizer=AutoTokenizer(str(tokenizer)))
+
+
+def _dtype(files: dict[str, safe_open], weight: Weight) -> torch.dtype:
+    name = next(iter(weight.parts))
+    return files[name].get_slice(name)[:1].dtype
+
+
+@torch.no_grad()
+def _fill(model: GraniteModel, megatron_weights: list[Weight], files: dict[str, safe_open]) -> None:
+    """Copy the tensors into the parameters, found by the keys that a checkpoint has for them."""
+    parameters: dict[tuple[str, int | None], Any] = {}
+    for name, sharded in model.module.sharded_state_dict().items():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        parameters[sharded.key, int(layer[1]) if layer else None] = sharded.data
+    for weight in megatron_weights:
+        parts = [files[name].get_tensor(name) for name in weight.parts]
+        parameters[weight.key, weight.layer].copy_(weight.merge(parts))

@@ -2,9 +2,9 @@
 reads.
 """
 
-import contextlib
 import io
 import json
+import logging
 import resource
 from collections import Counter
 from pathlib import Path
@@ -114,9 +114,7 @@ def _samples(
     steps: int,
     seed: int = 1234,
 ) -> dict[str, Any]:
-    """Set the data module up as a trainer does; return its samples' tokens, what it read and what
-    it printed.
-    """
+    """Set the data module up as a trainer does; return its tokens, what it read and logged."""
     import torch
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
@@ -137,9 +135,12 @@ def _samples(
         index_mapping_dir=str(cache) if cache else None,
         shards=shards,
     )
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        module.build(steps, steps, 2, 0)
+    logged = io.StringIO()
+    handler = logging.StreamHandler(logged)
+    logger = logging.getLogger("recipes.training.data")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    module.build(steps, steps, 2, 0)
     parts = {
         "train": (module._train_ds, steps * batch_size),
         "validation": (module._validation_ds, 2 * batch_size),
@@ -147,7 +148,7 @@ def _samples(
     return {
         "read": module.read,
         "repeats": module.repeats,
-        "printed": printed.getvalue(),
+        "logged": logged.getvalue(),
         **{
             name: np.stack([dataset[index]["tokens"].numpy() for index in range(samples)])
             for name, (dataset, samples) in parts.items()
@@ -255,7 +256,7 @@ def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
         of_math = [number - 500 for number in train if number >= 500]
         assert min(of_math) < 150
         assert max(of_math) > 550
-        assert (found["printed"], found["repeats"]) == ("", {})
+        assert (found["logged"], found["repeats"]) == ("", {})
         seen |= train
         held_out |= documents(found["validation"])
         shards = {prefix: shards[prefix] | read for prefix, read in found["read"].items()}
@@ -270,7 +271,7 @@ def test_stages_read_on_until_the_data_ends(forked, words, tmp_path) -> None:
     assert again["repeats"].keys() == {"code"}
     epochs_of_code = again["repeats"]["code"]
     assert 1 < epochs_of_code < 2
-    assert again["printed"] == (
+    assert again["logged"] == (
         f"code: {epochs_of_code:.2f} epochs after this stage; documents of earlier stages are read "
         "again\n"
     )
@@ -291,6 +292,6 @@ def test_one_stage_that_reads_everything_more_than_once(forked, words, tmp_path)
     assert read["epochs"] == pytest.approx(3201 / tokens, abs=40 / tokens)
     assert documents(found["train"]) == set(range(36))
     assert (
-        found["printed"]
+        found["logged"]
         == f"code: {read['epochs']:.2f} epochs after this stage; documents are read again\n"
     )
