@@ -101,16 +101,8 @@ class SdpaCoreAttention(MegatronModule):
                     "a boolean attention mask cannot be cut over context-parallel ranks: pass "
                     "document ids"
                 )
-            # this rank's queries are two chunks of the sequence; it needs the keys of all ranks
-            group = parallel_state.get_context_parallel_group()
-            cp = group.size()
-            rank = group.rank()
-            chunk = query.shape[0] // 2
-            starts = [rank * chunk, (2 * cp - 1 - rank) * chunk]
-            both = _gather_sequence(torch.cat([key, value], dim=-1), group)
-            key, value = both.split(key.shape[-1], dim=-1)
-            if documents is not None:
-                documents = _gather_sequence(documents.t().contiguous(), group).t()
+            starts, chunk = self._context_parallel_chunks(query)
+            key, value, documents = _gather_context(key, value, documents)
         else:
             # with a cache of keys the queries are the end of the sequence
             chunk = query.shape[0]
@@ -130,6 +122,14 @@ class SdpaCoreAttention(MegatronModule):
                 end = start + chunk
                 blocks += self._causal(part, key[:, :, :end], value[:, :, :end], start, documents)
         return torch.cat(blocks, dim=2).permute(2, 0, 1, 3).flatten(2)
+
+    @staticmethod
+    def _context_parallel_chunks(query: Tensor) -> tuple[list[int], int]:
+        """Return the positions of this rank's two chunks of queries, and their length."""
+        group = parallel_state.get_context_parallel_group()
+        chunk = query.shape[0] // 2
+        last = 2 * group.size() - 1
+        return [group.rank() * chunk, (last - group.rank()) * chunk], chunk
 
     def _causal(
         self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None
@@ -189,6 +189,18 @@ class SdpaCoreAttention(MegatronModule):
             scale=self.softmax_scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
+
+
+def _gather_context(
+    key: Tensor, value: Tensor, documents: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gather keys, values and document ids of the whole sequence from all ranks."""
+    group = parallel_state.get_context_parallel_group()
+    gathered = _gather_sequence(torch.cat([key, value], dim=-1), group)
+    keys, values = gathered.split(key.shape[-1], dim=-1)
+    if documents is not None:
+        documents = _gather_sequence(documents.t().contiguous(), group).t()
+    return keys, values, documents
 
 
 def _gather_sequence(local: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:

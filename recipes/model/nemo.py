@@ -151,7 +151,7 @@ class GraniteModel(llm.GPTModel):
 
 @io.model_importer(GraniteModel, "hf")
 class HFGraniteImporter(io.ModelConnector):
-    """NeMo's connector for ``llm.import_ckpt(model, "hf://FOLDER")``, from a Hugging Face folder."""
+    """NeMo's connector for ``llm.import_ckpt(model, "hf://FOLDER")``."""
 
     def apply(self, output_path: Path, dtype: str | None = None) -> Path:
         """Check the folder, build the model on the CPU, fill it and save it."""

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.runs.stage_folder import latest_checkpoint
 from recipes.runs.stage_manifest import StageManifest
 from recipes.training.initial_state import InitialState
+
+if TYPE_CHECKING:
+    import nemo_run as run
 
 log = logging.getLogger(__name__)
 
@@ -49,47 +52,12 @@ def fit(
         tracker: an experiment tracker beside TensorBoard, see :mod:`recipes.training.trackers`.
     """
     import fiddle
-    import nemo_run as run
-    from nemo import lightning as nl
 
-    from recipes.training.pretraining import pretraining_recipe
     from recipes.training.trackers import add_tracker, record_end, record_start
 
     _quiet_libraries()
-    blend: list[str | float] = []
-    for prefix, shard in manifest.data.items():
-        blend += [shard.weight, str(data / prefix)]
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    recipe = pretraining_recipe(
-        manifest.stage,
-        manifest.size,
-        list(overrides),
-        folder=str(folder),
-        data=blend,
-        tokenizer=str(tokenizer),
-        index_cache=str(folder / "index"),
-        devices=devices,
-        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // devices,
-    )
-    recipe.data.shards = {
-        str(data / prefix): state for prefix, state in _shard_states(manifest).items()
-    }
-
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint:
-        recipe.resume.resume_from_path = str(checkpoint)
-    elif initial_state.checkpoint:
-        recipe.resume.restore_config = run.Config(
-            nl.RestoreConfig,
-            path=str(initial_state.checkpoint),
-            load_optim_state=initial_state.optimizer_state == "carry",
-        )
-        log.info(
-            "%s: starts from %s, optimizer moments %s",
-            manifest.stage,
-            initial_state.checkpoint,
-            initial_state.optimizer_state,
-        )
+    recipe = _build_recipe(manifest, overrides, folder, data, tokenizer)
+    _set_checkpoint(recipe, manifest.stage, folder, initial_state)
     if tracker:
         add_tracker(recipe.log, tracker, folder)
 
@@ -105,6 +73,56 @@ def fit(
     module = pretrain.keywords["data"]
     read = {prefix: module.read[str(data / prefix)] for prefix in manifest.data}
     return FitResult(read, module.repeats)
+
+
+def _build_recipe(
+    manifest: StageManifest, overrides: Sequence[str], folder: Path, data: Path, tokenizer: Path
+) -> "run.Partial":
+    """Return the stage's ``nemo_run`` recipe for the processes that the launcher has started."""
+    from recipes.training.pretraining import pretraining_recipe
+
+    blend: list[str | float] = []
+    for prefix, shard in manifest.data.items():
+        blend += [shard.weight, str(data / prefix)]
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    recipe = pretraining_recipe(
+        manifest.stage,
+        manifest.size,
+        list(overrides),
+        folder=str(folder),
+        data=blend,
+        tokenizer=str(tokenizer),
+        index_cache=str(folder / "index"),
+        devices=devices,
+        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // devices,
+    )
+    states = _shard_states(manifest)
+    recipe.data.shards = {str(data / prefix): state for prefix, state in states.items()}
+    return recipe
+
+
+def _set_checkpoint(
+    recipe: "run.Partial", stage: str, folder: Path, initial_state: InitialState
+) -> None:
+    """Let a recipe resume the stage's last checkpoint, or else start from its initial state."""
+    import nemo_run as run
+    from nemo import lightning as nl
+
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint:
+        recipe.resume.resume_from_path = str(checkpoint)
+    elif initial_state.checkpoint:
+        recipe.resume.restore_config = run.Config(
+            nl.RestoreConfig,
+            path=str(initial_state.checkpoint),
+            load_optim_state=initial_state.optimizer_state == "carry",
+        )
+        log.info(
+            "%s: starts from %s, optimizer moments %s",
+            stage,
+            initial_state.checkpoint,
+            initial_state.optimizer_state,
+        )
 
 
 def _shard_states(manifest: StageManifest) -> Mapping[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from recipes.common.tokenizer_files import (
 )
 from recipes.registry.checks import require_processes
 from recipes.runs.data_folder import MANIFEST, DataManifest, check_packing
-from recipes.runs.stage_manifest import StageManifest
+from recipes.runs.stage_manifest import StageManifest, TrainingShard
 from recipes.spec.pretraining import PretrainRecipe
 
 # Megatron trains on rows in multiples of this
@@ -114,6 +114,17 @@ def check_stage_tokenizer(
         raise UserError(
             f"{folder}: trained with tokenizer {stage.tokenizer_fingerprint[:12]} but {data} has "
             f"{expected[:12]}; name data of the former tokenizer, or another --run-dir"
+        )
+
+
+def check_same_data(
+    folder: Path, former: StageManifest | None, data: Path, shards: dict[str, TrainingShard]
+) -> None:
+    """Raise UserError where a stage's folder was begun with other shards than it reads now."""
+    if former and former.data != shards:
+        raise UserError(
+            f"{folder}: began on other data than {data} holds now; name the former, or another "
+            f"--run-dir"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import LockedError, UserError
+from recipes.common.errors import LockedError
 from recipes.common.json_files import read_json
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import (
@@ -36,6 +36,7 @@ from recipes.training.preconditions import (
     check_data_tokenizer,
     check_loader,
     check_processes,
+    check_same_data,
     check_stage_tokenizer,
 )
 from recipes.training.stage_record import StageRecord, failures_recorded
@@ -151,13 +152,9 @@ def prepare(
 ) -> StageRun | None:
     """Check all that a stage needs in ``run_folder/stage``; None where it is finished already.
 
-    A stage that was interrupted continues from its last whole checkpoint, with the losses that it
-    would have had anyway. Its manifest, a :class:`~recipes.runs.stage_manifest.StageManifest`, is
-    written at each start and end; a signal stops it (see
-    :class:`~recipes.training.callbacks.StageCheckpoint`).
-
-    The stage starts from the weights of the stage before it, its own learning rate, and no sample
-    consumed; it continues to read each shard where the stages before it have stopped.
+    A stage starts from the weights of the stage before it, its own learning rate, and no sample
+    consumed; it continues to read each shard where the stages before it have stopped. One that was
+    interrupted continues from its last whole checkpoint, with the losses it would have had anyway.
 
     Args:
         stage: a stage whose recipe is ready.
@@ -195,11 +192,7 @@ def prepare(
         check_stage_tokenizer(folder, former, data, data_manifest)
     if state.checkpoint and state.manifest:
         check_stage_tokenizer(state.checkpoint, state.manifest, data, data_manifest)
-    if former and former.data != shards:
-        raise UserError(
-            f"{folder}: began on other data than {data} holds now; name the former, or another "
-            f"--run-dir"
-        )
+    check_same_data(folder, former, data, shards)
     if former and former.is_finished:
         write_recipe(folder, recipe)
         log.info("%s: finished already, nothing to do (%s)", stage, folder)
