@@ -70,10 +70,14 @@ def test_random_weights_have_no_parent(tmp_path) -> None:
     assert "parent/manifest" not in lineage
 
 
+def _set(**environment: str) -> None:
+    os.environ.update(environment)
+
+
 def _train(run_folder: Path, data: Path, tracker: str, **environment: str) -> Path:
     """Train a stage of two steps with a tracker, and return its folder."""
     words = [*command(run_folder, data, "tokens=512"), "--log", tracker]
-    ended = run(words, partial(os.environ.update, environment))
+    ended = run(words, partial(_set, **environment))
     assert ended.codes == [0], ended.errors
     for path in run_folder.parent.rglob("*"):
         assert not (path.is_file() and SECRET.encode() in path.read_bytes()), path
@@ -119,7 +123,7 @@ def test_mlflow_in_a_folder(data, tmp_path) -> None:
 
 def test_a_tracker_that_starts_no_run_is_one_sentence(data, tmp_path) -> None:
     words = [*command(tmp_path / "run", data), "--log", "wandb"]
-    ended = run(words, partial(os.environ.update, WANDB_MODE="online", WANDB_API_KEY="short"))
+    ended = run(words, partial(_set, WANDB_MODE="online", WANDB_API_KEY="short"))
     assert ended.codes == [2]
     assert "--log wandb: no run could be started" in ended.errors.splitlines()[-1]
     assert "Traceback" not in ended.errors
