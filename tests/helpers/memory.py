@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def memory(field: str) -> int:
-    """Return the bytes that /proc/self/status names in ``field``: ``VmRSS`` now, ``VmHWM`` at most."""
+    """Return the bytes of a field of /proc/self/status: ``VmRSS`` now, ``VmHWM`` at most."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
