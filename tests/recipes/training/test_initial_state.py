@@ -178,7 +178,10 @@ def test_a_stage_without_its_predecessor_is_refused(tmp_path) -> None:
 
 def test_a_checkpoint_of_another_size_is_refused(chain, tmp_path) -> None:
     recipe = resolve_pretraining("phase2", "tiny", ["model.num_layers=3"])
-    match = r"step=00000002: \(layers, hidden size, MLP width\) are \(4, 64, 192\), expected \(3, 64, 192\) for tiny"
+    match = (
+        r"step=00000002: \(layers, hidden size, MLP width\) are \(4, 64, 192\), "
+        r"expected \(3, 64, 192\) for tiny"
+    )
     with pytest.raises(UserError, match=match):
         initial_state(recipe, tmp_path, _final(chain, "phase1"))
 
