@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_bridge_nemo import import_in_fork, logits_of_checkpoint, save_in_parallel, train_one_step
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -36,6 +35,12 @@ from tests.helpers.bridge_folders import (
     write_granite,
 )
 from tests.helpers.manifests import write_stage_manifest
+from tests.helpers.nemo_checkpoints import (
+    import_in_fork,
+    logits_of_checkpoint,
+    save_in_parallel,
+    train_one_step,
+)
 
 pytestmark = pytest.mark.slow
 

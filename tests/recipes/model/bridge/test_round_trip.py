@@ -1,7 +1,6 @@
 """The bridge through NeMo itself: import, load, train, save with parallel ranks, export."""
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -22,16 +21,16 @@ from tests.helpers.bridge_folders import (
     write_granite,
     write_tokenizer,
 )
+from tests.helpers.nemo_checkpoints import (
+    import_in_fork,
+    logits_of_checkpoint,
+    save_in_parallel,
+    train_one_step,
+)
 
 pytestmark = pytest.mark.slow
 
 ROPE_THETA = {"3b": 1e7, "8b": 1e7, "30b": 5e7}
-
-
-def import_in_fork(source: Path, output: Path, dtype: str | None = None) -> None:
-    from recipes.model.bridge.from_hf import import_hf
-
-    import_hf(source, output, dtype=dtype)
 
 
 def import_through_nemo(source: Path, output: Path) -> None:
@@ -44,85 +43,6 @@ def import_through_nemo(source: Path, output: Path) -> None:
         f"hf://{source}",
         output,
     )
-
-
-def logits_of_checkpoint(checkpoint: Path, ids: np.ndarray) -> np.ndarray:
-    from nemo.lightning.io import ModelConnector
-
-    model, _ = ModelConnector(str(checkpoint)).nemo_load(checkpoint)
-    tokens = torch.from_numpy(ids)
-    with torch.no_grad():
-        logits = model.eval()(tokens, torch.arange(tokens.shape[1]).expand_as(tokens), None)
-    return logits.float().numpy()
-
-
-def save_in_parallel(checkpoint: Path, output: Path, tensor: int, pipeline: int) -> None:
-    from nemo.lightning import MegatronStrategy, Trainer
-    from nemo.lightning.io import ModelConnector
-
-    os.environ["TORCHELASTIC_RUN_ID"] = (
-        "parallel"  # the ranks are here already: Lightning must not start them
-    )
-    strategy = MegatronStrategy(
-        tensor_model_parallel_size=tensor,
-        pipeline_model_parallel_size=pipeline,
-        pipeline_dtype=torch.float32,
-        ddp="pytorch",
-        setup_optimizers=False,
-        ckpt_save_optimizer=False,
-        ckpt_async_save=False,
-    )
-    trainer = Trainer(devices=tensor * pipeline, accelerator="cpu", strategy=strategy)
-    connector = ModelConnector(str(checkpoint))
-    _, trainer = connector.nemo_load(checkpoint, trainer=trainer)
-    connector.nemo_save(output, trainer)
-
-
-def train_one_step(checkpoint: Path, runs: Path) -> str:
-    """Train one step with learning rate 0 from ``checkpoint`` and return where the result was
-    saved.
-    """
-    from megatron.core.optimizer import OptimizerConfig
-    from nemo import lightning as nl
-    from nemo.collections import llm
-    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import (
-        AutoTokenizer as NemoTokenizer,
-    )
-
-    from recipes.model.nemo import GraniteModel
-
-    config = nl.io.load_context(checkpoint, subpath="model.config")
-    words = NemoTokenizer(str(checkpoint / "context" / "nemo_tokenizer"))
-    llm.pretrain(
-        model=GraniteModel(config, tokenizer=words),
-        data=llm.MockDataModule(
-            seq_length=32, micro_batch_size=1, global_batch_size=2, tokenizer=words, num_workers=0
-        ),
-        trainer=nl.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_steps=1,
-            limit_val_batches=0,
-            strategy=nl.MegatronStrategy(ckpt_async_save=False, process_group_backend="gloo"),
-        ),
-        log=nl.NeMoLogger(
-            log_dir=str(runs),
-            use_datetime_version=False,
-            ckpt=nl.ModelCheckpoint(
-                every_n_train_steps=1,
-                save_top_k=1,
-                monitor="reduced_train_loss",
-                save_optim_on_train_end=True,
-            ),
-        ),
-        optim=nl.MegatronOptimizerModule(
-            OptimizerConfig(
-                optimizer="adam", lr=0.0, min_lr=0.0, use_distributed_optimizer=False, bf16=False
-            )
-        ),
-        resume=nl.AutoResume(restore_config=nl.RestoreConfig(path=str(checkpoint))),
-    )
-    return str(next(path.parent for path in sorted(runs.rglob("weights"))))
 
 
 @pytest.fixture(scope="module")
