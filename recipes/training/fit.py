@@ -53,7 +53,7 @@ def fit(
     """
     import fiddle
 
-    from recipes.training.trackers import add_tracker, record_end, record_start
+    from recipes.training.trackers import add_tracker, tracked
 
     _quiet_libraries()
     recipe = _build_recipe(manifest, overrides, folder, data, tokenizer)
@@ -63,12 +63,8 @@ def fit(
 
     pretrain = fiddle.build(recipe)
     loggers = pretrain.keywords["log"]
-    if tracker:
-        record_start(loggers, tracker, folder, manifest)
-    with _log_file_errors_ignored():
+    with tracked(loggers, tracker, folder, manifest), _log_file_errors_ignored():
         pretrain()
-    if tracker:
-        record_end(loggers, folder)
 
     module = pretrain.keywords["data"]
     read = {prefix: module.read[str(data / prefix)] for prefix in manifest.data}

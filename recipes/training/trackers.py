@@ -8,17 +8,17 @@ recipe holds none of them, so that no secret is in a file of the run.
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recipes.common.errors import UserError, nearest
 from recipes.common.json_files import read_json_or_none, write_json
 from recipes.common.versions import commit
 from recipes.runs.stage_folder import RECIPE, latest_checkpoint, read_recipe
 from recipes.runs.stage_manifest import MANIFEST, RANDOM_WEIGHTS, StageManifest
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import MLFlowLogger
+from recipes.training.full_disk import is_first_rank
 
 PROJECT = "granite41"
 # tracker -> the package that a user installs
@@ -50,6 +50,8 @@ def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
     import nemo_run as run
     from lightning.pytorch.loggers import WandbLogger
 
+    from recipes.training.mlflow_logger import StageMLFlowLogger
+
     run_folder = folder.resolve().parent
     name = f"{run_folder.name}/{folder.name}"
     run_id = (read_json_or_none(folder / RUN_IDS) or {}).get(tracker)
@@ -63,7 +65,7 @@ def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
         )
     else:
         config = run.Config(
-            mlflow_logger,
+            StageMLFlowLogger,
             run_name=name,
             run_id=run_id,
             save_dir=str(run_folder / "mlruns"),
@@ -72,36 +74,23 @@ def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
         log_config.extra_loggers = [config]
 
 
-def mlflow_logger(
-    run_name: str, run_id: str | None, save_dir: str, experiment_name: str
-) -> "MLFlowLogger":
-    """Return Lightning's logger for MLflow, at the URI of the environment of this process.
-
-    The URI may hold a password, so it is no argument, and Lightning reads it only at import.
-    """
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    return MLFlowLogger(
-        run_name=run_name,
-        run_id=run_id,
-        save_dir=save_dir,
-        experiment_name=experiment_name,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
-    )
-
-
-def record_start(nemo_logger: Any, tracker: str, folder: Path, manifest: StageManifest) -> None:
-    """Start, or continue, the tracker's run of a stage, and record the stage's lineage there.
+@contextmanager
+def tracked(
+    nemo_logger: Any, tracker: str | None, folder: Path, manifest: StageManifest
+) -> Iterator[None]:
+    """Have the tracker's run of a stage, new or continued, record its lineage and its end.
 
     Args:
         nemo_logger: the ``NeMoLogger``.
+        tracker: None for no tracker.
         folder: of the stage.
         manifest: of the stage, as it is at its start.
 
     Raises:
         UserError: the tracker cannot start a run.
     """
-    for logger in _loggers(nemo_logger):
+    loggers = [logger for logger in _loggers(nemo_logger) if tracker]
+    for logger in loggers:
         try:
             logger.log_hyperparams(lineage(folder, manifest))
             run_id = logger.version
@@ -110,15 +99,21 @@ def record_start(nemo_logger: Any, tracker: str, folder: Path, manifest: StageMa
                 f"--log {tracker}: no run could be started ({type(error).__name__}); log in to it, "
                 f"check its environment variables and the network, or leave --log out"
             ) from error
-        if run_id:
-            write_json(folder / RUN_IDS, {tracker: run_id})
+        if run_id and is_first_rank():
+            write_json(folder / RUN_IDS, {str(tracker): run_id})
 
-
-def record_end(nemo_logger: Any, folder: Path) -> None:
-    """Record the checkpoint that a finished stage leaves."""
-    checkpoint = latest_checkpoint(folder)
-    for logger in _loggers(nemo_logger):
-        logger.log_hyperparams({"artifacts/checkpoint": str(checkpoint)})
+    exit_code = 1
+    try:
+        yield
+        checkpoint = latest_checkpoint(folder)
+        for logger in loggers:
+            logger.log_hyperparams({"artifacts/checkpoint": str(checkpoint)})
+        exit_code = 0
+    finally:
+        # a process that was forked ends without what wandb does at its exit
+        if tracker == "wandb" and is_first_rank():
+            for logger in loggers:
+                logger.experiment.finish(exit_code=exit_code)
 
 
 def lineage(folder: Path, manifest: StageManifest) -> dict[str, Any]:
