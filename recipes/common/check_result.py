@@ -43,26 +43,13 @@ def print_checks(
     groups = {group: list(checks) for group, checks in groups.items()}
     rows = _pairs(groups)
     if as_json:
-        entries = [
-            {**more, **({"stage": group} if group else {}), **asdict(check)}
-            for group, check in rows
-        ]
+        entries = []
+        for group, check in rows:
+            stage = {"stage": group} if group else {}
+            entries.append({**more, **stage, **asdict(check)})
         print(json.dumps(entries, indent=2))
     else:
-        cells = [
-            [
-                group,
-                check.name,
-                "ok" if check.ok else "FAILED",
-                human(check.found),
-                human(check.expected),
-                check.reason,
-            ]
-            for group, check in rows
-        ]
-        titles = ["stage", "check", "result", "found", "expected", "reason"]
-        _print_without_empty_columns(titles, cells)
-
+        _print_without_empty_columns([_cells(group, check) for group, check in rows])
     return print_failed(groups)
 
 
@@ -87,6 +74,19 @@ def _pairs(groups: Mapping[str, Iterable[CheckResult]]) -> list[tuple[str, Check
     return pairs
 
 
-def _print_without_empty_columns(titles: list[str], rows: list[list[str]]) -> None:
-    kept = [index for index in range(len(titles)) if any(row[index] for row in rows)]
-    print_table([titles[index] for index in kept], [[row[index] for index in kept] for row in rows])
+def _cells(group: str, check: CheckResult) -> dict[str, str]:
+    """Return column -> text."""
+    return {
+        "stage": group,
+        "check": check.name,
+        "result": "ok" if check.ok else "FAILED",
+        "found": human(check.found),
+        "expected": human(check.expected),
+        "reason": check.reason,
+    }
+
+
+def _print_without_empty_columns(rows: list[dict[str, str]]) -> None:
+    columns = list(rows[0]) if rows else []
+    shown = [column for column in columns if any(row[column] for row in rows)]
+    print_table(shown, [[row[column] for column in shown] for row in rows])

@@ -49,7 +49,7 @@ def test_other_keys_are_ignored_and_defaults_fill_in() -> None:
     ("value", "message"),
     [
         ({"sizes": []}, "file: has no key 'leaves'; do it again"),
-        ({"leaves": {}, "sizes": 5}, "file: "),
+        ({"leaves": {}, "sizes": 5}, "file: key 'sizes' holds 5 (int); do it again"),
         ({"leaves": {}, "sizes": ["x"]}, "file: key 'sizes' holds"),
         ({"leaves": {}, "sizes": [], "notes": {}}, "file: key 'notes' holds {} (dict)"),
         ({"leaves": {"a": {"name": 5}}, "sizes": []}, "file: key 'leaves"),
