@@ -62,7 +62,7 @@ class ChainDisplay:
         self._seconds = seconds
         self._logs = logs
         self._number = {task.name: number for number, task in enumerate(chain, 1)}
-        self._progress = Progress(sum(seconds.values()))
+        self._progress = Progress(sum(seconds.values()), time.monotonic)
         self._started: dict[str, float] = {}
         self._finished = 0
         self._offsets: dict[str, int] = {}

@@ -1,12 +1,16 @@
 """``granite41 list`` and ``show``: output, exit statuses, and what they must not import."""
 
 import json
+import logging
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
 from recipes.cli import main as cli
+from recipes.cli.grouped_help import GROUPS
 from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.tables import human
 from recipes.registry.resolve import resolve
@@ -127,6 +131,44 @@ def test_wrong_usage_is_status_2(run, words: tuple[str, ...]) -> None:
     assert (status, out) == (2, "")
     assert "Error: " in err
     assert "Traceback" not in err
+
+
+def test_help_groups_every_command(run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    grouped = [name for names in GROUPS.values() for name in names]
+    commands = {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands
+    }
+    commands |= {group.name for group in cli.app.registered_groups}
+    assert sorted(grouped) == sorted(commands)
+    for title, names in GROUPS.items():
+        section = out.partition(f"{title}:")[2].partition("\n\n")[0]
+        assert [line.split()[0] for line in section.splitlines() if line] == list(names)
+
+
+def test_the_version_and_completion(run) -> None:
+    assert run("--version")[:2] == (0, f"{version('granite41-recipes')}\n")
+    script = subprocess.run(
+        [sys.executable, "-m", "recipes.cli"],
+        env={
+            **os.environ,
+            "_GRANITE41_COMPLETE": "complete_bash",
+            "COMP_WORDS": "granite41 mer",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert script.stdout.split() == ["merge"]
+
+
+def test_verbose_shows_details(run, caplog) -> None:
+    log = logging.getLogger("recipes.test")
+    for flags, shown in (((), ""), (("-v",), "a detail\n")):
+        assert run(*flags, "list")[0] == 0
+        log.debug("a detail")
+        assert sys.stderr.getvalue() == shown
 
 
 def test_help_names_the_commands(run) -> None:

@@ -143,7 +143,8 @@ def test_the_loss_ends_a_quarter_below_the_unigram_entropy(run_folder) -> None:
     assert manifest["validation_loss"] <= 0.75 * manifest["unigram_entropy"]
     assert lines[-1].keys() == {"step", "val_loss"}
     assert lines[-1]["step"] == 153
-    # the tokens of a vocabulary of 2,048 cannot be more even than ln 2048, nor much less in real text
+    # the tokens of a vocabulary of 2,048 cannot be more even than ln 2048, nor much less in real
+    # text
     assert 6 < manifest["unigram_entropy"] < 7.63
     report = (run_folder / "report.md").read_text()
     assert f"| {manifest['validation_loss']:.3f} | {manifest['unigram_entropy']:.3f} |" in report
