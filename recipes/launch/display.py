@@ -1,4 +1,4 @@
-"""A chain that runs on this machine, as its user sees it: the plan, the progress, and what is next."""
+"""The screen of a chain on this machine: its plan, its progress, and what to do next."""
 
 import sys
 import threading
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.5
 
 
 def plan_lines(chain: Sequence[Task], stages: Iterable[str]) -> list[str]:
-    """Return one line for each stage, with its tasks in order, and one for the tasks of no stage."""
+    """Return a line for each stage, with its tasks in order, and one for the tasks of none."""
     names = [task.name for task in chain]
     lines = []
     for stage in stages:
@@ -45,9 +45,10 @@ def next_steps(run_folder: Path, last_stage: str, size: str) -> list[str]:
 
 
 class ChainDisplay:
-    """Progress of a chain on stdout: a line for each finished task, and what the running ones log.
+    """Progress of a chain on stdout: a line for each finished task, and what running ones log.
 
-    A terminal shows the latest line of the running task in place, other outputs get one now and then.
+    A terminal shows the latest line of the running task in place, other outputs get one now and
+    then.
     """
 
     def __init__(self, chain: Sequence[Task], seconds: Mapping[str, float], logs: Path) -> None:
@@ -108,10 +109,14 @@ class ChainDisplay:
 
     def _follow(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            for name in list(self._started):
-                line = self._newest_line(name)
-                if line:
-                    self._show(line)
+            self._poll()
+
+    def _poll(self) -> None:
+        """Show what the running tasks have logged since the last time."""
+        for name in list(self._started):
+            line = self._newest_line(name)
+            if line:
+                self._show(line)
 
     def _newest_line(self, name: str) -> str | None:
         log = self._logs / f"{name}.log"

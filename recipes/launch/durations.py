@@ -1,7 +1,7 @@
 """The seconds that the tasks of a chain take, relative to each other, for the time that is left.
 
-All figures are assumed, from runs at size tiny on two cores. Only their ratios matter: the time left
-is scaled by how long the finished tasks took.
+All figures are assumed, from runs at size tiny on two cores. Only their ratios matter: the time
+left is scaled by how long the finished tasks took.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,8 @@ def _seconds(task: Task, recipes: Mapping[str, PretrainRecipe]) -> float:
 def training_flops(recipe: PretrainRecipe) -> float:
     """Return the floating-point operations of a stage: training, and a third of it to validate.
 
-    Six per parameter and token, and for causal attention six per layer, hidden unit and token of the
-    sequence (Megatron-LM, arXiv 2104.04473, appendix A).
+    Six per parameter and token, and for causal attention six per layer, hidden unit and token of
+    the sequence (Megatron-LM, arXiv 2104.04473, appendix A).
     """
     model = recipe.model
     attention = model.num_layers.value * model.hidden_size.value * recipe.sequence_length.value

@@ -1,4 +1,4 @@
-"""The demo from the command line: the whole chain at tiny, with an interruption, through nemo-run and real Megatron."""
+"""The demo from the command line: the whole chain at tiny, with an interruption."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ MERGED = [stage for stage in CHAIN if stage.startswith("lce")]
 
 
 def _interrupt_after(step: int, command: list[str], metrics: Path) -> str:
-    """Run ``command`` until its metrics hold ``step``, then press Ctrl-C; return what it printed."""
+    """Run ``command`` until its metrics hold ``step``, press Ctrl-C; return what it printed."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -97,7 +97,7 @@ def test_the_first_failure_ends_the_chain_with_its_reason(forked, tmp_path) -> N
 
 
 def _interrupted(folder: Path, signum: int) -> str:
-    """Stop a chain in its task with a signal that comes twice, as from ``timeout`` or a terminal."""
+    """Stop a chain in its task with a signal that comes twice, as from ``timeout``."""
     (folder / "asleep.py").write_text(SLEEP)
     os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 

@@ -1,4 +1,4 @@
-"""Commands through a process that forks for each: the same output and exit status, signals, and nobody left behind."""
+"""Commands in forks: the same output and exit status, signals, and nobody left behind."""
 
 import json
 import os
