@@ -398,14 +398,20 @@ def test_an_evaluation_has_a_job_for_each_length(site, forked, tmp_path) -> None
     forked(write_model, tmp_path / "model", 512)
     output = tmp_path / "out"
     words = ["eval", "long-context", "--model", tmp_path / "model", "--size", "tiny"]
-    words += ["--tasks", "niah_single_1", "vt", "--lengths", "256", "384", "--samples", "1"]
+    words += ["--tasks", "niah_single_1", "niah_single_2", "--samples", "1"]
+    words += ["--lengths", "256", "384"]
     site.run(*words, "--output", output, "--on", site.file, "--run-dir", site.run_folder)
 
     ids = site.ids()
     assert list(ids) == ["eval-long-context-256", "eval-long-context-384", "eval-long-context"]
     site.wait_for(ids["eval-long-context"], "COMPLETED")
     units = {unit.name for unit in read_evaluation(output).units}
-    assert units == {"niah_single_1@256", "vt@256", "niah_single_1@384", "vt@384"}
+    assert units == {
+        "niah_single_1@256",
+        "niah_single_2@256",
+        "niah_single_1@384",
+        "niah_single_2@384",
+    }
     log = site.stdout("logs", "eval-long-context", *site.flags)
     assert "4 of 4 units have their results already" in log
 
