@@ -398,7 +398,7 @@ def test_an_evaluation_has_a_job_for_each_length(site, forked, tmp_path) -> None
     forked(write_model, tmp_path / "model", 512)
     output = tmp_path / "out"
     words = ["eval", "long-context", "--model", tmp_path / "model", "--size", "tiny"]
-    words += ["--tasks", "niah_single_1", "niah_single_2", "--samples", "1"]
+    words += ["--tasks", "niah_single_1", "niah_single_2", "--samples", "2"]
     words += ["--lengths", "256", "384"]
     site.run(*words, "--output", output, "--on", site.file, "--run-dir", site.run_folder)
 
