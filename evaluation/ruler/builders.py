@@ -137,6 +137,7 @@ def insert(
     if len(lines) >= len(inserted):
         places = np.sort(rng.permutation(len(lines))[: len(inserted)])
     else:
+        # several before the same line
         places = np.sort(rng.randint(0, len(lines) + 1, len(inserted)))
 
     result: list[str] = []
@@ -167,6 +168,8 @@ class NeedleBuilder(Builder[NeedleSettings]):
         for key in keys:
             needles += [settings.needle.format(key=key, value=value) for value in key_values[key]]
         rng.shuffle(needles)
+
+        # the question names some keys; the end of the prompt repeats them
         queried = [keys[n] for n in rng.permutation(settings.keys)[: settings.queries]]
 
         query = _enumerate(queried)
@@ -362,9 +365,13 @@ class ChainBuilder(Builder[ChainSettings]):
     ) -> Draft:
         settings = self.settings
         number = settings.hops + 1
+
+        # several times as many as are needed, as some are drawn twice
         names = _draw_names(rng, settings.letters, 4 * number, excluded=["VAR"])[:number]
         example_names = _draw_names(rng, 3, 8 * number, excluded=["VAR", *names])[:number]
         example = self._example(rng, example_names)
+
+        # another value than the example's
         value = str(rng.randint(10000, 99999))
         while value in example:
             value = str(rng.randint(10000, 99999))
@@ -461,6 +468,7 @@ class ListBuilder(Builder[ListSettings]):
         chosen = self._choose_words(rng, shown)
         common = chosen[: settings.common]
 
+        # what is always there; the other words fill the rest
         end = f"\n{settings.tail}{settings.answer_prefix}"
         room -= self.cost(example, settings.head, end) + self.counter.added
         room -= settings.frequency * int(costs[common].sum())
@@ -486,6 +494,7 @@ class ListBuilder(Builder[ListSettings]):
         """Return the positions of as many words as the length can need, none of those ``shown``."""
         words, _ = self.tables.words(self._pool)
         _, numbers = self.tables.numbers
+        # an entry takes a number and a word; ``len(numbers)`` entries are more than fit
         order = rng.permutation(len(words))
         chosen = order[: len(numbers) // self.settings.other + len(shown)]
         if shown.isdisjoint(itemgetter(*chosen.tolist())(words)):
@@ -619,9 +628,11 @@ class QuestionBuilder(Builder[QuestionSettings]):
         questions, costs = tables.documents(task)
         needed = self.counter.counts([self._end(question.query) for question in questions.items])
         needed += self.cost(settings.head) + self.counter.added
+        # the prompt with the question's own documents and nothing else
         for position, question in enumerate(questions.items):
             gold = self._gold(question)
             needed[position] += costs[gold].sum() + tables.headers[len(gold)]
+        # some tokens to spare, as pieces do not add up with every tokenizer
         self.fitting = np.flatnonzero(1.01 * needed + 4 <= self.limit).tolist()
         self.share = len(self.fitting) / len(questions.items)
 
@@ -641,6 +652,7 @@ class QuestionBuilder(Builder[QuestionSettings]):
         order = self._order_others(rng, question, budget)
         documents = self._pick_documents(gold, order, budget)
 
+        # shuffled, so that the gold documents are anywhere
         listed = rng.permutation(len(documents)).tolist()
         context = "".join(
             f"Document {number}:\n{documents[n]}\n\n" for number, n in enumerate(listed, 1)

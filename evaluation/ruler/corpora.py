@@ -190,6 +190,7 @@ class Corpora:
         say what is taken beyond them. They are part of the fingerprint all the same.
         """
         kind = None if task in _WITHOUT_TEXTS else self.kind
+        # changing this changes the fingerprints, and files of samples are made again
         parts: list[object] = []
         if task not in _WITHOUT_WORD_LISTS:
             parts += [self.adjectives, self.nouns, self.verbs]
@@ -262,6 +263,7 @@ class Corpora:
         if name == "english_words":
             return list(self._read_json("english_words.json").values())
         if name == "pairs":
+            # evenly spaced among all pairs
             step = len(self.adjectives) * len(self.nouns) // _PAIRS
             places = [divmod(number, len(self.nouns)) for number in range(0, step * _PAIRS, step)]
             return [f"{self.adjectives[first]}-{self.nouns[second]}" for first, second in places]
@@ -303,6 +305,7 @@ def _parse_squad(data: dict[str, Any]) -> Questions:
             for question in paragraph["qas"]:
                 if question["is_impossible"]:
                     continue
+                # annotators gave several answers, any of which is right
                 outputs = tuple(answer["text"] for answer in question["answers"])
                 items.append(Question(question["question"], outputs, (gold,), (gold,), related))
     return Questions(documents, items)
@@ -324,6 +327,7 @@ def _parse_hotpotqa(data: Sequence[dict[str, Any]]) -> Questions:
     for question, texts in zip(data, paragraphs, strict=True):
         titles = dict.fromkeys(title for title, _ in question["supporting_facts"])
         gold = tuple(dict.fromkeys(numbers[text] for text in texts.values()))
+        # a few supporting facts name a title that the question does not come with
         supporting = tuple(numbers[texts[title]] for title in titles if title in texts)
         items.append(Question(question["question"], (question["answer"],), gold, supporting))
     return Questions(ordered, items)

@@ -183,6 +183,7 @@ def generate(
     file = tokenizer / "tokenizer.json"
     checksum = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
+    # what is whole and made from the same inputs is kept
     missing = []
     for length in dict.fromkeys(lengths):
         for task in dict.fromkeys(tasks):
@@ -244,6 +245,7 @@ def _make(
     tables = Tables(Counter(tokenizer), texts, longest)
     builders = [choose(sample_set.task, sample_set.length, tables) for sample_set in sample_sets]
 
+    # cost of each file, for the number of processes and the time left
     tokens = [sample_set.length * sample_set.count for sample_set in sample_sets]
     workers = min(workers, 1 + sum(tokens) // _WORKER_TOKENS)
     progress = Progress(sum(tokens))
@@ -285,6 +287,7 @@ def _write(
             size += len(chunk.lines)
             fills += [tokens / sample_set.length for tokens in chunk.tokens]
 
+    # the description appears last: without it the samples are not taken for whole
     settings = asdict(builder.settings)
     for name in _NOT_IN_METADATA:
         del settings[name]

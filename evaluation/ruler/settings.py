@@ -121,6 +121,7 @@ class _NeedleTask:
     value_type: Kind = "numbers"
 
 
+# scripts/synthetic.yaml
 _NEEDLE_TASKS = {
     "niah_single_1": _NeedleTask("noise"),
     "niah_single_2": _NeedleTask("essay"),
@@ -159,6 +160,7 @@ def _needle_candidates(task: _NeedleTask) -> list[Settings]:
     ]
 
 
+# NVIDIA's sentences, in the singular or the plural
 def _published_needles(task: _NeedleTask, name: str, budget: int) -> NeedleSettings:
     kind: str = task.value_type
     if task.queries * task.values > 1:
@@ -199,6 +201,7 @@ def _compact_needles(
     queries = min(task.queries, most)
     values = min(task.values, most)
     several = queries * values > 1
+    # one noun for numbers and uuids saves tokens
     noun = "values" if several else "value"
     verb = "are" if several else "is"
     return NeedleSettings(
@@ -252,6 +255,7 @@ def _chain_candidates() -> list[Settings]:
         example_tokens=500,
         example_lines=5,
     )
+    # without NVIDIA's introduction, and with one line of noise in the example
     compact = ChainSettings(
         name="compact",
         budget=30,
@@ -288,6 +292,7 @@ def _list_candidates(length: int) -> list[Settings]:
         other=3,
         example=(40, 10, 3),
     )
+    # NVIDIA's for under 4,096 tokens
     short = replace(long, frequency=6, other=1, example=(20, 3, 1))
     if length >= LONG_LISTS_FROM:
         published = [long, replace(short, name="published-short")]
@@ -335,6 +340,7 @@ def _coded_candidates() -> list[Settings]:
             "the three most frequently appeared words are:"
         ),
     )
+    # the question without its explanations
     compact = CodedSettings(
         name="compact",
         budget=32,
@@ -358,6 +364,7 @@ def _question_candidates() -> list[Settings]:
         answer_prefix=" Answer:",
         gold="all",
     )
+    # the instruction once, in few words
     compact = QuestionSettings(
         name="compact",
         budget=24,
