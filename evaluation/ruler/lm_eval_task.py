@@ -2,8 +2,8 @@
 
 Two forms: the published one, where the model writes an answer and ``metrics`` scores it; and the
 graded one (metric ``acc``), where the model's probability of the right answers is compared with
-that of another sample's answers to the same task, after the same prompt. The graded score moves
-long before a model can write an answer; chance is 50 %.
+that of another sample's answers to the same task, after the same prompt. Chance is 50 %, where
+size tiny stays: its few hundred steps do not teach it to look a value up in its context.
 """
 
 from functools import lru_cache
