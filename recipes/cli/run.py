@@ -1,0 +1,177 @@
+"""``granite41 run``, ``resume`` and ``train``: chains of stages, and one stage by hand."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recipes.cli.cluster import OnOption, RunDirOption
+from recipes.cli.options import (
+    DataOption,
+    OverridesArgument,
+    SizeOption,
+    StageArgument,
+    TrackerOption,
+)
+from recipes.common.errors import UserError
+from recipes.common.progress import duration
+
+if TYPE_CHECKING:
+    from recipes.runs.chain_request import ChainRequest
+    from recipes.runs.task import Task
+
+_log = logging.getLogger(__name__)
+
+
+def run_stages(
+    ctx: typer.Context,
+    stages: Annotated[
+        str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")
+    ],
+    size: SizeOption,
+    overrides: OverridesArgument = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name."
+        ),
+    ] = "local",
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]"
+        ),
+    ] = None,
+    data: DataOption = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]",
+        ),
+    ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER."
+        ),
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
+    ] = True,
+    log: TrackerOption = None,
+    dryrun: Annotated[
+        bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")
+    ] = False,
+) -> None:
+    """Run stages: data (size tiny), training, merge, export, evaluation, report."""
+    from recipes.launch.chain import build_chain, require_inputs, select_stages
+    from recipes.runs.chain_request import ChainRequest
+
+    request = ChainRequest(
+        stages=select_stages(stages, size, first),
+        size=size,
+        overrides=overrides or [],
+        data=str(data) if data else None,
+        devices=devices,
+        init=init,
+        evaluate=evaluate,
+        log=log,
+    )
+    if log:
+        from recipes.training.trackers import check_tracker
+
+        check_tracker(log, is_used_here=on == "local")
+    if on != "local":
+        from recipes.launch.on_slurm import run_on_cluster
+
+        run_on_cluster(on, run_dir, request, dryrun)
+        return
+
+    run_folder = run_dir or Path("runs") / size
+    chain = build_chain(request, run_folder)
+    if dryrun:
+        for stage in request.stages:
+            if stage not in [task.name for task in chain]:
+                typer.echo(f"{stage}: finished already")
+        for task in chain:
+            typer.echo(str(task))
+        return
+    require_inputs(chain, data, init)
+    _run_here(request, chain, run_folder, verbose=bool(ctx.obj))
+
+
+def _run_here(
+    request: "ChainRequest", chain: Sequence["Task"], run_folder: Path, verbose: bool
+) -> None:
+    """Run a chain on this machine, with its plan, its progress and a summary at the end."""
+    from recipes.launch.chain import resolve_recipes
+    from recipes.launch.display import next_steps, plan_lines
+    from recipes.launch.durations import expected_seconds
+    from recipes.reports.summary import run_summary, summary_text
+
+    seconds = expected_seconds(chain, resolve_recipes(request))
+    typer.echo("\n".join(plan_lines(chain, request.stages)))
+    typer.echo(f"{len(chain)} tasks, about {duration(sum(seconds.values()))} on two cores\n")
+
+    from recipes.launch.locally import run_local
+
+    try:
+        run_local(chain, run_folder, seconds, verbose)
+    except KeyboardInterrupt:
+        print("granite41: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    typer.echo(f"\n{summary_text(run_summary(run_folder))}")
+    typer.echo("\n".join(next_steps(run_folder, request.stages[-1], request.size)))
+
+
+def resume(run_dir: RunDirOption, on: OnOption = None) -> None:
+    """Submit again what is left of a chain that was cancelled or has failed on a cluster."""
+    from recipes.launch.on_slurm import resume as resume_chain
+
+    resume_chain(run_dir, on)
+
+
+def train(
+    stage: StageArgument,
+    size: SizeOption,
+    run_dir: Annotated[Path, typer.Option(help="The run's folder.")],
+    data: Annotated[Path, typer.Option(help="A folder of prepared data.")],
+    overrides: OverridesArgument = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from this checkpoint or finished stage's folder  [default: the parent's]"
+        ),
+    ] = None,
+    log: TrackerOption = None,
+) -> None:
+    """Train one stage in this process, or in each one of torchrun; continue it if interrupted."""
+    from recipes.training.run import prepare
+
+    stage_run = prepare(stage, size, run_dir, data, overrides or [], init, log)
+    if stage_run is None:
+        return
+    try:
+        stage_run.train()
+    finally:
+        # also of a stage that has failed or was stopped
+        if stage_run.has_begun:
+            _write_report(run_dir)
+
+
+def _write_report(run_folder: Path) -> None:
+    """Write the run's report; where it cannot be, say so and hide no other error."""
+    from recipes.reports.run import write_report
+
+    try:
+        write_report(run_folder)
+    except (OSError, UserError) as error:
+        _log.warning("%s: no report was written: %s", run_folder, error)
