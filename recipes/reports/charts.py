@@ -1,130 +1,181 @@
-"""Scales of the charts, which the template ``chart.html.j2`` writes as SVG."""
+"""Charts, drawn by matplotlib for the pages and for ``granite41 plot``."""
 
+import html
+import io
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from recipes.reports.document import Axis, Chart, Point, Series
+from recipes.reports.document import Chart, Series, as_text
+from recipes.reports.values import short
 
-WIDTH = 480
-HEIGHT = 270
-LEFT, RIGHT, TOP, BOTTOM = 62, 470, 18, 226
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# variables of the style sheet with their light colors, which a picture has
+PALETTE = {
+    "ink": "#1b1f24",
+    "soft": "#59626d",
+    "line": "#d5dae0",
+    "shade": "#eef1f5",
+    "c0": "#0b62a8",
+    "c1": "#c2410c",
+    "c2": "#00795a",
+    "c3": "#a13d7a",
+    "c4": "#7a5c00",
+    "c5": "#4b5563",
+}
+STYLE: dict[Any, Any] = {
+    # text of an SVG stays text, and a $ a $
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "path.simplify": False,
+    "font.size": 9,
+    "text.color": PALETTE["ink"],
+    "axes.labelcolor": PALETTE["soft"],
+    "axes.axisbelow": True,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.edgecolor": PALETTE["line"],
+    "grid.color": PALETTE["line"],
+    "xtick.color": PALETTE["soft"],
+    "ytick.color": PALETTE["soft"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "hatch.linewidth": 0.4,
+    "legend.frameon": False,
+}
+CURVES: dict[str, dict[str, Any]] = {
+    "train": {"color": PALETTE["c0"]},
+    "validation": {"color": PALETTE["c1"]},
+    "entropy": {"color": PALETTE["soft"], "linestyle": ":"},
+    "applied": {"color": PALETTE["c0"], "linewidth": 4, "alpha": 0.55},
+    "recipe": {"color": PALETTE["c1"], "linestyle": "--"},
+    "ibm": {"color": PALETTE["ink"], "linestyle": ":", "markerfacecolor": "none"},
+    "assumed": {"color": PALETTE["c0"], "linestyle": "--", "linewidth": 2},
+    "published": {"color": PALETTE["c0"], "linewidth": 2},
+}
+# series without a style take the colors in turn, then the same with dashes
+TURNS = [
+    {"color": PALETTE[f"c{color}"], "linestyle": dashes}
+    for dashes in ("-", "--", ":")
+    for color in range(6)
+]
 # a logarithmic y axis shows so much: warm-ups start and decays end at 0
 DECADES = 1e4
-# named ticks that are closer, in pixels, would overlap
-TICK_DISTANCE = 40
-UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
-COLORS = [f"c{number % 6} d{number // 6}" for number in range(18)]
+# inches of a page's chart and of a row of its legend, and the axes' margins
+WIDTH = 5.2
+HEIGHT = 2.8
+ROW = 0.2
+LEFT, RIGHT, TOP, BOTTOM = 0.8, 0.1, 0.25, 0.5
+LEGEND_COLUMNS = 3
+# inches of a character of a span's name
+CHARACTER = 0.065
 
 
-class Scale:
-    """Maps the values of an axis to pixels from ``first`` to ``last``."""
+def chart_svg(chart: Chart) -> str:
+    """Return ``chart`` as an element of a page, in the variables of its style sheet."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    def __init__(self, axis: Axis, values: Sequence[float], first: float, last: float) -> None:
-        self.axis = axis
-        self.first = first
-        self.last = last
-        self.low, self.high = axis.limits or (min(values), max(values))
+    names = {series.name for series in chart.drawn}
+    legend = ROW * math.ceil(len(names) / LEGEND_COLUMNS)
+    height = HEIGHT + legend
+    bottom = BOTTOM + legend
+    area = (LEFT / WIDTH, bottom / height, 1 - (LEFT + RIGHT) / WIDTH, 1 - (bottom + TOP) / height)
+    buffer = io.StringIO()
+    # ids differ from those of other charts, and are the same each time
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": chart.title}):
+        figure = Figure(figsize=(WIDTH, height))
+        axes = figure.add_axes(area)
+        draw(axes, chart)
+        handles, labels = axes.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        figure.legend(unique.values(), unique.keys(), loc="lower center", ncols=LEGEND_COLUMNS)
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
 
-        # equal limits leave room on both sides
-        if self.high - self.low <= 1e-12 * abs(self.high):
-            room = abs(self.high) / 2 or 0.5
-            self.low -= room
-            self.high += room
-
-    def pixel(self, value: float) -> float:
-        """Return the pixel of ``value``, or of the end of the axis that it lies beyond."""
-        inside = min(max(value, self.low), self.high)
-        share = (inside - self.low) / (self.high - self.low)
-        if self.axis.log:
-            share = math.log(inside / self.low) / math.log(self.high / self.low)
-        return round(self.first + share * (self.last - self.first), 1)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Return (pixel, label) of the axis' own ticks, or of about six round values."""
-        if self.axis.ticks is None:
-            return [(self.pixel(value), short(value)) for value in self._round_values()]
-
-        # labels that would overlap are left out
-        ticks: list[tuple[float, str]] = []
-        for value, label in self.axis.ticks.items():
-            pixel = self.pixel(value)
-            if not ticks or pixel - ticks[-1][0] >= TICK_DISTANCE:
-                ticks.append((pixel, label))
-        return ticks
-
-    def _round_values(self) -> list[float]:
-        if self.axis.log:
-            first = math.ceil(math.log10(self.low))
-            last = math.floor(math.log10(self.high))
-            if last <= first:
-                return [self.low, self.high]
-            step = math.ceil((last - first + 1) / 6)
-            return [10.0**exponent for exponent in range(first, last + 1, step)]
-
-        # 1, 2 or 5 times a power of ten
-        span = self.high - self.low
-        power = 10.0 ** math.floor(math.log10(span / 5))
-        distance = next(power * n for n in (1, 2, 5, 10) if span / (power * n) <= 5)
-        first = math.ceil(self.low / distance)
-        values = [index * distance for index in range(first, first + 7)]
-        return [value for value in values if value <= self.high + distance * 1e-9]
+    _, _, svg = buffer.getvalue().partition("<svg ")
+    svg = svg.replace('<g id="', '<g class="')
+    for name, color in PALETTE.items():
+        svg = svg.replace(color, f"var(--{name})")
+    return f'<svg role="img" aria-label="{html.escape(chart.title)}" {svg}'
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A chart's scales, and the series that have points, with their classes of the style sheet."""
+def draw(axes: "Axes", chart: Chart) -> None:
+    """Draw the spans and the curves of ``chart``, with their bands or error bars."""
+    turns = itertools.cycle(TURNS)
+    for series in chart.drawn:
+        curve = CURVES.get(series.style) or next(turns)
+        _draw_series(axes, series, curve)
 
-    x: Scale
-    y: Scale
-    series: list[tuple[Series, str]]
-
-    @property
-    def legend(self) -> list[tuple[str, str]]:
-        """(name, class) of each kind of series."""
-        return list(dict.fromkeys((series.name, style) for series, style in self.series))
-
-    def line(self, points: Sequence[Point]) -> str:
-        """Return SVG's list of the points."""
-        return " ".join(f"{self.x.pixel(x)},{self.y.pixel(y)}" for x, y, _, _ in points)
-
-    def band(self, points: Sequence[Point]) -> str:
-        """Return SVG's list of the upper bounds, and back along the lower ones."""
-        upper = [(x, high, 0.0, 0.0) for x, _, _, high in points]
-        lower = [(x, low, 0.0, 0.0) for x, _, low, _ in reversed(points)]
-        return self.line([*upper, *lower]).replace(" ", " L")
+    _set_axes(axes, chart)
+    if len(chart.spans) > 1:
+        _draw_spans(axes, chart)
 
 
-def draw(chart: Chart) -> Drawing | None:
-    """Return how to draw ``chart``, or None where it has no points."""
-    floor = -math.inf
-    if chart.y.log:
-        floor = max(series.highest for series in chart.series) / DECADES
-
-    drawn: list[tuple[Series, str]] = []
-    # tokens are counted from 0
-    x_values = [0.0]
-    y_values: list[float] = []
-    # series without a style of their own take the colors in turn, then the same with dashes
-    colors = itertools.cycle(COLORS)
-
-    for series in chart.series:
-        style = series.style or next(colors)
-        points = [point for point in series.points if point[2] > floor]
-        if points:
-            drawn.append((replace(series, points=points), style))
-        for x, _, low, high in points:
-            x_values.append(x)
-            y_values += (low, high)
-
-    if not drawn:
-        return None
-    x_scale = Scale(chart.x, x_values, LEFT, RIGHT)
-    return Drawing(x_scale, Scale(chart.y, y_values, BOTTOM, TOP), drawn)
+def _draw_series(axes: "Axes", series: Series, curve: dict[str, Any]) -> None:
+    x, y, low, high = zip(*series.points, strict=True)
+    if low != high:
+        if series.marked:
+            axes.vlines(x, low, high, color=curve["color"])
+        else:
+            axes.fill_between(
+                x,
+                low,
+                high,
+                color=curve["color"],
+                alpha=0.25,
+                linewidth=0,
+                gid=f"{series.style} band",
+            )
+    marker = "o" if series.marked else ""
+    style = {"linewidth": 1.5, "markersize": 4, "marker": marker, **curve}
+    axes.plot(x, y, label=as_text(series.name), gid=series.style or "model", **style)
 
 
-def short(value: float) -> str:
-    """Return a number as an axis shows it: 2.5M."""
-    unit, suffix = next((pair for pair in UNITS if abs(value) >= pair[0]), (1, ""))
-    return f"{value / unit:.4g}{suffix}"
+def _set_axes(axes: "Axes", chart: Chart) -> None:
+    axes.set(xlabel=chart.x, ylabel=chart.y)
+    axes.margins(x=0)
+    axes.grid(axis="y")
+    if chart.log_y:
+        values = [y for series in chart.drawn for _, y, _, _ in series.points if y > 0]
+        axes.set_yscale("log")
+        axes.set_ylim(max(min(values), max(values) / DECADES) / 1.5, max(values) * 1.5)
+    if chart.log_x:
+        axes.set_xscale("log")
+    else:
+        # tokens are counted from 0 where the limits do not say otherwise
+        axes.set_xlim(0)
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.yaxis.set_major_formatter(lambda value, _: short(value))
+
+    if chart.x_ticks:
+        axes.set_xticks(list(chart.x_ticks), list(chart.x_ticks.values()))
+    if chart.x_limits:
+        axes.set_xlim(chart.x_limits)
+    if chart.y_limits:
+        axes.set_ylim(chart.y_limits)
+
+
+def _draw_spans(axes: "Axes", chart: Chart) -> None:
+    """Shade every other span, and name those that are wide enough."""
+    first, last = axes.get_xlim()
+    tokens_per_inch = (last - first) / axes.get_window_extent().width * axes.figure.dpi
+    for position, span in enumerate(chart.spans):
+        axes.axvspan(
+            span.start,
+            span.end,
+            facecolor="none" if position % 2 else PALETTE["shade"],
+            edgecolor=PALETTE["soft"],
+            hatch="////" if span.is_hatched else None,
+            linewidth=0,
+            zorder=0,
+        )
+        characters = max(map(len, span.name.split("\n")))
+        if span.end - span.start > CHARACTER * characters * tokens_per_inch:
+            middle = (span.start + span.end) / 2
+            place = axes.get_xaxis_transform()
+            axes.text(middle, 1.02, span.name, transform=place, ha="center")

@@ -1,6 +1,7 @@
 """Curves of a chart: thinned while millions of points are read, and sampled from a schedule."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from statistics import fmean
 
 from recipes.reports.document import Point
 from recipes.spec.schedules import Schedule
@@ -10,56 +11,37 @@ from recipes.spec.tree import flatten
 MOST_POINTS = 500
 
 
-@dataclass(slots=True)
-class Bucket:
-    """Neighboring points of a curve: their number, the sums of x and y, and the bounds of y."""
-
-    count: int
-    x: float
-    y: float
-    low: float
-    high: float
-
-    def add(self, other: "Bucket") -> None:
-        """Count the points of ``other`` here."""
-        self.count += other.count
-        self.x += other.x
-        self.y += other.y
-        self.low = min(self.low, other.low)
-        self.high = max(self.high, other.high)
-
-    def mean(self, offset: float) -> Point:
-        """Return (mean x + offset, mean y, lowest y, highest y)."""
-        return offset + self.x / self.count, self.y / self.count, self.low, self.high
-
-
 class Curve:
-    """A curve of at most :data:`MOST_POINTS` buckets, each of equally many points."""
+    """A curve of at most :data:`MOST_POINTS` points, each the mean of equally many."""
 
     def __init__(self) -> None:
-        self._buckets: list[Bucket] = []
-        self._per_bucket = 1
+        self._means: list[Point] = []
+        self._pending: list[Point] = []
+        self._per_mean = 1
 
     def add(self, x: float, y: float) -> None:
         """Add a point; x does not fall."""
-        point = Bucket(1, x, y, y, y)
-        if self._buckets and self._buckets[-1].count < self._per_bucket:
-            self._buckets[-1].add(point)
-            return
+        self._pending.append((x, y, y, y))
+        if len(self._pending) == self._per_mean:
+            self._means.append(_mean(self._pending))
+            self._pending = []
 
-        if len(self._buckets) == MOST_POINTS:
-            self._halve()
-        self._buckets.append(point)
-
-    def _halve(self) -> None:
-        for left, right in zip(self._buckets[::2], self._buckets[1::2], strict=True):
-            left.add(right)
-        self._buckets = self._buckets[::2]
-        self._per_bucket *= 2
+        if len(self._means) == MOST_POINTS:
+            pairs = zip(self._means[::2], self._means[1::2], strict=True)
+            self._means = [_mean(pair) for pair in pairs]
+            self._per_mean *= 2
 
     def points(self, offset: float = 0.0) -> list[Point]:
-        """Return a point for every bucket, with ``offset`` added to x."""
-        return [bucket.mean(offset) for bucket in self._buckets]
+        """Return (mean x + ``offset``, mean y, lowest y, highest y) of neighboring points."""
+        means = list(self._means)
+        if self._pending:
+            means.append(_mean(self._pending))
+        return [(x + offset, y, low, high) for x, y, low, high in means]
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    x, y, low, high = zip(*points, strict=True)
+    return fmean(x), fmean(y), min(low), max(high)
 
 
 def curve_tokens(schedule: Schedule, end: float) -> list[float]:

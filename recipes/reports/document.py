@@ -1,5 +1,6 @@
 """Document model of the reports: sections of notes, facts, lists, tables and charts."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ class Series:
     Attributes:
         name: in the legend.
         points: x does not fall.
-        style: class of the style sheet; empty for the next color in turn.
+        style: one of the charts' own; empty for the next color in turn.
         marked: whether each point has a mark, and its bounds are an error bar in place of a band.
     """
 
@@ -139,41 +140,15 @@ class Series:
     style: str = ""
     marked: bool = False
 
-    @property
-    def highest(self) -> float:
-        """The highest bound of a point; 0 without points."""
-        return max((high for *_, high in self.points), default=0.0)
-
-    @property
-    def has_band(self) -> bool:
-        """Whether the bounds of a point differ."""
-        return any(low < high for _, _, low, high in self.points)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis of a chart.
-
-    Attributes:
-        label: name and unit.
-        log: whether it is logarithmic.
-        limits: first and last value; None for those of the points.
-        ticks: value -> label; None for round values.
-    """
-
-    label: str
-    log: bool = False
-    limits: tuple[float, float] | None = None
-    ticks: Mapping[float, str] | None = None
-
 
 @dataclass(frozen=True)
 class Span:
-    """A named stretch of the x axis."""
+    """A named stretch of the x axis, every other one shaded."""
 
     name: str
     start: float
     end: float
+    is_hatched: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,17 +158,31 @@ class Chart:
     Attributes:
         title: its heading and accessible name.
         series: the curves.
-        x, y: the axes.
-        spans: stretches of the x axis, shaded in turn.
+        x, y: names of the axes, with their units.
+        spans: stretches of the x axis.
+        log_x, log_y: whether an axis is logarithmic.
+        x_limits, y_limits: first and last value; None for those of the points.
+        x_ticks: value -> label; None for round values.
         as_table: whether Markdown, which has no pictures, lists the points.
     """
 
     title: str
     series: Sequence[Series]
-    x: Axis
-    y: Axis
+    x: str
+    y: str
     spans: Sequence[Span] = ()
+    log_x: bool = False
+    log_y: bool = False
+    x_limits: tuple[float, float] | None = None
+    y_limits: tuple[float, float] | None = None
+    x_ticks: Mapping[float, str] | None = None
     as_table: bool = False
+
+    @property
+    def drawn(self) -> list[Series]:
+        """The curves that have points, on a logarithmic axis positive ones."""
+        floor = 0.0 if self.log_y else -math.inf
+        return [series for series in self.series if any(high > floor for *_, high in series.points)]
 
 
 Block = Note | Facts | Listing | Table | Chart

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.reports import charts
+from recipes.reports.charts import chart_svg
 from recipes.reports.document import Document, as_text
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["draw"] = charts.draw
-    environment.filters["short"] = charts.short
+    environment.filters["svg"] = chart_svg
     environment.filters["kind"] = lambda block: type(block).__name__
-    environment.globals["frame"] = charts
     return environment.get_template("page.html.j2")
 
 

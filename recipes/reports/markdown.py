@@ -57,12 +57,12 @@ def _note(text: str, tone: str, href: str) -> str:
 
 
 def _points(chart: Chart) -> Table:
-    labels = chart.x.ticks or {}
+    labels = chart.x_ticks or {}
     rows = []
     for series in chart.series:
         for x, y, _, _ in series.points:
             rows.append([series.name, labels.get(x, f"{x:g}"), f"{y:.1f}"])
-    return Table(chart.title, ["curve", chart.x.label, chart.y.label], rows)
+    return Table(chart.title, ["curve", chart.x, chart.y], rows)
 
 
 def _table(table: Table) -> str:

@@ -12,8 +12,9 @@ from recipes.common.files import atomic_write
 from recipes.common.tables import human
 from recipes.registry.resolve import resolve
 from recipes.registry.stages import STAGES, stage_sizes
-from recipes.reports.charts import UNITS
+from recipes.reports.charts import PALETTE, STYLE, draw
 from recipes.reports.curves import curve_tokens
+from recipes.reports.document import Chart, Series, Span
 from recipes.spec.mixtures import Mixture
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
@@ -26,29 +27,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg")
-# 1,200 pixels wide; text in an SVG stays text
+# 1,200 pixels wide
 DPI = 100
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "granite41",
-    "hatch.linewidth": 0.6,
-    "legend.framealpha": 1,
-    "figure.titlesize": 13,
-    "figure.titleweight": "bold",
-    "legend.fontsize": 9.5,
-}
 # a logarithmic axis has no 0, towards which most stages decay
 RATES = (1e-7, 0.1)
-# a stage that takes a smaller share of the run is named in the enlarged part
-NARROW = 0.08
-DASHED = (0, (4, 1.5))
-HATCH = "////"
-SHADES = ("#dceaf5", "#fdf0d5")
-EDGE = "#b8b8b8"
-INK = "#0b3d66"
-
+RATE = "base learning rate"
+TOKENS = "tokens of the run"
+# the stages that start after this share of the run are enlarged
+ENLARGED = 0.92
 # color and hatch per component in order of first appearance: the colors of Okabe and Ito, which the
 # color-blind tell apart, and for a component close to an earlier one that one's color with a hatch
 COMPONENT_STYLES = (
@@ -66,10 +52,8 @@ COMPONENT_STYLES = (
     ("#999999", ".."),
     ("#E69F00", ".."),
 )
-DARK_COLORS = ("#0072B2", "#000000")
-# widths of a character and of the space around a number, in percent of the bar
-CHARACTER = 0.72
-MARGIN = 0.4
+# width of a character in percent of the bar
+CHARACTER = 0.9
 
 
 @dataclass(frozen=True)
@@ -97,6 +81,17 @@ class StageCurve:
     def end(self) -> int:
         """Tokens of the run after the stage."""
         return self.start + self.recipe.tokens.value
+
+    @property
+    def series(self) -> Series:
+        """The curve of a chart over the tokens of the run."""
+        name = "rate: published, or arithmetic on published numbers"
+        style = "published"
+        if self.assumed:
+            name = "rate rests on an assumed number"
+            style = "assumed"
+        pairs = zip(self.tokens, self.lr, strict=True)
+        return Series(name, [(self.start + tokens, lr, lr, lr) for tokens, lr in pairs], style)
 
     @property
     def label(self) -> str:
@@ -157,93 +152,69 @@ def plot_lr(size: str, output: Path) -> None:
     Raises:
         UserError: an unknown size, or a suffix other than ``.png`` and ``.svg``.
     """
-    _check_suffix(output)
-    curves = lr_curves(size)
-    total = curves[-1].end
-    # the short stages at the end are enlarged
-    short = list(curves)
-    while short[0].recipe.tokens.value >= NARROW * total:
-        short.pop(0)
-    long = curves[: -len(short)]
-
-    with _figure(8.6) as figure:
-        figure.suptitle(f"Granite 4.1 {size}: base learning rate over {human(total)} tokens")
-        axes = figure.subplot_mosaic(
-            [["all", "all"], ["start", "end"]],
-            height_ratios=[1.15, 1],
-            width_ratios=[1, 2.1],
-        )
-        _draw_curves(axes["all"], curves, total, named=long)
-        middle = (short[0].start + total) / 2
-        _label(axes["all"], middle, f"{len(short)} stages,\nsee below")
-        axes["all"].legend(handles=_lr_legend(), loc="lower left", fontsize=9)
-        _draw_warmup(axes["start"], curves[0], total)
-        _draw_curves(axes["end"], short, total, named=short)
-        figure.supxlabel(_lr_caption(curves), fontsize=8.5, x=0.01, ha="left", linespacing=1.4)
-        _save(figure, output)
-
-
-def _draw_curves(
-    axes: "Axes", curves: Sequence[StageCurve], total: int, named: Sequence[StageCurve]
-) -> None:
-    for curve in curves:
-        position = list(STAGES).index(curve.recipe.stage)
-        is_assumed = curve.full.tokens.origin == "assumed"
-        axes.axvspan(
-            curve.start,
-            curve.end,
-            facecolor=SHADES[position % 2],
-            edgecolor=EDGE,
-            linewidth=0,
-            hatch=HATCH if is_assumed else None,
-        )
-        x = [curve.start + tokens for tokens in curve.tokens]
-        axes.plot(x, curve.lr, color=INK, linewidth=2, linestyle=DASHED if curve.assumed else "-")
-    for curve in named:
-        _label(axes, (curve.start + curve.end) / 2, curve.label)
-
-    unit, suffix = next(pair for pair in UNITS if total >= pair[0])
-    axes.set(yscale="log", ylim=RATES, xlim=(curves[0].start, curves[-1].end))
-    axes.set(xlabel=f"tokens of the run ({suffix})", ylabel="base learning rate")
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / unit:g}")
-    axes.grid(axis="y", color="white", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _draw_warmup(axes: "Axes", curve: StageCurve, total: int) -> None:
-    from matplotlib.ticker import LogLocator
-
-    _draw_curves(axes, [curve], total, named=[])
-    schedule = curve.recipe.schedule
-    first = max(flatten(schedule)["warmup_tokens"].value, 1) / 10
-    axes.set(xscale="log", xlim=(first, curve.end), xlabel="tokens, logarithmic")
-    axes.set_ylim(schedule.lr(first) / 2, max(curve.lr) * 2)
-    axes.set_title(f"{curve.recipe.stage}: warm-up, then the power law")
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: human(round(value)))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-
-
-def _label(axes: "Axes", x: float, text: str) -> None:
-    place = axes.get_xaxis_transform()
-    axes.text(x, 1.02, text, transform=place, ha="center", va="bottom", fontsize=9.5)
-
-
-def _lr_legend() -> list[Any]:
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    published = "rate: published, or arithmetic on published numbers"
-    assumed = "rate rests on an assumed number"
-    shade: dict[str, Any] = {"facecolor": SHADES[0], "edgecolor": EDGE}
-    return [
-        Line2D([], [], color=INK, linewidth=2, label=published),
-        Line2D([], [], color=INK, linewidth=2, linestyle=DASHED, label=assumed),
-        Patch(**shade, label="length of the stage published"),
-        Patch(**shade, hatch=HATCH, label="length of the stage assumed"),
-    ]
+    curves = lr_curves(size)
+    first = curves[0]
+    # the last stages are enlarged
+    last = [curve for curve in curves if curve.start >= ENLARGED * curves[-1].end]
+    charts = {
+        "A": _lr_chart(curves, "All stages"),
+        "B": _warmup_chart(first),
+        "C": _lr_chart(last, "The last stages, enlarged"),
+    }
+    assumed_length = Patch(
+        facecolor="none",
+        edgecolor=PALETTE["soft"],
+        hatch="////",
+        label="length of the stage assumed",
+    )
+
+    title = f"Granite 4.1 {size}: base learning rate over {human(curves[-1].end)} tokens"
+    with _picture(output, 8.6, title, _lr_caption(curves)) as figure:
+        axes = figure.subplot_mosaic("AAA;BCC")
+        for name, chart in charts.items():
+            draw(axes[name], chart)
+            axes[name].set_title(chart.title, loc="left", pad=30)
+
+        lines, names = axes["A"].get_legend_handles_labels()
+        handles = [*dict(zip(names, lines, strict=True)).values(), assumed_length]
+        axes["A"].legend(handles=handles, loc="lower left")
+
+
+def _lr_chart(curves: Sequence[StageCurve], title: str) -> Chart:
+    series = []
+    spans = []
+    for curve in curves:
+        is_assumed = curve.full.tokens.origin == "assumed"
+        series.append(curve.series)
+        spans.append(Span(curve.label, curve.start, curve.end, is_assumed))
+    limits = (curves[0].start, curves[-1].end)
+    return Chart(
+        title,
+        series,
+        TOKENS,
+        RATE,
+        spans,
+        log_y=True,
+        x_limits=limits,
+        y_limits=RATES,
+    )
+
+
+def _warmup_chart(curve: StageCurve) -> Chart:
+    schedule = curve.recipe.schedule
+    first = max(flatten(schedule)["warmup_tokens"].value, 1) / 10
+    return Chart(
+        f"{curve.recipe.stage}: warm-up, then the power law",
+        [curve.series],
+        f"{TOKENS}, logarithmic",
+        RATE,
+        log_x=True,
+        log_y=True,
+        x_limits=(first, curve.end),
+        y_limits=(schedule.lr(first) / 2, max(curve.lr) * 2),
+    )
 
 
 def _lr_caption(curves: Sequence[StageCurve]) -> str:
@@ -289,41 +260,25 @@ def plot_mixture(size: str, output: Path) -> None:
     Raises:
         UserError: an unknown size, or a suffix other than ``.png`` and ``.svg``.
     """
-    from matplotlib.patches import Patch
-
-    _check_suffix(output)
     recipes = pretraining(size)
-    components: dict[str, None] = {}
-    for recipe in recipes:
-        components |= dict.fromkeys(recipe.mixture)
-    styles = dict(zip(components, COMPONENT_STYLES, strict=False))
-    patches = [
-        Patch(facecolor=color, hatch=hatch, edgecolor="white", label=name)
-        for name, (color, hatch) in styles.items()
-    ]
+    names = dict.fromkeys(name for recipe in recipes for name in recipe.mixture)
+    styles = dict(zip(names, COMPONENT_STYLES, strict=False))
 
-    with _figure(7.6) as figure:
-        figure.suptitle(f"Granite 4.1 {size}: data mixture of each stage")
+    title = f"Granite 4.1 {size}: data mixture of each stage"
+    with _picture(output, 7.6, title, _mixture_caption(recipes)) as figure:
         axes = figure.subplots()
         for row, recipe in enumerate(recipes):
             _draw_bar(axes, row, recipe.mixture, styles)
 
-        names = [f"{recipe.stage}\n{human(recipe.tokens.value)} tokens" for recipe in recipes]
-        axes.set_yticks(range(len(recipes)), names)
-        axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(0, 100), ylim=(len(recipes) - 0.5, -0.6))
-        axes.set_xlabel("percent of the stage's tokens")
-        axes.xaxis.set_major_formatter("{x:g} %")
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.legend(
-            handles=patches,
-            loc="upper center",
-            bbox_to_anchor=(0.47, -0.1),
-            ncols=5,
-            frameon=False,
-        )
-        figure.supxlabel(_mixture_caption(recipes), fontsize=8.5, x=0.01, ha="left")
-        _save(figure, output)
+        labels = [f"{recipe.stage}\n{human(recipe.tokens.value)} tokens" for recipe in recipes]
+        axes.set_yticks(range(len(recipes)), labels)
+        axes.set(xlim=(0, 100), xlabel="percent of the stage's tokens")
+        axes.invert_yaxis()
+        # a component is named once, by its first bar
+        bars, names_of_bars = axes.get_legend_handles_labels()
+        unique = dict(zip(reversed(names_of_bars), reversed(bars), strict=True))
+        handles = [unique[name] for name in names]
+        axes.legend(handles, list(names), loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=5)
 
 
 def _mixture_caption(recipes: Sequence[PretrainRecipe]) -> str:
@@ -341,45 +296,41 @@ def _draw_bar(axes: "Axes", row: int, mixture: Mixture, styles: dict[str, tuple[
     for name, share in mixture.items():
         color, hatch = styles[name]
         width = share.value
-        number = f"{width:g}"
-        axes.barh(row, width, 0.62, left, color=color, hatch=hatch, edgecolor="white")
+        axes.barh(row, width, 0.62, left, color=color, hatch=hatch, edgecolor="white", label=name)
 
+        number = f"{width:g}"
         middle = left + width / 2
-        needed = CHARACTER * len(number) + MARGIN
+        needed = CHARACTER * len(number)
         if needed <= width:
-            text = f"{name}\n{number}" if CHARACTER * len(name) < width else number
-            ink = "white" if color in DARK_COLORS else "black"
-            back = {"facecolor": color, "edgecolor": "none", "pad": 1.5} if hatch else None
-            axes.text(middle, row, text, ha="center", va="center", fontsize=9, color=ink, bbox=back)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(middle, row, number, ha="center", va="center", bbox=box)
         else:
             middle = max(middle, free + needed / 2)
             free = middle + needed / 2
-            axes.text(middle, row - 0.33, number, ha="center", va="bottom", fontsize=9)
+            axes.text(middle, row - 0.33, number, ha="center", va="bottom")
         left += width
 
 
 @contextmanager
-def _figure(height: float) -> "Iterator[Figure]":
-    """Yield an empty figure of 12 by ``height`` inches, drawn without a display."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(12, height), dpi=DPI, layout="constrained")
-
-
-def _check_suffix(output: Path) -> None:
+def _picture(output: Path, height: float, title: str, caption: str) -> "Iterator[Figure]":
+    """Yield an empty figure of 12 by ``height`` inches, which is written to ``output``."""
     if output.suffix not in SUFFIXES:
         raise UserError(
             f"{output}: ends in {output.suffix!r}, expected a picture's {' or '.join(SUFFIXES)}; "
             "rename it"
         )
 
+    import matplotlib
+    from matplotlib.figure import Figure
 
-def _save(figure: "Figure", output: Path) -> None:
-    # no date in an SVG: the same recipes give the same file
-    metadata: dict[str, Any] | None = None
+    # the same recipes give the same file: no random ids and no date in an SVG
+    metadata: dict[str, Any] = {}
     if output.suffix == ".svg":
-        metadata = {"Date": None}
-    with atomic_write(output) as temporary:
-        figure.savefig(temporary, format=output.suffix[1:], metadata=metadata)
+        metadata["Date"] = None
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(12, height), dpi=DPI, layout="constrained")
+        figure.suptitle(title, fontsize=13, fontweight="bold")
+        figure.supxlabel(caption, fontsize=8.5, x=0.01, ha="left", linespacing=1.4)
+        yield figure
+        with atomic_write(output) as temporary:
+            figure.savefig(temporary, format=output.suffix[1:], metadata=metadata)

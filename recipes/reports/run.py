@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from recipes.common.files import write_text
 from recipes.common.progress import duration
 from recipes.reports.curves import curve_tokens
 from recipes.reports.document import (
-    Axis,
     Block,
     Cell,
     Chart,
@@ -32,9 +30,9 @@ from recipes.reports.markdown import write_markdown
 from recipes.reports.run_files import EVALUATIONS, Run, StageReport, read_run
 from recipes.reports.values import as_dict, as_number, count, formatted
 
-TOKENS = Axis("tokens")
-LOSS = Axis("nats per token")
-RATE = Axis("dimensionless")
+TOKENS = "tokens"
+LOSS = "nats per token"
+RATE = "base learning rate"
 # shards that a table names; a full-size stage reads thousands
 MOST_SHARDS = 50
 # validations of a curve with fewer are marked
@@ -253,7 +251,7 @@ def _run_charts(stages: Sequence[StageReport]) -> list[Block]:
     title = "Base learning rate over the run, logarithmic"
     blocks: list[Block] = [
         Chart("Loss over the run", losses, TOKENS, LOSS, spans),
-        Chart(title, rates, TOKENS, replace(RATE, log=True), spans),
+        Chart(title, rates, TOKENS, RATE, spans, log_y=True),
     ]
     # a single stage is not shaded
     if len(spans) > 1:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from evaluation.results import Unit
 from evaluation.suites import get_suite, reference
-from recipes.reports.document import Axis, Block, Cell, Chart, Note, Series, Table, flagged
+from recipes.reports.document import Block, Cell, Chart, Note, Series, Table, flagged
 from recipes.reports.evaluation_files import MARKED, Entry
 from recipes.reports.values import listed
 from recipes.spec.sizes import SIZES
@@ -121,14 +121,17 @@ def ruler_chart(
 
     # the axis is labeled at the lengths that have a score
     lengths = set().union(*published.values(), *means.values())
-    x = Axis(
-        "tokens",
-        log=True,
-        limits=(min(lengths, default=1) / 1.2, max(lengths, default=1) * 1.2),
-        ticks={length: length_name(length) for length in sorted(lengths)},
+    return Chart(
+        title="RULER by length",
+        series=series,
+        x="tokens",
+        y="percent ± standard error",
+        log_x=True,
+        x_limits=(min(lengths, default=1) / 1.2, max(lengths, default=1) * 1.2),
+        y_limits=(0.0, 100.0),
+        x_ticks={length: length_name(length) for length in sorted(lengths)},
+        as_table=True,
     )
-    y = Axis("percent ± standard error", limits=(0.0, 100.0))
-    return Chart("RULER by length", series, x, y, as_table=True)
 
 
 def missing_table(entries: Sequence[Entry]) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 # sums of numbers below the bound stay finite
 IMPLAUSIBLE = 1e100
 MOST_NAMES = 6
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
 class Problems(list[str]):
@@ -63,3 +64,11 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MOST_NAMES:
         shown += f" and {len(names) - MOST_NAMES} more"
     return shown
+
+
+def short(value: float) -> str:
+    """Return a number as an axis shows it: 2.5M."""
+    for unit, suffix in UNITS:
+        if abs(value) >= unit:
+            return f"{value / unit:.4g}{suffix}"
+    return f"{value:.4g}"

@@ -1,5 +1,6 @@
 """Pages of the reports as the tests read them, and run folders written by hand."""
 
+import itertools
 import json
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -53,17 +54,29 @@ class Page(HTMLParser):
         header = next(row for row in before if len(row) == width and row[0] in HEADERS)
         return dict(zip(header, self.rows[at], strict=True))
 
-    def curves(self) -> list[tuple[str, int]]:
-        """Return (class, number of points) of each curve, those of the legends left out."""
-        curves = []
-        for tag, attrs in self.tags:
-            if tag == "polyline" and attrs["points"] != "0,4 26,4":
-                curves.append((str(attrs["class"]), len(str(attrs["points"]).split())))
-        return curves
-
     def points(self, style: str) -> list[int]:
-        """Return the numbers of points of the curves of a class."""
-        return [number for name, number in self.curves() if name == style]
+        """Return the number of points of each curve of a style, those of the legends left out."""
+        numbers = []
+        for (_, group), (tag, attrs) in itertools.pairwise(self.tags):
+            if tag == "path" and group.get("class") == style:
+                numbers.append(len(str(attrs["d"]).splitlines()))
+        return numbers
+
+    def bands(self, style: str) -> list[int]:
+        """Return the number of points of a style's bands, whose outlines follow both bounds."""
+        numbers = []
+        for position, (_, group) in enumerate(self.tags):
+            if group.get("class") == f"{style} band":
+                outline = next(attrs for tag, attrs in self.tags[position:] if tag == "path")
+                numbers.append(str(outline["d"]).count("L") // 2)
+        return numbers
+
+    def has_curve_in(self, color: str) -> bool:
+        """Return whether a curve is drawn in a variable of the style sheet."""
+        return any(
+            tag == "path" and f"stroke: var(--{color})" in str(attrs.get("style"))
+            for tag, attrs in self.tags
+        )
 
 
 def write_stage(

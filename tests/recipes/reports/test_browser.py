@@ -134,11 +134,11 @@ def test_the_pages_render(run_folder: Path) -> None:
     assert "phase1: general pre-training" in dom
     assert "phase2: math and code pre-training" in dom
     # two of the run and two of each stage that trains
-    assert dom.count('<svg viewBox="0 0 480') == 6
+    assert dom.count("<svg ") == 6
 
     dom, _ = requested(run_folder / "evaluation.html")
     assert "long-context: RULER" in dom
-    assert dom.count('<svg viewBox="0 0 480') == 1
+    assert dom.count("<svg ") == 1
 
 
 def test_a_request_would_have_been_seen(tmp_path: Path) -> None:

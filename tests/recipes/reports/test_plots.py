@@ -56,7 +56,8 @@ def test_the_learning_rates_picture_names_stages_units_and_origins(tmp_path: Pat
     words = texts(tmp_path / "lr.svg")
     for expected in (
         *STAGES,
-        "tokens of the run (T)",
+        "tokens of the run",
+        "10T",
         "base learning rate",
         "rate rests on an assumed number",
     ):
@@ -99,7 +100,7 @@ def test_the_command_writes_a_picture_1200_pixels_wide(tmp_path: Path, monkeypat
 
 
 def test_another_suffix_is_refused_before_anything_is_drawn(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(plots, "_figure", None)
+    monkeypatch.setattr(plots, "draw", None)
     for plot in (plot_lr, plot_mixture):
         with pytest.raises(UserError, match=r"ends in '.pdf', expected a picture's .png or .svg"):
             plot("8b", tmp_path / "picture.pdf")
