@@ -1,11 +1,17 @@
 """RULER inside lm-eval: the task file for one (task, length), and the functions that it names.
 
 Two forms: the published one, where the model writes an answer and ``metrics`` scores it; and the
-graded one (metric ``acc``), where the model's probability of the right answers is compared with
-that of another sample's answers to the same task, after the same prompt. Chance is 50 %, where
-size tiny stays: its few hundred steps do not teach it to look a value up in its context.
+graded one, of the model's probabilities of the right answers and of another sample's answers to the
+same task, after the same prompt:
+
+- ``answer_bits_per_byte``: of the right answers, lower is better. It moves from the first steps on,
+  as a model learns what answers look like, and again once it finds them in the prompt.
+- ``acc``: whether the right answers are the more probable ones. Chance is 50 %, where size tiny
+  stays: its few hundred steps do not teach it to look a value up in its context.
+- ``margin``: by how many nats they are.
 """
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +26,9 @@ from recipes.common.json_files import read_json_lines
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-GRADED = "acc"
-MARGIN = "margin"
+ANSWER_BITS = "answer_bits_per_byte"
+# metric of the graded form -> whether higher is better
+GRADED = {ANSWER_BITS: False, "acc": True, "margin": True}
 _KEYS = ("task", "index", "outputs", "tokens", "budget")
 
 
@@ -32,21 +39,21 @@ def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: i
         path: the file.
         name: lm-eval's name of the task.
         samples: the generated JSON lines.
-        metric: ``match_all`` or ``match_any``; ``acc`` for the graded form.
+        metric: ``match_all`` or ``match_any``, or one of :data:`GRADED`.
         budget: tokens to generate.
     """
-    is_graded = metric == GRADED
+    is_graded = metric in GRADED
+    reported = GRADED if is_graded else {metric: True}
     config: dict[str, Any] = {
         "task": name,
         "dataset_kwargs": {"samples": str(samples.resolve())},
         "test_split": "test",
-        "metric_list": [_mean(metric)],
+        "metric_list": [_mean(key, higher) for key, higher in reported.items()],
         "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
     if is_graded:
         config["output_type"] = "multiple_choice"
-        config["metric_list"].append(_mean(MARGIN))
         functions = {"doc_to_choice": "choices", "doc_to_target": "right_choice"}
         functions["process_results"] = "graded"
     else:
@@ -62,8 +69,8 @@ def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: i
     path.write_text(text, encoding="utf-8")
 
 
-def _mean(metric: str) -> dict[str, Any]:
-    return {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+def _mean(metric: str, higher_is_better: bool) -> dict[str, Any]:
+    return {"metric": metric, "aggregation": "mean", "higher_is_better": higher_is_better}
 
 
 def dataset(samples: str, **metadata: Any) -> "DatasetDict":
@@ -129,9 +136,18 @@ def right_choice(doc: dict[str, Any]) -> int:
 
 
 def graded(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
-    """Return 1 when the right answer is the more probable one, and by how many nats it is."""
+    """Return :data:`GRADED` of a sample.
+
+    Args:
+        results: log-probability in nats of the right answer and of the other sample's.
+    """
     (right, _), (wrong, _) = results
-    return {GRADED: float(right > wrong), MARGIN: right - wrong}
+    num_bytes = len(_answer(doc, doc["outputs"]).encode())
+    return {
+        ANSWER_BITS: -right / math.log(2) / num_bytes,
+        "acc": float(right > wrong),
+        "margin": right - wrong,
+    }
 
 
 def _answer(doc: dict[str, Any], outputs: list[str]) -> str:

@@ -1,5 +1,6 @@
 """RULER's task files and the functions that they name, in lm-eval itself."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_graded_task_in_lm_eval(samples: dict[str, Path], tmp_path: Path) -> Non
 
     path = tmp_path / "task.yaml"
     lm_eval_task.write_task_file(
-        path, "niah_single_1@300", samples["niah_single_1"], lm_eval_task.GRADED, budget=64
+        path, "niah_single_1@300", samples["niah_single_1"], lm_eval_task.ANSWER_BITS, budget=64
     )
     results = simple_evaluate(
         model=Reader(), tasks=[str(path)], task_manager=TaskManager(include_defaults=False)
@@ -63,6 +64,9 @@ def test_graded_task_in_lm_eval(samples: dict[str, Path], tmp_path: Path) -> Non
     row = results["results"]["niah_single_1@300"]
     assert row["acc,none"] == 1.0
     assert row["margin,none"] == pytest.approx(1.5)
+    # an answer is a number of seven digits
+    assert row["answer_bits_per_byte,none"] == pytest.approx(0.5 / math.log(2) / 7)
+    assert results["higher_is_better"]["niah_single_1@300"]["answer_bits_per_byte"] is False
     (documents,) = results["samples"].values()
     assert len(documents) == SAMPLES
 
@@ -71,7 +75,8 @@ def test_graded_score_is_chance_without_the_prompt() -> None:
     """What an answer is worth by itself cancels out: each is right once and wrong once."""
     worth = [-3.0, -1.0, -7.0, -2.0]
     pairs = zip(worth, [*worth[1:], worth[0]], strict=True)
-    scores = [lm_eval_task.graded({}, [(right, False), (wrong, False)]) for right, wrong in pairs]
+    doc = {"task": "vt", "outputs": ["A"]}
+    scores = [lm_eval_task.graded(doc, [(right, False), (wrong, False)]) for right, wrong in pairs]
     assert sum(score["margin"] for score in scores) == 0
     assert sum(score["acc"] for score in scores) == 2
 
