@@ -2,9 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 # what a column of numbers may hold; every other column is set flush left
 NUMERIC = re.compile(
@@ -66,9 +68,21 @@ class Table:
 
     title: str
     header: list[str]
-    rows: Sequence[list[Any]]
+    rows: list[list[Any]]
     note: str = ""
     folded: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        title: str,
+        columns: Mapping[str, Callable[[Item], Any]],
+        items: Iterable[Item],
+        note: str = "",
+    ) -> "Table":
+        """Return a table with a row for each item; a column is a function of an item."""
+        rows = [[get(item) for get in columns.values()] for item in items]
+        return cls(title, list(columns), rows, note)
 
     @property
     def cells(self) -> list[list[Cell]]:

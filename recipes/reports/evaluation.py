@@ -22,7 +22,7 @@ from recipes.reports.evaluation_files import MARKED, Entry, read_entries, regres
 from recipes.reports.html import write_html
 from recipes.reports.markdown import write_markdown
 from recipes.reports.run import problem_section, require_run_folder
-from recipes.reports.values import as_dict, as_number, formatted
+from recipes.reports.values import as_number, formatted
 
 # rows beyond which a table of details is folded
 MOST_ROWS = 10
@@ -236,7 +236,7 @@ def _gates(entries: Sequence[Entry]) -> Table:
     failed = 0
     for entry in entries:
         gate = entry.gate or {"checks": []}
-        for check in map(as_dict, gate["checks"]):
+        for check in gate["checks"]:
             # a check that only says that a unit is whole is not worth a row
             passed = check.get("ok") is True
             if passed and check.get("expected") is None:

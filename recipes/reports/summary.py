@@ -8,10 +8,11 @@ from pathlib import Path
 from evaluation.results import Unit
 from recipes.reports.document import Table
 from recipes.reports.evaluation_files import Entry, read_entries
-from recipes.reports.run import stage_cells
+from recipes.reports.run import FACTS
 from recipes.reports.run_files import read_run
 
 PERCENT = "percent"
+COLUMNS = ("stage", "status", "tokens done", "validation loss", "below entropy")
 HEADER = ["stage", "status", "tokens", "loss", "below entropy", "gates", "mean scores"]
 
 
@@ -25,7 +26,6 @@ def run_summary(run_folder: Path) -> Table:
     rows = []
 
     for stage in read_run(run_folder).stages:
-        cells = stage_cells(stage)
         final = [
             entry
             for entry in entries
@@ -33,11 +33,7 @@ def run_summary(run_folder: Path) -> Table:
         ]
         rows.append(
             [
-                stage.name,
-                cells["status"],
-                cells["tokens done"],
-                cells["validation loss"],
-                cells["below entropy"],
+                *(FACTS[name](stage) for name in COLUMNS),
                 _gates(final),
                 "; ".join(_scores(entry) for entry in final) or "-",
             ]

@@ -1,8 +1,12 @@
 """Values of files that may be damaged, and how the reports write them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from recipes.common.errors import UserError
+
+Value = TypeVar("Value")
 
 # sums of numbers below the bound stay finite
 IMPLAUSIBLE = 1e100
@@ -22,6 +26,14 @@ class Problems(list[str]):
         sentence = " ".join(str(problem).split())
         self.append(sentence.replace(f"{self.folder}/", "")[:400])
 
+    def read_or_note(self, read: Callable[[Path], Value], path: Path) -> Value | None:
+        """Return what ``read`` returns for ``path``; None and a note for a file that is damaged."""
+        try:
+            return read(path)
+        except UserError as error:
+            self.note(error)
+            return None
+
 
 def as_number(value: Any) -> float | None:
     """Return ``value`` if it is a plausible number; None for all else, such as NaN."""
@@ -32,29 +44,16 @@ def as_number(value: Any) -> float | None:
     return value if abs(value) > 1 / IMPLAUSIBLE else 0.0
 
 
-def as_dict(value: Any) -> dict[str, Any]:
-    """Return ``value`` if it is a dict; an empty one for all else."""
-    if isinstance(value, dict):
-        return value
-    return {}
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return ``value`` if it is a list; an empty one for all else."""
-    if isinstance(value, list):
-        return value
-    return []
-
-
-def formatted(value: float | None, form: str, suffix: str = "") -> str:
-    """Return a number in a format of :func:`format`, with its unit; a dash for None."""
-    if value is None:
+def formatted(value: Any, form: str, suffix: str = "") -> str:
+    """Return a number in a format of :func:`format`, with its unit; a dash for all else."""
+    number = as_number(value)
+    if number is None:
         return "-"
-    return f"{value:{form}}{suffix}"
+    return f"{number:{form}}{suffix}"
 
 
-def count(value: float | None) -> str:
-    """Return a whole number with commas, a dash for None."""
+def count(value: Any) -> str:
+    """Return a whole number with commas; a dash for all else."""
     return formatted(value, ",.0f")
 
 

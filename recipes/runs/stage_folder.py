@@ -83,10 +83,12 @@ class RecordedRecipe:
 
     Attributes:
         code: commit of this project; None where it was not known.
+        size: of the model, as it is written.
         values: dot path -> value.
     """
 
     code: str | None
+    size: str
     values: dict[str, Any]
 
 
@@ -104,7 +106,7 @@ def read_recipe(folder: Path) -> RecordedRecipe:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); {remedy}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not valid YAML ({reason}); {remedy}") from error
 
@@ -116,7 +118,7 @@ def read_recipe(folder: Path) -> RecordedRecipe:
         if not isinstance(entry, dict) or "value" not in entry:
             raise UserError(f"{path}: key 'values.{name}' has no 'value'; {remedy}")
     plain_values = {name: entry["value"] for name, entry in values.items()}
-    return RecordedRecipe(content.get("code"), plain_values)
+    return RecordedRecipe(content.get("code"), str(content.get("size")), plain_values)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

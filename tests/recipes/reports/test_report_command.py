@@ -1,20 +1,18 @@
-import json
 from pathlib import Path
 
 from recipes.reports.run import write_report
+from tests.helpers.manifests import write_stage_manifest
 
 
 def test_a_stage_on_data_without_token_counts_has_a_dash_for_its_entropy(tmp_path: Path) -> None:
-    manifest = {
-        "status": "finished",
-        "tokens": 1000,
-        "validation_loss": 5.5,
-        "unigram_entropy": None,
-        "seconds": 9.0,
-    }
     (tmp_path / "phase1").mkdir()
-    (tmp_path / "phase1/manifest.json").write_text(
-        json.dumps(manifest | {"checkpoint": "checkpoints/step=00000001"})
+    write_stage_manifest(
+        tmp_path / "phase1",
+        tokens=1000,
+        validation_loss=5.5,
+        unigram_entropy=None,
+        seconds=9.0,
+        checkpoint="checkpoints/step=00000001",
     )
     report = write_report(tmp_path).read_text()
     assert (

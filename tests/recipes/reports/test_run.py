@@ -1,7 +1,7 @@
 """The run's report, from run folders written by hand: finished, running, failed and damaged."""
 
-import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -12,7 +12,9 @@ from recipes.common.errors import UserError
 from recipes.registry.resolve import resolve
 from recipes.reports.run import write_report
 from recipes.reports.run_files import read_run
+from recipes.runs.merge_manifest import MergeManifest, MergeParent
 from recipes.runs.stage_folder import write_recipe
+from recipes.runs.stage_manifest import ShardProgress, TrainingShard
 from tests.helpers.report_pages import BATCH, Page, write_stage
 
 
@@ -148,51 +150,43 @@ def test_an_overridden_rate_is_the_one_drawn(tmp_path: Path) -> None:
 def test_a_merge_names_its_parents(tmp_path: Path) -> None:
     write_stage(tmp_path, "phase3", 3)
     write_stage(tmp_path, "phase4", 3)
-    (tmp_path / "phase4/merge_manifest.json").write_text(
-        json.dumps(
-            {
-                "method": "task",
-                "weights": [0.25, 0.75],
-                "parents": [
-                    "phase3/a",
-                    {"path": "phase3/<b>", "stage": "phase3", "checkpoint": "b", "tokens": 2000},
-                ],
-                "base": {"path": "phase2"},
-            }
-        )
-    )
+    parents = [
+        MergeParent("phase3/a", "NeMo checkpoint", {}),
+        MergeParent("phase3/<b>", "NeMo checkpoint", {}, "phase3", "tiny", "b", 2000),
+    ]
+    base = MergeParent("phase2", "NeMo checkpoint", {})
+    merge = MergeManifest("task", [0.25, 0.75], parents, base, 1, [], {})
+    merge.write(tmp_path / "phase4")
     (tmp_path / "merged").mkdir()
-    (tmp_path / "merged/merge_manifest.json").write_text(
-        json.dumps({"parents": "x", "weights": None})
+    replace(merge, method="linear", parents=[base], weights=[1.0], base=None).write(
+        tmp_path / "merged"
     )
     markdown, page = report(tmp_path)
     assert "Merge phase4/merge_manifest.json, method task" in page.words
     assert ["phase3/a", "-", "-", "-", "0.25"] in page.rows
     assert ["phase3/<b>", "phase3", "b", "2,000", "0.75"] in page.rows
     assert ["phase2", "-", "-", "-", "base"] in page.rows
-    assert ["x", "-", "-", "-", "-"] in page.rows
+    assert "Merge merged/merge_manifest.json, method linear" in page.words
+    assert ["phase2", "-", "-", "-", "1.0"] in page.rows
     assert "| phase3/&lt;b&gt; | phase3 | b | 2,000 | 0.75 |" in markdown
     assert_self_contained(page, tmp_path)
 
 
-@pytest.mark.parametrize("by_prefix", [False, True])
-def test_shards_are_summed_by_component(tmp_path: Path, by_prefix: bool) -> None:
-    shards = [
-        {"prefix": f"web/{i}", "component": "common_crawl", "weight": 0.01, "epochs": 0.5}
-        for i in range(60)
-    ]
-    shards += [{"prefix": "maths", "component": "math", "weight": 0.4, "next_document": 7}]
+def test_shards_are_summed_by_component(tmp_path: Path) -> None:
+    shards = {f"web/{i}": TrainingShard(0.01, "common_crawl", f"{i}", "") for i in range(60)}
+    shards["maths"] = TrainingShard(0.4, "math", "m", "")
     write_stage(
         tmp_path,
         "phase1",
         3,
-        data={shard.pop("prefix"): shard for shard in shards} if by_prefix else shards,
+        data={prefix: asdict(shard) for prefix, shard in shards.items()},
+        data_progress={"0": asdict(ShardProgress("web/0", 7, 0.5))},
     )
     page = report(tmp_path)[1]
     assert ["common_crawl", "60", "60.00 %", "59.00 %"] in page.rows
     assert ["math", "1", "40.00 %", "7.00 %"] in page.rows
     assert ["code", "-", "-", "20.00 %"] in page.rows
-    assert ["web/0", "0.01", "-", "0.5"] in page.rows
+    assert ["web/0", "0.01", "7", "0.5"] in page.rows
     assert ["and 11 more", "-", "-", "-"] in page.rows
 
 
@@ -223,12 +217,12 @@ def test_a_damaged_manifest_does_not_end_the_report(
     assert_self_contained(page, tmp_path)
 
 
-def test_a_manifest_with_another_type_at_a_key_is_shown_and_listed(tmp_path: Path) -> None:
+def test_a_manifest_with_another_type_at_a_key_is_listed(tmp_path: Path) -> None:
     write_stage(tmp_path, "phase1", 20, seconds="<b>", validation_loss=6.5)
     page = report(tmp_path)[1]
     assert "phase1/manifest.json: key 'seconds' holds '<b>' (str)" in page.words
-    assert page.cells("phase1")["validation loss"] == "6.500"
-    assert page.cells("phase1")["wall time"] == "-"
+    assert page.cells("phase1")["validation loss"] == "-"
+    assert page.cells("phase1")["tokens done"] == f"{20 * BATCH:,}"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +230,7 @@ def test_a_manifest_with_another_type_at_a_key_is_shown_and_listed(tmp_path: Pat
     [
         (b"{", "is not valid JSON"),
         (b"\xff", "is not UTF-8 text (byte 0)"),
-        (b'{"method": 3}', "key 'method' holds 3 (int)"),
+        (b'{"method": 3, "weights": []}', "key 'method' holds 3 (int)"),
     ],
 )
 def test_a_damaged_merge_manifest_is_listed(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -244,36 +238,39 @@ def test_a_damaged_merge_manifest_is_listed(tmp_path: Path, content: bytes, prob
     (tmp_path / "phase4/merge_manifest.json").write_bytes(content)
     markdown, page = report(tmp_path)
     assert f"phase4/merge_manifest.json: {problem}" in page.words
-    assert "Merge phase4/merge_manifest.json" in markdown
+    assert f"- phase4/merge_manifest.json: {problem}" in markdown
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "phase1").mkdir()
     page = report(tmp_path)[1]
-    for name in ("manifest.json", "recipe.yaml", "metrics/steps.jsonl"):
+    for name in ("manifest.json", "metrics/steps.jsonl"):
         assert f"phase1/{name}: no such file" in page.words
+    assert "phase1/recipe.yaml: cannot be read (No such file or directory)" in page.words
     assert set(page.cells("phase1").values()) == {"phase1", "-"}
     assert page.words.count("nothing to draw yet") == 4
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    ("recipe", "problem"),
     [
-        "values: 3",
-        "{",
-        "\udcff",
-        "size: 9b\nvalues: {}",
-        "size: tiny\nvalues: {schedule.a: {value: 4}}",
-        "size: tiny\nvalues: {"
-        + ", ".join(f"schedule.{name}: {{value: [1]}}" for name in ("a", "b"))
-        + "}",
+        ("values: 3", "has no mapping 'values'"),
+        ("{", "is not valid YAML"),
+        ("[" * 10**5, "is not valid YAML"),
+        ("\udcff", "is not UTF-8 text (byte 0)"),
+        ("size: 9b\nvalues: {}", "is damaged"),
+        ("size: tiny\nvalues: {schedule.a: {value: 4}}", "is damaged"),
+        (
+            "size: tiny\nvalues: {schedule.a: {value: [1]}, schedule.b: {value: [1]}}",
+            "is damaged",
+        ),
     ],
 )
-def test_a_damaged_recipe_leaves_its_curve_out(tmp_path: Path, recipe: str) -> None:
+def test_a_damaged_recipe_leaves_its_curve_out(tmp_path: Path, recipe: str, problem: str) -> None:
     write_stage(tmp_path, "phase1", 5)
     (tmp_path / "phase1/recipe.yaml").write_bytes(recipe.encode("utf-8", "surrogateescape"))
     page = report(tmp_path)[1]
-    assert "phase1/recipe.yaml: is damaged" in page.words
+    assert f"phase1/recipe.yaml: {problem}" in page.words
     assert page.points("recipe") == []
     assert page.points("applied")[-1] == 5
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from evaluation.results import Evaluation, Unit, write_evaluation
 from recipes.reports.summary import run_summary, summary_text
+from tests.helpers.manifests import write_stage_manifest
 
 
 def write_stage(run: Path, name: str, **manifest: object) -> None:
     (run / name).mkdir(parents=True)
-    (run / name / "manifest.json").write_text(json.dumps({"stage": name, **manifest}))
+    write_stage_manifest(run / name, stage=name, **manifest)
 
 
 def write_scores(run: Path, stage: str, label: str, units: list[Unit], passed: bool) -> None:
