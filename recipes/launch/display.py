@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.common.progress import Progress, duration
+from recipes.common.progress import duration
 from recipes.runs.task import Task
 
 # between two lines of progress where the output is no terminal
@@ -63,7 +63,9 @@ class ChainDisplay:
         self._seconds = seconds
         self._logs = logs
         self._number = {task.name: number for number, task in enumerate(chain, 1)}
-        self._progress = Progress(sum(seconds.values()), time.monotonic)
+        # of the finished tasks: what they were expected to take, and what they took
+        self._expected_done = 0.0
+        self._seconds_done = 0.0
         self._started: dict[str, float] = {}
         self._finished = 0
         self._offsets: dict[str, int] = {}
@@ -91,21 +93,23 @@ class ChainDisplay:
         """Show that a task has succeeded, how long it took, and how long the rest will take."""
         seconds = time.monotonic() - self._started.pop(name)
         self._finished += 1
-        self._progress.advance(self._seconds[name])
+        self._expected_done += self._seconds[name]
+        self._seconds_done += seconds
         self._print(f"{self._count()} {name:28} {duration(seconds):>8}   {self._time_left()}")
 
     def _count(self) -> str:
         return f"[{self._finished:{len(str(len(self._number)))}}/{len(self._number)}]"
 
     def _time_left(self) -> str:
-        """Return the time left, with what the running tasks have already taken of theirs."""
-        left = self._progress.seconds_left
-        if left is None:
-            left = sum(self._seconds.values())
-        now = time.monotonic()
+        """Return the time left, if all tasks are as slow as the finished ones were."""
+        if self._finished == len(self._number):
+            return ""
+        slowness = self._seconds_done / self._expected_done if self._expected_done else 1.0
+        left = slowness * (sum(self._seconds.values()) - self._expected_done)
         for name, started in self._started.items():
-            left -= min(now - started, self._seconds[name])
-        return f"about {duration(max(left, 1))} left" if self._finished < len(self._number) else ""
+            # a task that takes longer than expected is about to end
+            left -= min(time.monotonic() - started, slowness * self._seconds[name])
+        return f"about {duration(max(left, 1))} left"
 
     def _follow(self) -> None:
         while not self._stop.wait(POLL_SECONDS):

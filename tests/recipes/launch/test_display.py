@@ -79,6 +79,15 @@ def test_the_time_left_weighs_tasks_by_their_cost(tmp_path: Path, monkeypatch) -
     now[0] = 20.0
     screen.finish("one")
     assert screen._time_left() == "about 3 min left"
+    # what a running task has taken is not added to the rest
+    screen.start("two")
+    now[0] = 38.0
+    assert screen._time_left() == "about 3 min left"
+    now[0] = 400.0
+    assert screen._time_left() == "about 3 min left"
+    screen.start("three")
+    now[0] = 500.0
+    assert screen._time_left() == "about 60 s left"
 
 
 def test_a_warning_of_a_task_is_shown_and_its_latest_line_now_and_then(
