@@ -117,7 +117,7 @@ def _failure(run_folder: Path, names: Sequence[str]) -> str:
 
 def _print_last_lines(run_folder: Path, name: str) -> None:
     """Print the end of what a failed task has printed, and where the rest is."""
-    pattern = f"nemo_run/experiments/*/*/*/nemo_run/{name}-*/*/0/combined.log"
+    pattern = f"nemo_run/experiments/*/*/{name}/nemo_run/*/*/0/combined.log"
     logs = sorted(run_folder.glob(pattern), key=os.path.getmtime)
     if not logs:
         return

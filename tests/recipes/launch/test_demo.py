@@ -62,7 +62,8 @@ def command(tmp_path_factory) -> list[str]:
 def run_folder(command) -> Path:
     folder = Path(command[-1])
     interrupted = _interrupt_after(18, command, folder / "phase1" / "metrics" / "steps.jsonl")
-    assert "phase1: starts, 153 steps of 8,192 tokens" in interrupted
+    assert interrupted.startswith("phase1     train, export\n")
+    assert "phase1: starts, 153 steps of 8,192 tokens" in _log(folder, "phase1")
     assert _manifest(folder, "phase1")["status"] == "stopped"
     refused = subprocess.run(
         [
@@ -85,6 +86,10 @@ def run_folder(command) -> Path:
     return folder
 
 
+def _log(folder: Path, task: str) -> str:
+    return (folder / "logs" / f"{task}.log").read_text()
+
+
 def _manifest(folder: Path, stage: str) -> dict:
     return json.loads((folder / stage / "manifest.json").read_text())
 
@@ -97,14 +102,28 @@ def _lines(folder: Path, stage: str) -> list[dict]:
 
 
 def test_it_continues_where_it_was_interrupted(run_folder) -> None:
-    after = int(
-        re.search(r"phase1: continues after step (\d+)", (run_folder / "output.txt").read_text())[1]
-    )
+    log = _log(run_folder, "phase1")
+    after = int(re.search(r"phase1: continues after step (\d+)", log)[1])
     assert 18 <= after <= 20
-    assert [line["step"] for line in _lines(run_folder, "phase1") if "loss" in line] == list(
-        range(1, 154)
-    )
+    steps = [line["step"] for line in _lines(run_folder, "phase1") if "loss" in line]
+    assert steps == list(range(1, 154))
     assert _manifest(run_folder, "phase1")["num_starts"] == 2
+
+
+def test_the_screen_has_a_plan_its_progress_and_a_summary(run_folder) -> None:
+    plan, progress, summary, after = (run_folder / "output.txt").read_text().split("\n\n")
+    assert [line.split()[0] for line in plan.splitlines()[:-2]] == CHAIN
+    assert re.fullmatch(r"\d+ tasks, about .* on two cores", plan.splitlines()[-1])
+
+    numbers = [int(number) for number in re.findall(r"\[ *(\d+)/\d+\] \S+ +[\d.]+ s", progress)]
+    assert numbers == sorted(numbers)
+    # nothing of NeMo's, Lightning's or another library's own
+    assert all(line.startswith("[") for line in progress.splitlines())
+
+    rows = [line.split() for line in summary.splitlines()]
+    assert [row[0] for row in rows[1:]] == CHAIN
+    assert {row[1] for row in rows[1:]} == {"finished"}
+    assert after.startswith("open  ")
 
 
 def _dependencies(experiment: Path) -> dict[str, tuple[str, ...]]:
@@ -266,7 +285,9 @@ def test_the_export_is_the_trained_model(run_folder) -> None:
         loss = model(ids, labels=ids).loss.item()
     last = [line["loss"] for line in _lines(run_folder, "phase1") if "loss" in line][-1]
     assert loss == pytest.approx(last, abs=1)
-    assert "generate/0 def __init__(self, " in (run_folder / "output.txt").read_text()
+    pattern = "nemo_run/experiments/*/*/generate/nemo_run/*/*/0/combined.log"
+    (generated,) = run_folder.glob(pattern)
+    assert generated.read_text().startswith("def __init__(self, ")
 
 
 def test_what_is_finished_is_not_done_again(command, run_folder) -> None:
