@@ -64,7 +64,11 @@ def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> B
             "max_length": model.positions,
             "dtype": "auto",
         }
-    return Backend(name, {**arguments, **extra}, options.batch_size or plan.suite.batch_size)
+    return Backend(
+        name,
+        {**arguments, **extra},
+        options.batch_size or plan.suite.batch_size,
+    )
 
 
 def parse_arguments(text: str) -> dict[str, Any]:

@@ -111,12 +111,13 @@ def read_calibrated(file: Path, evaluation: Evaluation) -> Reference:
     require_comparable(evaluation, calibrated, str(file))
 
     # RULER is compared by its mean at each length
-    scores: dict[str, tuple[float, float | None]]
+    scores: dict[str, tuple[float, float | None]] = {}
     if calibrated.suite == LONG_CONTEXT:
-        means = ruler_means(calibrated)
-        scores = {mean_name(length): value for length, value in means.items()}
+        for length, value in ruler_means(calibrated).items():
+            scores[mean_name(length)] = value
     else:
-        scores = {unit.name: (unit.score, unit.stderr) for unit in calibrated.units}
+        for unit in calibrated.units:
+            scores[unit.name] = (unit.score, unit.stderr)
     source = f"{file}: {calibrated.model}, {calibrated.fingerprint}"
     return Reference("calibrated", source, scores)
 
@@ -177,8 +178,19 @@ def gate_folder(
     if baseline and baseline.suite != evaluation.suite:
         baseline = None
 
-    checks = gate(evaluation, against, baseline=baseline, allow_fallback=allow_fallback)
-    write_gate(folder, checks, against=against, baseline=baseline, allow_fallback=allow_fallback)
+    checks = gate(
+        evaluation,
+        against,
+        baseline=baseline,
+        allow_fallback=allow_fallback,
+    )
+    write_gate(
+        folder,
+        checks,
+        against=against,
+        baseline=baseline,
+        allow_fallback=allow_fallback,
+    )
     return checks
 
 
@@ -275,11 +287,11 @@ def mean(units: Sequence[Unit]) -> tuple[float, float]:
 def ruler_means(evaluation: Evaluation) -> dict[int, tuple[float, float]]:
     """Return RULER's mean and its standard error, for lengths with all tasks and finite scores."""
     tasks = set(get_suite(LONG_CONTEXT, evaluation.size).tasks)
-    return {
-        length: mean(units)
-        for length, units in _units_by_length(evaluation).items()
-        if {unit.task for unit in units} == tasks
-    }
+    means = {}
+    for length, units in _units_by_length(evaluation).items():
+        if {unit.task for unit in units} == tasks:
+            means[length] = mean(units)
+    return means
 
 
 def standard_error(unit: Unit) -> float:
@@ -302,19 +314,21 @@ def _check_units(evaluation: Evaluation, allow_fallback: bool) -> list[CheckResu
     # in the suite's order, each once
     names = list(dict.fromkeys((*evaluation.expected, *units, *evaluation.failures)))
     if not names:
-        return [CheckResult("units", False, 0, "1 or more", "the evaluation has no units")]
+        reason = "the evaluation has no units"
+        return [CheckResult("units", False, 0, "1 or more", reason)]
 
     checks = []
     for name in names:
         if name in units:
             problems = list(_unit_problems(units[name], allow_fallback))
             checks += problems or [CheckResult(name, True, None, None, "whole")]
-        elif name in evaluation.failures:
+            continue
+
+        # no result: an attempt failed, or there was none
+        reason = "missing: it has not been run"
+        if name in evaluation.failures:
             reason = f"failed: {evaluation.failures[name]}"
-            checks.append(CheckResult(name, False, None, "a result", reason))
-        else:
-            reason = "missing: it has not been run"
-            checks.append(CheckResult(name, False, None, "a result", reason))
+        checks.append(CheckResult(name, False, None, "a result", reason))
     return checks
 
 
@@ -326,17 +340,35 @@ def _unit_problems(unit: Unit, allow_fallback: bool) -> Iterator[CheckResult]:
 
     if not math.isfinite(unit.score):
         score = str(unit.score)
-        yield failed("score", score, "a finite number", "the score is no finite number")
+        yield failed(
+            "score",
+            score,
+            "a finite number",
+            "the score is no finite number",
+        )
     if unit.samples != unit.expected:
         yield failed(
-            "samples", unit.samples, unit.expected, "the number of samples is not the expected one"
+            "samples",
+            unit.samples,
+            unit.expected,
+            "the number of samples is not the expected one",
         )
     if unit.truncated:
-        yield failed("truncated", unit.truncated, 0, "prompts were cut to the model's context")
+        yield failed(
+            "truncated",
+            unit.truncated,
+            0,
+            "prompts were cut to the model's context",
+        )
     # `not >=` also catches NaN, which JSON could not hold
     if unit.fill_min is not None and not unit.fill_min >= FILL_MIN.value:
         fill = f"{unit.fill_min:.3f}"
-        yield failed("fill", fill, FILL_MIN.value, "a prompt is too short for its length")
+        yield failed(
+            "fill",
+            fill,
+            FILL_MIN.value,
+            "a prompt is too short for its length",
+        )
     if unit.corpus == "fallback":
         reason = "the fallback corpus is not comparable with published numbers"
         check = failed("corpus", unit.corpus, "published", reason)
@@ -350,7 +382,8 @@ def _check_scores(evaluation: Evaluation, against: Reference) -> Iterator[CheckR
     # what has no reference passes, and says so
     for name, units, num_tasks in _scored(evaluation):
         if name not in against.scores:
-            yield CheckResult(name, True, None, None, f"no {against.kind} reference")
+            reason = f"no {against.kind} reference"
+            yield CheckResult(name, True, None, None, reason)
         elif len(units) < num_tasks:
             reason = "too few of its tasks have a finite score"
             yield CheckResult(name, False, len(units), num_tasks, reason)
@@ -374,6 +407,7 @@ def _check_baseline(evaluation: Evaluation, baseline: Evaluation) -> Iterator[Ch
     # a unit that has no finite score is a failed check already
     before = {unit.name: unit for unit in _finite(baseline.units)}
     shared = [unit for unit in _finite(evaluation.units) if unit.name in before]
+    # points of a share and bits per byte have no common mean
     for percent in (True, False):
         units = [unit for unit in shared if unit.percent == percent]
         if units:
@@ -406,6 +440,7 @@ def _check_bound(
         tolerance *= RELATIVE.value * abs(expected)
     slack = tolerance + Z.value * stderr
 
+    # worse is below the bound, or above it where lower is better
     if units[0].higher_is_better:
         bound = expected - slack
         ok = score >= bound
@@ -416,18 +451,22 @@ def _check_bound(
         sign = "+"
     terms = f"{expected:.4g} {sign} {tolerance:.3g} {sign} {Z.value:g} x {stderr:.3g}"
     reason = f"bound {bound:.4g} = {terms}"
-    return CheckResult(name, ok, score, bound, reason if ok else f"worse than the {reason}")
+    if not ok:
+        reason = f"worse than the {reason}"
+    return CheckResult(name, ok, score, bound, reason)
 
 
 def _differences(unit: Unit, other: Unit) -> list[str]:
     """Return the settings in which two results of a unit differ, in words."""
-    here = _compared_settings(unit)
-    there = _compared_settings(other)
-    return [
-        f"{name}: {_shorten(there.get(name))} there and {_shorten(here.get(name))} here"
-        for name in sorted(here.keys() | there.keys())
-        if here.get(name) != there.get(name)
-    ]
+    settings = _compared_settings(unit)
+    other_settings = _compared_settings(other)
+    differences = []
+    for name in sorted(settings | other_settings):
+        value = settings.get(name)
+        other_value = other_settings.get(name)
+        if value != other_value:
+            differences.append(f"{name}: {_shorten(other_value)} there and {_shorten(value)} here")
+    return differences
 
 
 def _compared_settings(unit: Unit) -> dict[str, Any]:
@@ -447,6 +486,10 @@ def _finite(units: Iterable[Unit]) -> list[Unit]:
 
 def _units_by_length(evaluation: Evaluation) -> dict[int, list[Unit]]:
     """Return RULER's units with a finite score at each length, in tokens and ascending."""
-    lengths = sorted({unit.length for unit in evaluation.units if unit.length is not None})
-    units = _finite(evaluation.units)
-    return {length: [unit for unit in units if unit.length == length] for length in lengths}
+    # a length whose scores are all NaN stays, with no unit, as its mean must not pass unseen
+    lengths = {unit.length for unit in evaluation.units if unit.length is not None}
+    by_length: dict[int, list[Unit]] = {length: [] for length in sorted(lengths)}
+    for unit in _finite(evaluation.units):
+        if unit.length is not None:
+            by_length[unit.length].append(unit)
+    return by_length

@@ -81,7 +81,11 @@ class LmEvalResult:
 
 
 def serve(
-    connection: Connection, parent_end: Connection, backend: Backend, tokenizer: Path, log: Path
+    connection: Connection,
+    parent_end: Connection,
+    backend: Backend,
+    tokenizer: Path,
+    log: Path,
 ) -> None:
     """Load the model, then score the jobs that arrive until the other end closes or sends None.
 
@@ -109,8 +113,9 @@ def serve(
 
 def error_sentence(error: Exception) -> str:
     """Return an exception as half a sentence."""
+    # the name of the class, as some exceptions have no text
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:300]}".removesuffix(": ")
 
 
 def _prepare_process(log: Path) -> None:
@@ -153,11 +158,15 @@ def _score(model: Any, job: LmEvalJob, tokenizer: Path) -> LmEvalResult:
     os.environ.pop(ALLOW_CODE, None)
     if job.allow_code:
         os.environ[ALLOW_CODE] = "1"
+
+    # without a budget the task's own
     gen_kwargs = None
     if job.max_gen_toks is not None:
         gen_kwargs = {"max_gen_toks": job.max_gen_toks}
+
     # the index of all tasks takes 18 s
     manager = TaskManager(include_defaults=False, include_path=list(job.folders))
+
     output = Path(job.output)
     tracker = EvaluationTracker(output_path=str(output / "results.json"))
     results = simple_evaluate(
@@ -188,7 +197,10 @@ def _gather(
 ) -> LmEvalResult:
     rows = results["results"]
     # a group's row has its own name, a task file's the name inside it
-    name = job.task if job.task in rows else next(iter(rows))
+    name = job.task
+    if name not in rows:
+        name = next(iter(rows))
+
     row = {key: value for key, value in rows[name].items() if isinstance(value, float | int)}
     if _BITS_PER_BYTE in row:
         row[_BITS_PER_BYTE.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
@@ -231,7 +243,10 @@ def _stderr_of_bits(samples: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _count_truncated(
-    model: Any, samples: Sequence[Mapping[str, Any]], positions: int, tokenizer: Path
+    model: Any,
+    samples: Sequence[Mapping[str, Any]],
+    positions: int,
+    tokenizer: Path,
 ) -> int:
     """Return how many prompts are longer than the model's context, and so were cut."""
     # RULER's samples have been counted when they were generated

@@ -93,7 +93,12 @@ def plan_evaluation(options: EvaluateOptions, model: ModelFolder) -> Plan:
             samples = options.samples or _num_samples(suite, length)
             units.append(PlannedUnit(task, length, samples, suite.seconds))
     # the part of it that is to be scored now
-    selected = suites.units(suite.name, options.size, options.lengths or lengths, options.tasks)
+    selected = suites.units(
+        suite.name,
+        options.size,
+        options.lengths or lengths,
+        options.tasks,
+    )
     names = {unit_name(task.name, length) for task, length in selected}
 
     plan = Plan(

@@ -127,7 +127,11 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    return read_record(Evaluation, folder / EVALUATION, "run `granite41 eval` into this folder")
+    return read_record(
+        Evaluation,
+        folder / EVALUATION,
+        "run `granite41 eval` into this folder",
+    )
 
 
 def is_complete(folder: Path) -> bool:

@@ -75,12 +75,14 @@ class EvaluationRun:
                 finished units are kept.
         """
         self._generate_samples()
+
         # a unit is done when it has a result with its key
         keys = {unit.name: self._key(unit) for unit in self.plan.units}
         open_units = []
         for unit in self.plan.chosen:
             if self._read_result(unit.name, keys[unit.name]) is None:
                 open_units.append(unit)
+
         num_chosen = len(self.plan.chosen)
         num_kept = num_chosen - len(open_units)
         if num_kept:
@@ -115,10 +117,17 @@ class EvaluationRun:
         )
 
     def _score_all(
-        self, units: list[PlannedUnit], keys: Mapping[str, str], failures: dict[str, str]
+        self,
+        units: list[PlannedUnit],
+        keys: Mapping[str, str],
+        failures: dict[str, str],
     ) -> None:
         """Score ``units`` one after the other; ``failures`` receives those without a result."""
-        with LmEvalWorker(self.backend, self.model.folder, self.output / LOG) as worker:
+        with LmEvalWorker(
+            self.backend,
+            self.model.folder,
+            self.output / LOG,
+        ) as worker:
             # loading the model is no part of a unit, whose time says how long the others take
             worker.start()
             progress = Progress(sum(unit.cost for unit in units))
@@ -131,16 +140,16 @@ class EvaluationRun:
                     outcome = f"no result: {failure}"
 
                 progress.advance(unit.cost)
-                left = ""
                 if number < len(units):
-                    left = f", about {duration(progress.seconds_left)} left"
-                log.info("[%d/%d] %s: %s%s", number, len(units), unit.name, outcome, left)
+                    outcome += f", about {duration(progress.seconds_left)} left"
+                log.info("[%d/%d] %s: %s", number, len(units), unit.name, outcome)
 
     def _score(self, unit: PlannedUnit, key: str, worker: LmEvalWorker) -> Unit:
         """Score a unit into its folder, which appears whole or not at all."""
         folder = self.output / UNITS / unit.name
         # a result of another model, or with other settings
         shutil.rmtree(folder, ignore_errors=True)
+
         started = time.monotonic()
         with atomic_directory(folder) as temporary:
             metadata = self._metadata(unit)
@@ -159,7 +168,13 @@ class EvaluationRun:
             file = folder / "task.yaml"
             samples = samples_file(self.ruler_samples, task.name, unit.length)
             metric = task.metric.partition(",")[0]
-            write_task_file(file, unit.name, samples, metric, metadata.settings["budget"])
+            write_task_file(
+                file,
+                unit.name,
+                samples,
+                metric,
+                metadata.settings["budget"],
+            )
             name = str(file)
         return LmEvalJob(
             name=unit.name,
@@ -203,7 +218,9 @@ class EvaluationRun:
     def _read_result(self, name: str, key: str) -> Unit | None:
         """Return the result of a unit, or None where it has none with this key."""
         unit = read_unit(self.output / UNITS / name)
-        return unit if unit and unit.settings.get("key") == key else None
+        if unit and unit.settings.get("key") == key:
+            return unit
+        return None
 
     def _gather(self, keys: Mapping[str, str], failures: Mapping[str, str]) -> Evaluation:
         """Return the evaluation of all units that have a result by now."""
@@ -264,6 +281,7 @@ def build_unit(
     scale = 100 if task.percent else 1
     if stderr is not None:
         stderr *= scale
+
     metric = task.metric.partition(",")[0]
     settings: dict[str, Any] = {
         "key": key,
@@ -286,7 +304,9 @@ def build_unit(
         seconds=seconds,
         settings=settings,
     )
-    return result if metadata is None else _with_metadata(result, unit, metadata)
+    if metadata is None:
+        return result
+    return _with_metadata(result, unit, metadata)
 
 
 def _with_metadata(result: Unit, unit: PlannedUnit, metadata: Metadata) -> Unit:
@@ -308,8 +328,10 @@ def _with_metadata(result: Unit, unit: PlannedUnit, metadata: Metadata) -> Unit:
 
 
 def _result_words(result: Unit) -> str:
-    error = "" if result.stderr is None else f" ± {result.stderr:.2f}"
-    return f"{result.score:.2f}{error}, {result.seconds:.1f} s"
+    score = f"{result.score:.2f}"
+    if result.stderr is not None:
+        score += f" ± {result.stderr:.2f}"
+    return f"{score}, {result.seconds:.1f} s"
 
 
 @cache

@@ -92,7 +92,11 @@ def require_sandbox() -> None:
 
 
 def run_many(
-    programs: Iterable[str], workers: int, *, seconds: float, memory_bytes: int
+    programs: Iterable[str],
+    workers: int,
+    *,
+    seconds: float,
+    memory_bytes: int,
 ) -> list[Outcome]:
     """Run programs as :func:`run_python` does, ``workers`` at a time; outcomes keep their order."""
     run = partial(run_python, seconds=seconds, memory_bytes=memory_bytes)

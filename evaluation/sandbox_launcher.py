@@ -90,7 +90,13 @@ def _enter(readable: list[str]) -> None:
     _unshare()
     # mounts of the new namespace must not spread to the machine's
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV, f"size={2**20},mode=755")
+    _mount(
+        "tmpfs",
+        NEW_ROOT,
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        f"size={2**20},mode=755",
+    )
     scratch = f"{NEW_ROOT}/tmp"  # noqa: S108
     Path(scratch).mkdir()
     limits = f"size={SCRATCH_BYTES},nr_inodes=4096,mode=1777"
@@ -99,7 +105,11 @@ def _enter(readable: list[str]) -> None:
         _show(Path(source))
 
     # read-only but for /tmp, then the only root
-    _set_attributes(NEW_ROOT, AT_RECURSIVE, on=MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
+    _set_attributes(
+        NEW_ROOT,
+        AT_RECURSIVE,
+        on=MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID,
+    )
     _set_attributes(scratch, 0, off=MOUNT_ATTR_RDONLY)
     os.chdir(NEW_ROOT)
     _call("pivot_root", b".", b".")
@@ -267,7 +277,11 @@ def _is_machine_root() -> bool:
 
 
 def _mount(
-    source: str | None, target: str, kind: str | None, flags: int, data: str | None = None
+    source: str | None,
+    target: str,
+    kind: str | None,
+    flags: int,
+    data: str | None = None,
 ) -> None:
     texts = [_bytes_or_none(text) for text in (source, target, kind, data)]
     _call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3], about=target)

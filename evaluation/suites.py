@@ -96,10 +96,9 @@ def get_suite(name: str, size: str) -> Suite:
         UserError: an unknown suite or size.
     """
     row = _row(name, size)
-    tasks = {
-        task: _benchmark(task, values, row["chat_template"])
-        for task, values in row["tasks"].items()
-    }
+    tasks = {}
+    for task, values in row["tasks"].items():
+        tasks[task] = _benchmark(task, values, row["chat_template"])
     return Suite(
         name=name,
         title=row["title"],
@@ -161,7 +160,10 @@ def samples(suite: str, size: str) -> int | None:
 
 
 def units(
-    suite: str, size: str, ruler_lengths: Sequence[int] = (), tasks: Iterable[str] = ()
+    suite: str,
+    size: str,
+    ruler_lengths: Sequence[int] = (),
+    tasks: Iterable[str] = (),
 ) -> list[tuple[Benchmark, int | None]]:
     """Return the (task, length) pairs of a suite without unavailable tasks; RULER's by length.
 
@@ -181,6 +183,7 @@ def units(
             f"suite {suite}: lengths belong to {LONG_CONTEXT} and only to it; "
             f"give them there or leave out"
         )
+    # a task that is named must exist and run
     names = list(tasks)
     for name in names:
         benchmark = _find(suite, benchmarks, name)
@@ -189,21 +192,24 @@ def units(
                 f"suite {suite}, task {name}: cannot be run, {benchmark.unavailable}; leave it out"
             )
 
-    chosen = [
-        benchmark
-        for benchmark in benchmarks.values()
-        if not benchmark.unavailable and (not names or benchmark.name in names)
-    ]
-    return [(benchmark, length) for length in (ruler_lengths or (None,)) for benchmark in chosen]
+    chosen = []
+    for name, benchmark in benchmarks.items():
+        is_selected = not names or name in names
+        if is_selected and not benchmark.unavailable:
+            chosen.append(benchmark)
+    pairs: list[tuple[Benchmark, int | None]] = []
+    for length in ruler_lengths or (None,):
+        pairs += [(benchmark, length) for benchmark in chosen]
+    return pairs
 
 
 def unavailable(suite: str, size: str) -> dict[str, str]:
     """Return the benchmarks of a suite that cannot be run here -> the reason."""
-    return {
-        benchmark.name: benchmark.unavailable
-        for benchmark in get_suite(suite, size).tasks.values()
-        if benchmark.unavailable
-    }
+    reasons = {}
+    for name, benchmark in get_suite(suite, size).tasks.items():
+        if benchmark.unavailable:
+            reasons[name] = benchmark.unavailable
+    return reasons
 
 
 def task_folders(benchmark: Benchmark) -> tuple[str, ...]:
@@ -248,8 +254,10 @@ def read_score(metric: str, row: Mapping[str, Any]) -> tuple[float, float | None
 
 def setting(suite: str, benchmark: str) -> str | None:
     """Return IBM's words for a benchmark's setting, or None where it gives none."""
-    row = _published(suite).get(benchmark)
-    return row.get("setting") if row and suite != LONG_CONTEXT else None
+    # RULER's rows are means at each length
+    if suite == LONG_CONTEXT:
+        return None
+    return _published(suite).get(benchmark, {}).get("setting")
 
 
 def reference(suite: str, benchmark: str, size: str) -> float | None:
@@ -283,7 +291,9 @@ def _find(suite: str, benchmarks: Mapping[str, Benchmark], name: str) -> Benchma
 def _published(suite: str) -> dict[str, Any]:
     require_known("suite", suite, dict.fromkeys(suite_names()))
     key = _read_suites()[suite].get("facts")
-    return _read_facts()[key] if key else {}
+    if not key:
+        return {}
+    return _read_facts()[key]
 
 
 def _row(suite: str, size: str) -> dict[str, Any]:

@@ -57,7 +57,10 @@ def batch_script(
 
 
 def build_executor(
-    job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, commit: str
+    job: SlurmJob,
+    cluster: Cluster,
+    run_folder: PurePosixPath,
+    commit: str,
 ) -> "SlurmExecutor":
     """Return nemo-run's executor of the job, without tunnel and folders.
 

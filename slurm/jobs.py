@@ -53,7 +53,10 @@ def build_jobs(chain: Sequence[Task], cluster: Cluster) -> list[SlurmJob]:
 
 
 def _build_job(
-    task: Task, gpus_per_node: int, cpu_partition: Partition, cluster: Cluster
+    task: Task,
+    gpus_per_node: int,
+    cpu_partition: Partition,
+    cluster: Cluster,
 ) -> SlurmJob:
     per_node = min(task.processes, gpus_per_node)
     if task.processes % per_node:

@@ -45,7 +45,9 @@ class PartitionState:
 
 
 def check_cluster(
-    cluster: Cluster, jobs: Sequence[SlurmJob] = (), needed_bytes: int = 0
+    cluster: Cluster,
+    jobs: Sequence[SlurmJob] = (),
+    needed_bytes: int = 0,
 ) -> list[CheckResult]:
     """Return the checks of everything that the cluster's file names.
 
@@ -65,7 +67,8 @@ def check_cluster(
             f"Slurm's controller does not answer ({controller.reason}); "
             f"nothing was submitted, try again later"
         )
-    checks = [CheckResult("controller", True, controller.text.splitlines()[0].strip(), "answers")]
+    first_line = controller.text.splitlines()[0].strip()
+    checks = [CheckResult("controller", True, first_line, "answers")]
 
     states = _parse_partitions(results["partitions"].text)
     for key, partition in cluster.partitions():
@@ -139,18 +142,29 @@ def _parse_sinfo_limit(text: str) -> int:
 
 
 def _check_partition(
-    key: str, partition: Partition, states: dict[str, PartitionState], nodes: int
+    key: str,
+    partition: Partition,
+    states: dict[str, PartitionState],
+    nodes: int,
 ) -> Iterator[CheckResult]:
     name = partition.partition
     if name not in states:
         visible = ", ".join(states) or "none that you may see"
-        yield CheckResult(f"{key}.partition", False, f"no {name}", f"one of {visible}")
+        yield CheckResult(
+            f"{key}.partition",
+            False,
+            f"no {name}",
+            f"one of {visible}",
+        )
         return
 
     state = states[name]
+
+    # it takes jobs
     found = f"{name} is {'up' if state.up else 'down'}"
     yield CheckResult(f"{key}.partition", state.up, found, "up")
 
+    # the file's time limit is no longer than the partition's
     fits = True
     expected = "any"
     if state.max_seconds is not None:
@@ -159,16 +173,23 @@ def _check_partition(
     yield CheckResult(f"{key}.time_limit", fits, partition.time_limit, expected)
 
     yield CheckResult(
-        f"{key}.nodes", nodes <= state.nodes, f"{state.nodes} nodes", f"at least {nodes}"
+        f"{key}.nodes",
+        nodes <= state.nodes,
+        f"{state.nodes} nodes",
+        f"at least {nodes}",
     )
     if partition.gres:
         yield from _check_gres(key, partition, partition.gres, state)
 
 
 def _check_gres(
-    key: str, partition: Partition, gres: str, state: PartitionState
+    key: str,
+    partition: Partition,
+    gres: str,
+    state: PartitionState,
 ) -> Iterator[CheckResult]:
     gpu_type, count = _parse_gres(gres)
+    # one kind of node is enough, as --gres names the type
     fits = any(
         available >= count and gpu_type in ("", node_type)
         for node_type, available in map(_parse_gres, state.gres)
@@ -196,7 +217,12 @@ def _parse_gres(gres: str) -> tuple[str, int]:
 
 def _check_account(cluster: Cluster, associations: CommandResult) -> Iterator[CheckResult]:
     if associations.status:
-        yield CheckResult("account", False, associations.reason, "sacctmgr lists your accounts")
+        yield CheckResult(
+            "account",
+            False,
+            associations.reason,
+            "sacctmgr lists your accounts",
+        )
         return
 
     # an account has a line for each partition, or one for all
@@ -218,13 +244,23 @@ def _check_account(cluster: Cluster, associations: CommandResult) -> Iterator[Ch
     expected = f"one of yours: {', '.join(sorted(allowed))}"
     for key, partition in cluster.partitions():
         if partition.qos:
-            yield CheckResult(f"{key}.qos", partition.qos in allowed, partition.qos, expected)
+            yield CheckResult(
+                f"{key}.qos",
+                partition.qos in allowed,
+                partition.qos,
+                expected,
+            )
 
 
 def _check_accounting(accounting: CommandResult) -> CheckResult:
     ok = accounting.status == 0
     found = "sacct answers" if ok else accounting.reason
-    return CheckResult("accounting", ok, found, "sacct answers, as status and nemo-run need it")
+    return CheckResult(
+        "accounting",
+        ok,
+        found,
+        "sacct answers, as status and nemo-run need it",
+    )
 
 
 def _check_programs(cluster: Cluster, results: dict[str, CommandResult]) -> Iterator[CheckResult]:
@@ -258,4 +294,9 @@ def _check_folder(cluster: Cluster, result: CommandResult, needed_bytes: int) ->
     expected = f"{folder} is writable"
     if needed_bytes:
         expected = f"{needed_bytes / 1e9:,.4g} GB in {folder}"
-    return CheckResult("folder", free >= needed_bytes, f"{free / 1e9:,.4g} GB free", expected)
+    return CheckResult(
+        "folder",
+        free >= needed_bytes,
+        f"{free / 1e9:,.4g} GB free",
+        expected,
+    )

@@ -27,7 +27,9 @@ class Shell:
         self._prefix = _ssh_prefix(cluster.login) if cluster.login else []
 
     def run(
-        self, words: Sequence[str | PurePosixPath], content: bytes = b""
+        self,
+        words: Sequence[str | PurePosixPath],
+        content: bytes = b"",
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command with ``content`` as its input; return its output and exit status.
 

@@ -130,7 +130,10 @@ def cli_flags(cluster: Cluster, on: str | None, run_folder: PurePosixPath) -> st
 
 
 def query_status(
-    cluster: Cluster, local_view: Path, run_folder: PurePosixPath, submission: Submission
+    cluster: Cluster,
+    local_view: Path,
+    run_folder: PurePosixPath,
+    submission: Submission,
 ) -> list[JobStatus]:
     """Return the status of each submitted job.
 
@@ -180,7 +183,10 @@ def active_ids(jobs: Sequence[JobStatus]) -> list[str]:
 
 
 def log_files(
-    shell: Shell, run_folder: PurePosixPath, submission: Submission, task: str
+    shell: Shell,
+    run_folder: PurePosixPath,
+    submission: Submission,
+    task: str,
 ) -> list[str]:
     """Return the paths on the cluster of a job's logs since the last submission, latest last."""
     find = _find_logs(run_folder, submission, task)
@@ -284,7 +290,8 @@ class JobHistory:
 
 
 def _query_slurm(
-    shell: Shell, ids: Collection[str]
+    shell: Shell,
+    ids: Collection[str],
 ) -> tuple[dict[str, JobState], dict[str, list[Attempt]]]:
     """Return job -> its state in the queue, and job -> its starts by the accounting."""
     jobs = ",".join(sorted(ids))

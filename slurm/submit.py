@@ -36,7 +36,9 @@ _ROOT = Path(__file__).parents[1]
 
 
 def dry_run_scripts(
-    chain: Sequence[Task], cluster: Cluster, run_folder: PurePosixPath
+    chain: Sequence[Task],
+    cluster: Cluster,
+    run_folder: PurePosixPath,
 ) -> dict[str, str]:
     """Return task -> the batch script that :func:`submit` sends, but for the experiment's id."""
     commit = (describe_commit() or "unknown").removesuffix("-dirty")
@@ -117,7 +119,10 @@ def _copy_code(cluster: Cluster, shell: Shell) -> PurePosixPath:
 
     # the folder gets its name when it is complete
     archive = subprocess.run(
-        ["git", "archive", commit], cwd=_ROOT, capture_output=True, check=True
+        ["git", "archive", commit],
+        cwd=_ROOT,
+        capture_output=True,
+        check=True,
     ).stdout
     target = shlex.quote(str(folder))
     partial = shlex.quote(f"{folder}.partial")
@@ -135,7 +140,10 @@ def _copy_code(cluster: Cluster, shell: Shell) -> PurePosixPath:
 
 
 def _submit(
-    jobs: Sequence[SlurmJob], cluster: Cluster, run_folder: PurePosixPath, code: PurePosixPath
+    jobs: Sequence[SlurmJob],
+    cluster: Cluster,
+    run_folder: PurePosixPath,
+    code: PurePosixPath,
 ) -> tuple[str, dict[str, str]]:
     """Submit the jobs as one nemo-run experiment; return its id, and job -> Slurm's id.
 
@@ -169,7 +177,13 @@ def _submit(
 
         # the experiment has its id now, which names the folder of scripts and logs
         scripts = {
-            job.name: batch_script(job, cluster, run_folder, code.name, experiment._id)
+            job.name: batch_script(
+                job,
+                cluster,
+                run_folder,
+                code.name,
+                experiment._id,
+            )
             for job in jobs
         }
         use_scripts(experiment, scripts)

@@ -42,7 +42,11 @@ def run_mbpp(responses: list[list[str]], documents: list[Document]) -> list[str]
 
 def run_mbpp_plus(responses: list[list[str]], documents: list[Document]) -> list[str]:
     """MBPP+: the response, then the test program of EvalPlus."""
-    return _run(responses, documents, lambda document, text: f"{text}\n{document['test']}")
+    return _run(
+        responses,
+        documents,
+        lambda document, text: f"{text}\n{document['test']}",
+    )
 
 
 def pass_at_1(document: Document, results: list[str]) -> dict[str, float]:
@@ -51,7 +55,9 @@ def pass_at_1(document: Document, results: list[str]) -> dict[str, float]:
 
 
 def _run(
-    responses: list[list[str]], documents: list[Document], program: Callable[[Document, str], str]
+    responses: list[list[str]],
+    documents: list[Document],
+    program: Callable[[Document, str], str],
 ) -> list[str]:
     if os.environ.get(ALLOW_CODE) != "1":
         raise UserError(
@@ -62,5 +68,10 @@ def _run(
     for document, texts in zip(documents, responses, strict=True):
         programs.append(program(document, texts[0]))
     workers = len(os.sched_getaffinity(0))
-    outcomes = sandbox.run_many(programs, workers, seconds=SECONDS, memory_bytes=MEMORY_BYTES)
+    outcomes = sandbox.run_many(
+        programs,
+        workers,
+        seconds=SECONDS,
+        memory_bytes=MEMORY_BYTES,
+    )
     return [outcome.reason for outcome in outcomes]
