@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,44 +138,40 @@ def prepare(
         raise UserError(
             f"max-tokens: {max_tokens} is too small, expected at least {MINIMUM_TOKENS}; give more"
         )
-    groups = shards.cut(_folder_parts(folder)) if folder else shards.plan(inputs or [])
+    if folder:
+        parts = _folder_parts(folder)
+        groups = shards.cut(parts)
+    else:
+        groups = shards.plan(inputs or [])
+
+    # the names of fields change the first pass, not the packing of its buckets
     settings = {
         "max_tokens": max_tokens,
         "tokenizer": tokenizer_files.fingerprint(tokenizer_folder),
     }
-    all_settings = {
-        **settings,
-        **({} if folder else fields.to_settings()),
-        "inputs": [str(folder)] if folder else inputs,
-        "inputs_sha256": _digest(groups),
-    }
+    all_settings: dict[str, Any] = dict(settings)
+    if folder:
+        all_settings["inputs"] = [str(folder)]
+    else:
+        all_settings |= fields.to_settings()
+        all_settings["inputs"] = inputs
+    all_settings["inputs_sha256"] = _digest(groups)
+
     partition = output / _PARTITION
-    finished = _finished(output, all_settings)
-    if finished:
+    result = _finished(output, all_settings)
+    if result:
         log.info("%s: is finished already", output)
-        shutil.rmtree(partition, ignore_errors=True)
-        return finished
+    else:
+        shards.check_output(output)
+        left_out = Counter[str]()
+        if inputs:
+            groups = _first_pass(partition, groups, inputs[0], fields, workers, left_out)
+        log.info("packing the files of each repository")
+        work = partial(pack_shard, tokenizer_folder=tokenizer_folder, max_tokens=max_tokens)
+        shards.run(output, groups, settings, work, workers=workers)
+        result = _write_manifest(output, all_settings, left_out)
 
-    shards.check_output(output)
-    left_out = Counter[str]()
-    if inputs:
-        groups = _first_pass(partition, groups, inputs[0], fields, workers, left_out)
-    log.info("packing the files of each repository")
-    work = partial(pack_shard, tokenizer_folder=tokenizer_folder, max_tokens=max_tokens)
-    shards.run(output, groups, settings, work, workers=workers)
-    manifests = shards.manifests(output) or []
-    if not any(manifest["documents"] for manifest in manifests):
-        raise UserError(
-            f"{folder}: holds no file of UTF-8 text, expected repositories in its sub-folders; "
-            f"check it"
-        )
-
-    result = _summarize(manifests, left_out) | {"settings": all_settings, "shards": []}
-    for manifest in manifests:
-        file = f"{shards.shard_name(manifest['index'])}.jsonl"
-        counts = {key: manifest[key] for key in ("documents", "tokens")}
-        result["shards"].append({"file": file, **counts})
-    write_json(output / MANIFEST, result)
+    # the buckets, also those of a run that was killed after its manifest
     shutil.rmtree(partition, ignore_errors=True)
     return result
 
@@ -184,7 +180,7 @@ _COUNTS = ("repositories", "files", "cut_files", "documents", "long_documents", 
 
 
 def _digest(groups: list[list[Part]]) -> str:
-    parts = [part for group in groups for part in group]
+    parts = list(chain.from_iterable(groups))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -198,7 +194,7 @@ def _first_pass(
 ) -> list[list[Part]]:
     """Distribute the records over buckets, count what is left out, return each bucket's parts."""
     # a Hub data set does not say its size: a bucket for each of its files
-    unknown_sizes = sum(part.bytes == 0 for group in groups for part in group)
+    unknown_sizes = sum(part.bytes == 0 for part in chain.from_iterable(groups))
     buckets = min(MOST_BUCKETS, max(len(groups), unknown_sizes))
     log.info("distributing the records over buckets by repository")
     settings = {**fields.to_settings(), "buckets": buckets}
@@ -210,7 +206,9 @@ def _first_pass(
         left_out.update(manifest["left_out"])
     by_bucket = _bucket_parts(partition, manifests, buckets)
     if not by_bucket:
-        within = f" within {fields.files!r}" if fields.files else ""
+        within = ""
+        if fields.files:
+            within = f" within {fields.files!r}"
         raise UserError(
             f"{first_input}: no record has text in {fields.text!r}, a repository in "
             f"{fields.repository!r} and a path in {fields.path!r}{within}; "
@@ -219,12 +217,41 @@ def _first_pass(
     return by_bucket
 
 
-def _summarize(manifests: list[dict[str, Any]], left_out: Counter[str]) -> dict[str, Any]:
-    """Return the shards' counts as sums, with what the first pass left out."""
-    for manifest in manifests:
+def _write_manifest(
+    output: Path, settings: dict[str, Any], left_out: Counter[str]
+) -> dict[str, Any]:
+    """Write and return manifest.json: the shards' counts added up, and what each shard holds.
+
+    Args:
+        left_out: what the first pass left out.
+    """
+    counts = Counter(dict.fromkeys(_COUNTS, 0))
+    entries = []
+    for manifest in shards.manifests(output) or []:
+        counts.update({key: manifest[key] for key in _COUNTS})
         left_out.update(manifest["left_out"])
-    counts = {key: sum(manifest[key] for manifest in manifests) for key in _COUNTS}
-    return {**counts, "left_out": dict(sorted(left_out.items()))}
+        name = shards.shard_name(manifest["index"])
+        entries.append(
+            {
+                "file": f"{name}.jsonl",
+                "documents": manifest["documents"],
+                "tokens": manifest["tokens"],
+            }
+        )
+    if not counts["documents"]:
+        raise UserError(
+            f"{settings['inputs'][0]}: holds no file of UTF-8 text, expected repositories in its "
+            f"sub-folders; check it"
+        )
+
+    result = {
+        **counts,
+        "left_out": dict(sorted(left_out.items())),
+        "settings": settings,
+        "shards": entries,
+    }
+    write_json(output / MANIFEST, result)
+    return result
 
 
 def distribute(
@@ -261,11 +288,21 @@ def distribute(
                 elif not text:
                     left_out["empty"] += 1
                 else:
-                    record = {"repository": repository, "path": path, "text": text}
-                    streams[_bucket(repository, buckets)].write(orjson.dumps(record) + b"\n")
+                    record = {
+                        "repository": repository,
+                        "path": path,
+                        "text": text,
+                    }
+                    bucket = _bucket(repository, buckets)
+                    streams[bucket].write(orjson.dumps(record) + b"\n")
 
+    # one file in the order of the buckets, so that a bucket is a range of its bytes
     offsets = _concatenate(files, folder / f"{name}.jsonl")
-    return {"buckets": offsets, "left_out": dict(left_out), "notes": notes}
+    return {
+        "buckets": offsets,
+        "left_out": dict(left_out),
+        "notes": notes,
+    }
 
 
 def _concatenate(files: list[Path], target: Path) -> list[int]:
@@ -291,7 +328,8 @@ def _records(
         others = (fields.repository, fields.path)
         for document in documents.read(part, fields.text, others, bad):
             repository = _name(document.fields.get(fields.repository))
-            yield repository, _name(document.fields.get(fields.path)), document.text
+            path = _name(document.fields.get(fields.path))
+            yield repository, path, document.text
         return
 
     # here the repository's name is the one text of a record
@@ -299,7 +337,8 @@ def _records(
         files = document.fields[fields.files]
         if isinstance(files, list) and all(isinstance(file, dict) for file in files):
             for file in files:
-                yield document.text, _name(file.get(fields.path)), file.get(fields.text)
+                path = _name(file.get(fields.path))
+                yield document.text, path, file.get(fields.text)
         else:
             where = documents.where(part, document.record)
             sentence = f"{where}: field {fields.files!r} holds no list of objects"
@@ -320,8 +359,11 @@ def pack_shard(
 
     def write(encoder: Encoder) -> dict[str, Any]:
         left_out = Counter[str]()
-        is_checked_out = Path(parts[0].input).is_dir()
-        repositories = _checked_out(parts, left_out) if is_checked_out else _grouped(parts)
+        # a part is a folder of --folder, or a bucket of the first pass
+        if Path(parts[0].input).is_dir():
+            repositories = _checked_out(parts, left_out)
+        else:
+            repositories = _grouped(parts)
         counts = _write(repositories, folder / f"{name}.jsonl", max_tokens, encoder)
         return {**counts, "left_out": dict(left_out)}
 
@@ -332,7 +374,9 @@ def pack_shard(
             f"{name}: gigatoken gave other ids than tokenizers, "
             f"which counted the tokens of this shard instead"
         )
-        return {**write(Encoder(tokenizer_folder, reference_only=True)), "notes": [note]}
+        # all of the shard again, from its first document
+        manifest = write(Encoder(tokenizer_folder, reference_only=True))
+        return {**manifest, "notes": [note]}
 
 
 def pack(files: Iterable[tuple[str, str]], max_tokens: int, encoder: Encoder) -> Iterator[Packed]:
@@ -353,10 +397,11 @@ def pack(files: Iterable[tuple[str, str]], max_tokens: int, encoder: Encoder) ->
     # one for end-of-text
     room = max_tokens - 1
     texts = [_with_header(path, text) for path, text in files]
-    sizes = encoder.encode(texts)[1].tolist()
-    waiting = deque(_Piece(text, tokens) for text, tokens in zip(texts, sizes, strict=True))
+    _, sizes = encoder.encode(texts)
+    waiting = deque(map(_Piece, texts, sizes.tolist()))
     while waiting:
-        cut = waiting[0].tokens > room and not waiting[0].is_rest
+        first = waiting[0]
+        cut = first.tokens > room and not first.is_rest
         document = _take(waiting, room, encoder)
 
         # the whole may have more tokens than its files together: another split where they meet
@@ -374,16 +419,19 @@ def _take(waiting: "deque[_Piece]", room: int, encoder: Encoder) -> "list[_Piece
     document: list[_Piece] = []
     left = room
     while waiting and waiting[0].tokens <= left:
-        document.append(waiting.popleft())
-        left -= document[-1].tokens
+        piece = waiting.popleft()
+        document.append(piece)
+        left -= piece.tokens
     if document:
         return document
 
+    # the first alone is too long: its rest is the first of the next document
     whole = waiting.popleft()
     end = _longest_start(whole.text, room, encoder)
     start = whole.text[:end]
     rest = whole.text[end:]
-    waiting.appendleft(_Piece(rest, _count(rest, encoder), is_rest=True))
+    rest_tokens = _count(rest, encoder)
+    waiting.appendleft(_Piece(rest, rest_tokens, is_rest=True))
     return [_Piece(start, _count(start, encoder))]
 
 
@@ -399,12 +447,16 @@ class _Piece:
 def order(path: str) -> tuple[Any, ...]:
     """Return the key that sorts paths: files before sub-folders, numbers within names by value."""
     *folders, file = path.split("/")
+    # 0 before 1: at each level a folder's files come before its sub-folders
     key = [(1, _natural(folder)) for folder in folders]
-    return ([*key, (0, _natural(file))], path)
+    key.append((0, _natural(file)))
+    # paths that differ only in leading zeros have the same key
+    return key, path
 
 
 def _natural(name: str) -> list[Any]:
     """Return ``page10`` as ``["page", (2, "10"), ""]``: digits compare by number, then value."""
+    # split at a group keeps what it matches: the digits are every second piece
     pieces: list[Any] = re.split(r"([0-9]+)", name)
     for position in range(1, len(pieces), 2):
         digits = pieces[position].lstrip("0")
@@ -413,8 +465,12 @@ def _natural(name: str) -> list[Any]:
 
 
 def _with_header(path: str, text: str) -> str:
-    header = "" if re.fullmatch(r"[0-9]+", path) else f"#{path}\n"
-    return f"{header}{text}" if text.endswith("\n") else f"{header}{text}\n"
+    if not text.endswith("\n"):
+        text += "\n"
+    # the page of a book, whose number says nothing
+    if re.fullmatch(r"[0-9]+", path):
+        return text
+    return f"#{path}\n{text}"
 
 
 def _longest_start(text: str, room: int, encoder: Encoder) -> int:
@@ -429,14 +485,22 @@ def _longest_start(text: str, room: int, encoder: Encoder) -> int:
     ends = [match.end() for match in re.finditer("\n", text)]
     # bisection has tried the position before the one that it returns, so the start fits for certain
     lines = bisect_left(ends, True, key=is_over)
-    start = ends[lines - 1] if lines else 0
-    if _count(text[start : ends[lines]], encoder) <= room:
+    start = 0
+    if lines:
+        start = ends[lines - 1]
+
+    # the first line that does not fit
+    end = ends[lines]
+    line = text[start:end]
+    if _count(line, encoder) <= room:
         return start
-    return start + bisect_left(range(start + 1, ends[lines] + 1), True, key=is_over)
+    characters = range(start + 1, end + 1)
+    return start + bisect_left(characters, True, key=is_over)
 
 
 def _count(text: str, encoder: Encoder) -> int:
-    return int(encoder.encode([text])[1][0])
+    _, lengths = encoder.encode([text])
+    return int(lengths[0])
 
 
 def _write(
@@ -451,7 +515,8 @@ def _write(
     with target.open("wb") as stream:
         for repository, files in repositories:
             files.sort(key=lambda file: order(file[0]))
-            for part, document in enumerate(pack(files, max_tokens, encoder), 1):
+            packed = pack(files, max_tokens, encoder)
+            for part, document in enumerate(packed, 1):
                 line = {
                     "text": document.text,
                     "repository": repository,
@@ -476,8 +541,11 @@ def _grouped(parts: list[Part]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     repositories = defaultdict[str, list[tuple[str, str]]](list)
     for part in parts:
         for document in documents.read(part, others=("repository", "path")):
-            file = (document.fields["path"], document.text)
-            repositories[document.fields["repository"]].append(file)
+            repository = document.fields["repository"]
+            path = document.fields["path"]
+            repositories[repository].append((path, document.text))
+
+    # each is dropped when it is packed, which takes memory of its own
     for repository in sorted(repositories):
         yield repository, repositories.pop(repository)
 
@@ -507,6 +575,7 @@ def _read_text(file: Path, path: str) -> tuple[str | None, str]:
     if file.is_symlink() or not file.is_file():
         return "links and special files", ""
     try:
+        # a name that is not UTF-8 cannot be a document's header
         path.encode()
         with file.open("rb") as stream:
             head = stream.read(_HEAD)
@@ -519,7 +588,9 @@ def _read_text(file: Path, path: str) -> tuple[str | None, str]:
         raise _unreadable(error) from error
     if "\0" in text:
         return "binary", ""
-    return (None, text) if text else ("empty", "")
+    if not text:
+        return "empty", ""
+    return None, text
 
 
 def _folder_parts(folder: Path) -> list[Part]:
@@ -528,7 +599,10 @@ def _folder_parts(folder: Path) -> list[Part]:
         raise UserError(
             f"{folder}: no such folder, expected one of checked-out repositories; check --folder"
         )
-    roots = sorted(item for item in folder.iterdir() if item.is_dir() and item.name != _GIT)
+    roots = []
+    for item in sorted(folder.iterdir()):
+        if item.is_dir() and item.name != _GIT:
+            roots.append(item)
     if not roots:
         raise UserError(
             f"{folder}: has no sub-folder, expected one for each repository; "
@@ -554,7 +628,8 @@ def _files(root: Path) -> Iterator[Path]:
 
     for folder, folders, files in os.walk(root, onerror=refuse):
         links = [name for name in folders if Path(folder, name).is_symlink()]
-        folders[:] = sorted(name for name in folders if name != _GIT)
+        # in place: os.walk descends into what is left, in this order
+        folders[:] = sorted(set(folders) - {_GIT})
         for name in sorted(files + links):
             if name != _GIT:
                 yield Path(folder, name)
@@ -585,7 +660,9 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         raise UserError(
             f"{output}: was made with other {', '.join(differs)} than now; name another --output"
         )
-    return manifest if all(file.is_file() for file in files) else None
+    if not all(file.is_file() for file in files):
+        return None
+    return manifest
 
 
 def _bucket(repository: str, buckets: int) -> int:
@@ -599,8 +676,11 @@ def _bucket_parts(
     """Return for each bucket with a record where its records are in the first pass's files."""
     by_bucket: list[list[Part]] = [[] for _ in range(buckets)]
     for manifest in manifests:
-        file = str(partition / f"{shards.shard_name(manifest['index'])}.jsonl")
-        for bucket, (start, stop) in enumerate(pairwise(manifest["buckets"])):
+        name = shards.shard_name(manifest["index"])
+        file = str(partition / f"{name}.jsonl")
+        # each bucket's records are the bytes from its offset to the next one's
+        bounds = pairwise(manifest["buckets"])
+        for bucket, (start, stop) in enumerate(bounds):
             if start < stop:
                 by_bucket[bucket].append(Part(file, start, stop, stop - start))
     return [parts for parts in by_bucket if parts]
@@ -608,4 +688,6 @@ def _bucket_parts(
 
 def _name(value: Any) -> str | None:
     """Return a repository's name or a path; numbers, such as those of pages, in decimal."""
-    return str(value) if isinstance(value, str | int) else None
+    if not isinstance(value, str | int):
+        return None
+    return str(value)
