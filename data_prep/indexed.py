@@ -30,13 +30,18 @@ _BATCH = 256  # documents encoded at a time, by all cores; bounds the memory
 
 def token_type(vocab_size: int) -> np.dtype:
     """Return Megatron's type of tokens: uint16 below 65,500 vocabulary entries, else int32."""
-    return np.dtype(np.uint16 if vocab_size < 65500 else np.int32)
+    if vocab_size < 65500:
+        return np.dtype(np.uint16)
+    return np.dtype(np.int32)
 
 
 def index_bytes(documents: int) -> int:
     """Return the size of an .idx file of documents of one sequence each."""
-    boundaries = documents + 1
-    return _HEADER.size + _BYTES_PER_SEQUENCE * documents + _BYTES_PER_BOUNDARY * boundaries
+    return _HEADER.size + _body_bytes(documents, documents + 1)
+
+
+def _body_bytes(sequences: int, boundaries: int) -> int:
+    return _BYTES_PER_SEQUENCE * sequences + _BYTES_PER_BOUNDARY * boundaries
 
 
 class Writer:
@@ -72,13 +77,24 @@ class Writer:
         self._bin.close()
         lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
         count = len(lengths)
-        ends = np.cumsum(lengths, dtype=np.int64)
+        header = _HEADER.pack(
+            _MAGIC,
+            _VERSION,
+            _CODES[self.dtype],
+            count,
+            count + 1,
+        )
+        # where each sequence starts in .bin, in bytes
+        starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        first_bytes = starts * self.dtype.itemsize
+        # a document is one sequence
+        boundaries = np.arange(count + 1, dtype=np.int64)
+
         pieces = [
-            _HEADER.pack(_MAGIC, _VERSION, _CODES[self.dtype], count, count + 1),
+            header,
             lengths.data,
-            # first byte of each sequence, then the boundaries of documents: one sequence each
-            ((ends - lengths) * self.dtype.itemsize).data,
-            np.arange(count + 1, dtype=np.int64).data,
+            first_bytes.data,
+            boundaries.data,
         ]
         sha256 = hashlib.sha256()
         with Path(f"{self.prefix}.idx").open("wb") as stream:
@@ -100,21 +116,31 @@ def lengths(prefix: Path) -> np.ndarray:
             f"{file}: no such file, expected Megatron's index; check the path or write it again"
         )
     with file.open("rb") as stream:
-        header = stream.read(_HEADER.size).ljust(_HEADER.size, b"\x00")
+        # a file that is shorter than a header has another magic
+        header = stream.read(_HEADER.size)
+        header = header.ljust(_HEADER.size, b"\x00")
         magic, version, _, sequences, boundaries = _HEADER.unpack(header)
         if magic != _MAGIC or version != _VERSION:
             raise UserError(f"{file}: is not Megatron's index (version {_VERSION}); write it again")
-        size = _BYTES_PER_SEQUENCE * sequences + _BYTES_PER_BOUNDARY * boundaries
-        if file.stat().st_size < _HEADER.size + size:
+        size = _HEADER.size + _body_bytes(sequences, boundaries)
+        if file.stat().st_size < size:
             raise UserError(
                 f"{file}: is truncated, expected {sequences:,} documents; write it again"
             )
         sequence_lengths = np.fromfile(stream, np.int32, sequences)
+        # skip where they start in .bin
         stream.seek(8 * sequences, 1)
         # the first sequence of each document, and the end of the last
         starts = np.fromfile(stream, np.int64, boundaries)
 
-    if not boundaries or starts[0] != 0 or starts[-1] != sequences or np.any(np.diff(starts) < 0):
+    # they start at 0, end at the last sequence and never fall
+    is_valid = (
+        boundaries > 0
+        and starts[0] == 0
+        and starts[-1] == sequences
+        and np.all(np.diff(starts) >= 0)
+    )
+    if not is_valid:
         raise UserError(
             f"{file}: is damaged, its documents do not follow each other; write it again"
         )
@@ -141,8 +167,9 @@ def write(prefix: Path, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarra
             batch = list(texts[start : start + _BATCH])
             encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             documents = [[*encoding.ids, end_of_text] for encoding in encodings]
+            document_lengths = np.array([len(document) for document in documents])
             tokens = np.concatenate(documents)
-            writer.add(tokens, np.array([len(document) for document in documents]))
+            writer.add(tokens, document_lengths)
             counts += np.bincount(tokens, minlength=vocab_size)
         writer.finish()
     return counts

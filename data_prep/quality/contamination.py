@@ -48,12 +48,14 @@ class Index:
         for length, (known, suite) in self.ngrams.items():
             candidates = ngrams.ngram_hashes(hashes, length)
             # where each would be in the sorted hashes of the suites
-            position = np.minimum(np.searchsorted(known, candidates), len(known) - 1)
+            position = np.searchsorted(known, candidates)
+            position = np.minimum(position, len(known) - 1)
             hits = np.flatnonzero(known[position] == candidates)
             if len(hits):
                 first = hits[0]
                 ngram = b" ".join(words[first : first + length]).decode()
-                return ngram, self.suites[suite[position[first]]]
+                number = suite[position[first]]
+                return ngram, self.suites[number]
         return None
 
     def digest(self) -> str:
@@ -79,8 +81,11 @@ class Index:
         """Read what :meth:`save` wrote."""
         with np.load(file, allow_pickle=False) as arrays:
             hashes = [name for name in arrays.files if name.startswith("h")]
-            lengths = sorted((int(name[1:]) for name in hashes), reverse=True)
-            pairs = {length: (arrays[f"h{length}"], arrays[f"s{length}"]) for length in lengths}
+            lengths = [int(name[1:]) for name in hashes]
+            pairs = {}
+            # longest n-grams first, as they are looked for in this order
+            for length in sorted(lengths, reverse=True):
+                pairs[length] = (arrays[f"h{length}"], arrays[f"s{length}"])
             return cls(arrays["suites"].tolist(), pairs)
 
 
@@ -109,12 +114,14 @@ def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, di
         if len(words) < shortest:
             count["too_short"] += 1
             continue
+
         length = min(ngram_words, len(words))
         text_ngrams = ngrams.ngram_hashes(words, length)
         # texts of a suite follow each other, so it is the newest one
         number = len(counts) - 1
+        text_suites = np.full(len(text_ngrams), number, np.uint16)
         hashes.setdefault(length, []).append(text_ngrams)
-        suites.setdefault(length, []).append(np.full(len(text_ngrams), number, np.uint16))
+        suites.setdefault(length, []).append(text_suites)
 
     if not hashes:
         raise UserError(
@@ -123,15 +130,22 @@ def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, di
         )
     index = {}
     for length in sorted(hashes, reverse=True):
-        unique, first = np.unique(np.concatenate(hashes[length]), return_index=True)
-        index[length] = unique, np.concatenate(suites[length])[first]
-    return Index(list(counts), index), {suite: dict(count) for suite, count in counts.items()}
+        all_hashes = np.concatenate(hashes[length])
+        all_suites = np.concatenate(suites[length])
+        # an n-gram of two suites counts as the first one's
+        unique, first = np.unique(all_hashes, return_index=True)
+        index[length] = (unique, all_suites[first])
+    by_suite = {suite: dict(count) for suite, count in counts.items()}
+    return Index(list(counts), index), by_suite
 
 
 def _texts(specs: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Yield suite and text of everything that ``specs`` name."""
     for spec in specs:
-        yield from _task_texts(spec) if spec.startswith(TASK) else _file_texts(spec)
+        if spec.startswith(TASK):
+            yield from _task_texts(spec)
+        else:
+            yield from _file_texts(spec)
 
 
 def _file_texts(spec: str) -> Iterator[tuple[str, str]]:
@@ -161,8 +175,11 @@ def _task_texts(spec: str) -> Iterator[tuple[str, str]]:
             f"{spec}: lm-eval knows no such task{nearest(name, manager.all_tasks)}; "
             f"`lm-eval ls tasks` lists them"
         )
+
     try:
-        for task_name, task in manager.load(name)["tasks"].items():
+        # a group is several tasks
+        tasks = manager.load(name)["tasks"]
+        for task_name, task in tasks.items():
             for document in task.eval_docs:
                 yield task_name, _task_text(task, document)
     # tasks and data sets raise anything
@@ -178,8 +195,14 @@ def _task_text(task: Any, document: Any) -> str:
     """Return prompt and target as lm-eval would join them; a number is one of the choices."""
     pieces: list[str] = []
     for value in (task.doc_to_text(document), task.doc_to_target(document)):
-        items = value if isinstance(value, list) else [value]
+        # a list holds several targets
+        items = [value]
+        if isinstance(value, list):
+            items = value
         for item in items:
-            is_choice = isinstance(item, int)
-            pieces.append(task.doc_to_choice(document)[item] if is_choice else str(item))
+            if isinstance(item, int):
+                choices = task.doc_to_choice(document)
+                pieces.append(choices[item])
+            else:
+                pieces.append(str(item))
     return " ".join(pieces)

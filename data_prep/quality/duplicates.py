@@ -50,7 +50,8 @@ def text_hash(text: str) -> tuple[int, int]:
     Two different texts among 10^10 share one with probability 1.5e-19.
     """
     value = xxhash.xxh3_128_intdigest(text.encode())
-    return value >> 64, value & (2**64 - 1)
+    high, low = divmod(value, 2**64)
+    return high, low
 
 
 def signature(text: str) -> np.ndarray:
@@ -61,8 +62,16 @@ def signature(text: str) -> np.ndarray:
     from datasketch import MinHash
 
     hashes = ngrams.word_hashes(ngrams.words(text))
-    shingles = ngrams.ngram_hashes(hashes, max(1, min(NGRAM_WORDS, len(hashes))))
-    sketch = MinHash(HASHES, permutations=_permutations(), scheme="affine32", hashfunc=int)
+    length = max(1, min(NGRAM_WORDS, len(hashes)))
+    shingles = ngrams.ngram_hashes(hashes, length)
+    sketch = MinHash(
+        HASHES,
+        permutations=_permutations(),
+        scheme="affine32",
+        hashfunc=int,
+    )
+
+    # the scheme takes hashes of 32 bits: the upper half of each
     values = (shingles >> np.uint64(32)).tolist()
     for start in range(0, len(values), _BATCH):
         sketch.update_batch(values[start : start + _BATCH])
@@ -84,7 +93,11 @@ def band_rows(threshold: float) -> int:
     found with 0.9999.
     """
     rows = HASHES // 2
-    while rows > 1 and 1 - (1 - threshold**rows) ** (HASHES // rows) < _RECALL:
+    while rows > 1:
+        bands = HASHES // rows
+        recall = 1 - (1 - threshold**rows) ** bands
+        if recall >= _RECALL:
+            break
         rows //= 2
     return rows
 
@@ -113,6 +126,7 @@ def decide(
     duplicate_of = np.full(len(identities), -1, np.int64)
     similarity = np.full(len(identities), EXACT, np.float32)
 
+    # equal texts first: those that they remove are not compared any more
     if exact:
         _find_equal(identities, duplicate_of)
     num_exact = np.count_nonzero(duplicate_of >= 0)
@@ -127,14 +141,17 @@ def decide(
     )
 
     for file, (start, end) in zip(target, pairwise(starts), strict=True):
+        # documents are numbered over all shards here, and within the shard in its file
         removed = start + np.flatnonzero(duplicate_of[start:end] >= 0)
+        texts = identities[removed]
+        kept = identities[duplicate_of[removed]]
         rows = np.empty(len(removed), REMOVAL)
         rows["document"] = removed - start
+        rows["high"] = texts["high"]
+        rows["low"] = texts["low"]
+        rows["input"] = kept["input"]
+        rows["record"] = kept["record"]
         rows["similarity"] = similarity[removed]
-        for field in ("high", "low"):
-            rows[field] = identities[field][removed]
-        for field in ("input", "record"):
-            rows[field] = identities[field][duplicate_of[removed]]
         rows.tofile(file)
 
 
@@ -153,7 +170,8 @@ def _find_equal(identities: np.ndarray, duplicate_of: np.ndarray) -> None:
     """Set ``duplicate_of`` of every text but the first of equal ones."""
     # a stable sort: the first of equal texts in input order is the first of its group
     order = np.lexsort((identities["low"], identities["high"]))
-    first = order[_first_of_group(identities[["high", "low"]][order])]
+    hashes = identities[["high", "low"]][order]
+    first = order[_first_of_group(hashes)]
     duplicate_of[order] = np.where(first == order, -1, first)
 
 
@@ -166,7 +184,9 @@ def _starts_group(values: np.ndarray) -> np.ndarray:
 
 def _first_of_group(values: np.ndarray) -> np.ndarray:
     """Return the position of the first of each value's group in sorted ``values``."""
-    positions = np.where(_starts_group(values), np.arange(len(values)), 0)
+    positions = np.arange(len(values))
+    positions[~_starts_group(values)] = 0
+    # positions increase, so the highest so far is that of the newest start
     return np.maximum.accumulate(positions)
 
 
@@ -189,8 +209,10 @@ class _Signatures:
 
     def document(self, document: int) -> np.ndarray:
         """Return a document's signature, shape (HASHES,)."""
+        # the last shard that starts at the document or before it
         shard = int(np.searchsorted(self.starts, document, "right")) - 1
-        return self.shard(shard)[document - self.starts[shard]]
+        position = document - self.starts[shard]
+        return self.shard(shard)[position]
 
 
 @dataclass(frozen=True)
@@ -215,11 +237,14 @@ def _find_near(
     all earlier documents that stay, by the groups that they are in.
     """
     bands = _group_by_band(signatures, duplicate_of < 0, band_rows(threshold))
-    representative = np.full(bands.groups.max(initial=-1) + 1, -1, np.int64)
+    num_groups = bands.groups.max(initial=-1) + 1
+    representative = np.full(num_groups, -1, np.int64)
     # few groups have more than one: those unlike the first
     other_representatives: dict[int, list[int]] = {}
 
-    bounds = np.append(np.flatnonzero(_starts_group(bands.documents)), len(bands.documents))
+    # entries are sorted by document: those of one are a range
+    starts = np.flatnonzero(_starts_group(bands.documents))
+    bounds = np.append(starts, len(bands.documents))
     for start, end in pairwise(bounds):
         document = int(bands.documents[start])
         groups = bands.groups[start:end]
@@ -232,6 +257,8 @@ def _find_near(
             duplicate_of[document] = match
             similarity[document] = estimate
             continue
+
+        # it stays, and represents its groups
         is_first = representative[groups] < 0
         representative[groups[is_first]] = document
         for group in groups[~is_first].tolist():
@@ -244,7 +271,8 @@ def _first_similar(
     """Return the first candidate whose estimated similarity reaches ``threshold``, and that."""
     signature = signatures.document(document)
     for candidate in candidates:
-        estimate = np.count_nonzero(signatures.document(candidate) == signature) / HASHES
+        is_equal = signatures.document(candidate) == signature
+        estimate = np.count_nonzero(is_equal) / HASHES
         if estimate >= threshold:
             return candidate, estimate
     return None, 0.0
@@ -278,7 +306,8 @@ def _has_words(signatures: _Signatures, rows: int) -> np.ndarray:
     """Return which documents have a word, by their first ``rows`` hashes: bool, (documents,)."""
     has_words = [np.empty(0, bool)]
     for shard in range(len(signatures.starts) - 1):
-        has_words.append((signatures.shard(shard)[:, :rows] != _EMPTY).any(axis=1))
+        hashes = signatures.shard(shard)[:, :rows]
+        has_words.append((hashes != _EMPTY).any(axis=1))
     return np.concatenate(has_words)
 
 
@@ -286,8 +315,10 @@ def _band_hashes(signatures: _Signatures, band: int, rows: int) -> np.ndarray:
     """Return a hash of each document's band: uint64, shape (documents,)."""
     starts = signatures.starts
     hashes = np.empty(starts[-1], np.uint64)
+    first_row = band * rows
     for shard, (start, end) in enumerate(pairwise(starts)):
-        values = np.asarray(signatures.shard(shard)[:, band * rows : (band + 1) * rows])
+        values = np.asarray(signatures.shard(shard)[:, first_row : first_row + rows])
         # the hash of one n-gram of as many words as the band has rows
-        hashes[start:end] = ngrams.ngram_hashes(values.T.astype(np.uint64), rows)[0]
+        words = values.T.astype(np.uint64)
+        hashes[start:end] = ngrams.ngram_hashes(words, rows)[0]
     return hashes

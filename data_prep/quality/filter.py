@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Steps:
     def names(self) -> list[str]:
         """Return the names of the chosen steps, in order."""
         values = asdict(self)
+        # no step, but how one works
         del values["ngram_words"]
         return [name for name, value in values.items() if value not in (None, False, ())]
 
@@ -94,10 +96,10 @@ def run(
     ``output`` gets shard-NNNNN.jsonl.zst (the records with all their fields),
     shard-NNNNN.removed.jsonl (a line for each document removed: ``input``, ``record``, ``step``,
     ``reason``, and ``duplicates`` and ``similarity``, or ``ngram`` and ``suite``),
-    shard-NNNNN.json,
-    and at the end manifest.json: ``documents_in``, ``documents``, ``changed``, ``removed`` (step ->
-    documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``, ``evaluation`` (suite
-    -> texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and all removed.
+    shard-NNNNN.json, and at the end manifest.json: ``documents_in``, ``documents``, ``changed``,
+    ``removed`` (step -> documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``,
+    ``evaluation`` (suite -> texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and
+    all removed.
 
     Args:
         inputs: files, folders, or ``hf:NAME[:CONFIGURATION[:SPLIT]]``.
@@ -117,7 +119,8 @@ def run(
     chosen.check()
     shards.check_output(output)
     plan = shards.plan(inputs)
-    sources = list(dict.fromkeys(documents.source(part) for parts in plan for part in parts))
+    # each once, in the order of the input
+    sources = list(dict.fromkeys(map(documents.source, chain.from_iterable(plan))))
 
     settings: dict[str, Any] = {"text_field": text_field, **asdict(chosen)}
     index = None
@@ -125,6 +128,7 @@ def run(
     if chosen.decontaminate:
         index, evaluation = contamination.build(chosen.decontaminate, chosen.ngram_words)
         settings["evaluation_sha256"] = index.digest()
+    # refuse a folder of other work before the first pass writes to it
     shards.begin(output, plan, settings)
 
     with file_lock(output / ".filter.lock", "is writing here"):
@@ -135,7 +139,11 @@ def run(
             _find_duplicates(passes, plan, settings, chosen, sources, workers)
 
         work = partial(
-            filter_shard, passes=passes, chosen=chosen, text_field=text_field, sources=sources
+            filter_shard,
+            passes=passes,
+            chosen=chosen,
+            text_field=text_field,
+            sources=sources,
         )
         shards.run(output, plan, settings, work, workers=workers)
         manifest = {
@@ -145,6 +153,7 @@ def run(
             "inputs": sources,
         }
         write_json(output / MANIFEST, manifest)
+        # only now: an interrupted run reads the first passes again
         shutil.rmtree(passes, ignore_errors=True)
     return manifest
 
@@ -153,8 +162,10 @@ def table(manifest: dict[str, Any]) -> list[list[str]]:
     """Return a row for each step: its name, documents removed, changed, and remaining after it."""
     left = manifest["documents_in"]
     rows = [["input", "", "", f"{left:,}"]]
+    # the one step that changes documents and removes none
     if manifest["settings"]["normalize"]:
-        rows.append(["normalize", "0", f"{manifest['changed']:,}", f"{left:,}"])
+        changed = f"{manifest['changed']:,}"
+        rows.append(["normalize", "0", changed, f"{left:,}"])
     for step, removed in manifest["removed"].items():
         left -= removed
         rows.append([step, f"{removed:,}", "", f"{left:,}"])
@@ -184,7 +195,8 @@ def sign_shard(
             for document, text, step in _screened(part, chosen, text_field):
                 if step:
                     continue
-                row[0] = (*duplicates.text_hash(text), number, before + document.record)
+                high, low = duplicates.text_hash(text)
+                row[0] = (high, low, number, before + document.record)
                 identities.write(row.tobytes())
                 if chosen.near_duplicates:
                     minhash.write(duplicates.signature(text).tobytes())
@@ -220,12 +232,19 @@ def filter_shard(
                 totals.update(documents_in=1, bytes_in=size, changed=is_changed)
                 if removal:
                     removed[removal["step"]] += 1
-                    record = records_before(part) + document.record
-                    line = {"input": documents.source(part), "record": record, **removal}
+                    line = {
+                        "input": documents.source(part),
+                        "record": records_before(part) + document.record,
+                        **removal,
+                    }
                     audit.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-                else:
-                    out.write(_line(part, document, {text_field: text, **document.fields}))
-                    totals.update(documents=1, bytes=len(text.encode()) if is_changed else size)
+                    continue
+
+                record = {text_field: text, **document.fields}
+                out.write(_line(part, document, record))
+                if is_changed:
+                    size = len(text.encode())
+                totals.update(documents=1, bytes=size)
     judge.check_all_seen(parts)
     return {**totals, "removed": dict(removed)}
 
@@ -248,9 +267,12 @@ class _Judge:
             step: the step that removes it for its length.
         """
         if step:
-            reason = f"{len(text):,} characters" if text.strip() else "no text"
+            reason = "no text"
+            if text.strip():
+                reason = f"{len(text):,} characters"
             return {"step": step, "reason": reason}
 
+        # the first pass counted the same documents in the same order
         duplicate = self._duplicates.pop(self._number, None)
         self._number += 1
         if duplicate:
@@ -258,17 +280,24 @@ class _Judge:
                 raise _changed(documents.source(part))
             return duplicate
 
-        match = self._index.find(text) if self._index else None
-        if match:
-            ngram, suite = match
-            reason = "shares words"
-            return {"step": "decontaminate", "reason": reason, "ngram": ngram, "suite": suite}
-        return None
+        if self._index is None:
+            return None
+        match = self._index.find(text)
+        if match is None:
+            return None
+        ngram, suite = match
+        return {
+            "step": "decontaminate",
+            "reason": "shares words",
+            "ngram": ngram,
+            "suite": suite,
+        }
 
     def check_all_seen(self, parts: list[Part]) -> None:
         """Raise where a duplicate was not seen again, as the input was changed meanwhile."""
         if self._duplicates:
-            raise _changed(", ".join(dict.fromkeys(part.input for part in parts)))
+            inputs = dict.fromkeys(part.input for part in parts)
+            raise _changed(", ".join(inputs))
 
 
 def _find_duplicates(
@@ -283,7 +312,12 @@ def _find_duplicates(
     decided = passes / "duplicates"
     if decided.exists():
         return
-    work = partial(sign_shard, chosen=chosen, text_field=settings["text_field"], sources=sources)
+    work = partial(
+        sign_shard,
+        chosen=chosen,
+        text_field=settings["text_field"],
+        sources=sources,
+    )
     shards.run(signatures, plan, settings, work, workers=workers, label="signatures: ")
     names = [shards.shard_name(number) for number in range(len(plan))]
     with atomic_directory(decided) as folder:
@@ -300,7 +334,9 @@ def _screened(
 ) -> Iterator[tuple[Document, str, str | None]]:
     """Yield each document, its normalized text, and the step that removes it for its length."""
     for document in documents.read(part, text_field, others=None):
-        text = steps.normalize(document.text) if chosen.normalize else document.text
+        text = document.text
+        if chosen.normalize:
+            text = steps.normalize(text)
         step = steps.too_short_or_long(text, chosen.min_characters, chosen.max_characters)
         yield document, text, step
 
@@ -319,13 +355,22 @@ def _removals(
         )
     removals = {}
     for row in np.fromfile(file, duplicates.REMOVAL):
-        removal: dict[str, Any] = {"step": "exact_duplicates", "reason": "equal text"}
-        if row["similarity"] != duplicates.EXACT:
-            removal = {"step": "near_duplicates", "reason": "similar text"}
-            removal["similarity"] = round(float(row["similarity"]), 4)
-        kept = {"input": sources[row["input"]], "record": int(row["record"])}
-        text_hash = (int(row["high"]), int(row["low"]))
-        removals[int(row["document"])] = {**removal, "duplicates": kept, "text_hash": text_hash}
+        similarity = float(row["similarity"])
+        removal: dict[str, Any] = {}
+        if similarity == duplicates.EXACT:
+            removal["step"] = "exact_duplicates"
+            removal["reason"] = "equal text"
+        else:
+            removal["step"] = "near_duplicates"
+            removal["reason"] = "similar text"
+            removal["similarity"] = round(similarity, 4)
+        # the one that stays
+        removal["duplicates"] = {
+            "input": sources[row["input"]],
+            "record": int(row["record"]),
+        }
+        removal["text_hash"] = (int(row["high"]), int(row["low"]))
+        removals[int(row["document"])] = removal
     return removals
 
 
@@ -357,10 +402,13 @@ def _compressed(file: Path) -> Iterator[Any]:
 
 def _total(manifests: list[dict[str, Any]], chosen: Steps) -> dict[str, Any]:
     """Sum the shards' counts; a chosen step that removed nothing says so."""
-    keys = ("documents_in", "documents", "changed", "bytes_in", "bytes")
-    totals = {key: sum(manifest[key] for manifest in manifests) for key in keys}
-    removed = Counter[str]({"empty": 0})
+    totals = dict.fromkeys(("documents_in", "documents", "changed", "bytes_in", "bytes"), 0)
+    # empty documents are always removed; normalize removes none
+    removed = Counter[str](empty=0)
     removed.update({step: 0 for step in chosen.names() if step != "normalize"})
+
     for manifest in manifests:
+        for key in totals:
+            totals[key] += manifest[key]
         removed.update(manifest["removed"])
     return {**totals, "removed": dict(removed)}
