@@ -79,7 +79,8 @@ def _check_weights(name: str, sources: Sequence[TokenizedFolder]) -> None:
             f"{name}: {len(weights)} of {len(sources)} sources have a weight; "
             f"give all of them one, or none"
         )
-    if any(not math.isfinite(weight) or weight < 0 for weight in weights) or not sum(weights):
+    is_valid = all(math.isfinite(weight) and weight >= 0 for weight in weights)
+    if not is_valid or not sum(weights):
         raise UserError(
             f"{name}: its sources have weights {weights}, expected none below 0 and one above; "
             f"correct them"
@@ -152,7 +153,10 @@ class _Assembler:
                 self._check_shard(prefix, shard)
                 # relative, so that the folders can be moved together
                 relative = os.path.relpath(prefix.resolve(), self._output.resolve())
-                shards.append(DataShard(**{**asdict(shard), "prefix": relative}, share=share))
+                fields = asdict(shard)
+                fields["prefix"] = relative
+                shards.append(DataShard(**fields, share=share))
+
             totals.update({key: getattr(manifest, key) for key in _TOTALS})
             inputs.update(manifest.sources)
             licenses.update(manifest.licenses)

@@ -75,8 +75,10 @@ def input_bytes(inputs: Iterable[str]) -> int:
     """
     total = 0
     for name in inputs:
-        if not name.startswith(HUB):
-            total += sum(file.stat().st_size for file in _list_files(Path(name)))
+        if name.startswith(HUB):
+            continue
+        for file in _list_files(Path(name)):
+            total += file.stat().st_size
     return total
 
 
@@ -96,9 +98,9 @@ def split_inputs(inputs: Iterable[str], piece_bytes: int) -> list[Part]:
     for name in inputs:
         if name.startswith(HUB):
             parts += _split_hub(name)
-        else:
-            for file in _list_files(Path(name)):
-                parts += _split_file(file, piece_bytes)
+            continue
+        for file in _list_files(Path(name)):
+            parts += _split_file(file, piece_bytes)
     return parts
 
 
@@ -144,30 +146,39 @@ def read(
         if isinstance(text, _BadRow):
             on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
             continue
-        names = [name for name in row if name != field] if others is None else others
-        yield Document(record, text, {name: row.get(name) for name in names})
+        names = others
+        if names is None:
+            names = tuple(name for name in row if name != field)
+        fields = {name: row.get(name) for name in names}
+        yield Document(record, text, fields)
 
 
 def where(part: Part, record: int) -> str:
     """Return ``FILE, record N`` with the number that the part's record has in the whole file."""
-    return f"{source(part)}, record {records_before(part) + record}"
+    number = records_before(part) + record
+    return f"{source(part)}, record {number}"
 
 
 def source(part: Part) -> str:
     """Return what the part's records are numbered in: the file, or a shard of a Hub data set."""
-    return f"{part.input}, shard {part.start}" if _kind(part.input) == HUB else part.input
+    if _kind(part.input) == HUB:
+        return f"{part.input}, shard {part.start}"
+    return part.input
 
 
 def records_before(part: Part) -> int:
     """Return how many records of the file come before the part."""
     kind = _kind(part.input)
-    if part.start and kind in JSON_LINES:
+    if part.start == 0:
+        return 0
+    if kind in JSON_LINES:
         return _lines_before(Path(part.input), part.start)
-    if part.start and kind == PARQUET:
+    if kind == PARQUET:
         import pyarrow.parquet as pq
 
         metadata = pq.ParquetFile(part.input).metadata
         return sum(metadata.row_group(group).num_rows for group in range(part.start))
+    # the shards of a Hub data set are numbered by themselves
     return 0
 
 
@@ -197,37 +208,46 @@ def _get_text(row: Any, field: str) -> str | _BadRow:
             names = ", ".join(sorted(row)[:8])
             return _BadRow(f"no field {name!r} among {names}; name the field that holds the text")
         value = row[name]
-        # a list that is null is an empty one
         if not brackets:
             values.append(value)
         elif isinstance(value, list | None):
-            values += [_item_text(item, item_field.removeprefix(".")) for item in value or ()]
+            # a list that is null is an empty one
+            key = item_field.removeprefix(".")
+            for item in value or ():
+                values.append(_item_text(item, key))
         else:
             return _BadRow(
                 f"field {name!r} holds {type(value).__name__}, expected a list; "
                 f"name another field or repair it"
             )
 
-    for value in values:
-        # several fields are joined without those that are null
-        if not isinstance(value, str) and not (value is None and len(values) > 1):
+    # several fields are joined without those that are null
+    texts = values
+    if len(values) != 1:
+        texts = [value for value in values if value is not None]
+    for value in texts:
+        if not isinstance(value, str):
             return _BadRow(
                 f"field {field!r} holds {type(value).__name__}, expected text; "
                 f"name another field or repair it"
             )
-    return values[0] if len(values) == 1 else "\n\n".join(filter(None, values))
+    return "\n\n".join(filter(None, texts))
 
 
 def _terms(field: str, names: Container[str]) -> list[str]:
     """``a+b[]`` as its terms, unless a field is really called that."""
-    return [field] if field in names else field.split("+")
+    if field in names:
+        return [field]
+    return field.split("+")
 
 
 def _item_text(item: Any, name: str) -> Any:
     """The field ``name`` of an item of a list, or without a name what the turn of a chat says."""
     if not isinstance(item, dict):
         return item
-    return item.get(name) if name else item.get("content", item.get("value"))
+    if name:
+        return item.get(name)
+    return item.get("content", item.get("value"))
 
 
 # --- Files and their kinds
@@ -243,10 +263,11 @@ def _kind(name: str) -> str:
         return suffix
     if suffix in (".gz", ".zst"):
         suffix = Path(path.stem).suffix.lower()
-    if suffix in (*JSON_LINES, *TEXT):
+    known = (*JSON_LINES, *TEXT)
+    if suffix in known:
         return suffix
     raise UserError(
-        f"{name}: unknown kind of file, expected {', '.join((*JSON_LINES, *TEXT))} "
+        f"{name}: unknown kind of file, expected {', '.join(known)} "
         f"(also .gz, .zst) or {PARQUET}; rename or convert it"
     )
 
@@ -261,7 +282,10 @@ def _list_files(path: Path) -> list[Path]:
         raise UserError(f"{path}: no such file, expected a file or folder of text; check the path")
     if not path.is_dir():
         return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_input(path, file)]
+    files = []
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and _is_input(path, file):
+            files.append(file)
     if not files:
         raise UserError(
             f"{path}: holds no file that can be read, expected JSON lines, parquet or text; "
@@ -271,6 +295,7 @@ def _list_files(path: Path) -> list[Path]:
 
 
 def _is_input(folder: Path, file: Path) -> bool:
+    # hidden, or in a hidden folder
     if any(part.startswith(".") for part in file.relative_to(folder).parts):
         return False
     if any(fnmatch(file.name, pattern) for pattern in NO_DOCUMENTS):
@@ -291,6 +316,7 @@ def _split_file(file: Path, piece_bytes: int) -> list[Part]:
         return _split_parquet(file, size)
     if kind in TEXT or _is_compressed(file.name):
         return [Part(str(file), 0, 1, size)]
+
     # bounds fall within lines: a line belongs to the part in which it begins
     pieces = max(1, round(size / piece_bytes))
     bounds = [size * piece // pieces for piece in range(pieces + 1)]
@@ -306,7 +332,8 @@ def _split_parquet(file: Path, size: int) -> list[Part]:
     parts = []
     for group in range(metadata.num_row_groups):
         # the file's bytes, divided by rows: footers state other sizes
-        weight = metadata.row_group(group).num_rows * size // rows
+        group_rows = metadata.row_group(group).num_rows
+        weight = group_rows * size // rows
         parts.append(Part(str(file), group, group + 1, weight))
     return parts
 
@@ -336,7 +363,8 @@ def _json_reason(line: bytes, error: ValueError) -> str:
     # half of a pair, which no UTF-8 can write
     if "surrogate" in str(error):
         return _NOT_UTF8
-    return f"is not JSON ({str(error).split(':')[0]}); expected one object a line"
+    reason, _, _ = str(error).partition(":")
+    return f"is not JSON ({reason}); expected one object a line"
 
 
 def _lines(part: Part) -> Iterator[bytes]:
@@ -355,6 +383,7 @@ def _lines(part: Part) -> Iterator[bytes]:
             # the line that holds the byte before the part belongs to the part before, up to its end
             stream.seek(position - 1)
             position += len(stream.readline()) - 1
+        # the last line that begins within the part is read to its end
         for line in stream:
             if position >= part.stop:
                 return
@@ -489,6 +518,7 @@ class _ZstandardFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        # a block of a frame may yield nothing yet
         while not self._pending:
             block = self._next_block()
             if not block:
@@ -511,6 +541,7 @@ class _ZstandardFile(io.RawIOBase):
             EOFError: the file ends within a frame.
         """
         block = b""
+        # a file may hold several frames: what was read beyond one's end is the next one's start
         if self._frame.eof:
             block = self._frame.unused_data
             self._frame = self._decompressor.decompressobj()
@@ -557,7 +588,9 @@ class _HubInput:
         if not path.startswith("/"):
             owner, _, rest = path.partition("/")
             short, _, glob = rest.partition("/")
-            repository = f"{owner}/{short}" if short else owner
+            repository = owner
+            if short:
+                repository += f"/{short}"
         if not repository or ":" in split:
             raise UserError(
                 f"{name}: expected hf:NAME[:CONFIGURATION[:SPLIT]], such as hf:allenai/c4:en:train"
@@ -565,9 +598,12 @@ class _HubInput:
         return cls(repository, glob, revision, configuration, split or "train")
 
     def __str__(self) -> str:
-        path = f"{self.repository}/{self.glob}" if self.glob else self.repository
-        at_revision = f"@{self.revision}" if self.revision else ""
-        return f"{HUB}{path}{at_revision}:{self.configuration}:{self.split}"
+        name = f"{HUB}{self.repository}"
+        if self.glob:
+            name += f"/{self.glob}"
+        if self.revision:
+            name += f"@{self.revision}"
+        return f"{name}:{self.configuration}:{self.split}"
 
 
 def _split_hub(name: str) -> list[Part]:
@@ -581,7 +617,8 @@ def _split_hub(name: str) -> list[Part]:
             commit = HfApi().dataset_info(hub_input.repository).sha or ""
         hub_input = replace(hub_input, revision=commit)
     pinned = str(hub_input)
-    return [Part(pinned, shard, shard + 1, 0) for shard in range(_stream_hub(pinned).num_shards)]
+    shards = _stream_hub(pinned).num_shards
+    return [Part(pinned, shard, shard + 1, 0) for shard in range(shards)]
 
 
 def _hub_rows(part: Part) -> Iterator[Any]:

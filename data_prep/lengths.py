@@ -34,7 +34,9 @@ _BAR = 40
 
 @dataclass(frozen=True)
 class Lengths:
-    """The document lengths of one component; every length in tokens with end-of-text, every share of its tokens.
+    """The document lengths of one component.
+
+    Every length is in tokens with end-of-text, every share is of the component's tokens.
 
     Attributes:
         percentiles: of the documents' lengths (10, 50, 90, 99, max), each a length that occurs.
@@ -75,9 +77,10 @@ def report(
         UserError: an unknown stage, no data, damaged data, or a component without tokens.
     """
     sequence_length = resolve_pretraining(stage, size).sequence_length.value
-    components = {
-        name: measure(name, found, sequence_length) for name, found in prefixes(data).items()
-    }
+    components = {}
+    for name, found in prefixes(data).items():
+        components[name] = measure(name, found, sequence_length)
+
     if as_json:
         by_name = {name: asdict(lengths) for name, lengths in components.items()}
         content = {
@@ -95,20 +98,25 @@ def report(
 
     shortest = math.ceil(LONG.value * sequence_length)
     for name, lengths in components.items():
-        share = lengths.at_least[str(LONG.value)]
+        verdict = _verdict(name, lengths, shortest)
+        # JSON holds it already; a warning is for both
         if not lengths.long_enough:
-            log.warning(
-                "%s: %.0f%% of tokens are in documents shorter than %s, so the stage would mostly "
-                "see sequences of many unrelated documents; pack or choose longer ones",
-                name,
-                100 * (1 - share),
-                f"{shortest:,}",
-            )
+            log.warning("%s", verdict)
         elif not as_json:
-            print(
-                f"{name}: {share:.0%} of tokens are in documents of at least {shortest:,}; "
-                f"long enough for the stage"
-            )
+            print(verdict)
+
+
+def _verdict(name: str, lengths: Lengths, shortest: int) -> str:
+    share = lengths.at_least[str(LONG.value)]
+    if lengths.long_enough:
+        return (
+            f"{name}: {share:.0%} of tokens are in documents of at least {shortest:,}; "
+            f"long enough for the stage"
+        )
+    return (
+        f"{name}: {1 - share:.0%} of tokens are in documents shorter than {shortest:,}, so the "
+        f"stage would mostly see sequences of many unrelated documents; pack or choose longer ones"
+    )
 
 
 def prefixes(data: Path) -> dict[str, list[Path]]:
@@ -119,7 +127,9 @@ def prefixes(data: Path) -> dict[str, list[Path]]:
     Raises:
         UserError: ``data`` is none of the three, or its manifest is damaged.
     """
-    prefix = data.with_suffix("") if data.suffix == ".idx" else data
+    prefix = data
+    if data.suffix == ".idx":
+        prefix = data.with_suffix("")
     if Path(f"{prefix}.idx").is_file():
         return {prefix.name: [prefix]}
     file = data / MANIFEST
@@ -130,6 +140,7 @@ def prefixes(data: Path) -> dict[str, list[Path]]:
         )
     manifest = read_json(file, "prepare the data again")
     try:
+        # a tokenized folder's manifest lists its shards without components
         components = manifest.get("components", {data.resolve().name: manifest})
         found = {}
         for name, component in components.items():
@@ -156,18 +167,30 @@ def measure(name: str, shards: list[Path], sequence_length: int) -> Lengths:
     def share(chosen: np.ndarray) -> float:
         return float(lengths[chosen].sum() / tokens)
 
-    at_least = {str(part): share(lengths >= math.ceil(part * sequence_length)) for part in AT_LEAST}
-    # a length n of 2^k <= n < 2^(k + 1) has the exponent k + 1
-    powers = np.frexp(np.maximum(lengths, 1).astype(np.float64))[1] - 1
-    percentiles = np.percentile(lengths, [*PERCENTILES, 100], method="inverted_cdf").tolist()
-    bins = range(int(powers.min()), int(powers.max()) + 1)
+    # by parts of the sequence length
+    at_least = {}
+    for part in AT_LEAST:
+        shortest = math.ceil(part * sequence_length)
+        at_least[str(part)] = share(lengths >= shortest)
+    below = share(lengths < math.ceil(BELOW * sequence_length))
+
+    # by powers of two: a length n of 2^k <= n < 2^(k + 1) has the exponent k + 1
+    _, exponents = np.frexp(np.maximum(lengths, 1).astype(np.float64))
+    powers = exponents - 1
+    histogram = {}
+    for power in range(int(powers.min()), int(powers.max()) + 1):
+        histogram[2**power] = share(powers == power)
+
+    # a method that yields lengths that occur, not what lies between two
+    names = [*map(str, PERCENTILES), "max"]
+    values = np.percentile(lengths, [*PERCENTILES, 100], method="inverted_cdf")
     return Lengths(
         documents=len(lengths),
         tokens=tokens,
-        percentiles=dict(zip([*map(str, PERCENTILES), "max"], percentiles, strict=True)),
+        percentiles=dict(zip(names, values.tolist(), strict=True)),
         at_least=at_least,
-        below={str(BELOW): share(lengths < math.ceil(BELOW * sequence_length))},
-        histogram={2**power: share(powers == power) for power in bins},
+        below={str(BELOW): below},
+        histogram=histogram,
         long_enough=at_least[str(LONG.value)] >= LEAST_SHARE.value,
     )
 
@@ -190,6 +213,8 @@ def _tables(components: dict[str, Lengths]) -> None:
 def _bars(name: str, lengths: Lengths) -> None:
     print(f"{name}: share of tokens by the length of their document")
     for start, share in lengths.histogram.items():
+        end = 2 * start - 1
         bar = "#" * round(share * _BAR)
-        print(f"  {start:>11,} to {2 * start - 1:>11,}  {share:6.1%}  {bar}".rstrip())
+        line = f"  {start:>11,} to {end:>11,}  {share:6.1%}  {bar}"
+        print(line.rstrip())
     print()

@@ -89,8 +89,10 @@ class _Candidate:
 
 def machine_fingerprint() -> str:
     """Return the SHA-256 of Python's version and every distribution's name and version."""
-    lines = [platform.python_version(), *(package for package, _, _ in _distributions())]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    lines = [platform.python_version()]
+    for package, _, _ in _distributions():
+        lines.append(package)
+    return _sha256("\n".join(lines)).hex()
 
 
 def collect_machine() -> Collection:
@@ -115,7 +117,8 @@ def collect_machine() -> Collection:
                 read = partial(_read_docstrings, file)
                 docstrings.append(_Candidate(package, license, f"{file} docstrings", read))
             elif _is_document(file):
-                prose.append(_Candidate(package, license, str(file), partial(_read, file)))
+                read = partial(_read, file)
+                prose.append(_Candidate(package, license, str(file), read))
 
     # documentation first takes prose, and only then docstrings
     candidates = {
@@ -123,9 +126,17 @@ def collect_machine() -> Collection:
         "documentation": [*_spread(prose), *_spread(docstrings)],
     }
     collection = Collection()
+    # over both components, so that a text is in one of them only
     seen = set[bytes]()
     for component, ordered in candidates.items():
-        _select(collection, component, ordered, seen, MAX_CHARACTERS, BYTE_CAPS[component])
+        _select(
+            collection,
+            component,
+            ordered,
+            seen,
+            MAX_CHARACTERS,
+            BYTE_CAPS[component],
+        )
         if not collection.components[component]:
             raise UserError(
                 f"{component}: this Python installation holds no text for it, expected library "
@@ -156,7 +167,8 @@ def collect_folder(folder: Path) -> Collection:
         for file in _walk(folder):
             if file.suffix.lower() in TEXT_SUFFIXES:
                 name = str(file.relative_to(folder))
-                candidates.append(_Candidate(package, USER_LICENSE, name, partial(_read, file)))
+                read = partial(_read, file)
+                candidates.append(_Candidate(package, USER_LICENSE, name, read))
         _select(collection, "text", candidates, set())
     except PermissionError as error:
         raise UserError(
@@ -164,8 +176,9 @@ def collect_folder(folder: Path) -> Collection:
             f"grant it or move it away"
         ) from error
     if not collection.components["text"]:
+        suffixes = ", ".join(sorted(TEXT_SUFFIXES))
         raise UserError(
-            f"{folder}: holds no text, expected UTF-8 files ({', '.join(sorted(TEXT_SUFFIXES))}) "
+            f"{folder}: holds no text, expected UTF-8 files ({suffixes}) "
             f"of at least {MIN_CHARACTERS} characters; add some or name another folder"
         )
     return collection
@@ -188,8 +201,11 @@ def read_license(metadata: importlib.metadata.PackageMetadata) -> str:
             names.append(parts[-1])
     if names:
         return " AND ".join(sorted(names))
+    if "\n" not in stated:
+        return UNKNOWN_LICENSE
     # a whole license text: its title is all that fits
-    return stated.splitlines()[0].strip() if "\n" in stated else UNKNOWN_LICENSE
+    title = stated.splitlines()[0]
+    return title.strip()
 
 
 def _get_field(metadata: importlib.metadata.PackageMetadata, name: str) -> str:
@@ -206,10 +222,11 @@ def _distributions() -> list[tuple[str, str, importlib.metadata.Distribution]]:
         name = distribution.metadata["Name"]
         if name and name != OWN_DISTRIBUTION:
             distributions[f"{name} {distribution.version}"] = distribution
-    return [
-        (package, read_license(distribution.metadata), distribution)
-        for package, distribution in sorted(distributions.items())
-    ]
+    found = []
+    for package, distribution in sorted(distributions.items()):
+        license = read_license(distribution.metadata)
+        found.append((package, license, distribution))
+    return found
 
 
 def _library() -> Iterator[_Candidate]:
@@ -219,7 +236,8 @@ def _library() -> Iterator[_Candidate]:
         # _sysconfigdata holds the paths and flags of the machine that built Python
         if file.suffix == ".py" and not file.name.startswith("_sysconfigdata"):
             name = str(file.relative_to(root))
-            yield _Candidate(package, PYTHON_LICENSE, name, partial(_read, file))
+            read = partial(_read, file)
+            yield _Candidate(package, PYTHON_LICENSE, name, read)
 
 
 def _help_topics() -> Iterator[_Candidate]:
@@ -227,12 +245,16 @@ def _help_topics() -> Iterator[_Candidate]:
 
     package = f"Python {platform.python_version()}"
     for topic, text in topics.items():
-        yield _Candidate(package, PYTHON_LICENSE, f"help topic {topic}", partial(str, text))
+        read = partial(str, text)
+        yield _Candidate(package, PYTHON_LICENSE, f"help topic {topic}", read)
 
 
 def _is_module(file: PurePath) -> bool:
     """Whether a package's file is a module, and not one of its tests or outside its folder."""
-    return file.suffix == ".py" and ".." not in file.parts and not _TEST_FOLDERS & set(file.parts)
+    if file.suffix != ".py":
+        return False
+    folders = set(file.parts)
+    return ".." not in folders and not folders & _TEST_FOLDERS
 
 
 def _is_document(file: PurePath) -> bool:
@@ -249,8 +271,10 @@ def _is_document(file: PurePath) -> bool:
     name = file.name.lower()
     if any(word in name for word in _NOT_PROSE):
         return False
+    if suffix != ".txt":
+        return True
     # a .txt file is prose only by its folder or its name
-    return suffix != ".txt" or bool(folders & {"doc", "docs"}) or name.startswith(_PROSE_NAMES)
+    return bool(folders & {"doc", "docs"}) or name.startswith(_PROSE_NAMES)
 
 
 def _read_docstrings(file: importlib.metadata.PackagePath) -> str:
@@ -272,8 +296,10 @@ def _docstrings(
 
 
 def _read(file: Path | importlib.metadata.PackagePath) -> str:
-    data = file.read_bytes() if isinstance(file, Path) else file.read_binary()
-    return data.decode("utf-8")
+    # read_text would change line ends
+    if isinstance(file, Path):
+        return file.read_bytes().decode("utf-8")
+    return file.read_binary().decode("utf-8")
 
 
 def _walk(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
@@ -285,7 +311,8 @@ def _walk(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=fail):
         # in place: os.walk descends into what is left
         folders[:] = sorted(set(folders) - set(left_out))
-        yield from (Path(root, name) for name in sorted(files))
+        for name in sorted(files):
+            yield Path(root, name)
 
 
 def _spread(candidates: Iterable[_Candidate]) -> list[_Candidate]:
@@ -300,6 +327,7 @@ def _spread(candidates: Iterable[_Candidate]) -> list[_Candidate]:
         members.sort(key=lambda candidate: _sha256(candidate.name))
         for turn, candidate in enumerate(members):
             turns.append((turn, _sha256(package), candidate))
+    # candidates cannot be compared
     turns.sort(key=lambda entry: entry[:2])
     return [candidate for _, _, candidate in turns]
 
@@ -325,20 +353,28 @@ def _select(
         if problem:
             left_out[problem] += 1
             continue
-        data = text.encode("utf-8")
-        digest = hashlib.sha256(data).digest()
+        digest = _sha256(text)
         if digest in seen:
             left_out["exact duplicate"] += 1
-        elif byte_cap and selected_bytes + len(data) > byte_cap:
+            continue
+
+        size = len(text.encode())
+        if byte_cap and selected_bytes + size > byte_cap:
             # this one and all that follow
             left_out[f"beyond {byte_cap} bytes"] = len(candidates) - position
             break
-        else:
-            seen.add(digest)
-            selected_bytes += len(data)
-            selected.append(
-                CollectedText(candidate.name, candidate.package, candidate.license, text)
+
+        seen.add(digest)
+        selected_bytes += size
+        selected.append(
+            CollectedText(
+                name=candidate.name,
+                package=candidate.package,
+                license=candidate.license,
+                text=text,
             )
+        )
+
     selected.sort(key=lambda item: (item.package, item.name))
     collection.components[component] = selected
     collection.left_out[component] = dict(sorted(left_out.items()))
@@ -348,6 +384,7 @@ def _try_read(candidate: _Candidate, max_characters: int | None) -> tuple[str, s
     """Return a candidate's text and an empty text, or why it cannot be used."""
     try:
         text = candidate.read()
+        # half of a surrogate pair cannot be written
         text.encode("utf-8")
     except UnicodeError:
         return "", "not UTF-8"

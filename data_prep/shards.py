@@ -83,8 +83,10 @@ def plan(inputs: Sequence[str], max_shards: int | None = None) -> list[list[Part
         UserError: as :func:`data_prep.documents.split_inputs`.
     """
     size = input_bytes(inputs)
-    piece_bytes = math.ceil(size / (max_shards or _default_count(size)))
-    return cut(split_inputs(inputs, max(1, piece_bytes)), max_shards)
+    count = max_shards or _default_count(size)
+    piece_bytes = math.ceil(size / count)
+    parts = split_inputs(inputs, max(1, piece_bytes))
+    return cut(parts, max_shards)
 
 
 def cut(parts: Sequence[Part], max_shards: int | None = None) -> list[list[Part]]:
@@ -92,7 +94,7 @@ def cut(parts: Sequence[Part], max_shards: int | None = None) -> list[list[Part]
 
     Without ``max_shards`` there is one for every 32 MiB of input, but at most a thousand.
     """
-    # how large a Hub data set's files are is not known: each counts as one shard's worth
+    # of Hub data sets, whose files' sizes are not known, each counts as one shard's worth
     sizes = [part.bytes or SHARD_BYTES for part in parts]
     total = sum(sizes)
     count = max_shards or _default_count(total)
@@ -102,13 +104,16 @@ def cut(parts: Sequence[Part], max_shards: int | None = None) -> list[list[Part]
     before = 0
     for part, size in zip(parts, sizes, strict=True):
         # the group in which the part's middle lies, were all bytes divided evenly
-        groups[int((before + size / 2) / total * count)].append(part)
+        middle = before + size / 2
+        group = int(middle / total * count)
+        groups[group].append(part)
         before += size
     return [group for group in groups if group]
 
 
 def _default_count(size: int) -> int:
-    return max(1, min(MAX_SHARDS, math.ceil(size / SHARD_BYTES)))
+    count = math.ceil(size / SHARD_BYTES)
+    return max(1, min(MAX_SHARDS, count))
 
 
 def shard_name(index: int) -> str:
@@ -148,10 +153,11 @@ def read_manifests(output: Path, record_type: type[Record]) -> list[Record] | No
     found = manifests(output)
     if found is None:
         return None
-    return [
-        parse_record(record_type, manifest, str(manifest_file(output, index)), _MANIFEST_REMEDY)
-        for index, manifest in enumerate(found)
-    ]
+    records = []
+    for index, manifest in enumerate(found):
+        file = str(manifest_file(output, index))
+        records.append(parse_record(record_type, manifest, file, _MANIFEST_REMEDY))
+    return records
 
 
 def check_output(output: Path) -> None:
@@ -214,7 +220,9 @@ def run(
         )
     with disk_full_as_user_error(output, _KEPT), _locked_folder(output, only):
         _write_or_compare_plan(output, _Plan(settings, shards))
-        indices = range(len(shards)) if only is None else [only]
+        indices = list(range(len(shards)))
+        if only is not None:
+            indices = [only]
         todo = [index for index in indices if not _is_finished(output, index)]
         progress = _ShardProgress(shards, len(indices), todo, label)
         for index, manifest in _do_shards(output, shards, todo, work, workers):
@@ -231,11 +239,13 @@ def _do_shards(
         return
 
     # fresh interpreters: a fork would copy the locks of threads of libraries that are loaded here
-    pool = ProcessPoolExecutor(min(workers, len(todo)), multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context)
     try:
-        futures = {
-            pool.submit(_do_shard, output, index, shards[index], work): index for index in todo
-        }
+        futures = {}
+        for index in todo:
+            future = pool.submit(_do_shard, output, index, shards[index], work)
+            futures[future] = index
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -272,9 +282,12 @@ class _ShardProgress:
 
     def __init__(self, shards: list[list[Part]], total: int, todo: list[int], label: str) -> None:
         self._label = label
-        self._sizes = [sum(part.bytes for part in parts) for parts in shards]
+        self._sizes = []
+        for parts in shards:
+            self._sizes.append(sum(part.bytes for part in parts))
         self._total = total
         self._done = total - len(todo)
+        # of the shards that are left, for the time that they take
         self._progress = Progress(sum(self._sizes[index] for index in todo))
         if self._done:
             log.info("%s%d of %d shards are finished already", label, self._done, total)
@@ -285,7 +298,10 @@ class _ShardProgress:
         self._done += 1
         self._progress.advance(self._sizes[index])
 
-        counts = [f"{manifest[key]:,} {key}" for key in ("documents", "tokens") if key in manifest]
+        counts = []
+        for key in ("documents", "tokens"):
+            if key in manifest:
+                counts.append(f"{manifest[key]:,} {key}")
         speed = f"{self._progress.rate / 1e6:.1f} MB/s of input"
         # unknown for Hub data sets, whose sizes are not known
         if self._progress.seconds_left:
@@ -332,8 +348,9 @@ def _write_or_compare_plan(output: Path, plan: _Plan) -> None:
     kept = _read_plan(output)
     if kept.settings != settings or kept.shards != plan.shards:
         keys = [key for key, value in settings.items() if kept.settings.get(key) != value]
+        differs = ", ".join(keys) or "inputs"
         raise UserError(
-            f"{output}: was started with other {', '.join(keys) or 'inputs'} than now, and shards "
+            f"{output}: was started with other {differs} than now, and shards "
             f"of both would be mixed; name another --output, or give the same again"
         )
 
@@ -347,6 +364,7 @@ def _locked_folder(output: Path, only: int | None) -> Iterator[None]:
     check_output(output)
     with file_lock(output / ".lock", _LOCK_HOLDER, shared=only is not None):
         if only is None:
+            # nobody else is at work here, so these are of runs that were killed
             for leftover in output.glob(".shard-*.partial"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield

@@ -106,6 +106,7 @@ def _write(
             occurrences = indexed.write(folder / name, texts, trained)
             results.append(f"{occurrences.sum()} tokens")
         counts[name] = occurrences.tolist()
+        # of this component alone; a stage's blend is computed from the counts
         components[name] = _describe_component(
             folder / name,
             documents,
@@ -120,7 +121,9 @@ def _write(
         fingerprint=tokenizer_files.fingerprint(folder / TOKENIZER),
     )
     manifest = DataManifest(components, identity, inputs)
-    write_text(folder / UNIGRAM_COUNTS, json.dumps(counts, separators=(",", ":")) + "\n")
+    # a line of digits: an indented one would have a line for each token id
+    content = json.dumps(counts, separators=(",", ":"))
+    write_text(folder / UNIGRAM_COUNTS, content + "\n")
     write_text(folder / LICENSES, _license_table(collection))
     # last: it says that the folder is complete
     manifest.write(folder)
@@ -175,7 +178,9 @@ def _read_finished(output: Path, inputs: Mapping[str, Any]) -> DataManifest | No
     names = [UNIGRAM_COUNTS, f"{TOKENIZER}/tokenizer.json"]
     for prefix in manifest.shards():
         names += [f"{prefix}.bin", f"{prefix}.idx"]
-    return manifest if all((output / name).is_file() for name in names) else None
+    if not all((output / name).is_file() for name in names):
+        return None
+    return manifest
 
 
 def _license_table(collection: Collection) -> str:
@@ -212,7 +217,8 @@ def _collection_sha256(collection: Collection) -> str:
     lines = []
     for documents in collection.components.values():
         for document in documents:
-            lines.append(f"{hashlib.sha256(document.text.encode()).hexdigest()} {document.name}")
+            digest = hashlib.sha256(document.text.encode()).hexdigest()
+            lines.append(f"{digest} {document.name}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

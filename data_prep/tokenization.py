@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,10 @@ def tokenize(
     settings = Settings(tokenizer, text_field, license or "not stated", skip_bad_records)
     plan = shards.plan(inputs, max_shards)
     if dryrun:
-        megabytes = sum(part.bytes for parts in plan for part in parts) / 1e6
+        megabytes = sum(part.bytes for part in chain.from_iterable(plan)) / 1e6
+        last = len(plan) - 1
         print(
-            f"{len(plan)} shards of {megabytes:,.1f} MB of input, numbered 0 to {len(plan) - 1}, "
+            f"{len(plan)} shards of {megabytes:,.1f} MB of input, numbered 0 to {last}, "
             f"would go to {output}"
         )
         return
@@ -109,7 +111,6 @@ def finish(output: Path) -> TokenizedManifest | None:
     if finished is None:
         return None
 
-    # add up the shards
     sources = Counter[str]()
     left_out = Counter[str]()
     entries = []
@@ -119,16 +120,7 @@ def finish(output: Path) -> TokenizedManifest | None:
             sources[source.input] += source.documents
         # a shard within one long document holds none, and Megatron does not open an empty file
         if shard.documents:
-            entries.append(
-                TokenizedShard(
-                    prefix=shards.shard_name(index),
-                    documents=shard.documents,
-                    tokens=shard.tokens,
-                    bytes=shard.bytes,
-                    bin_sha256=shard.bin_sha256,
-                    idx_sha256=shard.idx_sha256,
-                )
-            )
+            entries.append(_describe(index, shard))
 
     total_documents = sum(shard.documents for shard in finished)
     manifest = TokenizedManifest(
@@ -147,6 +139,17 @@ def finish(output: Path) -> TokenizedManifest | None:
     return manifest
 
 
+def _describe(index: int, shard: ShardManifest) -> TokenizedShard:
+    return TokenizedShard(
+        prefix=shards.shard_name(index),
+        documents=shard.documents,
+        tokens=shard.tokens,
+        bytes=shard.bytes,
+        bin_sha256=shard.bin_sha256,
+        idx_sha256=shard.idx_sha256,
+    )
+
+
 def _packed_tokens(inputs: Iterable[str]) -> int | None:
     """The largest ``max_tokens`` of the manifests that ``granite41 data repositories`` wrote."""
     files = [name for name in inputs if not name.startswith(documents.HUB)]
@@ -154,7 +157,10 @@ def _packed_tokens(inputs: Iterable[str]) -> int | None:
     for folder in {Path(name).parent for name in files}:
         manifest = read_json_or_none(folder / MANIFEST) or {}
         settings = manifest.get("settings")
-        max_tokens = settings.get("max_tokens") if isinstance(settings, dict) else None
+        if not isinstance(settings, dict):
+            continue
+        # any JSON file of that name; true is no number
+        max_tokens = settings.get("max_tokens")
         if type(max_tokens) is int and max_tokens > 0:
             packed.append(max_tokens)
     return max(packed, default=None)
@@ -249,6 +255,7 @@ class _ShardEncoder:
         manifest = self.manifest
         end_of_text = manifest.tokenizer.end_of_text
         ids, lengths = self._encoder.encode([document.text for document in batch])
+        # counted apart: a document without text gets no end-of-text
         for position in np.flatnonzero(lengths == 0):
             where = documents.where(part, batch[position].record)
             self._leave_out("empty documents", f"{where}: is empty (left out)")
@@ -257,7 +264,8 @@ class _ShardEncoder:
         # one end-of-text after the last id of each document
         lengths = lengths[lengths > 0]
         ends = np.cumsum(lengths)
-        writer.add(np.insert(ids.astype(writer.dtype), ends, end_of_text), lengths + 1)
+        tokens = np.insert(ids.astype(writer.dtype), ends, end_of_text)
+        writer.add(tokens, lengths + 1)
 
         # bytes of text in UTF-8
         sizes = [len(document.text.encode()) for document in batch]

@@ -35,13 +35,11 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
             text.
     """
     check_vocab_size(vocab_size)
+    split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+    # its own expression is GPT-2's
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

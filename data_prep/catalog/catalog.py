@@ -73,10 +73,12 @@ class Loading:
         return self.text or "+".join(self.fields) or f"{self.messages}[]"
 
     def __str__(self) -> str:
+        name = self.dataset
         parts = ", ".join(self.files or self.configurations)
-        in_brackets = f" ({parts})" if parts else ""
+        if parts:
+            name += f" ({parts})"
         field = self.text or self.messages or " + ".join(self.fields)
-        return f"{self.dataset}{in_brackets}, {self.split}: {field}; {self.confirmed}"
+        return f"{name}, {self.split}: {field}; {self.confirmed}"
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,13 @@ def load_catalog() -> Mapping[str, CatalogSource]:
 
     catalog = {}
     for entry in disclosure["sources"]:
+        source_id = entry["id"]
         disclosed = Disclosed(**entry["disclosed"])
         # without an addition the disclosure itself says why the source is not public
         not_public = {"public": False, "reason": disclosed.data_provenance}
-        addition = additions["sources"].get(entry["id"], not_public)
-        catalog[entry["id"]] = _build_source(entry["id"], disclosed, entry["stages"], addition)
+        addition = additions["sources"].get(source_id, not_public)
+        catalog[source_id] = _build_source(source_id, disclosed, entry["stages"], addition)
+    # public sources that this project uses for those that are not
     for source_id, addition in additions["not_disclosed"].items():
         catalog[source_id] = _build_source(source_id, None, {}, addition)
     return catalog
@@ -173,9 +177,10 @@ def _build_source(
     addition: dict[str, Any],
 ) -> CatalogSource:
     load = addition.get("load")
-    loading = (
-        parse_record(Loading, load, f"loading.yaml: {source_id}", "correct it") if load else None
-    )
+    loading = None
+    if load:
+        where = f"loading.yaml: {source_id}"
+        loading = parse_record(Loading, load, where, "correct it")
     return CatalogSource(
         id=source_id,
         name=disclosed.name if disclosed else addition["name"],

@@ -127,10 +127,14 @@ def parse_tokens(text: str) -> int:
     Raises:
         UserError: anything else, and numbers below one.
     """
-    match = re.fullmatch(
-        r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([KMBT]?)", text.strip(), flags=re.IGNORECASE
-    )
-    tokens = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    # a number, perhaps with an exponent, and perhaps a unit
+    pattern = r"(\d+(?:\.\d+)?(?:e\d{1,2})?)([KMBT]?)"
+    match = re.fullmatch(pattern, text.strip(), flags=re.IGNORECASE)
+    tokens = 0
+    if match:
+        number = float(match[1])
+        unit = _UNITS[match[2].upper()]
+        tokens = round(number * unit)
     if tokens < 1:
         raise UserError(
             f"--tokens {text}: expected a number of tokens above zero, such as 2T, 500B or 1e12"
@@ -150,12 +154,13 @@ def load_mixture(stage: str, file: Path | None = None) -> Mixture:
     """
     path = file or _shipped(stage)
     document = _read(path)
+    # a file of this package by its name alone
     name = path.name if file is None else str(file)
     if stage not in document:
+        found = ", ".join(map(str, document)) or "nothing"
         raise UserError(
-            f"{name}: no mixture for stage {stage}, found "
-            f"{', '.join(map(str, document)) or 'nothing'}; put its components under the key "
-            f"{stage}"
+            f"{name}: no mixture for stage {stage}, found {found}; "
+            f"put its components under the key {stage}"
         )
     content = document[stage]
     if isinstance(content, dict) and set(content) == {"same_as"}:
@@ -195,16 +200,17 @@ def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
     for component in mixture.components:
         component_tokens = budget.value * component.percent / total_percent
         for name, weight in component.weights.items():
+            needed = component_tokens * weight
             row = PlannedSource(
                 component=component.name,
                 source=catalog[name],
                 stand_in=name in component.stand_in,
-                share=100 * (component_tokens * weight) / budget.value,
-                tokens=component_tokens * weight,
+                share=100 * needed / budget.value,
+                tokens=needed,
                 epochs=None,
             )
             rows.append(row)
-            needed_of_source[name] += row.tokens
+            needed_of_source[name] += needed
 
     # a source of several components is read for all of them
     for index, row in enumerate(rows):
@@ -290,14 +296,18 @@ def _component(name: str, content: Any, where: str) -> Component:
     weights = _weights(content, where)
     total = math.fsum(weights.values())
     if not total:
-        found = "only weights of zero" if weights else "no sources"
+        found = "no sources"
+        if weights:
+            found = "only weights of zero"
         raise UserError(
             f"{where}: found {found}, expected a weight above zero; add a source or a stand_in"
         )
+    # a source of weight zero is none
+    shares = {source: weight / total for source, weight in weights.items() if weight}
     return Component(
         name=name,
         percent=percent,
-        weights={source: weight / total for source, weight in weights.items() if weight},
+        weights=shares,
         stand_in=frozenset(content.get("stand_in") or {}),
         why=str(content.get("why", "")),
     )
@@ -336,6 +346,7 @@ def _check_source(name: Any, where: str) -> None:
 
 
 def _number(value: Any, where: str) -> float:
+    # bool is a kind of int
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
         raise UserError(f"{where} is {value!r}, expected a number of zero or more; correct it")
@@ -345,4 +356,6 @@ def _number(value: Any, where: str) -> float:
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
-    return "a list" if isinstance(value, list) else repr(value)
+    if isinstance(value, list):
+        return "a list"
+    return repr(value)

@@ -20,14 +20,14 @@ def source_json(source: CatalogSource) -> dict[str, Any]:
         "name": source.name,
         "category": source.category,
         "stages": dict(source.stages),
-        "disclosed": asdict(source.disclosed) if source.disclosed else None,
+        "disclosed": source.disclosed and asdict(source.disclosed),
         "seed": source.seed,
         "public": source.public,
         "license": source.license,
-        "loading": asdict(source.loading) if source.loading else None,
+        "loading": source.loading and asdict(source.loading),
         "reason": source.reason,
         "note": source.note,
-        "tokens": _sourced_json(source.tokens) if source.tokens else None,
+        "tokens": source.tokens and _sourced_json(source.tokens),
     }
 
 
@@ -45,9 +45,14 @@ def _component_json(component: Component) -> dict[str, Any]:
     catalog = load_catalog()
     sources = []
     for name, weight in component.weights.items():
-        is_stand_in = name in component.stand_in
         known = source_json(catalog[name])
-        sources.append({"weight": weight, "stand_in": is_stand_in, **known})
+        sources.append(
+            {
+                "weight": weight,
+                "stand_in": name in component.stand_in,
+                **known,
+            }
+        )
     return {
         "component": component.name,
         "percent": component.percent,
@@ -62,7 +67,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     components = []
     for name, rows in _by_component(plan):
         sources = [_row_json(row) for row in rows]
-        components.append({"component": name, **_totals(rows), "sources": sources})
+        components.append(
+            {
+                "component": name,
+                **_totals(rows),
+                "sources": sources,
+            }
+        )
     return {
         "stage": plan.mixture.stage,
         "tokens": _sourced_json(plan.tokens),
@@ -88,22 +99,28 @@ def plan_warnings(plan: Plan) -> list[str]:
 def print_sources(sources: Iterable[CatalogSource]) -> None:
     """Print the catalog and how much of it is public."""
     listed = list(sources)
-    print_table(
-        ["id", "category", "size", "languages", "seed", "license", "public", "loading"],
-        [_source_row(source) for source in listed],
-    )
+    columns = ["id", "category", "size", "languages", "seed", "license", "public", "loading"]
+    print_table(columns, [_source_row(source) for source in listed])
+
+    # the summary counts IBM's sources; this project's few are not disclosed
     disclosed = [source for source in listed if source.disclosed]
     public = [source for source in disclosed if source.public]
     loaded = sum(source.loading is not None for source in public)
     seeds = sum(source.seed for source in disclosed)
+    others = len(listed) - len(disclosed)
     print(
         f"{len(disclosed)} sources disclosed by IBM: {len(public)} public, {loaded} of them loaded "
-        f"by datasets; {len(listed) - len(disclosed)} others stand in for what is not public. "
+        f"by datasets; {others} others stand in for what is not public. "
         f"{seeds} marked seed: IBM made synthetic data from them."
     )
 
 
 def _source_row(source: CatalogSource) -> list[str]:
+    public = "no"
+    loading = ""
+    if source.public:
+        public = "yes"
+        loading = _loading(source)
     return [
         source.id,
         source.category or "not from IBM",
@@ -111,20 +128,22 @@ def _source_row(source: CatalogSource) -> list[str]:
         _languages(source.languages),
         "seed" if source.seed else "",
         source.license or "unknown",
-        "yes" if source.public else "no",
-        _loading(source) if source.public else "",
+        public,
+        loading,
     ]
 
 
 def print_mixture(mixture: Mixture) -> None:
     """Print the sources of each component, their weights' reasons, and what is only stand-ins."""
-    print_table(
-        ["component", "percent", "source", "weight %", "stands in", "size", "license", "loading"],
-        [row for component in mixture.components for row in _component_rows(component)],
-    )
+    rows = []
+    for component in mixture.components:
+        rows += _component_rows(component)
+    columns = ["component", "percent", "source", "weight %", "stands in", "size"]
+    print_table([*columns, "license", "loading"], rows)
     for component in mixture.components:
         print(f"{mixture.stage}: {component.name}: {component.why}")
 
+    # first the components of which nothing is public
     replaced = [component for component in mixture.components if component.stand_in]
     for reason, has_public_source in (
         ("no public source of IBM's", False),
@@ -144,10 +163,18 @@ def _component_rows(component: Component) -> list[list[str]]:
     rows = []
     for name, weight in component.weights.items():
         source = catalog[name]
-        row = [component.name, human(component.percent), name, f"{100 * weight:.2f}"]
-        row.append("stand-in" if name in component.stand_in else "")
-        row += [_size(source), source.license or "unknown", _loading(source)]
-        rows.append(row)
+        rows.append(
+            [
+                component.name,
+                human(component.percent),
+                name,
+                f"{100 * weight:.2f}",
+                "stand-in" if name in component.stand_in else "",
+                _size(source),
+                source.license or "unknown",
+                _loading(source),
+            ]
+        )
     return rows
 
 
@@ -161,32 +188,45 @@ def print_plan(plan: Plan) -> None:
     columns = ["component", "source", "stands in", "share %", "tokens wanted"]
     print_table([*columns, "available", "available is", "epochs"], rows)
 
-    repeated = [row.source.id for row in plan.rows if row.repeated]
+    tokens = _short(plan.tokens.value)
+    repeated = ", ".join(row.source.id for row in plan.rows if row.repeated)
     print(
-        f"{plan.mixture.stage}: {_short(plan.tokens.value)} tokens ({plan.tokens.origin}); "
-        f"read more than {MAXIMUM_EPOCHS:g} times: {', '.join(repeated) or 'none'}"
+        f"{plan.mixture.stage}: {tokens} tokens ({plan.tokens.origin}); "
+        f"read more than {MAXIMUM_EPOCHS:g} times: {repeated or 'none'}"
     )
 
 
 def _plan_row(component: str, row: PlannedSource) -> list[str]:
-    available = row.source.tokens
+    available = "unknown"
+    origin = "unknown"
+    if row.source.tokens:
+        available = _short(row.source.tokens.value)
+        origin = row.source.tokens.origin
+
     epochs = "unknown"
     if row.epochs is not None:
-        epochs = f"{row.epochs:.2f}{' repeated' if row.repeated else ''}"
+        epochs = f"{row.epochs:.2f}"
+    if row.repeated:
+        epochs += " repeated"
+
     return [
         component,
         row.source.id,
         "stand-in" if row.stand_in else "",
         f"{row.share:.3f}",
         _short(row.tokens),
-        _short(available.value) if available else "unknown",
-        available.origin if available else "unknown",
+        available,
+        origin,
         epochs,
     ]
 
 
 def _sourced_json(sourced: Sourced[int]) -> dict[str, Any]:
-    return {"value": sourced.value, "origin": sourced.origin, "why": sourced.why}
+    return {
+        "value": sourced.value,
+        "origin": sourced.origin,
+        "why": sourced.why,
+    }
 
 
 def _row_json(row: PlannedSource) -> dict[str, Any]:
@@ -196,34 +236,39 @@ def _row_json(row: PlannedSource) -> dict[str, Any]:
         "stand_in": row.stand_in,
         "share_percent": row.share,
         "tokens": round(row.tokens),
-        "available": available.value if available else None,
+        "available": available and available.value,
         "available_origin": available.origin if available else "unknown",
-        "available_why": available.why if available else None,
+        "available_why": available and available.why,
         "epochs": row.epochs,
         "repeated": row.repeated,
     }
 
 
 def _by_component(plan: Plan) -> list[tuple[str, list[PlannedSource]]]:
-    return [(name, list(rows)) for name, rows in groupby(plan.rows, key=lambda row: row.component)]
+    # a component's rows follow each other
+    groups = groupby(plan.rows, key=lambda row: row.component)
+    return [(name, list(rows)) for name, rows in groups]
 
 
 def _totals(rows: Sequence[PlannedSource]) -> dict[str, Any]:
     # a source in two components is there once
-    available = {row.source.id: row.source.tokens for row in rows}
+    by_source = {row.source.id: row.source.tokens for row in rows}
+    available = [tokens.value for tokens in by_source.values() if tokens]
     return {
         "share_percent": sum(row.share for row in rows),
         "tokens": round(sum(row.tokens for row in rows)),
-        "available": sum(tokens.value for tokens in available.values() if tokens),
-        "unknown_sources": sum(tokens is None for tokens in available.values()),
+        "available": sum(available),
+        "unknown_sources": len(by_source) - len(available),
         "repeated_sources": sum(row.repeated for row in rows),
     }
 
 
 def _total_row(name: str, rows: Sequence[PlannedSource]) -> list[str]:
     totals = _totals(rows)
-    unknown = f" and {totals['unknown_sources']} unknown" if totals["unknown_sources"] else ""
-    available = _short(totals["available"]) + unknown
+    available = _short(totals["available"])
+    unknown = totals["unknown_sources"]
+    if unknown:
+        available += f" and {unknown} unknown"
     return [
         name,
         "TOTAL",
@@ -237,7 +282,9 @@ def _total_row(name: str, rows: Sequence[PlannedSource]) -> list[str]:
 
 
 def _short(tokens: float) -> str:
-    return human(int(float(f"{tokens:.3g}")))
+    # three significant digits
+    rounded = float(f"{tokens:.3g}")
+    return human(int(rounded))
 
 
 def _size(source: CatalogSource) -> str:
@@ -253,8 +300,12 @@ def _size(source: CatalogSource) -> str:
 def _languages(codes: Sequence[str]) -> str:
     shown = ", ".join(codes[:_LANGUAGES_SHOWN])
     left = len(codes) - _LANGUAGES_SHOWN
-    return f"{shown} and {left} more" if left > 0 else shown
+    if left > 0:
+        return f"{shown} and {left} more"
+    return shown
 
 
 def _loading(source: CatalogSource) -> str:
-    return str(source.loading) if source.loading else f"not by datasets: {source.reason}"
+    if source.loading is None:
+        return f"not by datasets: {source.reason}"
+    return str(source.loading)

@@ -24,7 +24,8 @@ def words(text: str) -> list[bytes]:
     # the same words, five times faster
     if text.isascii():
         return text.lower().encode().translate(_ASCII).split()
-    words_of_text = _WORD.findall(unicodedata.normalize("NFC", text).lower())
+    normalized = unicodedata.normalize("NFC", text).lower()
+    words_of_text = _WORD.findall(normalized)
     # encoding each word by itself would take longer
     return " ".join(words_of_text).encode().split()
 
