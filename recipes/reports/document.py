@@ -4,9 +4,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-Item = TypeVar("Item")
+# title of a column -> what it shows of an item of a table
+Columns = dict[str, Callable[[Any], Any]]
 
 # what a column of numbers may hold; every other column is set flush left
 NUMERIC = re.compile(
@@ -76,13 +77,17 @@ class Table:
     def build(
         cls,
         title: str,
-        columns: Mapping[str, Callable[[Item], Any]],
-        items: Iterable[Item],
+        columns: Columns,
+        items: Iterable[Any],
         note: str = "",
+        most_rows: float = math.inf,
     ) -> "Table":
-        """Return a table with a row for each item; a column is a function of an item."""
+        """Return a table with a row for each item, folded beyond ``most_rows``.
+
+        A column is a function of an item.
+        """
         rows = [[get(item) for get in columns.values()] for item in items]
-        return cls(title, list(columns), rows, note)
+        return cls(title, list(columns), rows, note, folded=len(rows) > most_rows)
 
     @property
     def cells(self) -> list[list[Cell]]:

@@ -1,12 +1,13 @@
 """The report on a run's evaluations: ``evaluation.html``, ``.md`` and ``.json``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from evaluation.gates import ruler_means
-from evaluation.results import Unit
 from evaluation.suites import (
     LONG_CONTEXT,
     get_suite,
@@ -15,14 +16,15 @@ from evaluation.suites import (
     suite_names,
     unavailable,
 )
+from recipes.common.check_result import CheckResult
 from recipes.common.files import write_text
 from recipes.reports import scores
-from recipes.reports.document import Block, Cell, Document, Note, Section, Table, flagged
-from recipes.reports.evaluation_files import MARKED, Entry, read_entries, regressions
+from recipes.reports.document import Block, Cell, Columns, Document, Note, Section, Table, flagged
+from recipes.reports.evaluation_files import MARKED, Entry, mark_regressions, read_entries
 from recipes.reports.html import write_html
 from recipes.reports.markdown import write_markdown
 from recipes.reports.run import problem_section, require_run_folder
-from recipes.reports.values import as_number, formatted
+from recipes.reports.values import Problems, as_number, formatted
 
 # rows beyond which a table of details is folded
 MOST_ROWS = 10
@@ -32,8 +34,38 @@ SCORE_NOTE = (
     f"than after the stage before by more than {MARKED:g} standard errors of the difference."
 )
 
-Row = list[Any]
-Worse = dict[tuple[int, str], float]
+
+def _units_done(entry: Entry) -> Cell:
+    expected = entry.evaluation.expected
+    done = len(entry.units.keys() & set(expected))
+    return flagged(f"{done} of {len(expected)}", done < len(expected))
+
+
+OVERVIEW: Columns = {
+    "stage": lambda entry: entry.evaluation.stage,
+    "label": lambda entry: entry.evaluation.label or None,
+    "suite": lambda entry: entry.evaluation.suite,
+    "units": _units_done,
+    "gate": scores.gate_cell,
+    "samples per task": lambda entry: entry.evaluation.limit or "all",
+    "backend": lambda entry: entry.evaluation.backend.get("name"),
+    "model": lambda entry: entry.evaluation.model,
+    "finished": lambda entry: entry.evaluation.finished or None,
+}
+REGRESSIONS: Columns = {
+    "model": lambda row: row[0].name,
+    "unit": lambda row: row[1],
+    "score": lambda row: scores.score_text(row[0].units[row[1]]),
+    "standard errors": lambda row: f"{row[0].worse[row[1]]:.1f}",
+}
+CHECKS: Columns = {
+    "model": lambda row: row[0].name,
+    "verdict": lambda row: scores.verdict_cell(row[1].ok),
+    "check": lambda row: row[1].name,
+    "found": lambda row: _short(row[1].found),
+    "expected": lambda row: _short(row[1].expected),
+    "reason": lambda row: row[1].reason,
+}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -45,12 +77,18 @@ def write_report(run_folder: Path) -> Path:
         UserError: the folder does not exist.
     """
     require_run_folder(run_folder)
-    entries, problems = read_entries(run_folder)
+    problems = Problems(run_folder)
+    entries = read_entries(run_folder, problems)
 
-    sections = [*problem_section(problems), _overview(entries)]
+    overview = Section("Overview", [Note("There are no evaluations yet.")])
+    if entries:
+        table = Table.build("Evaluations", OVERVIEW, entries)
+        overview = Section("Overview", [*scores.warnings(entries), table], "overview")
+    sections = [*problem_section(problems), overview]
     for suite in suite_names():
         members = [entry for entry in entries if entry.evaluation.suite == suite]
         if members:
+            mark_regressions(members)
             sections.append(_suite_section(suite, members))
 
     document = Document(f"Evaluation of {run_folder.resolve().name}", subtitle(entries), sections)
@@ -76,43 +114,17 @@ def subtitle(entries: Sequence[Entry]) -> str:
     return f"Granite 4.1, size {', '.join(sizes)}" if sizes else ""
 
 
-def _overview(entries: Sequence[Entry]) -> Section:
-    if not entries:
-        return Section("Overview", [Note("There are no evaluations yet.")])
-
-    rows = []
-    for entry in entries:
-        evaluation = entry.evaluation
-        expected = len(evaluation.expected)
-        done = len(entry.units.keys() & set(evaluation.expected))
-        rows.append(
-            {
-                "stage": evaluation.stage,
-                "label": evaluation.label or None,
-                "suite": evaluation.suite,
-                "units": flagged(f"{done} of {expected}", done < expected),
-                "gate": scores.gate_cell(entry),
-                "samples per task": evaluation.limit or "all",
-                "backend": evaluation.backend.get("name"),
-                "model": evaluation.model,
-                "finished": evaluation.finished or None,
-            }
-        )
-
-    cells = [list(row.values()) for row in rows]
-    table = Table("Evaluations", list(rows[0]), cells)
-    return Section("Overview", [*scores.warnings(entries), table], "overview")
-
-
 def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
-    worse = regressions(entries)
     blocks: list[Block] = [Note(SCORE_NOTE)]
     if suite == LONG_CONTEXT:
-        blocks = [*scores.warnings(entries), *blocks, *_ruler_blocks(entries, worse)]
+        blocks = [*scores.warnings(entries), *blocks, *_ruler_blocks(entries)]
     else:
-        blocks.append(_scores(suite, entries, worse))
+        blocks.append(_scores(suite, entries))
+
+    worse = [(entry, name) for entry in entries for name in sorted(entry.worse)]
+    note = "Compared with the model of the stage before."
     blocks += [
-        _regressions(entries, worse),
+        Table.build("Regressions", REGRESSIONS, worse, note),
         scores.missing_table(entries),
         scores.settings_table(entries),
         _gates(entries),
@@ -122,91 +134,86 @@ def _suite_section(suite: str, entries: Sequence[Entry]) -> Section:
     return Section(f"{suite}: {title}", blocks, suite)
 
 
-def _scores(suite: str, entries: Sequence[Entry], worse: Worse) -> Table:
-    published: dict[str, dict[str, float]] = {}
-    requested: dict[str, None] = {}
-    for entry in entries:
-        size = entry.evaluation.size
-        if references := scores.published_scores(suite, size):
-            published[f"IBM {size}"] = references
-        requested |= dict.fromkeys((*entry.evaluation.expected, *entry.units))
+def _scores(suite: str, entries: Sequence[Entry]) -> Table:
+    columns: Columns = {"benchmark": str}
+    tasks = get_suite(suite, entries[0].evaluation.size).tasks
+    if any(setting(suite, name) for name in tasks):
+        columns["IBM's setting"] = partial(setting, suite)
 
     # benchmarks that were requested, or that IBM has a score for
-    rows = []
-    for name in dict.fromkeys((*get_suite(suite, entries[0].evaluation.size).tasks, *requested)):
-        columns = [column.get(name) for column in published.values()]
-        if name in requested or any(columns):
-            row: Row = [name, setting(suite, name)]
-            row += [formatted(score, ".2f") for score in columns]
-            for position, entry in enumerate(entries):
-                row.append(scores.score_cell(entry, name, (position, name) in worse))
-            rows.append(row)
+    requested: dict[str, None] = {}
+    referenced: set[str] = set()
+    for entry in entries:
+        size = entry.evaluation.size
+        published = scores.published_scores(suite, size)
+        if published:
+            columns[f"IBM {size}"] = partial(_reference, published)
+            referenced |= published.keys()
+        requested |= dict.fromkeys((*entry.evaluation.expected, *entry.units))
 
-    header = ["benchmark", "IBM's setting", *published, *(entry.name for entry in entries)]
-    return scores.without_empty_column(Table("Scores", header, rows, _metrics(entries)), 1)
+    columns |= {entry.name: partial(scores.score_cell, entry) for entry in entries}
+    names = dict.fromkeys((*tasks, *requested))
+    rows = [name for name in names if name in requested or name in referenced]
+    return Table.build("Scores", columns, rows, _metrics(entries))
+
+
+def _reference(published: Mapping[Any, float], key: Any) -> str:
+    return formatted(published.get(key), ".2f")
 
 
 def _metrics(entries: Sequence[Entry]) -> str:
     """Return the metrics of the units that are not in percent."""
-    metrics: dict[str, None] = {}
-    for entry in entries:
-        for unit in entry.evaluation.units:
-            if not unit.percent:
-                metrics[f"{unit.name} ({unit.metric.partition(',')[0]})"] = None
-    return f"Not in percent: {', '.join(metrics)}." if metrics else ""
+    units = [unit for entry in entries for unit in entry.evaluation.units if not unit.percent]
+    names = dict.fromkeys(f"{unit.name} ({unit.metric.partition(',')[0]})" for unit in units)
+    return f"Not in percent: {', '.join(names)}." if names else ""
 
 
-def _ruler_blocks(entries: Sequence[Entry], worse: Worse) -> list[Block]:
-    published: dict[str, dict[int, float]] = {}
+def _ruler_blocks(entries: Sequence[Entry]) -> list[Block]:
+    columns: Columns = {"length": scores.length_name}
     lengths: set[int] = set()
     for entry in entries:
-        size = entry.evaluation.size
-        if references := ruler_references(size):
-            published[f"IBM {size}"] = references
-        lengths |= {*references, *entry.by_length}
-    means = {entry.name: ruler_means(entry.evaluation) for entry in entries}
-
-    # IBM's columns, then one for each model
-    rows = []
-    for length in sorted(lengths):
-        row: Row = [scores.length_name(length)]
-        row += [formatted(column.get(length), ".2f") for column in published.values()]
-        for column in means.values():
-            mean = column.get(length)
-            row.append(Cell(scores.mean_text(mean), heat=mean[0]) if mean else "-")
-        rows.append(row)
+        references = ruler_references(entry.evaluation.size)
+        if references:
+            columns[f"IBM {entry.evaluation.size}"] = partial(_reference, references)
+        lengths |= {*references, *entry.lengths}
+    for entry in entries:
+        columns[entry.name] = partial(_mean_cell, ruler_means(entry.evaluation))
 
     note = "The unweighted mean of the suite's tasks, where all of them have a score."
     blocks: list[Block] = [
-        Table("Mean by length", ["length", *published, *means], rows, note),
-        scores.ruler_chart(published, means),
+        Table.build("Mean by length", columns, sorted(lengths), note),
+        scores.ruler_chart({entry.name: entry for entry in entries}),
     ]
-    for position, entry in enumerate(entries):
-        blocks += [_heat_map(entry, position, worse), _prompts(entry)]
+    for entry in entries:
+        blocks += [_heat_map(entry), _prompts(entry)]
     return blocks
 
 
-def _heat_map(entry: Entry, position: int, worse: Worse) -> Table:
-    rows = []
-    for task in dict.fromkeys(unit.task for unit in entry.evaluation.units):
-        row: Row = [task]
-        for length in entry.by_length:
-            name = f"{task}@{length}"
-            row.append(scores.score_cell(entry, name, (position, name) in worse, heat=True))
-        rows.append(row)
-    header = ["task", *map(scores.length_name, entry.by_length)]
+def _mean_cell(means: Mapping[int, scores.Score], length: int) -> Cell:
+    mean = means.get(length)
+    return Cell(scores.mean_text(mean), heat=mean[0]) if mean else Cell("-")
+
+
+def _heat_map(entry: Entry) -> Table:
+    tasks = dict.fromkeys(unit.task for unit in entry.evaluation.units)
+    rows: list[list[Any]] = []
+    for task in tasks:
+        cells = [scores.heat_cell(entry, f"{task}@{length}") for length in entry.lengths]
+        rows.append([task, *cells])
+    header = ["task", *map(scores.length_name, entry.lengths)]
     metrics = dict.fromkeys(unit.metric for unit in entry.evaluation.units)
     return Table(f"{entry.name}: tasks by length", header, rows, f"Metric: {', '.join(metrics)}.")
 
 
 def _prompts(entry: Entry) -> Table:
-    rows = [_prompt_row(length, units) for length, units in entry.by_length.items()]
+    rows = [_prompt_row(entry, length) for length in entry.lengths]
     header = ["length", "samples", "least fill", "mean fill", "truncated", "corpus"]
     note = "Fill: the share of the length that prompt and answer take."
     return Table(f"{entry.name}: prompts", header, rows, note)
 
 
-def _prompt_row(length: int, units: Sequence[Unit]) -> Row:
+def _prompt_row(entry: Entry, length: int) -> list[Any]:
+    units = [unit for unit in entry.evaluation.units if unit.length == length]
     least = [unit.fill_min for unit in units if unit.fill_min is not None]
     means = [unit.fill_mean for unit in units if unit.fill_mean is not None]
     truncated = sum(unit.truncated for unit in units)
@@ -215,42 +222,25 @@ def _prompt_row(length: int, units: Sequence[Unit]) -> Row:
         scores.length_name(length),
         f"{sum(unit.samples for unit in units):,}",
         formatted(min(least, default=None), ".1%"),
-        formatted(sum(means) / len(means) if means else None, ".1%"),
+        formatted(fmean(means) if means else None, ".1%"),
         flagged(f"{truncated:,}", truncated > 0),
         flagged(", ".join(corpora) or "-", "fallback" in corpora),
     ]
 
 
-def _regressions(entries: Sequence[Entry], worse: Worse) -> Table:
-    rows = []
-    for (position, name), z in worse.items():
-        entry = entries[position]
-        rows.append([entry.name, name, scores.score_text(entry.units[name]), f"{z:.1f}"])
-    header = ["model", "unit", "score", "standard errors"]
-    return Table("Regressions", header, rows, "Compared with the model of the stage before.")
-
-
 def _gates(entries: Sequence[Entry]) -> Table:
     """Return the checks that failed or compared something."""
-    rows = []
-    failed = 0
+    rows: list[tuple[Entry, CheckResult]] = []
     for entry in entries:
-        gate = entry.gate or {"checks": []}
-        for check in gate["checks"]:
-            # a check that only says that a unit is whole is not worth a row
-            passed = check.get("ok") is True
-            if passed and check.get("expected") is None:
-                continue
-            failed += not passed
-            row: Row = [entry.name, scores.verdict_cell(passed), check.get("name")]
-            row += [_short(check.get(key)) for key in ("found", "expected", "reason")]
-            rows.append(row)
+        # a check that only says that a unit is whole is not worth a row
+        checks = entry.gate.checks if entry.gate else []
+        rows += [(entry, check) for check in checks if not check.ok or check.expected is not None]
 
+    failed = sum(not check.ok for _, check in rows)
     title = f"Gate: {failed} of {len(rows)} checks failed"
     if not failed:
         title = f"Gate: {len(rows)} checks passed"
-    header = ["model", "verdict", "check", "found", "expected", "reason"]
-    return Table(title, header, rows, folded=len(rows) > MOST_ROWS)
+    return Table.build(title, CHECKS, rows, most_rows=MOST_ROWS)
 
 
 def _short(value: Any) -> Any:
@@ -266,7 +256,7 @@ def _benchmarks(suite: str, entries: Sequence[Entry]) -> Table:
         reasons |= entry.evaluation.left_out
     reasons |= unavailable(suite, size)
 
-    rows = [[name, "not run", reason] for name, reason in reasons.items()]
+    rows: list[list[Any]] = [[name, "not run", reason] for name, reason in reasons.items()]
     for task in get_suite(suite, size).tasks.values():
         if task.note:
             rows.append([task.name, "note", task.note])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from evaluation.gates import GATE, standard_error
 from evaluation.results import EVALUATION, Evaluation, Unit, read_evaluation
 from evaluation.suites import suite_names
+from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
-from recipes.common.json_files import parse_record, read_json
+from recipes.common.json_files import read_record
 from recipes.registry.stages import STAGES
 from recipes.reports.values import IMPLAUSIBLE, Problems
 from recipes.spec.sizes import SIZES
@@ -20,7 +21,14 @@ from recipes.spec.sizes import SIZES
 MARKED = 2.0
 REMEDY = "run `granite41 eval` into this folder again"
 GATE_REMEDY = "run `granite41 eval gate` again"
-GATE_TYPES = {"passed": bool, "checks": list}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What ``gate.json`` holds."""
+
+    passed: bool
+    checks: list[CheckResult]
 
 
 @dataclass(frozen=True)
@@ -30,12 +38,14 @@ class Entry:
     Attributes:
         path: of its folder, relative to the run's.
         evaluation: what was measured.
-        gate: what ``gate.json`` holds, or None.
+        gate: None where it has not been run, or is damaged.
+        worse: unit -> z of what :func:`mark_regressions` found.
     """
 
     path: str
     evaluation: Evaluation
-    gate: dict[str, Any] | None
+    gate: Gate | None
+    worse: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -53,23 +63,20 @@ class Entry:
         """The results by name of the unit."""
         return {unit.name: unit for unit in self.evaluation.units}
 
-    @cached_property
-    def by_length(self) -> dict[int, list[Unit]]:
-        """RULER's results by length in tokens, ascending."""
-        units: dict[int, list[Unit]] = {}
-        for unit in self.evaluation.units:
-            if unit.length:
-                units.setdefault(unit.length, []).append(unit)
-        return dict(sorted(units.items()))
+    @property
+    def lengths(self) -> list[int]:
+        """RULER's lengths in tokens, ascending."""
+        return sorted({unit.length for unit in self.evaluation.units if unit.length})
 
     @property
-    def corpora(self) -> set[str | None]:
-        """Where the units' texts come from."""
-        return {unit.corpus for unit in self.evaluation.units}
+    def is_fallback(self) -> bool:
+        """Whether a unit's texts are not the published ones."""
+        return any(unit.corpus == "fallback" for unit in self.evaluation.units)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry for JSON."""
-        return {"path": self.path, **asdict(self.evaluation), "gate": self.gate}
+        gate = asdict(self.gate) if self.gate else None
+        return {"path": self.path, **asdict(self.evaluation), "gate": gate}
 
 
 def evaluation_paths(run_folder: Path) -> list[Path]:
@@ -77,18 +84,16 @@ def evaluation_paths(run_folder: Path) -> list[Path]:
     return sorted(run_folder.glob(f"*/eval/*/{EVALUATION}"))
 
 
-def read_entries(run_folder: Path) -> tuple[list[Entry], list[str]]:
-    """Return a run's evaluations by stage, its final model last, and what could not be read."""
+def read_entries(run_folder: Path, problems: Problems) -> list[Entry]:
+    """Return a run's evaluations by stage, the final model of each last."""
     entries: list[Entry] = []
-    problems = Problems(run_folder)
     for path in evaluation_paths(run_folder):
-        try:
-            entries.append(read_entry(path.parent, problems))
-        except UserError as error:
-            problems.note(error)
+        entry = problems.read_or_note(lambda file: read_entry(file.parent, problems), path)
+        if entry:
+            entries.append(entry)
 
     entries.sort(key=_order)
-    return entries, problems
+    return entries
 
 
 def _order(entry: Entry) -> tuple[int, bool, int, str]:
@@ -106,29 +111,17 @@ def read_entry(folder: Path, problems: Problems) -> Entry:
     """
     path = folder / EVALUATION
     evaluation = read_evaluation(folder)
-    parse_record(Evaluation, asdict(evaluation), str(path), REMEDY)
     for fault in _faults(evaluation):
         raise UserError(f"{path}: is no evaluation ({fault}); {REMEDY}")
 
-    try:
-        gate = _read_gate(folder / GATE)
-    except UserError as error:
-        problems.note(error)
-        gate = None
+    gate = None
+    if (folder / GATE).exists():
+        gate = problems.read_or_note(_read_gate, folder / GATE)
     return Entry(str(folder.relative_to(problems.folder)), evaluation, gate)
 
 
-def _read_gate(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    gate = read_json(path, GATE_REMEDY)
-    for key, expected in GATE_TYPES.items():
-        if not isinstance(gate.get(key), expected):
-            raise UserError(
-                f"{path}: key {key!r} holds {gate.get(key)!r:.60}, expected a "
-                f"{expected.__name__}; {GATE_REMEDY}"
-            )
-    return gate
+def _read_gate(path: Path) -> Gate:
+    return read_record(Gate, path, GATE_REMEDY)
 
 
 def _faults(evaluation: Evaluation) -> Iterator[str]:
@@ -156,16 +149,16 @@ def z_score(before: Unit, after: Unit) -> float | None:
     return gain / stderr if after.higher_is_better else -gain / stderr
 
 
-def regressions(entries: Sequence[Entry]) -> dict[tuple[int, str], float]:
-    """Return (position in ``entries``, unit) -> z of each unit that is worse than one stage before.
+def mark_regressions(entries: Sequence[Entry]) -> None:
+    """Mark what is worse than one stage before, by more than :data:`MARKED` standard errors.
 
-    The earlier stage's final model counts, or where it was not evaluated its last one. Worse is by
-    more than :data:`MARKED` standard errors of the difference.
+    The earlier stage's final model counts, or where it was not evaluated its last one.
+
+    Args:
+        entries: of one suite, as :func:`read_entries` orders them.
     """
-    worse = {}
     for position, entry in enumerate(entries):
         stage = entry.evaluation.stage
-        # entries are sorted by stage, the final model of each last
         earlier = [other for other in entries[:position] if other.evaluation.stage != stage]
         if not earlier:
             continue
@@ -173,6 +166,4 @@ def regressions(entries: Sequence[Entry]) -> dict[tuple[int, str], float]:
         for name in entry.units.keys() & previous.keys():
             z = z_score(previous[name], entry.units[name])
             if z is not None and z < -MARKED:
-                worse[position, name] = z
-
-    return dict(sorted(worse.items()))
+                entry.worse[name] = z

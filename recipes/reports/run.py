@@ -1,6 +1,6 @@
 """The run's report: ``report.md`` and ``report.html``, from what the stages have written so far."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from recipes.reports.document import (
     Block,
     Cell,
     Chart,
+    Columns,
     Document,
     Facts,
     Listing,
@@ -64,7 +65,7 @@ def _below_entropy(stage: StageReport) -> str:
 
 
 # the single facts of a stage
-FACTS: dict[str, Callable[[StageReport], str]] = {
+FACTS: Columns = {
     "stage": lambda stage: stage.name,
     "status": lambda stage: as_text(stage.get("status")),
     "parent stage": lambda stage: as_text(stage.get("parent")),
@@ -113,14 +114,14 @@ MARKDOWN_COLUMNS = (
     "tokens of the run",
     "tokens/s",
 )
-PARENTS: dict[str, Callable[[tuple[MergeParent, Any]], Any]] = {
+PARENTS: Columns = {
     "parent": lambda row: row[0].path,
     "stage": lambda row: row[0].stage,
     "checkpoint": lambda row: row[0].checkpoint,
     "tokens": lambda row: count(row[0].tokens),
     "weight": lambda row: row[1],
 }
-SHARDS: dict[str, Callable[[tuple[str, TrainingShard, ShardProgress | None]], Any]] = {
+SHARDS: Columns = {
     "shard": lambda row: row[0],
     "weight": lambda row: formatted(row[1].weight, ",.10g"),
     "next document": lambda row: formatted(row[2] and row[2].next_document, ",.10g"),

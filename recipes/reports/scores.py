@@ -1,11 +1,13 @@
-"""Tables and charts of scores, for the reports of one run and of a comparison."""
+"""Cells, tables and charts of scores, for the reports of one run and of a comparison."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from evaluation.gates import ruler_means
 from evaluation.results import Unit
-from evaluation.suites import get_suite, reference
+from evaluation.suites import get_suite, reference, ruler_references
 from recipes.reports.document import Block, Cell, Chart, Note, Series, Table, flagged
 from recipes.reports.evaluation_files import MARKED, Entry
 from recipes.reports.values import listed
@@ -38,19 +40,23 @@ def score_text(unit: Unit) -> str:
     return f"{score} ± {unit.stderr:.{digits}f}"
 
 
-def score_cell(entry: Entry, name: str, is_worse: bool = False, heat: bool = False) -> Cell:
-    """Return the cell of a unit, which may have failed or not been run."""
+def score_cell(entry: Entry, name: str) -> Cell:
+    """Return the cell of a unit, which may have failed, not been run, or be worse than before."""
     unit = entry.units.get(name)
     if unit is None:
-        if name in entry.evaluation.failures:
-            return flagged("failed", True)
-        return Cell("-")
+        return flagged("failed", True) if name in entry.evaluation.failures else Cell("-")
 
     text = score_text(unit)
-    if not math.isfinite(unit.score):
-        return flagged(text, True)
-    cell = flagged(f"{text} {WORSE}" if is_worse else text, is_worse)
-    if heat and unit.percent:
+    if name in entry.worse:
+        return flagged(f"{text} {WORSE}", True)
+    return flagged(text, not math.isfinite(unit.score))
+
+
+def heat_cell(entry: Entry, name: str) -> Cell:
+    """Return :func:`score_cell` colored by its percentage."""
+    cell = score_cell(entry, name)
+    unit = entry.units.get(name)
+    if unit and unit.percent and math.isfinite(unit.score):
         return replace(cell, heat=unit.score)
     return cell
 
@@ -73,24 +79,18 @@ def z_cell(z: float | None) -> Cell:
 
 def verdict_cell(passed: bool) -> Cell:
     """Return the cell of a gate or of one of its checks."""
-    if passed:
-        return Cell("passed", "good")
-    return Cell("failed", "bad")
+    return Cell("passed", "good") if passed else Cell("failed", "bad")
 
 
 def gate_cell(entry: Entry) -> Cell:
     """Return the cell of an evaluation's gate, which may not have been run."""
-    if entry.gate is None:
-        return Cell("-")
-    return verdict_cell(entry.gate.get("passed") is True)
+    return verdict_cell(entry.gate.passed) if entry.gate else Cell("-")
 
 
 def warnings(entries: Sequence[Entry]) -> list[Block]:
     """Return what a reader must know before any number."""
-    names = dict.fromkeys(entry.name for entry in entries if "fallback" in entry.corpora)
-    if not names:
-        return []
-    return [Note(f"{FALLBACK} ({', '.join(names)})", "warning")]
+    names = dict.fromkeys(entry.name for entry in entries if entry.is_fallback)
+    return [Note(f"{FALLBACK} ({', '.join(names)})", "warning")] if names else []
 
 
 def published_scores(suite: str, size: str) -> dict[str, float]:
@@ -103,27 +103,31 @@ def published_scores(suite: str, size: str) -> dict[str, float]:
     return published
 
 
-def ruler_chart(
-    published: Mapping[str, Mapping[int, float]], means: Mapping[str, Mapping[int, Score]]
-) -> Chart:
-    """Return RULER's means over the lengths, by name of the curve."""
-    # published means have no standard error
-    series: list[Series] = []
-    for name, scores in published.items():
-        exact = [(float(length), score, score, score) for length, score in scores.items()]
-        series.append(Series(name, exact, "ibm", marked=True))
-    for name, measured in means.items():
+def ruler_chart(entries: Mapping[str, Entry]) -> Chart:
+    """Return IBM's and the entries' means of RULER over the lengths, by name of the curve."""
+    series: dict[str, Series] = {}
+    lengths: set[int] = set()
+    for entry in entries.values():
+        size = entry.evaluation.size
+        published = ruler_references(size)
+        lengths |= published.keys()
+        # published means have no standard error
+        points = [(float(length), score, score, score) for length, score in published.items()]
+        series[f"IBM {size}"] = Series(f"IBM {size}", points, "ibm", marked=True)
+
+    for name, entry in entries.items():
+        means = ruler_means(entry.evaluation)
+        lengths |= means.keys()
         points = [
             (float(length), mean, mean - stderr, mean + stderr)
-            for length, (mean, stderr) in measured.items()
+            for length, (mean, stderr) in means.items()
         ]
-        series.append(Series(name, points, marked=True))
+        series[name] = Series(name, points, marked=True)
 
     # the axis is labeled at the lengths that have a score
-    lengths = set().union(*published.values(), *means.values())
     return Chart(
         title="RULER by length",
-        series=series,
+        series=list(series.values()),
         x="tokens",
         y="percent ± standard error",
         log_x=True,
@@ -136,7 +140,7 @@ def ruler_chart(
 
 def missing_table(entries: Sequence[Entry]) -> Table:
     """Return the units that have no result, with the reason."""
-    rows = []
+    rows: list[list[Any]] = []
     for entry in entries:
         failures = entry.evaluation.failures
         for name in dict.fromkeys((*entry.evaluation.expected, *failures)):
@@ -158,7 +162,7 @@ def settings_table(entries: Sequence[Entry]) -> Table:
         if limit is not None and not SIZES[entry.evaluation.size].is_tiny:
             units[entry.name, f"{limit} samples of each task"] = ["all"]
 
-    rows = [[*key, listed(names)] for key, names in units.items()]
+    rows: list[list[Any]] = [[*key, listed(names)] for key, names in units.items()]
     return Table("Other settings than published", ["model", "setting", "units"], rows)
 
 
@@ -171,12 +175,3 @@ def _other_settings(entry: Entry, unit: Unit) -> Iterator[str]:
     shots = unit.settings.get("num_fewshot")
     if task and None not in (task.num_fewshot, shots) and shots != task.num_fewshot:
         yield f"{shots} examples in the prompt, not {task.num_fewshot}"
-
-
-def without_empty_column(table: Table, index: int) -> Table:
-    """Return ``table`` without the column at ``index`` if that holds only dashes."""
-    if any(row[index].text != "-" for row in table.cells):
-        return table
-    for row in (table.header, *table.rows):
-        del row[index]
-    return table

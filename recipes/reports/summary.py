@@ -10,6 +10,7 @@ from recipes.reports.document import Table
 from recipes.reports.evaluation_files import Entry, read_entries
 from recipes.reports.run import FACTS
 from recipes.reports.run_files import read_run
+from recipes.reports.values import Problems
 
 PERCENT = "percent"
 COLUMNS = ("stage", "status", "tokens done", "validation loss", "below entropy")
@@ -22,7 +23,7 @@ def run_summary(run_folder: Path) -> Table:
     ``below entropy`` is the share by which the loss lies below the unigram entropy of the training
     blend. A score is the unweighted mean of a suite's units, in percent unless its metric is named.
     """
-    entries, _ = read_entries(run_folder)
+    entries = read_entries(run_folder, Problems(run_folder))
     rows = []
 
     for stage in read_run(run_folder).stages:
@@ -65,7 +66,7 @@ def summary_text(table: Table, width: int = 100) -> str:
 
 
 def _gates(entries: Sequence[Entry]) -> str:
-    verdicts = [entry.gate.get("passed") is True for entry in entries if entry.gate is not None]
+    verdicts = [entry.gate.passed for entry in entries if entry.gate is not None]
     if not verdicts:
         return "-"
     if all(verdicts):

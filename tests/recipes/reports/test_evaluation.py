@@ -198,11 +198,8 @@ def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
         left_out={SCRIPT: SCRIPT},
         finished="a | b",
     )
-    (folder / "gate.json").write_text(
-        json.dumps(
-            {"passed": False, "checks": [{"name": SCRIPT, "found": "\ud800", "reason": SCRIPT}]}
-        )
-    )
+    check = {"name": SCRIPT, "ok": False, "found": "\ud800", "expected": None, "reason": SCRIPT}
+    (folder / "gate.json").write_text(json.dumps({"passed": False, "checks": [check]}))
     write_scores(
         tmp_path, "lce_32k", "long-context", ruler(80.0, (4096,)), label=SCRIPT.replace("/", "")
     )
@@ -281,8 +278,8 @@ def test_a_run_without_evaluations_says_so(tmp_path: Path) -> None:
         (b"[]", "holds a JSON list"),
         (b'{"passed"', "is not valid JSON"),
         (b"\xff", "is not UTF-8 text (byte 0)"),
-        (b'{"passed": "yes", "checks": []}', "key 'passed' holds 'yes', expected a bool"),
-        (b'{"passed": true, "checks": {}}', "key 'checks' holds {}, expected a list"),
+        (b'{"passed": "yes", "checks": []}', "key 'passed' holds 'yes' (str)"),
+        (b'{"passed": true, "checks": {}}', "key 'checks' holds {} (dict)"),
     ],
 )
 def test_a_damaged_gate_is_listed(tmp_path: Path, content: bytes, problem: str) -> None:
