@@ -47,6 +47,8 @@ def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> B
             f"--backend {name}: unknown{nearest(name, BACKENDS)}, "
             f"expected one of {', '.join(BACKENDS)}; name one"
         )
+
+    # only a server has an address
     if (url is not None) != (name == "local-completions"):
         raise UserError(
             "--url belongs to --backend local-completions, which needs it; give both or neither"

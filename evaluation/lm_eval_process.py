@@ -235,6 +235,7 @@ def _stderr_of_bits(samples: Sequence[Mapping[str, Any]]) -> float:
     bits = -pairs[:, 0] / math.log(2)
     sizes = pairs[:, 1]
 
+    # the residuals of a line through the origin
     ratio = bits.sum() / sizes.sum()
     residuals = bits - ratio * sizes
     correction = num_documents / max(num_documents - 1, 1)
@@ -293,12 +294,14 @@ def _save(tracker: Any, results: Any, samples: Mapping[str, Any], folder: Path) 
     for task, task_samples in samples.items():
         tracker.save_results_samples(task_name=task, samples=task_samples)
 
+    # one file of results, and one of samples for each task
     result_files = list(folder.glob("results_*.json"))
     sample_files = list(folder.glob("samples_*.jsonl"))
     is_complete = len(result_files) == 1 and len(sample_files) == len(samples)
     if is_complete and all(map(_ends_with_newline, sample_files)):
         return
 
+    # lm-eval has only logged the reason, which a full disk most likely is
     is_full = shutil.disk_usage(folder).free < _FULL_DISK_BYTES
     code = errno.ENOSPC if is_full else errno.EIO
     raise OSError(code, "lm-eval could not write its results", str(folder))

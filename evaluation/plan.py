@@ -92,6 +92,7 @@ def plan_evaluation(options: EvaluateOptions, model: ModelFolder) -> Plan:
         if options.allow_code or not task.unsafe_code:
             samples = options.samples or _num_samples(suite, length)
             units.append(PlannedUnit(task, length, samples, suite.seconds))
+
     # the part of it that is to be scored now
     selected = suites.units(
         suite.name,

@@ -142,12 +142,14 @@ def is_complete(folder: Path) -> bool:
     """
     if not (folder / EVALUATION).exists():
         return False
+    # units that were left out are in neither list
     evaluation = read_evaluation(folder)
     return len(evaluation.units) == len(evaluation.expected)
 
 
 def read_unit(folder: Path) -> Unit | None:
     """Return the result in a unit's folder, or None where it is missing or damaged."""
+    # such a unit is scored again
     try:
         return read_record(Unit, folder / UNIT, "")
     except UserError:

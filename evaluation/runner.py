@@ -102,6 +102,7 @@ class EvaluationRun:
 
     def _generate_samples(self) -> None:
         """Generate the missing samples of RULER's units."""
+        # only RULER's units have a length
         lengths = {unit.length for unit in self.plan.chosen if unit.length}
         if not lengths:
             return

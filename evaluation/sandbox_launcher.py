@@ -39,7 +39,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 # the same number on every architecture that Python's wheels are built for
 SYS_MOUNT_SETATTR = 442
 
-# a folder that every machine has and that no library lies in: the new root is put together there
+# the new root is assembled in a folder that every machine has and that contains no library
 NEW_ROOT = "/sys"
 SYSTEM = (
     "/usr",

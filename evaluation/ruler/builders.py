@@ -159,6 +159,7 @@ class NeedleBuilder(Builder[NeedleSettings]):
         room: int,
     ) -> Draft:
         settings = self.settings
+        # no key or value twice, or a question would have two answers
         keys = self._draw_distinct(rng, settings.key_type, settings.keys)
         values = self._draw_distinct(rng, settings.value_type, settings.keys * settings.values)
         # a row of values for each key
@@ -210,6 +211,7 @@ class NeedleBuilder(Builder[NeedleSettings]):
         """Put each needle before a sentence at one of NVIDIA's depths."""
         essay = self.tables.essay
         words = count_fitting(essay.tokens, room)
+        # the sentences that start within these words
         sentences = int(np.searchsorted(essay.sentences, words))
         depths = np.sort(rng.permutation(_DEPTHS)[: len(needles)])
         depth_sentences = (sentences * depths // 100).tolist()
@@ -244,6 +246,7 @@ class NeedleBuilder(Builder[NeedleSettings]):
         number = int(1.1 * self.length / mean) + 16
         other_keys = self._draw(rng, settings.key_type, number)
         other_values = self._draw(rng, settings.value_type, number)
+        # the constant parts of the sentence once, as there may be 40,000 lines
         start, middle, end = re.split(r"\{key\}|\{value\}", settings.needle)
         lines = [
             f"{start}{key}{middle}{value}{end}"
@@ -468,12 +471,13 @@ class ListBuilder(Builder[ListSettings]):
         chosen = self._choose_words(rng, shown)
         common = chosen[: settings.common]
 
-        # what is always there; the other words fill the rest
+        # the fixed parts, then the common words; the other words fill the rest
         end = f"\n{settings.tail}{settings.answer_prefix}"
         room -= self.cost(example, settings.head, end) + self.counter.added
         room -= settings.frequency * int(costs[common].sum())
         others = self._fitting(chosen[settings.common :], costs, room)
 
+        # numbered in random order
         listed = np.concatenate(
             [np.repeat(common, settings.frequency), np.repeat(others, settings.other)]
         )
@@ -648,6 +652,7 @@ class QuestionBuilder(Builder[QuestionSettings]):
         gold = self._gold(question)
         end = self._end(question.query)
 
+        # the question's own documents, then others as far as they fit
         budget = self._budget(gold, end, room)
         order = self._order_others(rng, question, budget)
         documents = self._pick_documents(gold, order, budget)
@@ -708,7 +713,7 @@ class QuestionBuilder(Builder[QuestionSettings]):
         most = min(len(order), len(headers) - len(gold) - 1)
 
         # sums[n] = tokens of the first n documents of ``order``, with their headings: the numbers
-        # of these follow those of the gold documents, whatever the order in the prompt
+        # of these follow those of the gold documents, in any order of the prompt
         own_headers = headers[len(gold) : len(gold) + most + 1] - headers[len(gold)]
         sums = prefix_sums(costs[order[:most]]) + own_headers
         whole = count_fitting(sums, budget)

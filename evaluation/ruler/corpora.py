@@ -134,6 +134,7 @@ def _download(name: str, source: CorpusFile, path: Path) -> tuple[str, str]:
         except requests.RequestException as error:
             failures.append(f"{url} ({type(error).__name__})")
             continue
+        # another file, such as a login page, counts as a failure
         if digest.hexdigest() == checksum:
             return url, checksum
         failures.append(f"{url} (SHA-256 {digest.hexdigest()}, expected {checksum})")
@@ -198,6 +199,7 @@ class Corpora:
         return kind, hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _files_of(self, task: str) -> list[str]:
+        # prefixes and names are those of corpora.yaml and of the fallback files
         names = list(self._checksums)
         if task == "cwe":
             return [name for name in names if name == "english_words.json"]
@@ -292,6 +294,7 @@ class Corpora:
 
 def _parse_squad(data: dict[str, Any]) -> Questions:
     """Read SQuAD's format: questions that have an answer; an article's paragraphs are related."""
+    # a paragraph is a document, numbered in alphabetical order
     articles = [article["paragraphs"] for article in data["data"]]
     documents = sorted({paragraph["context"] for article in articles for paragraph in article})
     numbers = {document: number for number, document in enumerate(documents)}

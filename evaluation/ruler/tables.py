@@ -76,12 +76,13 @@ class Essay:
     Attributes:
         text: all of it.
         tokens: prefix sums of the tokens of its words.
-        starts: where each word begins, and where the text ends, in characters.
+        starts: where each word starts, and where the text ends, in characters.
         sentences: the first word of each sentence.
     """
 
     def __init__(self, counter: Counter, corpora: Corpora, tokens: int) -> None:
         """Repeat the essays until they have ``tokens`` tokens or more."""
+        # one copy more than fit into ``tokens``
         words = corpora.essays.split(" ")
         costs = _count_words(counter, words)
         copies = tokens // int(costs.sum()) + 1

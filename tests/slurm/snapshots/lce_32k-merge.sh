@@ -70,7 +70,7 @@ granite41_end() {
 trap granite41_end EXIT
 trap 'granite41_cancelled=1' TERM
 
-# each start that follows one without a new checkpoint counts; any new checkpoint begins the count anew
+# each start that follows one without a new checkpoint counts; any new checkpoint resets the count
 granite41_newest=none granite41_before=none granite41_tries=0
 if [ -n "$granite41_stage" ]; then granite41_newest=$(ls -t "$granite41_stage/checkpoints" 2> /dev/null | head -n 1); fi
 if [ -e "$granite41_records/progress" ]; then
