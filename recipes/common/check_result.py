@@ -15,8 +15,8 @@ class CheckResult:
     Attributes:
         name: what was checked; the same wherever the check is made.
         ok: whether it passed; what has nothing to be compared with passes.
-        found: what is there, as words or a number; None where there is nothing.
-        expected: what should be there; None where nothing is asked.
+        found: the value that was found, as words or a number; None for nothing.
+        expected: the value that passes; None where any does.
         reason: half a sentence where ``found`` and ``expected`` do not speak for themselves.
     """
 
@@ -38,7 +38,7 @@ def print_checks(
     Args:
         groups: a name such as a stage, or an empty one -> its checks.
         as_json: print a JSON list instead of a table.
-        more: keys and values that every entry of the JSON has beside the check's own.
+        more: keys and values that every entry of the JSON has in addition to the check's own.
     """
     groups = {group: list(checks) for group, checks in groups.items()}
     rows = _pairs(groups)
@@ -54,7 +54,7 @@ def print_checks(
 
 
 def print_failed(groups: Mapping[str, Iterable[CheckResult]]) -> bool:
-    """Print the failed checks of each group to stderr, and return whether there was none."""
+    """Print the failed checks of each group to stderr, and return whether all passed."""
     failed = [(group, check) for group, check in _pairs(groups) if not check.ok]
     for group, check in failed:
         where = f"{group}, {check.name}" if group else check.name

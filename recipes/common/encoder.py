@@ -22,7 +22,7 @@ _CACHE_LIMIT = 3 << 24  # characters of text after which gigatoken's cache of wo
 
 
 def load(folder: Path) -> Tokenizer:
-    """Load ``folder``'s tokenizer.json, whatever class its tokenizer_config.json names.
+    """Load ``folder``'s tokenizer.json; the class that tokenizer_config.json names is not used.
 
     Raises:
         UserError: the file is missing or no tokenizer.

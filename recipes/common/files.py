@@ -33,7 +33,11 @@ def disk_full_as_user_error(target: Path, kept: str = "nothing was kept") -> Ite
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file; rename it to ``path``, or remove it on a failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.name}.",
+        suffix=".partial",
+        dir=path.parent,
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -63,7 +67,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             f"{path}: exists already and would be overwritten; remove it or name another output"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    temporary = Path(
+        tempfile.mkdtemp(
+            prefix=f".{path.name}.",
+            suffix=".partial",
+            dir=path.parent,
+        )
+    )
     try:
         with disk_full_as_user_error(path):
             yield temporary

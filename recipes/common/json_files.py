@@ -60,11 +60,19 @@ def read_record(record_type: type[Record], path: Path, remedy: str) -> Record:
     Raises:
         UserError: as :func:`read_json`; a key is missing, or holds another type than its field.
     """
-    return parse_record(record_type, read_json(path, remedy), str(path), remedy)
+    return parse_record(
+        record_type,
+        read_json(path, remedy),
+        str(path),
+        remedy,
+    )
 
 
 def parse_record(
-    record_type: type[Record], value: dict[str, Any], where: str, remedy: str
+    record_type: type[Record],
+    value: dict[str, Any],
+    where: str,
+    remedy: str,
 ) -> Record:
     """Return ``value`` as ``record_type``, nested as its fields say.
 
@@ -103,7 +111,10 @@ def _get_at(value: Any, field_path: str | None, default: Any) -> Any:
 
 
 def _require_containers(
-    record_type: type[Record], value: dict[str, Any], where: str, remedy: str
+    record_type: type[Record],
+    value: dict[str, Any],
+    where: str,
+    remedy: str,
 ) -> None:
     """Raise UserError where a list or an object is another type, which dacite does not name."""
     for name, hint in get_type_hints(record_type).items():

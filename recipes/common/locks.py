@@ -29,9 +29,9 @@ def file_lock(file: Path, what: str, shared: bool = False) -> Iterator[None]:
     that this one forks do not hold it, and the kernel frees it at its end.
 
     Args:
-        file: is created beside what it protects, and names its holder.
+        file: is created next to what it protects, and names its holder.
         what: what its holder does, as in ``trains in this folder``.
-        shared: several may hold it at a time, but nobody who asks for it alone.
+        shared: several may hold it at a time, but nobody who takes it alone.
 
     Raises:
         LockedError: it is held already.
@@ -70,7 +70,11 @@ def _acquire(stream: FileIO, folder: Path, what: str, shared: bool) -> None:
         if error.errno not in _NO_LOCKS:
             raise
         reason = os.strerror(error.errno)
-        log.warning("%s: no locks here (%s), so nothing keeps a second process out", folder, reason)
+        log.warning(
+            "%s: no locks here (%s), so nothing keeps a second process out",
+            folder,
+            reason,
+        )
 
 
 def _close_inherited_locks() -> None:

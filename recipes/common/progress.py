@@ -12,7 +12,11 @@ class Progress:
         clock: returns seconds.
     """
 
-    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        total: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._total = total
         self._done = 0.0
         self._clock = clock

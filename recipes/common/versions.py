@@ -21,9 +21,21 @@ def commit() -> str | None:
     """
     if COMMIT in os.environ:
         return os.environ[COMMIT]
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None

@@ -56,7 +56,7 @@ class _CudaRequestsOnCpu(TorchFunctionMode):
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         if func is torch.Tensor.to:
-            # a device may be anywhere among the arguments, beside types and flags
+            # a device may be anywhere among the arguments, which also have types and flags
             tensor, *options = args
             args = (tensor, *map(_without_cuda, options))
         elif func is torch.Tensor.type and len(args) == 1 and not kwargs:

@@ -63,15 +63,17 @@ def select_stages(stages: str, size: str, first: str | None = None) -> list[str]
     """
     require_known("size", size, SIZES)
     begin, dots, end = stages.partition("..")
-    for name in (begin, end) if dots else (begin,):
+    if not dots:
+        end = begin
+    for name in (begin, end):
         require_known("stage", name, STAGES)
         if size not in stage_sizes(name):
             sizes = ", ".join(stage_sizes(name))
             raise UserError(f"{name}: {size} does not go through it, only {sizes}; leave it out")
 
-    every = [name for name in STAGES if size in stage_sizes(name)]
+    every = _stages_of_size(size)
     start = every.index(begin)
-    stop = every.index(end or begin)
+    stop = every.index(end)
     if start > stop:
         raise UserError(f"{stages}: {begin} comes after {end}; name the earlier stage first")
     chain = every[start : stop + 1]
@@ -84,6 +86,10 @@ def select_stages(stages: str, size: str, first: str | None = None) -> list[str]
             f"--from {first}: not one of the stages {', '.join(chain)}; name one of them"
         )
     return chain[chain.index(first) :]
+
+
+def _stages_of_size(size: str) -> list[str]:
+    return [stage for stage in STAGES if size in stage_sizes(stage)]
 
 
 def build_chain(
@@ -112,8 +118,11 @@ def build_chain(
     chain = ChainBuilder(request, run_folder, state or run_folder, on_cluster)
     prepared = chain.data()
     ready = chain.initial_checkpoint()
-    evaluated = chain.ruler_samples(prepared) if request.evaluate else None
+    evaluated = None
+    if request.evaluate:
+        evaluated = chain.ruler_samples(prepared)
 
+    # the next stage starts from `ready`, its evaluation after `evaluated`
     ends = []
     for recipe in chain.recipes.values():
         trained = chain.train(recipe, after=[prepared, ready])
@@ -126,7 +135,9 @@ def build_chain(
             ready = gate or ready
             evaluated = gate or evaluated
 
-    chain.report(after=ends if any(ends) else [ready])
+    if not any(ends):
+        ends = [ready]
+    chain.report(after=ends)
     return chain.tasks
 
 
@@ -142,7 +153,11 @@ class ChainBuilder:
     """
 
     def __init__(
-        self, request: ChainRequest, run_folder: Path, state: Path, on_cluster: bool
+        self,
+        request: ChainRequest,
+        run_folder: Path,
+        state: Path,
+        on_cluster: bool,
     ) -> None:
         """Resolve the recipes and read how far the run is; see :func:`build_chain`."""
         self.tasks: list[Task] = []
@@ -155,32 +170,49 @@ class ChainBuilder:
 
         self._overrides = _overrides_by_stage(request)
         self.recipes = resolve_recipes(request)
-        self._manifests = {stage: read_manifest(state / stage) for stage in request.stages}
+        self._is_tiny = SIZES[request.size].is_tiny
+        self._first_stage = request.stages[0]
+        self._manifests = {}
+        for stage in request.stages:
+            self._manifests[stage] = read_manifest(state / stage)
 
         # size tiny prepares its own data
-        if request.data is None and not SIZES[request.size].is_tiny:
-            raise UserError(f"size {request.size} needs prepared data: name its folder with --data")
         self._prepares_data = request.data is None
-        self._data = run_folder / _DATA if request.data is None else Path(request.data)
+        self._data = run_folder / _DATA
+        if request.data is not None:
+            self._data = Path(request.data)
+        elif not self._is_tiny:
+            raise UserError(f"size {request.size} needs prepared data: name its folder with --data")
 
         # a Hugging Face model is imported into the run's folder first
-        init = request.init
-        self._import = init.removeprefix("hf:") if init and init.startswith("hf:") else None
-        self._init = str(run_folder / _INIT) if self._import else init
+        self._import: str | None = None
+        self._init = request.init
+        if request.init and request.init.startswith("hf:"):
+            self._import = request.init.removeprefix("hf:")
+            self._init = str(run_folder / _INIT)
 
     def data(self) -> str | None:
         """Prepare the data of size tiny."""
-        if not self._prepares_data or all(map(self._is_finished, self.recipes)):
+        needs_data = not all(map(self._is_finished, self.recipes))
+        if not self._prepares_data or not needs_data:
             return None
-        model = next(iter(self.recipes.values())).model
-        options = TinyDataOptions(output=self._data, vocab_size=model.vocab_size.value)
+        model = self.recipes[self._first_stage].model
+        options = TinyDataOptions(
+            output=self._data,
+            vocab_size=model.vocab_size.value,
+        )
         return self._add("data", options)
 
     def initial_checkpoint(self) -> str | None:
         """Import the Hugging Face model that the first stage starts from."""
-        if self._import is None or (self._state / _INIT).exists():
+        is_imported = (self._state / _INIT).exists()
+        if self._import is None or is_imported:
             return None
-        return self._add("init", ImportOptions(hf=self._import, output=self._run_folder / _INIT))
+        options = ImportOptions(
+            hf=self._import,
+            output=self._run_folder / _INIT,
+        )
+        return self._add("init", options)
 
     def ruler_samples(self, prepared: str | None) -> str | None:
         """Generate RULER's samples for all stages, before any GPU is taken.
@@ -213,7 +245,11 @@ class ChainBuilder:
         )
         return self._add("ruler", options, after=[prepared, fetched])
 
-    def train(self, recipe: PretrainRecipe, after: Iterable[str | None]) -> str | None:
+    def train(
+        self,
+        recipe: PretrainRecipe,
+        after: Iterable[str | None],
+    ) -> str | None:
         """Train a stage; check the recipe of one that has finished."""
         stage = recipe.stage
         if self._is_finished(stage):
@@ -221,9 +257,11 @@ class ChainBuilder:
             return None
 
         # one replica of the model on this machine, the recipe's GPUs on a cluster
-        parallel = recipe.parallelism
-        gpus = parallel.gpus.value if self._on_cluster else parallel.gpus_per_replica
-        processes = self._devices or gpus
+        processes = recipe.parallelism.gpus_per_replica
+        if self._on_cluster:
+            processes = recipe.parallelism.gpus.value
+        if self._devices:
+            processes = self._devices
         require_processes(recipe, processes)
         options = TrainOptions(
             stage=stage,
@@ -248,15 +286,19 @@ class ChainBuilder:
     def merge(self, recipe: PretrainRecipe, trained: str | None) -> str | None:
         """Merge a long-context stage with its initial checkpoint; other stages end when trained."""
         stage = recipe.stage
-        if recipe.merge is None or (self._state / stage / MERGED).exists():
+        is_merged = (self._state / stage / MERGED).exists()
+        if recipe.merge is None or is_merged:
             return trained
 
         # a stage that has started keeps its initial checkpoint, even if --init names another
         manifest = self._manifests[stage]
+        initial: Path | str
         if manifest:
-            initial: Path | str = manifest.initial_state.checkpoint
+            initial = manifest.initial_state.checkpoint
         else:
-            initial = self._get_init(stage) or self._run_folder / str(recipe.parent)
+            parent = self._run_folder / str(recipe.parent)
+            initial = self._get_init(stage) or parent
+
         weight = recipe.merge.weight.value
         folder = self._run_folder / stage
         options = MergeOptions(
@@ -269,11 +311,12 @@ class ChainBuilder:
 
     def export(self, recipe: PretrainRecipe, ready: str | None) -> str | None:
         """Export a stage's final checkpoint to a Hugging Face folder."""
-        if (self._state / recipe.stage / _EXPORT).exists():
+        stage = recipe.stage
+        if (self._state / stage / _EXPORT).exists():
             return None
-        folder = self._run_folder / recipe.stage
+        folder = self._run_folder / stage
         options = ExportOptions(checkpoint=folder, output=folder / _EXPORT)
-        return self._add(f"{recipe.stage}-export", options, after=[ready])
+        return self._add(f"{stage}-export", options, after=[ready])
 
     def evaluate(
         self,
@@ -282,7 +325,7 @@ class ChainBuilder:
         exported: str | None,
         previous: str | None,
     ) -> str | None:
-        """Evaluate a stage, also before its merge, and hold it to its gate.
+        """Evaluate a stage, also before its merge, and add its gate.
 
         On one machine evaluations follow each other, as they share its GPUs; on a cluster those of
         the final model run at the same time.
@@ -294,50 +337,74 @@ class ChainBuilder:
         """
         stage = recipe.stage
         names = suites.stage_suites(stage, self._size)
-        ends: list[str] = []
-        for label in (_UNMERGED, "") if recipe.merge else ("",):
-            model = trained if label else exported
+        # label -> the task that writes the model
+        models = {"": exported}
+        if recipe.merge:
+            models = {_UNMERGED: trained, "": exported}
+
+        ends: list[str | None] = []
+        for label, model in models.items():
             # the first evaluation before the merge writes the export that the next ones read
             in_turn = bool(label) or not self._on_cluster
             for suite in names:
-                if not self._is_evaluated(stage, evaluation_name(suite, label)):
-                    before = ends[-1] if ends and in_turn else previous
-                    ends.append(self._evaluate_suite(recipe, suite, label, [model, before]))
+                if self._is_evaluated(stage, evaluation_name(suite, label)):
+                    continue
+                before = previous
+                if ends and in_turn:
+                    before = ends[-1]
+                end = self._evaluate_suite(recipe, suite, label, [model, before])
+                ends.append(end)
 
         # a gate that has passed is not repeated
         evaluations = self._state / stage / _EVALUATIONS
         if not ends and all(has_passed(evaluations / suite) for suite in names):
             return None
+
         # on one machine the last evaluation has waited for the others
-        waits: list[str | None] = [*(ends if self._on_cluster else ends[-1:])]
-        return self.gate(recipe, names, after=[*(waits or [previous]), exported])
+        if not self._on_cluster:
+            ends = ends[-1:]
+        after = ends or [previous]
+        return self.gate(recipe, names, after=[*after, exported])
 
     def _evaluate_suite(
-        self, recipe: PretrainRecipe, suite: str, label: str, after: Sequence[str | None]
+        self,
+        recipe: PretrainRecipe,
+        suite: str,
+        label: str,
+        after: Sequence[str | None],
     ) -> str:
         name = f"{recipe.stage}-{evaluation_name(suite, label)}"
-        is_ruler = suite == LONG_CONTEXT
         options = EvaluateOptions(
             suite=suite,
             model=recipe.stage,
             size=self._size,
             run_dir=self._run_folder,
             unmerged=bool(label),
-            corpora=self._corpora() if is_ruler else None,
         )
-        lengths = self._ruler_lengths(recipe) if is_ruler else []
+        lengths: list[int] = []
+        if suite == LONG_CONTEXT:
+            options = replace(options, corpora=self._corpora())
+            lengths = self._ruler_lengths(recipe)
         if label or not self._on_cluster or len(lengths) < 2:
             return self._add(name, options, after, needs_gpu=True)
 
         # a job for each length, and one that gathers their scores
         parts = []
         for length in lengths:
-            part = replace(options, lengths=(length,))
-            parts.append(self._add(f"{name}-{length}", part, after, needs_gpu=True))
+            part = self._add(
+                f"{name}-{length}",
+                replace(options, lengths=(length,)),
+                after,
+                needs_gpu=True,
+            )
+            parts.append(part)
         return self._add(name, options, after=parts)
 
     def gate(
-        self, recipe: PretrainRecipe, suite_names: Sequence[str], after: Iterable[str | None]
+        self,
+        recipe: PretrainRecipe,
+        suite_names: Sequence[str],
+        after: Iterable[str | None],
     ) -> str:
         """Compare a stage's evaluations with published numbers and with its parent's."""
         stage = recipe.stage
@@ -345,24 +412,36 @@ class ChainBuilder:
         # the parent's short-context scores, where it was evaluated in this run
         baseline = None
         if recipe.merge and self._get_init(stage) is None:
-            baseline = self._run_folder / str(recipe.parent) / _EVALUATIONS / suite_names[-1]
-        is_tiny = SIZES[self._size].is_tiny
+            parent = self._run_folder / str(recipe.parent)
+            baseline = parent / _EVALUATIONS / suite_names[-1]
+
         # IBM's numbers are of the models at the end
-        has_published = stage == self._last_stage() and not is_tiny
+        reference = "none"
+        if stage == self._last_stage() and not self._is_tiny:
+            reference = "published"
         options = GateOptions(
             folders=tuple(folder / suite for suite in suite_names),
-            reference="published" if has_published else "none",
+            reference=reference,
             baseline=baseline,
-            # without a network there are no other texts; their scores are compared with nothing
-            allow_fallback=is_tiny,
+            # without a network size tiny has no other texts; nothing is compared with their scores
+            allow_fallback=self._is_tiny,
         )
         return self._add(f"{stage}-gate", options, after)
 
     def report(self, after: Iterable[str | None]) -> str:
         """Report on the run, and generate a text with the model of its last stage."""
-        report = self._add("report", ReportOptions(run_dir=self._run_folder), after)
-        options = GenerateOptions(folder=self._run_folder / list(self.recipes)[-1] / _EXPORT)
-        return self._add("generate", options, after=[report], needs_gpu=True)
+        report = self._add(
+            "report",
+            ReportOptions(run_dir=self._run_folder),
+            after,
+        )
+        last_stage = list(self.recipes)[-1]
+        return self._add(
+            "generate",
+            GenerateOptions(folder=self._run_folder / last_stage / _EXPORT),
+            after=[report],
+            needs_gpu=True,
+        )
 
     def _add(
         self,
@@ -371,7 +450,13 @@ class ChainBuilder:
         after: Iterable[str | None] = (),
         needs_gpu: bool = False,
     ) -> str:
-        self.tasks.append(Task(name, options.to_argv(), _names(after), needs_gpu=needs_gpu))
+        task = Task(
+            name,
+            options.to_argv(),
+            _names(after),
+            needs_gpu=needs_gpu,
+        )
+        self.tasks.append(task)
         return name
 
     def _is_finished(self, stage: str) -> bool:
@@ -383,21 +468,29 @@ class ChainBuilder:
 
     def _get_init(self, stage: str) -> str | None:
         """Return the checkpoint that a stage starts from in place of its parent."""
-        return self._init if stage == next(iter(self.recipes)) else None
+        if stage == self._first_stage:
+            return self._init
+        return None
 
     def _ruler_lengths(self, recipe: PretrainRecipe) -> list[int]:
         return suites.lengths(self._size, recipe.sequence_length.value)
 
     def _corpora(self) -> Path | None:
         """Return RULER's published texts, which size tiny does without."""
-        return None if SIZES[self._size].is_tiny else self._run_folder / _CORPORA
+        if self._is_tiny:
+            return None
+        return self._run_folder / _CORPORA
 
     def _last_stage(self) -> str:
-        stages = [stage for stage in STAGES if self._size in stage_sizes(stage)]
+        stages = _stages_of_size(self._size)
         return [stage for stage in stages if STAGES[stage].kind == "long_context"][-1]
 
 
-def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -> None:
+def require_inputs(
+    chain: Sequence[Task],
+    data: Path | None,
+    init: str | None,
+) -> None:
     """Check that the inputs of a chain's training exist, before anything is started.
 
     Raises:
@@ -413,8 +506,9 @@ def require_inputs(chain: Sequence[Task], data: Path | None, init: str | None) -
     if init is None or init.startswith("hf:"):
         return
     folder = Path(init)
+    is_checkpoint = (folder / "weights").is_dir()
     is_needed = any("--init" in arguments for arguments in trainings)
-    if is_needed and not (folder / "weights").is_dir() and read_manifest(folder) is None:
+    if is_needed and not is_checkpoint and read_manifest(folder) is None:
         raise UserError(
             f"--init {init}: neither a NeMo checkpoint nor a finished stage is there; "
             f"name one, or a Hugging Face folder as hf:FOLDER"
@@ -440,14 +534,18 @@ def resolve_recipes(request: ChainRequest) -> dict[str, PretrainRecipe]:
 def _overrides_by_stage(request: ChainRequest) -> dict[str, list[str]]:
     """Return stage -> the overrides whose key it has; one that no stage has goes to all of them."""
     overrides = request.overrides
-    leaves = {stage: flatten(resolve_pretraining(stage, request.size)) for stage in request.stages}
-    by_stage: dict[str, list[str]] = {}
+    keys_of_stage = {}
+    for stage in request.stages:
+        recipe = resolve_pretraining(stage, request.size)
+        keys_of_stage[stage] = set(flatten(recipe))
+    known = set().union(*keys_of_stage.values())
+
     # the first stage refuses an unknown key
-    unknown = [
-        text for text in overrides if not any(_key(text) in known for known in leaves.values())
-    ]
-    for stage, known in leaves.items():
-        by_stage[stage] = unknown + [text for text in overrides if _key(text) in known]
+    unknown = [text for text in overrides if _key(text) not in known]
+    by_stage = {}
+    for stage, keys in keys_of_stage.items():
+        own = [text for text in overrides if _key(text) in keys]
+        by_stage[stage] = unknown + own
     return by_stage
 
 

@@ -4,6 +4,7 @@ All figures are assumed, from runs at size tiny on two cores. Only their ratios 
 left is scaled by how long the finished tasks took.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from recipes.runs.task import Task
@@ -31,7 +32,8 @@ OTHER = 5.0
 
 
 def expected_seconds(
-    chain: Sequence[Task], recipes: Mapping[str, PretrainRecipe]
+    chain: Sequence[Task],
+    recipes: Mapping[str, PretrainRecipe],
 ) -> dict[str, float]:
     """Return the expected seconds of each task of ``chain`` by its name.
 
@@ -58,9 +60,13 @@ def training_flops(recipe: PretrainRecipe) -> float:
     the sequence (Megatron-LM, arXiv 2104.04473, appendix A).
     """
     model = recipe.model
-    attention = model.num_layers.value * model.hidden_size.value * recipe.sequence_length.value
+    hidden_units = model.num_layers.value * model.hidden_size.value
+    attention = hidden_units * recipe.sequence_length.value
     per_token = 6 * (model.parameter_count.value + attention)
-    batch = recipe.tokens_per_batch.value
-    validations = -(-recipe.steps.value // recipe.validate_every_steps)
-    validated = validations * recipe.validation_batches.value * batch
-    return per_token * (recipe.steps.value * batch + validated / 3)
+
+    steps = recipe.steps.value
+    validations = math.ceil(steps / recipe.validate_every_steps)
+    # a validation computes no gradients, which are two thirds
+    validated_batches = validations * recipe.validation_batches.value
+    batches = steps + validated_batches / 3
+    return per_token * batches * recipe.tokens_per_batch.value

@@ -37,7 +37,12 @@ _EXPORT_BYTES = 2
 _BYTES_PER_PARAMETER = _CHECKPOINT_BYTES * (CHECKPOINTS_KEPT + 1) + _MERGE_BYTES + _EXPORT_BYTES
 
 
-def run_on_cluster(on: str, run_dir: Path | None, request: ChainRequest, dryrun: bool) -> None:
+def run_on_cluster(
+    on: str,
+    run_dir: Path | None,
+    request: ChainRequest,
+    dryrun: bool,
+) -> None:
     """Submit a chain, or print its jobs with their batch scripts without asking the cluster.
 
     Raises:
@@ -52,14 +57,22 @@ def run_on_cluster(on: str, run_dir: Path | None, request: ChainRequest, dryrun:
         _submit(cluster, on, folder, request)
         return
 
-    state = _no_state() if cluster.login else local_view_of_run(Shell(cluster), folder)
+    # a cluster behind a login node is not asked; its run counts as new
+    state: AbstractContextManager[Any]
+    if cluster.login:
+        state = tempfile.TemporaryDirectory(prefix="granite41-")
+    else:
+        state = local_view_of_run(Shell(cluster), folder)
     with state as local_view:
         chain = _build_chain(request, folder, Path(local_view))
     _print_scripts(chain, cluster, folder)
 
 
 def tokenize_on_cluster(
-    on: str, run_dir: Path | None, options: TokenizeOptions, dryrun: bool
+    on: str,
+    run_dir: Path | None,
+    options: TokenizeOptions,
+    dryrun: bool,
 ) -> None:
     """Submit ``granite41 data tokenize`` as an array with a job for each shard.
 
@@ -83,6 +96,7 @@ def tokenize_on_cluster(
         )
     from data_prep.shards import plan
 
+    # the array has a job for each shard, so they are counted here
     inputs = [_absolute_input(name) for name in options.inputs]
     count = len(plan(inputs, options.shards))
     workers = options.workers
@@ -103,7 +117,12 @@ def tokenize_on_cluster(
         _print_scripts(chain, cluster, folder)
         return
 
-    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder))
+    ids = submit(
+        chain,
+        cluster,
+        folder,
+        _former_request(cluster, on, folder),
+    )
     print(f"{ids['tokenize']}  {count} jobs for as many shards")
     log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
 
@@ -121,16 +140,24 @@ def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None
         UserError: as :func:`run_on_cluster`.
     """
     cluster = load_cluster(on)
-    run_dir = Path(options.run_dir) if options.run_dir else None
+    run_dir = None
+    if options.run_dir:
+        run_dir = Path(options.run_dir)
     folder = _run_folder(cluster, run_dir, options.size)
-    options = replace(_with_cluster_paths(options, cluster), run_dir=str(folder))
+    options = _with_cluster_paths(options, cluster)
+    options = replace(options, run_dir=str(folder))
     chain = _evaluation_tasks(options)
     if dryrun:
         _print_scripts(chain, cluster, folder)
         return
 
     # with the former request a chain of this folder can still be resumed
-    ids = submit(chain, cluster, folder, _former_request(cluster, on, folder))
+    ids = submit(
+        chain,
+        cluster,
+        folder,
+        _former_request(cluster, on, folder),
+    )
     for task in chain:
         print(f"{ids[task.name]}  {task.name}")
     flags = cli_flags(cluster, on, folder)
@@ -172,37 +199,61 @@ def find_submission(run_dir: Path, on: str | None) -> tuple[Cluster, PurePosixPa
         return submission.cluster, PurePosixPath(folder), submission
 
     cluster = load_cluster(on)
-    cluster_folder = PurePosixPath(run_dir if cluster.login else run_dir.resolve())
+    cluster_folder = _resolve_unless_remote(cluster, run_dir)
     with local_view_of_run(Shell(cluster), cluster_folder) as local_view:
-        return cluster, cluster_folder, Submission.read(local_view)
+        submission = Submission.read(local_view)
+    return cluster, cluster_folder, submission
 
 
-def _submit(cluster: Cluster, on: str | None, folder: PurePosixPath, request: ChainRequest) -> None:
+def _submit(
+    cluster: Cluster,
+    on: str | None,
+    folder: PurePosixPath,
+    request: ChainRequest,
+) -> None:
     _former_request(cluster, on, folder)
     with local_view_of_run(Shell(cluster), folder) as local_view:
         chain = _build_chain(request, folder, local_view)
     if not cluster.login:
-        require_inputs(chain, Path(request.data) if request.data else None, request.init)
+        data = None
+        if request.data:
+            data = Path(request.data)
+        require_inputs(chain, data, request.init)
 
     names = [task.name for task in chain]
     for stage in request.stages:
         if stage not in names:
             log.info("%s: finished already", stage)
 
+    # what the stages that are trained will need on the cluster's disk
     parameters = 0
     for task in chain:
         if task.stage_folder:
             model = resolve_pretraining(task.name, request.size).model
             parameters += model.parameter_count.value
-    ids = submit(chain, cluster, folder, request, parameters * _BYTES_PER_PARAMETER)
+    ids = submit(
+        chain,
+        cluster,
+        folder,
+        request,
+        parameters * _BYTES_PER_PARAMETER,
+    )
 
     for job in build_jobs(chain, cluster):
         print(f"{ids[job.name]}  {job}")
     flags = cli_flags(cluster, on, folder)
-    log.info("%d jobs are in the queue; see `granite41 status %s`", len(ids), flags)
+    log.info(
+        "%d jobs are in the queue; see `granite41 status %s`",
+        len(ids),
+        flags,
+    )
 
 
-def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> ChainRequest | None:
+def _former_request(
+    cluster: Cluster,
+    on: str | None,
+    folder: PurePosixPath,
+) -> ChainRequest | None:
     """Return the request of the chain that was submitted into this folder before.
 
     Raises:
@@ -212,7 +263,8 @@ def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> 
         if not Submission.is_in(local_view):
             return None
         submission = Submission.read(local_view)
-        ids = active_ids(query_status(cluster, local_view, folder, submission))
+        status = query_status(cluster, local_view, folder, submission)
+        ids = active_ids(status)
     if ids:
         raise UserError(
             f"{folder}: {len(ids)} jobs of this run wait or run already; "
@@ -221,7 +273,11 @@ def _former_request(cluster: Cluster, on: str | None, folder: PurePosixPath) -> 
     return submission.request
 
 
-def _print_scripts(chain: Sequence[Task], cluster: Cluster, folder: PurePosixPath) -> None:
+def _print_scripts(
+    chain: Sequence[Task],
+    cluster: Cluster,
+    folder: PurePosixPath,
+) -> None:
     """Print each job with its batch script."""
     scripts = dry_run_scripts(chain, cluster, folder)
     for job in build_jobs(chain, cluster):
@@ -239,16 +295,32 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
     if init and not init.startswith("hf:"):
         init = str(_cluster_path(cluster, Path(init), "--init"))
 
-    overrides = list(request.overrides)
-    keys = [override.partition("=")[0] for override in overrides]
+    # the cluster's file says which GPUs it has, unless the user does; tiny needs none
     require_known("size", request.size, SIZES)
-    if not SIZES[request.size].is_tiny and "parallelism.gpu_type" not in keys:
-        overrides.append(f"parallelism.gpu_type={cluster.compute.gpu_type}")
-    return replace(request, data=data, init=init, overrides=overrides)
+    overrides = list(request.overrides)
+    gpu_type = "parallelism.gpu_type="
+    is_overridden = any(override.startswith(gpu_type) for override in overrides)
+    if not SIZES[request.size].is_tiny and not is_overridden:
+        overrides.append(f"{gpu_type}{cluster.compute.gpu_type}")
+    return replace(
+        request,
+        data=data,
+        init=init,
+        overrides=overrides,
+    )
 
 
-def _build_chain(request: ChainRequest, folder: PurePosixPath, local_view: Path) -> Sequence[Task]:
-    return build_chain(request, Path(folder), on_cluster=True, state=local_view)
+def _build_chain(
+    request: ChainRequest,
+    folder: PurePosixPath,
+    local_view: Path,
+) -> Sequence[Task]:
+    return build_chain(
+        request,
+        Path(folder),
+        on_cluster=True,
+        state=local_view,
+    )
 
 
 def _with_cluster_paths(options: EvaluateOptions, cluster: Cluster) -> EvaluateOptions:
@@ -257,9 +329,14 @@ def _with_cluster_paths(options: EvaluateOptions, cluster: Cluster) -> EvaluateO
         value = getattr(options, name)
         if value is not None:
             flag = f"--{name.replace('_', '-')}"
-            paths[name] = str(_cluster_path(cluster, Path(value), flag))
-    if options.model not in STAGES and not options.model.startswith("hf:"):
-        paths["model"] = str(_cluster_path(cluster, Path(options.model), "--model"))
+            path = _cluster_path(cluster, Path(value), flag)
+            paths[name] = str(path)
+
+    # a stage or a name on the Hub is no path
+    model = options.model
+    if model not in STAGES and not model.startswith("hf:"):
+        path = _cluster_path(cluster, Path(model), "--model")
+        paths["model"] = str(path)
     return replace(options, **paths)
 
 
@@ -269,46 +346,64 @@ def _evaluation_tasks(options: EvaluateOptions) -> list[Task]:
     lengths = options.lengths
     if options.suite == LONG_CONTEXT and options.model in STAGES and not lengths:
         recipe = resolve_pretraining(options.model, options.size)
-        lengths = tuple(ruler_lengths(options.size, recipe.sequence_length.value))
+        length = recipe.sequence_length.value
+        lengths = tuple(ruler_lengths(options.size, length))
         options = replace(options, lengths=lengths)
+    argv = options.to_argv()
     if len(lengths) <= 1:
-        return [Task(name, options.to_argv(), needs_gpu=True)]
+        return [Task(name, argv, needs_gpu=True)]
 
     parts = []
     for length in lengths:
-        argv = replace(options, lengths=(length,)).to_argv()
-        parts.append(Task(f"{name}-{length}", argv, needs_gpu=True))
+        part = replace(options, lengths=(length,))
+        task = Task(
+            f"{name}-{length}",
+            part.to_argv(),
+            needs_gpu=True,
+        )
+        parts.append(task)
     names = tuple(part.name for part in parts)
-    return [*parts, Task(name, options.to_argv(), after=names)]
+    return [*parts, Task(name, argv, after=names)]
 
 
 def _absolute_input(name: str) -> str:
-    return name if name.startswith("hf:") else str(Path(name).resolve())
+    if name.startswith("hf:"):
+        return name
+    return str(Path(name).resolve())
 
 
 def _run_folder(cluster: Cluster, run_dir: Path | None, name: str) -> PurePosixPath:
     """Return the run's folder on the cluster, which has a name in its shared folder by default."""
+    if run_dir:
+        return _cluster_path(cluster, run_dir, "--run-dir")
     default = PurePosixPath(cluster.folder) / "runs" / name
-    return _cluster_path(cluster, run_dir or default, "--run-dir")
+    return _cluster_path(cluster, default, "--run-dir")
 
 
-def _cluster_path(cluster: Cluster, path: Path | PurePosixPath, option: str) -> PurePosixPath:
+def _cluster_path(
+    cluster: Cluster,
+    path: Path | PurePosixPath,
+    option: str,
+) -> PurePosixPath:
     """Return a path as the cluster's jobs see it, which start in a folder of their own."""
     if cluster.login and not path.is_absolute():
         raise UserError(
             f"{option} {path}: a relative path means nothing on {cluster.login.host}; "
             f"give an absolute one"
         )
-    absolute = PurePosixPath(path if cluster.login else Path(path).resolve())
+    absolute = _resolve_unless_remote(cluster, path)
     # nemo-run replaces /nemo_run anywhere in a batch script
-    if "/nemo_run" in str(absolute) or not re.fullmatch(r"/[\w./@+=-]*", str(absolute)):
+    text = str(absolute)
+    if "/nemo_run" in text or not re.fullmatch(r"/[\w./@+=-]*", text):
         raise UserError(
-            f"{option} {str(absolute)!r}: nemo-run writes paths into scripts as they are, and "
+            f"{option} {text!r}: nemo-run writes paths into scripts as they are, and "
             f"replaces /nemo_run; name one of letters, digits and ./@+=-_ without it"
         )
     return absolute
 
 
-def _no_state() -> AbstractContextManager[Any]:
-    """Return an empty folder, as the state of a run that is not looked up."""
-    return tempfile.TemporaryDirectory(prefix="granite41-")
+def _resolve_unless_remote(cluster: Cluster, path: Path | PurePosixPath) -> PurePosixPath:
+    """Return a path without links where this machine sees the cluster's files, else as it is."""
+    if cluster.login:
+        return PurePosixPath(path)
+    return PurePosixPath(Path(path).resolve())

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Client, Connection, Listener, wait
@@ -55,7 +55,7 @@ def server(modules: Sequence[str], log: Path) -> Iterator[dict[str, str]]:
         address = str(Path(folder) / "socket")
         with Listener(address, family="AF_UNIX", backlog=16) as listener:
             commands = _Commands()
-            threading.Thread(target=commands.accept, args=(listener,), daemon=True).start()
+            _start_thread(commands.accept, listener)
             try:
                 yield {PRELOADED: address}
             finally:
@@ -64,7 +64,9 @@ def server(modules: Sequence[str], log: Path) -> Iterator[dict[str, str]]:
 
 def run_in_fork(address: str, arguments: Sequence[str]) -> int:
     """Run ``granite41 ARGUMENTS`` in a fork in this process's place; return its exit status."""
-    environment = {name: value for name, value in os.environ.items() if name != PRELOADED}
+    # without the variable, as the fork runs the command itself
+    environment = dict(os.environ)
+    environment.pop(PRELOADED, None)
     request = {
         "arguments": list(arguments),
         "folder": str(Path.cwd()),
@@ -77,11 +79,20 @@ def run_in_fork(address: str, arguments: Sequence[str]) -> int:
         for stream in (1, 2):
             send_handle(connection, stream, None)
         for signum in _RELAYED:
-            signal.signal(signum, lambda signum, frame: connection.send_bytes(bytes([signum])))
+            signal.signal(
+                signum,
+                lambda signum, frame: connection.send_bytes(bytes([signum])),
+            )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _RELAYED)
         return connection.recv_bytes()[0]
     # without an answer the launcher itself was killed
     return 128 + signal.SIGKILL
+
+
+def _start_thread(target: Callable[..., None], *arguments: object) -> None:
+    """Run ``target`` in a thread that does not keep the process alive."""
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
 
 
 @contextmanager
@@ -99,7 +110,7 @@ def _stderr_to(log: Path) -> Iterator[None]:
 
 
 class _Commands:
-    """The commands that run in forks, each for the client that asked for it."""
+    """The commands that run in forks, each for its client."""
 
     def __init__(self) -> None:
         # held while a process is started or reaped: the library looks at all of them in either
@@ -113,7 +124,7 @@ class _Commands:
                 connection = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            _start_thread(self._serve, connection)
 
     def end(self) -> None:
         """Kill the commands that still run."""
@@ -134,7 +145,10 @@ class _Commands:
             except (EOFError, OSError):
                 process.kill()
             status = self._reap(process)
-            connection.send_bytes(bytes([status if status >= 0 else 128 - status]))
+            # a process that a signal ended has the negative number of the signal
+            if status < 0:
+                status = 128 - status
+            connection.send_bytes(bytes([status]))
 
     def _start(self, connection: Connection) -> BaseProcess:
         request = json.loads(connection.recv_bytes())
@@ -169,7 +183,7 @@ def _become_command(request: dict[str, Any], streams: list[Connection]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["granite41", *request["arguments"]]
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    _start_thread(_end_with_launcher)
     _run_command()
 
 
@@ -183,5 +197,6 @@ def _end_with_launcher() -> None:
 def _run_command() -> None:
     if "OMP_NUM_THREADS" in os.environ and "torch" in sys.modules:
         # torch reads the variable when it is imported, and torchrun sets it for each rank
-        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        sys.modules["torch"].set_num_threads(threads)
     runpy.run_module("recipes.cli", run_name="__main__", alter_sys=True)

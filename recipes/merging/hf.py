@@ -45,13 +45,18 @@ class HFParent:
         self.config = hf_folder.read_config(folder)
         megatron_weights = weights(self.config)
         opened = hf_folder.open_tensors(folder, megatron_weights)
-        self._dtypes = {name: file.get_slice(name)[:1].dtype for name, file in opened.items()}
+        self._dtypes = {}
+        for name, file in opened.items():
+            # one row, as a slice alone has no torch type
+            first_row = file.get_slice(name)[:1]
+            self._dtypes[name] = first_row.dtype
 
+        # the parts of Megatron's tensors are those of transformers
         self.weights: list[Weight] = []
-        for weight in megatron_weights:
-            self.weights += [
-                Weight(name, None, {name: shape}) for name, shape in weight.parts.items()
-            ]
+        for megatron_weight in megatron_weights:
+            for name, shape in megatron_weight.parts.items():
+                weight = Weight(name, None, {name: shape})
+                self.weights.append(weight)
         by_name = {weight.key: weight for weight in self.weights}
         by_name[_TIED_EMBEDDING] = by_name[_EMBEDDING]
 
@@ -71,15 +76,17 @@ class HFParent:
         length = file.read(8)
         header = file.read(int.from_bytes(length, "little"))
         data_start = len(length) + len(header)
-        offsets = {
-            name: entry["data_offsets"][0]
-            for name, entry in json.loads(header).items()
-            if name in by_name
-        }
-        names = sorted(offsets, key=offsets.__getitem__)
-        self.files[path.name] = length + header, [by_name[name] for name in names]
-        for name in names:
+        offsets = {}
+        for name, entry in json.loads(header).items():
+            if name in by_name:
+                offsets[name] = entry["data_offsets"][0]
+
+        # in the order of the file, so that it is read and written from start to end
+        in_file = []
+        for name in sorted(offsets, key=offsets.__getitem__):
             self._locations[name] = file, data_start + offsets[name]
+            in_file.append(by_name[name])
+        self.files[path.name] = length + header, in_file
 
     def dtype(self, weight: Weight) -> torch.dtype:
         """Return the type that ``weight`` is stored in."""
@@ -88,29 +95,31 @@ class HFParent:
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``."""
         file, offset = self._locations[weight.key]
-        read_into(file, offset + start * target[0].nbytes, target)
+        bytes_per_row = target[0].nbytes
+        read_into(file, offset + start * bytes_per_row, target)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of config.json and of what lists the tensors: index or header."""
+        config = self.location / hf_folder.CONFIG
+        digests = {config.name: sha256(config.read_bytes())}
         index = self.location / hf_folder.INDEX
         if index.is_file():
-            listing = {index.name: sha256(index.read_bytes())}
-        else:
-            listing = {
-                f"{name}, header": sha256(header) for name, (header, _) in self.files.items()
-            }
-        return {
-            hf_folder.CONFIG: sha256((self.location / hf_folder.CONFIG).read_bytes()),
-            **listing,
-        }
+            digests[index.name] = sha256(index.read_bytes())
+            return digests
+
+        for name, (header, _) in self.files.items():
+            digests[f"{name}, header"] = sha256(header)
+        return digests
 
     def write(self, merged: Merge, folder: Path) -> None:
         """Write ``folder``: this one's files, with the merged numbers in them."""
         for name in (hf_folder.CONFIG, "generation_config.json", hf_folder.INDEX):
-            if (self.location / name).is_file():
-                shutil.copyfile(self.location / name, folder / name)
+            source = self.location / name
+            if source.is_file():
+                shutil.copyfile(source, folder / name)
         hf_folder.copy_tokenizer(self.location, folder)
 
+        # types and shapes are the parents', so the header holds for the merge
         for name, (header, file_weights) in self.files.items():
             with (folder / name).open("wb") as file:
                 file.write(header)

@@ -48,7 +48,12 @@ def merge(
         write_merge(method, paths, weights, temporary, base=base)
 
 
-def check_weights(method: str, parents: int, weights: Sequence[float], base: Path | None) -> None:
+def check_weights(
+    method: str,
+    parents: int,
+    weights: Sequence[float],
+    base: Path | None,
+) -> None:
     """Check method, weights and base, which needs no parent.
 
     Raises:
@@ -114,26 +119,30 @@ def write_merge(
 
     Arguments and errors are those of :func:`merge`.
     """
-    parents = [open_parent(path) for path in paths]
-    base_parent = open_parent(base) if base else None
-    checked_paths = list(paths)
-    checked = list(parents)
-    if base and base_parent:
-        checked_paths.append(base)
-        checked.append(base_parent)
-    check_alike(checked_paths, checked)
-    _log_differences(checked)
+    # the base, where the method has one, comes last until the merge itself
+    paths = list(paths)
+    if base:
+        paths.append(base)
+    sources = [open_parent(path) for path in paths]
+    check_alike(paths, sources)
+    _log_differences(sources)
 
-    first = parents[0]
-    sizes = [weight.elements * first.dtype(weight).itemsize for weight in first.weights]
-    check_space(folder, sum(sizes))
+    first = sources[0]
+    dtypes = set()
+    size = 0
+    for weight in first.weights:
+        dtype = first.dtype(weight)
+        dtypes.add(str(dtype).removeprefix("torch."))
+        size += weight.elements * dtype.itemsize
+    check_space(folder, size)
 
-    dtypes = {str(first.dtype(weight)).removeprefix("torch.") for weight in first.weights}
+    described = list(map(describe, paths, sources))
+    described_base = described.pop() if base else None
     manifest = MergeManifest(
         method=method,
         weights=list(weights),
-        parents=[describe(path, parent) for path, parent in zip(paths, parents, strict=True)],
-        base=describe(base, base_parent) if base and base_parent else None,
+        parents=described,
+        base=described_base,
         tensors=len(first.weights),
         dtypes=sorted(dtypes),
         libraries={name: version(name) for name in ("torch", "safetensors")},
@@ -141,10 +150,9 @@ def write_merge(
     )
 
     # task: base + the sum of w_i (x_i - base), as one weighted sum in which the base comes first
-    sources: list[Parent] = list(parents)
     factors = list(weights)
-    if base_parent:
-        sources.insert(0, base_parent)
+    if base:
+        sources.insert(0, sources.pop())
         factors.insert(0, 1 - math.fsum(weights))
     with Merge(method, sources, factors) as merged:
         first.write(merged, folder)
@@ -155,10 +163,11 @@ def _log_differences(parents: Sequence[Parent]) -> None:
     """Say which values of the configs differ, and which the merge gets."""
     for field in MAY_DIFFER:
         values = [parent.config[field] for parent in parents]
-        if len(set(values)) > 1:
-            log.warning(
-                "%s is %s; the merge gets %s, as its first parent has",
-                field,
-                " and ".join(map(str, values)),
-                values[0],
-            )
+        if len(set(values)) == 1:
+            continue
+        log.warning(
+            "%s is %s; the merge gets %s, as its first parent has",
+            field,
+            " and ".join(map(str, values)),
+            values[0],
+        )

@@ -63,7 +63,11 @@ class NemoParent(TorchDistCheckpoint):
             self._read_from_chunk(chunk, weight, start, target)
 
     def _read_from_chunk(
-        self, chunk: ChunkStorageMetadata, weight: Weight, start: int, target: Tensor
+        self,
+        chunk: ChunkStorageMetadata,
+        weight: Weight,
+        start: int,
+        target: Tensor,
     ) -> None:
         """Read what ``chunk`` holds of the rows from ``start`` into ``target``."""
         offsets = tuple(chunk.offsets)
@@ -81,36 +85,47 @@ class NemoParent(TorchDistCheckpoint):
         # a vector is a matrix of one column
         row, column = (*offsets, 0)[:2]
         rows, columns = (*sizes, 1)[:2]
+
+        # the rows that both the target and the chunk have
         first = max(start, row)
         last = min(start + len(target), row + rows)
         if first >= last:
             return
+        part = target[
+            first - start : last - start,
+            column : column + columns,
+        ]
 
-        path, chunk_offset = self._first_number(weight, chunk)
-        elements_before += (first - row) * columns
-        part = target[first - start : last - start, column : column + columns]
+        # a chunk's rows follow each other in the file, in the target its columns may not
         numbers = part
         if not part.is_contiguous():
             numbers = torch.empty_like(part, memory_format=torch.contiguous_format)
+        path, chunk_offset = self._first_number(weight, chunk)
+        elements_before += (first - row) * columns
+        offset = chunk_offset + elements_before * target.itemsize
         with path.open("rb", buffering=0) as file:
-            read_into(file, chunk_offset + elements_before * target.itemsize, numbers)
+            read_into(file, offset, numbers)
         if numbers is not part:
             part.copy_(numbers)
 
     def objects(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of the model's objects: the ``_extra_state`` of its layers."""
         for index, location in self._locations.items():
-            if index.fqn.startswith(self.prefix) and index.fqn not in self._tensors:
-                with (self.folder / Path(location.relative_path).name).open("rb") as file:
-                    file.seek(location.offset)
-                    yield index.fqn, file.read(location.length)
+            name = index.fqn
+            if not name.startswith(self.prefix) or name in self._tensors:
+                continue
+            path = self.folder / Path(location.relative_path).name
+            with path.open("rb") as file:
+                file.seek(location.offset)
+                yield name, file.read(location.length)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of the files that describe the model and list its tensors."""
-        return {
-            name: sha256((self.location / name).read_bytes())
-            for name in ("context/model.yaml", "weights/.metadata")
-        }
+        digests = {}
+        for name in ("context/model.yaml", "weights/.metadata"):
+            content = (self.location / name).read_bytes()
+            digests[name] = sha256(content)
+        return digests
 
     def write(self, merged: Merge, folder: Path) -> None:
         """Write the checkpoint ``folder``: this one's context, the weights as of a single rank."""
@@ -135,31 +150,41 @@ class NemoParent(TorchDistCheckpoint):
         locations: dict[MetadataIndex, _StorageInfo] = {}
         with path.open("wb") as file:
             for key, content in self.objects():
-                locations[MetadataIndex(key)] = _StorageInfo(path.name, file.tell(), len(content))
-                tensors[key] = BytesStorageMetadata()
+                start = file.tell()
                 file.write(content)
+                index = MetadataIndex(key)
+                locations[index] = _StorageInfo(path.name, start, len(content))
+                tensors[key] = BytesStorageMetadata()
 
             for weight in self.weights:
                 key = self.prefix + weight.key
                 dtype = self.dtype(weight)
-                shape = weight.shape if weight.layer is None else (layers, *weight.shape)
+                shape = weight.shape
+                if weight.layer is not None:
+                    shape = (layers, *shape)
+
                 # the layers of one kind are chunks of one tensor
-                description = tensors.setdefault(
-                    key,
-                    TensorStorageMetadata(TensorProperties(dtype), torch.Size(shape), []),
+                description = TensorStorageMetadata(
+                    TensorProperties(dtype),
+                    torch.Size(shape),
+                    chunks=[],
                 )
+                description = tensors.setdefault(key, description)
                 for chunk, numbers in _pieces(merged, weight, dtype):
                     start = file.tell()
                     _save(numbers, file)
-                    index = MetadataIndex(key, chunk.offsets, len(description.chunks))
-                    locations[index] = _StorageInfo(path.name, start, file.tell() - start)
+                    length = file.tell() - start
+                    number = len(description.chunks)
+                    index = MetadataIndex(key, chunk.offsets, number)
+                    locations[index] = _StorageInfo(path.name, start, length)
                     description.chunks.append(chunk)
         return Metadata(tensors, storage_data=locations)
 
     def _first_number(self, weight: Weight, chunk: ChunkStorageMetadata) -> tuple[Path, int]:
-        """Return the file of ``chunk``, and the offset of its first number there."""
+        """Return the file of ``chunk``, and the offset of its first number in the file."""
         key = weight.key, chunk.offsets
         if key not in self._first_numbers:
+            # a chunk is a saved tensor, whose storage may have other numbers around it
             path, storage_offset, layout = self.chunk_location(weight, chunk)
             if not layout.is_contiguous():
                 raise UserError(
@@ -172,17 +197,27 @@ class NemoParent(TorchDistCheckpoint):
 
 
 def _pieces(
-    merged: Merge, weight: Weight, dtype: torch.dtype
+    merged: Merge,
+    weight: Weight,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[ChunkStorageMetadata, Tensor]]:
     """Yield the merged tensor in pieces of rows, each with its place in the checkpoint's tensor."""
+    num_rows, *columns = weight.shape
     rows_per_piece = PIECE_CHUNKS * rows_per_chunk(weight)
     chunks = merged.rows(weight)
-    layer_offset = () if weight.layer is None else (weight.layer,)
-    layer_size = (1,) * len(layer_offset)
-    for first in range(0, weight.shape[0], rows_per_piece):
-        size = (min(rows_per_piece, weight.shape[0] - first), *weight.shape[1:])
-        offset = (first, *[0] * (len(size) - 1))
 
+    # a layer's tensor is one of the first axis of the checkpoint's
+    layer_offset: tuple[int, ...] = ()
+    layer_size: tuple[int, ...] = ()
+    if weight.layer is not None:
+        layer_offset = (weight.layer,)
+        layer_size = (1,)
+
+    for first in range(0, num_rows, rows_per_piece):
+        size = (min(rows_per_piece, num_rows - first), *columns)
+        offset = (first, *[0] * len(columns))
+
+        # merged rows come in smaller chunks than a piece has
         numbers = torch.empty(size, dtype=dtype)
         unfilled = numbers.view(size[0], -1)
         while len(unfilled):
@@ -191,7 +226,8 @@ def _pieces(
             unfilled = unfilled[len(rows) :]
 
         place = ChunkStorageMetadata(
-            torch.Size((*layer_offset, *offset)), torch.Size((*layer_size, *size))
+            torch.Size((*layer_offset, *offset)),
+            torch.Size((*layer_size, *size)),
         )
         yield place, numbers.view(*layer_size, *size)
 

@@ -54,8 +54,9 @@ def check_alike(paths: Sequence[Path], parents: Sequence[Parent]) -> None:
             tensor's type does.
     """
     first = parents[0]
-    for other, path in zip(parents[1:], paths[1:], strict=True):
+    for path, other in zip(paths[1:], parents[1:], strict=True):
         _check_pair(paths[0], first, path, other)
+
     for weight in first.weights:
         dtype = first.dtype(weight)
         if dtype not in _TYPES:
@@ -64,18 +65,24 @@ def check_alike(paths: Sequence[Path], parents: Sequence[Parent]) -> None:
             )
 
 
-def _check_pair(first_path: Path, first: Parent, path: Path, other: Parent) -> None:
+def _check_pair(
+    first_path: Path,
+    first: Parent,
+    path: Path,
+    other: Parent,
+) -> None:
     if other.kind != first.kind:
         raise UserError(
             f"{path} is a {other.kind}, but {first_path} a {first.kind}; export or import one so "
             f"that both are the same"
         )
 
-    differences = [
-        f"{field} {other.config[field]} for {first.config[field]}"
-        for field in CONFIG_FIELDS
-        if field not in MAY_DIFFER and other.config[field] != first.config[field]
-    ]
+    differences = []
+    for field in CONFIG_FIELDS:
+        value = other.config[field]
+        expected = first.config[field]
+        if field not in MAY_DIFFER and value != expected:
+            differences.append(f"{field} {value} for {expected}")
     if differences:
         raise UserError(
             f"{path}: another model than {first_path}: {', '.join(differences)}; merge sizes with "
@@ -84,11 +91,11 @@ def _check_pair(first_path: Path, first: Parent, path: Path, other: Parent) -> N
 
     for weight in first.weights:
         dtype = other.dtype(weight)
-        expected = first.dtype(weight)
-        if dtype != expected:
+        first_dtype = first.dtype(weight)
+        if dtype != first_dtype:
             raise UserError(
-                f"{path}: {weight.key} is {dtype}, but {expected} in {first_path}; convert one to "
-                f"the other's type"
+                f"{path}: {weight.key} is {dtype}, but {first_dtype} in {first_path}; convert one "
+                f"to the other's type"
             )
 
 
@@ -104,16 +111,26 @@ def describe(path: Path, parent: Parent) -> MergeParent:
     else:
         return described
 
+    name = None
     tokens = None
-    name = location.name if location.parent.name == "checkpoints" else None
+    if location.parent.name == "checkpoints":
+        name = location.name
+
     # the stage's tokens are those of its last checkpoint, which is also the one that is exported
-    final = Path(manifest.checkpoint).name if manifest.is_finished and manifest.checkpoint else None
-    if final and location.name in ("hf", MERGED, final):
-        name = final
-        tokens = manifest.tokens
+    if manifest.is_finished and manifest.checkpoint:
+        final = Path(manifest.checkpoint).name
+        if location.name in ("hf", MERGED, final):
+            name = final
+            tokens = manifest.tokens
+
     # a stage that is merged exports its merge
-    if location.name == MERGED or (location.name == "hf" and (folder / MERGED).exists()):
+    is_export = location.name == "hf"
+    if location.name == MERGED or (is_export and (folder / MERGED).exists()):
         name = MERGED
     return replace(
-        described, stage=manifest.stage, size=manifest.size, checkpoint=name, tokens=tokens
+        described,
+        stage=manifest.stage,
+        size=manifest.size,
+        checkpoint=name,
+        tokens=tokens,
     )

@@ -64,14 +64,16 @@ def parse_sweep(text: str) -> list[float]:
         UserError: not of this form, outside of [0, 1], or more than 100 weights.
     """
     span, _, step_text = text.partition(":")
-    first_text, dots, last_text = span.partition("..")
+    first_text, _, last_text = span.partition("..")
     try:
-        first, last = float(first_text), float(last_text)
-        step = float(step_text) if step_text else _DEFAULT_STEP
-        fits = dots and 0 <= first <= last <= 1 and step > 0 and (last - first) / step < _MOST
+        first = float(first_text)
+        last = float(last_text)
+        step = float(step_text or _DEFAULT_STEP)
+        is_valid = 0 <= first <= last <= 1 and step > 0
+        is_valid = is_valid and (last - first) / step < _MOST
     except ValueError:
-        fits = False
-    if not fits:
+        is_valid = False
+    if not is_valid:
         raise UserError(
             f"--sweep {text}: expected FIRST..LAST or FIRST..LAST:STEP between 0 and 1, as "
             "0.1..0.9:0.2"
@@ -107,45 +109,68 @@ def sweep(
     Raises:
         UserError: what ``merge`` refuses, other than two parents, or no merge keeps the bound.
     """
-    if len(paths) != 2:
-        raise UserError(
-            f"--parents: {len(paths)} given, but a sweep is over the weights of exactly two"
-        )
-    pairs = [(round(1 - weight, 9), weight) for weight in candidates]
-    for pair in pairs:
-        check_weights(method, 2, pair, base)
-
+    pairs = _weight_pairs(method, paths, candidates, base)
     with atomic_directory(output) as temporary:
-        parent_rows: list[dict[str, Any]] = []
+        # the parents' losses bound those of the merges
+        parent_rows = []
         for path in paths:
-            scores = _scores(open_parent(path).location, evaluate, temporary)
-            parent_rows.append(_logged({"parent": str(path), **scores}))
+            location = open_parent(path).location
+            row = _score({"parent": str(path)}, location, evaluate, temporary)
+            parent_rows.append(row)
 
-        merge_rows: list[dict[str, Any]] = []
+        # one candidate at a time is on the disk; the pick is merged once more
+        merge_rows = []
+        candidate = temporary / "candidate"
         for pair in pairs:
-            candidate = temporary / "candidate"
             candidate.mkdir()
             write_merge(method, paths, pair, candidate, base=base)
-            scores = _scores(candidate, evaluate, temporary)
-            merge_rows.append(_logged({"weights": list(pair), **scores}))
+            row = _score({"weights": list(pair)}, candidate, evaluate, temporary)
+            merge_rows.append(row)
             shutil.rmtree(candidate)
 
         limit = (1 + bound) * min(row["short"] for row in parent_rows)
-        pick = _pick(merge_rows, limit)
-        write_merge(method, paths, pick["weights"], temporary, base=base)
+        pick = _pick(merge_rows, limit)["weights"]
+        write_merge(method, paths, pick, temporary, base=base)
         result = {
             "rule": "lowest long loss of the merges whose short loss is at most short_limit",
             "unit": "nats per token",
             "short_limit": limit,
             "bound": bound,
-            "pick": pick["weights"],
+            "pick": pick,
             "rows": parent_rows + merge_rows,
         }
         write_json(temporary / SWEEP, result)
 
 
-def _scores(checkpoint: Path, evaluate: Evaluate, scratch: Path) -> dict[str, float]:
-    """Return a checkpoint's losses; a NeMo checkpoint is exported to a folder in ``scratch``."""
+def _weight_pairs(
+    method: str,
+    paths: Sequence[Path],
+    candidates: Sequence[float],
+    base: Path | None,
+) -> list[tuple[float, float]]:
+    """Return both parents' weights for each candidate, checked before anything is evaluated."""
+    if len(paths) != 2:
+        raise UserError(
+            f"--parents: {len(paths)} given, but a sweep is over the weights of exactly two"
+        )
+    pairs = []
+    for weight in candidates:
+        pair = round(1 - weight, 9), weight
+        check_weights(method, len(paths), pair, base)
+        pairs.append(pair)
+    return pairs
+
+
+def _score(
+    row: dict[str, Any],
+    checkpoint: Path,
+    evaluate: Evaluate,
+    scratch: Path,
+) -> dict[str, Any]:
+    """Return ``row`` with a checkpoint's losses, and log it.
+
+    A NeMo checkpoint is exported to a folder in ``scratch``.
+    """
     folder = checkpoint
     exported = scratch / "exported"
     if not (checkpoint / hf_folder.CONFIG).is_file():
@@ -158,12 +183,9 @@ def _scores(checkpoint: Path, evaluate: Evaluate, scratch: Path) -> dict[str, fl
         raise UserError(
             f"{checkpoint}: its losses are {score.short} and {score.long}; look at its training"
         )
-    return asdict(score)
-
-
-def _logged(row: dict[str, Any]) -> dict[str, Any]:
-    log.info("%s", " ".join(f"{key}={value}" for key, value in row.items()))
-    return row
+    scored = row | asdict(score)
+    log.info("%s", " ".join(f"{key}={value}" for key, value in scored.items()))
+    return scored
 
 
 def _pick(rows: Sequence[dict[str, Any]], limit: float) -> dict[str, Any]:
@@ -189,21 +211,41 @@ def text_evaluation(short: Texts, long: Texts) -> Evaluate:
         config = hf_folder.read_config(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = GraniteForCausalLM.from_pretrained(
-            folder, torch_dtype="auto", local_files_only=True
+            folder,
+            torch_dtype="auto",
+            local_files_only=True,
         ).eval()
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            model.to("cuda")
 
+        # texts longer than the model's positions are cut
         positions = config["max_position_embeddings"]
         return Score(
-            short=_mean_loss(model, tokenizer, short, min(SHORT_LENGTH, positions), share=1.0),
-            long=_mean_loss(model, tokenizer, long, positions, share=0.25),
+            short=_mean_loss(
+                model,
+                tokenizer,
+                short,
+                length=min(SHORT_LENGTH, positions),
+                share=1.0,
+            ),
+            long=_mean_loss(
+                model,
+                tokenizer,
+                long,
+                length=positions,
+                share=0.25,
+            ),
         )
 
     return evaluate
 
 
 def _mean_loss(
-    model: GraniteForCausalLM, tokenizer: Any, texts: Texts, length: int, share: float
+    model: GraniteForCausalLM,
+    tokenizer: Any,
+    texts: Texts,
+    length: int,
+    share: float,
 ) -> float:
     """Return the mean cross-entropy, in nats per token, over the last ``share`` of each document.
 
@@ -213,7 +255,9 @@ def _mean_loss(
     total = 0.0
     tokens = 0
     for text in texts.documents:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"][:length]
+        encoding = tokenizer(text, add_special_tokens=False)
+        ids = encoding["input_ids"][:length]
+        # nothing predicts the first token
         first = max(1, len(ids) - int(share * len(ids)))
         loss, count = _loss(model, ids, first)
         total += loss
@@ -234,12 +278,21 @@ def _loss(model: GraniteForCausalLM, ids: list[int], first: int) -> tuple[float,
     if len(ids) <= first:
         return 0.0, 0
     tokens = torch.tensor(ids, device=model.device)
-    hidden = model.model(tokens[None, :-1]).last_hidden_state[0]
+    # [tokens - 1, hidden size], of a batch of one
+    outputs = model.model(tokens[None, :-1])
+    hidden = outputs.last_hidden_state[0]
+
     total = 0.0
     # the logits of a long document would not fit into memory at once
     for start in range(first, len(ids), _LOGITS_ROWS):
         stop = min(start + _LOGITS_ROWS, len(ids))
         # position i - 1 predicts token i
-        logits = model.lm_head(hidden[start - 1 : stop - 1]).float() / model.config.logits_scaling
-        total += functional.cross_entropy(logits, tokens[start:stop], reduction="sum").item()
+        logits = model.lm_head(hidden[start - 1 : stop - 1])
+        logits = logits.float() / model.config.logits_scaling
+        loss = functional.cross_entropy(
+            logits,
+            tokens[start:stop],
+            reduction="sum",
+        )
+        total += loss.item()
     return total, len(ids) - first

@@ -56,7 +56,12 @@ class Merge:
         factors: of each source; for ``slerp`` ``(1 - t, t)``.
     """
 
-    def __init__(self, method: str, sources: Sequence[Source], factors: Sequence[float]) -> None:
+    def __init__(
+        self,
+        method: str,
+        sources: Sequence[Source],
+        factors: Sequence[float],
+    ) -> None:
         self.method = method
         self.sources = sources
         self.factors = factors
@@ -87,11 +92,10 @@ class Merge:
         Raises:
             UserError: the result has a number that is not finite or too large for its type.
         """
-        used = [
-            (source, factors)
-            for source, factors in zip(self.sources, self._row_factors(weight), strict=True)
-            if factors.any()
-        ]
+        used = []
+        for source, factors in zip(self.sources, self._row_factors(weight), strict=True):
+            if factors.any():
+                used.append((source, factors))
         dtype = self.sources[0].dtype(weight)
         limit = torch.finfo(dtype).max
 
@@ -104,7 +108,7 @@ class Merge:
                 else:
                     total.addcmul_(term.copy_(stored), factors[rows])
 
-            # False for NaN too
+            # a comparison with NaN is False too
             lowest, highest = total.aminmax()
             if not (lowest >= -limit and highest <= limit):
                 raise UserError(
@@ -120,33 +124,43 @@ class Merge:
         different ones.
         """
         if self.method != "slerp":
-            return [torch.full((weight.shape[0], 1), factor) for factor in self.factors]
-        # source -> the factors of its parts, each for all rows of the part
-        factors_of_source: list[list[Tensor]] = [[] for _ in self.sources]
-        row_counts = [shape[0] for shape in weight.parts.values()]
-        for rows, products in zip(row_counts, self._dot_products(weight), strict=True):
+            size = (weight.shape[0], 1)
+            return [torch.full(size, factor) for factor in self.factors]
+
+        # of either source, the factors of the parts, each [rows of the part, 1]
+        first: list[Tensor] = []
+        second: list[Tensor] = []
+        shapes = weight.parts.values()
+        for shape, products in zip(shapes, self._dot_products(weight), strict=True):
             factors = slerp_factors(self.factors[1], *products)
-            for parts, factor in zip(factors_of_source, factors, strict=True):
-                parts.append(torch.full((rows, 1), factor))
+            size = (shape[0], 1)
+            first.append(torch.full(size, factors[0]))
+            second.append(torch.full(size, factors[1]))
+
         # in the order in which Megatron mixes the rows of the parts
-        return [weight.merge(parts) for parts in factors_of_source]
+        return [weight.merge(first), weight.merge(second)]
 
     def _dot_products(self, weight: Weight) -> list[tuple[float, float, float]]:
         """Return, for each part of ``weight``, the dot products of the sources: a·b, a·a, b·b."""
 
         def row_products(rows: slice, stored: Tensor) -> Tensor:
             a, b = self._thread_buffers(stored)
+            squares = []
             for source, numbers in zip(self.sources, (a, b), strict=True):
                 source.read_rows(weight, rows.start, stored)
                 numbers.copy_(stored)
-            squares = [torch.linalg.vector_norm(numbers, dim=1).square() for numbers in (a, b)]
-            return torch.stack([a.mul_(b).sum(1), *squares], dim=1)
+                lengths = torch.linalg.vector_norm(numbers, dim=1)
+                squares.append(lengths.square())
+            dot_products = a.mul_(b).sum(1)
+            return torch.stack([dot_products, *squares], dim=1)
 
         # [rows, 3], split into the rows of each part
         by_row = torch.cat(list(self._compute(row_products, weight)))
         products = []
         for part in weight.split(by_row):
-            dot, first_square, second_square = part.sum(0, dtype=torch.float64).tolist()
+            # in fp64, as a part may have billions of numbers
+            sums = part.sum(0, dtype=torch.float64)
+            dot, first_square, second_square = sums.tolist()
             products.append((dot, first_square, second_square))
         return products
 
@@ -157,7 +171,11 @@ class Merge:
         first, second = self._thread.numbers[:, : stored.numel()]
         return first.view(stored.shape), second.view(stored.shape)
 
-    def _compute(self, task: Callable[[slice, Tensor], Tensor], weight: Weight) -> Iterator[Tensor]:
+    def _compute(
+        self,
+        task: Callable[[slice, Tensor], Tensor],
+        weight: Weight,
+    ) -> Iterator[Tensor]:
         """Yield what ``task`` returns for one chunk of rows after the other, while threads work on
         the next ones.
 
@@ -172,10 +190,15 @@ class Merge:
         waiting: deque[Future[Tensor]] = deque()
         for number, first in enumerate(range(0, rows_in_all, rows_at_a_time)):
             if len(waiting) == len(buffers):
-                yield waiting.popleft().result()
-            rows = slice(first, min(first + rows_at_a_time, rows_in_all))
-            elements = (rows.stop - first) * columns
-            stored = buffers[number % len(buffers), :elements].view(-1, columns)
+                oldest = waiting.popleft()
+                yield oldest.result()
+
+            # the last chunk may have fewer rows
+            last = min(first + rows_at_a_time, rows_in_all)
+            rows = slice(first, last)
+            buffer = buffers[number % len(buffers)]
+            elements = (last - first) * columns
+            stored = buffer[:elements].view(-1, columns)
             waiting.append(self._pool.submit(task, rows, stored))
         while waiting:
             yield waiting.popleft().result()
@@ -202,9 +225,16 @@ def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[fl
         first: the first one's with itself.
         second: the second one's.
     """
-    lengths = [math.sqrt(square) for square in (first, second)]
-    cosine = dot / math.prod(length if length > _ZERO else 1.0 for length in lengths)
+    scale = 1.0
+    for square in (first, second):
+        length = math.sqrt(square)
+        if length > _ZERO:
+            scale *= length
+
+    # a comparison with NaN is False too
+    cosine = dot / scale
     if not abs(cosine) <= _PARALLEL:
         return 1 - t, t
     angle = math.acos(cosine)
-    return math.sin(angle - angle * t) / math.sin(angle), math.sin(angle * t) / math.sin(angle)
+    sine = math.sin(angle)
+    return math.sin(angle - angle * t) / sine, math.sin(angle * t) / sine

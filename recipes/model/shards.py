@@ -23,8 +23,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Shard:
-    """What one rank holds: parameter name in the whole model -> shape; ``groups`` is TP, PP, CP and
-    DP size.
+    """The part of a model on one rank.
+
+    Attributes:
+        rank: in the world.
+        shapes: parameter name in the whole model -> shape on this rank.
+        groups: TP, PP, CP and DP size.
     """
 
     rank: int
@@ -68,80 +72,124 @@ def check_model(recipe: PretrainRecipe) -> Iterator[CheckResult]:
     from recipes.compat.fake_world import without_gpus
 
     without_gpus()
-    split = recipe.parallelism
-    tensor, pipeline = (
-        split.tensor_model_parallel_size.value,
-        split.pipeline_model_parallel_size.value,
-    )
-    expected_parameters = recipe.model.parameter_count.value
-    expected = f"{expected_parameters:,} parameters ({recipe.model.parameter_count.origin})"
     try:
         shards = build_shards(
-            recipe.model, split, recipe.sequence_length.value, recipe.rope_theta.value
+            recipe.model,
+            recipe.parallelism,
+            recipe.sequence_length.value,
+            recipe.rope_theta.value,
         )
     # Megatron and torch refuse what they cannot split with any of them
     except (ValueError, AssertionError, RuntimeError) as error:
-        yield CheckResult("shards", False, f"not built: {' '.join(str(error).split())}", expected)
+        found = f"not built: {' '.join(str(error).split())}"
+        yield CheckResult("shards", False, found, _expected_parameters(recipe.model))
         return
+
+    yield _check_parameters(recipe, shards)
+    yield _check_parameters_on_gpu(recipe, shards)
+    yield _check_groups(recipe.parallelism, shards)
+
+
+def _expected_parameters(model: Size) -> str:
+    count = model.parameter_count
+    return f"{count.value:,} parameters ({count.origin})"
+
+
+def _check_parameters(recipe: PretrainRecipe, shards: list[Shard]) -> CheckResult:
+    """Compare the parameters of all ranks, each counted once, with the recipe's."""
+    tp, pp, _, _ = _parallel_sizes(recipe.parallelism)
     whole = build_whole(recipe.model)
     counted: dict[str, int] = {}
     for shard in shards:
         for name, shape in shard.shapes.items():
-            is_split = shape != whole[name]
-            counted[name] = math.prod(shape) * (tensor if is_split else 1)
+            counted[name] = math.prod(shape)
+            # what is split is split evenly; the rest is the same on every rank
+            if shape != whole[name]:
+                counted[name] *= tp
+
     total = sum(counted.values())
+    is_complete = set(counted) == set(whole)
     ranks = ", ".join(str(shard.rank) for shard in shards)
-    yield CheckResult(
+    return CheckResult(
         "shards",
-        total == expected_parameters and set(counted) == set(whole),
-        f"{total:,} parameters on TP {tensor} x PP {pipeline}, as ranks {ranks} of "
-        f"{split.gpus.value:,} hold them",
-        expected,
+        is_complete and total == recipe.model.parameter_count.value,
+        f"{total:,} parameters on TP {tp} x PP {pp}, as ranks {ranks} of "
+        f"{recipe.parallelism.gpus.value:,} hold them",
+        _expected_parameters(recipe.model),
     )
-    held = [shard.parameters for shard in shards]
-    # first and last tensor-parallel rank of each pipeline stage
-    by_stage = [
-        count
-        for count in shard_parameters(recipe.model, tensor, pipeline)
-        for _ in range(min(tensor, 2))
-    ]
-    yield CheckResult(
+
+
+def _check_parameters_on_gpu(recipe: PretrainRecipe, shards: list[Shard]) -> CheckResult:
+    """Compare the parameters of each built rank with those that the memory's estimate counts."""
+    tp, pp, _, _ = _parallel_sizes(recipe.parallelism)
+    found = [shard.parameters for shard in shards]
+    expected: list[int] = []
+    for count in shard_parameters(recipe.model, tp, pp):
+        # first and last tensor-parallel rank of each pipeline stage
+        expected += [count] * min(tp, 2)
+    return CheckResult(
         "parameters on a GPU",
-        held == by_stage,
-        f"{', '.join(f'{count:,}' for count in held)} on these ranks",
-        f"{', '.join(f'{count:,}' for count in by_stage)}, as the memory's estimate counts",
+        found == expected,
+        f"{_numbers(found)} on these ranks",
+        f"{_numbers(expected)}, as the memory's estimate counts",
     )
-    sizes = (tensor, pipeline, split.context_parallel_size.value, split.data_parallel_size)
+
+
+def _numbers(counts: list[int]) -> str:
+    return ", ".join(f"{count:,}" for count in counts)
+
+
+def _check_groups(parallel: Parallelism, shards: list[Shard]) -> CheckResult:
+    sizes = _parallel_sizes(parallel)
     found = {shard.groups for shard in shards}
-    yield CheckResult(
+    text = "TP {} PP {} CP {} DP {}"
+    return CheckResult(
         "process groups",
         found == {sizes},
-        "; ".join("TP {} PP {} CP {} DP {}".format(*groups) for groups in sorted(found)),
-        "TP {} PP {} CP {} DP {}".format(*sizes),
+        "; ".join(text.format(*groups) for groups in sorted(found)),
+        text.format(*sizes),
+    )
+
+
+def _parallel_sizes(parallel: Parallelism) -> tuple[int, int, int, int]:
+    """Return TP, PP, CP and DP size."""
+    return (
+        parallel.tensor_model_parallel_size.value,
+        parallel.pipeline_model_parallel_size.value,
+        parallel.context_parallel_size.value,
+        parallel.data_parallel_size,
     )
 
 
 @functools.cache
 def build_shards(
-    model: Size, split: Parallelism, sequence_length: int, rope_theta: float
+    model: Size,
+    parallel: Parallelism,
+    sequence_length: int,
+    rope_theta: float,
 ) -> list[Shard]:
     """Build the first and the last tensor-parallel rank of every pipeline stage, at the last
     data-parallel replica.
 
-    Phases 1 to 4 share split, length and theta, and so are built once.
+    Phases 1 to 4 share parallelism, length and theta, and so are built once.
     """
-    tensor, pipeline = (
-        split.tensor_model_parallel_size.value,
-        split.pipeline_model_parallel_size.value,
-    )
-    world_size = split.gpus.value
-    stage_size = world_size // pipeline
+    tp, pp, _, _ = _parallel_sizes(parallel)
+    world_size = parallel.gpus.value
+    stage_size = world_size // pp
     shards = []
-    for stage in range(pipeline):
+    for stage in range(pp):
         # Megatron's order of ranks: tensor parallel, context, data, pipeline
         last = (stage + 1) * stage_size - 1
-        for rank in sorted({last - tensor + 1, last}):
-            shards.append(_build(model, split, rank, world_size, sequence_length, rope_theta))
+        for rank in sorted({last - tp + 1, last}):
+            shard = _build(
+                model,
+                parallel,
+                rank,
+                world_size,
+                sequence_length,
+                rope_theta,
+            )
+            shards.append(shard)
     return shards
 
 
@@ -153,7 +201,12 @@ def build_whole(model: Size) -> Shapes:
 
 
 def _build(
-    model: Size, split: Parallelism, rank: int, world_size: int, sequence_length: int, theta: float
+    model: Size,
+    parallel: Parallelism,
+    rank: int,
+    world_size: int,
+    sequence_length: int,
+    theta: float,
 ) -> Shard:
     import torch
     from megatron.core import parallel_state
@@ -161,41 +214,38 @@ def _build(
     from recipes.compat.fake_world import rank_of_world
     from recipes.model.nemo import GraniteConfig
 
-    tensor, pipeline = (
-        split.tensor_model_parallel_size.value,
-        split.pipeline_model_parallel_size.value,
-    )
-    context = split.context_parallel_size.value
-    with rank_of_world(rank, world_size, tensor, pipeline, context):
+    tp, pp, cp, _ = _parallel_sizes(parallel)
+    with rank_of_world(rank, world_size, tp, pp, cp):
         config = GraniteConfig(
             **GraniteConfig.transformer_settings(model),
             seq_length=sequence_length,
             rotary_base=theta,
-            tensor_model_parallel_size=tensor,
-            pipeline_model_parallel_size=pipeline,
-            context_parallel_size=context,
-            sequence_parallel=split.sequence_parallel.value,
+            tensor_model_parallel_size=tp,
+            pipeline_model_parallel_size=pp,
+            context_parallel_size=cp,
+            sequence_parallel=parallel.sequence_parallel.value,
             pipeline_dtype=torch.bfloat16,
             perform_initialization=False,
         )
         built = config.configure_model()
-        offset = parallel_state.get_pipeline_model_parallel_rank() * (config.num_layers // pipeline)
-        return Shard(
-            rank=rank,
-            shapes={
-                _whole_name(name, offset): tuple(weight.shape)
-                for name, weight in built.named_parameters()
-            },
-            groups=(
-                parallel_state.get_tensor_model_parallel_world_size(),
-                parallel_state.get_pipeline_model_parallel_world_size(),
-                parallel_state.get_context_parallel_world_size(),
-                parallel_state.get_data_parallel_world_size(),
-            ),
+
+        # a pipeline stage numbers its layers from 0
+        stage = parallel_state.get_pipeline_model_parallel_rank()
+        first_layer = stage * (config.num_layers // pp)
+        shapes = {}
+        for name, weight in built.named_parameters():
+            shapes[_whole_name(name, first_layer)] = tuple(weight.shape)
+
+        groups = (
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_pipeline_model_parallel_world_size(),
+            parallel_state.get_context_parallel_world_size(),
+            parallel_state.get_data_parallel_world_size(),
         )
+        return Shard(rank, shapes, groups)
 
 
-def _whole_name(name: str, offset: int) -> str:
+def _whole_name(name: str, first_layer: int) -> str:
     """Return a pipeline stage's parameter name as the whole model has it."""
     # the last stage's copy of the tied embedding
     if name == "output_layer.weight":
@@ -203,4 +253,4 @@ def _whole_name(name: str, offset: int) -> str:
     if not name.startswith("decoder.layers."):
         return name
     decoder, layers, index, rest = name.split(".", 3)
-    return f"{decoder}.{layers}.{int(index) + offset}.{rest}"
+    return f"{decoder}.{layers}.{int(index) + first_layer}.{rest}"

@@ -22,7 +22,9 @@ POINTS = 1000
 
 
 def resolve_chain(
-    size: str, stage: str | None = None, overrides: Sequence[str] = ()
+    size: str,
+    stage: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, PretrainRecipe]:
     """Return the recipe of one stage, or of all of pre-training and long-context extension.
 
@@ -43,13 +45,21 @@ def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[CheckRes
     without overrides.
     """
     return {
-        name: list(_checks(recipe, _neighbor(recipe, -1, recipes), _neighbor(recipe, 1, recipes)))
+        name: list(
+            _checks(
+                recipe,
+                _neighbor(recipe, -1, recipes),
+                _neighbor(recipe, 1, recipes),
+            )
+        )
         for name, recipe in recipes.items()
     }
 
 
 def _neighbor(
-    recipe: PretrainRecipe, step: int, recipes: dict[str, PretrainRecipe]
+    recipe: PretrainRecipe,
+    step: int,
+    recipes: dict[str, PretrainRecipe],
 ) -> PretrainRecipe | None:
     chain = pretraining_chain(recipe.size)
     position = chain.index(recipe.stage) + step
@@ -59,7 +69,9 @@ def _neighbor(
 
 
 def _checks(
-    recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None
+    recipe: PretrainRecipe,
+    parent: PretrainRecipe | None,
+    child: PretrainRecipe | None,
 ) -> Iterator[CheckResult]:
     yield from _values_fit(recipe)
     yield _world_size(recipe)
@@ -131,13 +143,23 @@ def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> 
     tokens = _batch_tokens(recipe)
     length = recipe.sequence_length.value
     if parent is None:
-        return CheckResult("tokens per batch", True, f"{tokens:,}", "any number: the first stage's")
+        return CheckResult(
+            "tokens per batch",
+            True,
+            f"{tokens:,}",
+            "any number: the first stage's",
+        )
     expected = _batch_tokens(parent)
     why = f"{expected:,}, as in {parent.stage}"
     if length > expected:
         expected = length
         why = f"{expected:,}, one sequence, which is more than a batch of {parent.stage}"
-    return CheckResult("tokens per batch", tokens == expected, f"{tokens:,}", why)
+    return CheckResult(
+        "tokens per batch",
+        tokens == expected,
+        f"{tokens:,}",
+        why,
+    )
 
 
 def _tokens(recipe: PretrainRecipe) -> CheckResult:
@@ -240,7 +262,9 @@ def _mixture(recipe: PretrainRecipe) -> CheckResult:
 
 
 def _theta(
-    recipe: PretrainRecipe, parent: PretrainRecipe | None, child: PretrainRecipe | None
+    recipe: PretrainRecipe,
+    parent: PretrainRecipe | None,
+    child: PretrainRecipe | None,
 ) -> CheckResult:
     theta = recipe.rope_theta.value
     length = recipe.sequence_length.value
@@ -259,7 +283,12 @@ def _theta(
         released = resolve(_first_alignment_stage(), recipe.size).rope_theta.value
         ok = ok and theta == released
         expected.append(f"theta {released:,.0f}, the released model's")
-    return CheckResult("theta", ok, f"theta {theta:,.0f} at {length:,} tokens", "; ".join(expected))
+    return CheckResult(
+        "theta",
+        ok,
+        f"theta {theta:,.0f} at {length:,} tokens",
+        "; ".join(expected),
+    )
 
 
 def _first_alignment_stage() -> str:

@@ -40,7 +40,12 @@ MAY_BE_ZERO = {
     "temperature",
     "seed",
 }
-_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+}
 
 
 def parse_overrides(recipe: CommonRecipe, overrides: Sequence[str]) -> dict[str, Sourced[Any]]:
@@ -61,11 +66,19 @@ def parse_overrides(recipe: CommonRecipe, overrides: Sequence[str]) -> dict[str,
                 f"`granite41 show {recipe.stage} --size {recipe.size}` lists every key"
             )
 
-        value = _as_type(key, _read_value(key, text, override), current[key].value)
+        value = _as_type(
+            key,
+            _read_value(key, text, override),
+            current[key].value,
+        )
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int | float) and not isinstance(item, bool):
                 _require_in_range(key, item)
-        leaves[key] = Sourced(value, "override", f"set on the command line: {override}")
+        leaves[key] = Sourced(
+            value,
+            "override",
+            f"set on the command line: {override}",
+        )
     return leaves
 
 

@@ -18,7 +18,11 @@ Recipe = PretrainRecipe | SftRecipe | RlRecipe
 
 
 def resolve(
-    stage: str, size: str, overrides: Sequence[str] = (), *, validate: bool = True
+    stage: str,
+    size: str,
+    overrides: Sequence[str] = (),
+    *,
+    validate: bool = True,
 ) -> Recipe:
     """Return the recipe of ``stage`` for ``size`` with ``overrides`` applied.
 
@@ -61,7 +65,11 @@ def resolve(
 
 
 def resolve_pretraining(
-    stage: str, size: str, overrides: Sequence[str] = (), *, validate: bool = True
+    stage: str,
+    size: str,
+    overrides: Sequence[str] = (),
+    *,
+    validate: bool = True,
 ) -> PretrainRecipe:
     """Return :func:`resolve`'s recipe of a stage of pre-training or long-context extension.
 

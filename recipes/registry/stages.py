@@ -1,6 +1,6 @@
 """The registry of stages: found in the tables directly in ``recipes/``, in the order of the chain.
 
-A stage is added by a module there; nothing else names it.
+A stage is added by a module in that folder; nothing else names it.
 """
 
 from collections.abc import Iterable

@@ -17,7 +17,7 @@ class ChainRequest:
         init: what the first stage starts from in place of its parent: a NeMo checkpoint, a finished
             stage's folder, or ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
         evaluate: whether each stage is evaluated, and has to pass its gate.
-        log: an experiment tracker beside TensorBoard, ``wandb`` or ``mlflow``.
+        log: an experiment tracker in addition to TensorBoard, ``wandb`` or ``mlflow``.
     """
 
     stages: list[str]

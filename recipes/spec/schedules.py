@@ -106,7 +106,7 @@ class ConstantSchedule:
     learning_rate: Sourced[float]
 
     def lr(self, tokens: float) -> float:
-        """Return the learning rate, whatever ``tokens`` is."""
+        """Return the learning rate, the same for all ``tokens``."""
         return self.learning_rate.value
 
     def __str__(self) -> str:

@@ -87,7 +87,7 @@ class ComponentBlend(BlendedDataset):
         return dataset, number
 
     def _blend(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return each sample's data set and its number there, both of shape (size,)."""
+        """Return each sample's data set and its number in it, both of shape (size,)."""
         names = np.array([dataset.unique_identifiers["component"] for dataset in self.datasets])
         lengths = np.array([len(dataset) for dataset in self.datasets])
         weights = np.array(self.weights)

@@ -49,7 +49,7 @@ def fit(
         data: the data folder, to which the shards' prefixes are relative.
         tokenizer: its folder.
         initial_state: what the stage starts from where it has no checkpoint of its own yet.
-        tracker: an experiment tracker beside TensorBoard, see :mod:`recipes.training.trackers`.
+        tracker: in addition to TensorBoard, see :mod:`recipes.training.trackers`.
     """
     import fiddle
 

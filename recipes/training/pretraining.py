@@ -49,7 +49,7 @@ def pretraining_recipe(
         folder: where checkpoints, TensorBoard logs and metrics go.
         data: weight, ``.bin/.idx`` prefix, weight, prefix ... as Megatron takes a blend.
         tokenizer: folder of a Hugging Face tokenizer.
-        index_cache: folder for Megatron's sample indices; beside the data when None.
+        index_cache: folder for Megatron's sample indices; that of the data when None.
         num_nodes: nodes of the job.
         devices: GPUs (or CPU processes) per node.
     """
@@ -95,7 +95,7 @@ def pretraining_recipe(
         sequence_parallel=parallel.sequence_parallel.value,
         pipeline_dtype=torch.bfloat16 if cuda else torch.float32,
         gradient_as_bucket_view=True,
-        # a stage ends with a save, and nothing would wait there for an asynchronous one
+        # a stage ends with a save, and nothing would wait for an asynchronous one
         ckpt_async_save=False,
         replace_progress_bar=False,
         process_group_backend="nccl" if cuda else "gloo",

@@ -57,7 +57,7 @@ class StageRun:
         initial_state: what the stage starts from where it has no checkpoint of its own yet.
         former_manifest: what the folder held before; None where it held nothing.
         manifest: of this start.
-        tracker: an experiment tracker beside TensorBoard.
+        tracker: an experiment tracker in addition to TensorBoard.
         has_begun: whether this process has written the manifest of this start.
     """
 
@@ -164,7 +164,7 @@ def prepare(
         overrides: ``key=value`` as ``granite41 show`` names them.
         init: a NeMo checkpoint, or a finished stage's folder, to start from in place of the stage
             before.
-        tracker: ``wandb`` or ``mlflow``, beside TensorBoard.
+        tracker: ``wandb`` or ``mlflow``, in addition to TensorBoard.
 
     Raises:
         UserError: no recipe yet, data that is missing or does not fit, a folder of another recipe
@@ -184,14 +184,10 @@ def prepare(
 
     # what a stage has learned is its own; before its first checkpoint it starts again
     former = read_manifest(folder)
-    continues = former is not None and (former.is_finished or latest_checkpoint(folder) is not None)
+    continues = former is not None and _has_learned(folder, former)
     state = InitialState() if continues else initial_state(recipe, run_folder, init)
 
-    check_data_tokenizer(data, data_manifest)
-    if former:
-        check_stage_tokenizer(folder, former, data, data_manifest)
-    if state.checkpoint and state.manifest:
-        check_stage_tokenizer(state.checkpoint, state.manifest, data, data_manifest)
+    _check_tokenizers(data, data_manifest, folder, former, state)
     check_same_data(folder, former, data, shards)
     if former and former.is_finished:
         write_recipe(folder, recipe)
@@ -205,6 +201,25 @@ def prepare(
     return StageRun(
         recipe, overrides, folder, data, data_manifest, state, former, manifest, tracker
     )
+
+
+def _has_learned(folder: Path, manifest: StageManifest) -> bool:
+    return manifest.is_finished or latest_checkpoint(folder) is not None
+
+
+def _check_tokenizers(
+    data: Path,
+    data_manifest: DataManifest,
+    folder: Path,
+    former: StageManifest | None,
+    state: InitialState,
+) -> None:
+    """Check that the data, the stage's folder and its initial checkpoint have one tokenizer."""
+    check_data_tokenizer(data, data_manifest)
+    if former:
+        check_stage_tokenizer(folder, former, data, data_manifest)
+    if state.checkpoint and state.manifest:
+        check_stage_tokenizer(state.checkpoint, state.manifest, data, data_manifest)
 
 
 def _training_shards(

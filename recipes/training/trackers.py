@@ -1,4 +1,4 @@
-"""Experiment trackers beside TensorBoard, Weights & Biases and MLflow, with a stage's lineage.
+"""Experiment trackers in addition to TensorBoard: Weights & Biases and MLflow, with a lineage.
 
 A tracker's own environment variables say where it stores runs and who may (``WANDB_PROJECT``,
 ``WANDB_MODE``, ``WANDB_API_KEY``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME`` ...): the
@@ -23,7 +23,7 @@ from recipes.training.full_disk import is_first_rank
 PROJECT = "granite41"
 # tracker -> the package that a user installs
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}
-# of a stage's folder: tracker -> id of its run there, which a further start of the stage continues
+# of a stage's folder: tracker -> id of its run, which a further start of the stage continues
 RUN_IDS = "metrics/tracked_runs.json"
 
 

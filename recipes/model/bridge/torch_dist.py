@@ -64,7 +64,7 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 class TorchDistCheckpoint:
-    """The ``weights`` folder of a checkpoint. Everything in it that is not asked for, as the
+    """The ``weights`` folder of a checkpoint. Everything in it that is not used, as the
     optimizer, stays unread.
 
     Raises:
