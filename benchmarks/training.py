@@ -101,7 +101,7 @@ def start(
     torch.set_num_threads(options.threads)
     prepared = read_data_manifest(options.data)
     recipe = resolve_pretraining("phase1", "tiny", overrides)
-    blended = blend(prepared, {name: percent.value for name, percent in recipe.mixture.items()})
+    blended = blend(prepared, recipe.mixture_percent)
     side(options, recipe, overrides, blended, folder, Turns(pipe))
 
 

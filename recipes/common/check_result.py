@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from recipes.common.tables import human, print_table
@@ -40,38 +40,48 @@ def print_checks(
         as_json: print a JSON list instead of a table.
         more: keys and values that every entry of the JSON has in addition to the check's own.
     """
+    # checks may be generated, and are read twice
     groups = {group: list(checks) for group, checks in groups.items()}
-    rows = _pairs(groups)
     if as_json:
         entries = []
-        for group, check in rows:
-            stage = {"stage": group} if group else {}
-            entries.append({**more, **stage, **asdict(check)})
+        for group, check in _pairs(groups):
+            entry = dict(more)
+            if group:
+                entry["stage"] = group
+            entries.append(entry | asdict(check))
         print(json.dumps(entries, indent=2))
     else:
-        _print_without_empty_columns([_cells(group, check) for group, check in rows])
+        rows = [_cells(group, check) for group, check in _pairs(groups)]
+        _print_without_empty_columns(rows)
     return print_failed(groups)
 
 
 def print_failed(groups: Mapping[str, Iterable[CheckResult]]) -> bool:
     """Print the failed checks of each group to stderr, and return whether all passed."""
-    failed = [(group, check) for group, check in _pairs(groups) if not check.ok]
-    for group, check in failed:
-        where = f"{group}, {check.name}" if group else check.name
-        reason = f"; {check.reason}" if check.reason else ""
-        print(
-            f"granite41: {where} FAILED: {human(check.found)}; "
-            f"expected {human(check.expected)}{reason}",
-            file=sys.stderr,
+    passed = True
+    for group, check in _pairs(groups):
+        if check.ok:
+            continue
+        passed = False
+        where = check.name
+        if group:
+            where = f"{group}, {check.name}"
+        sentence = (
+            f"granite41: {where} FAILED: {human(check.found)}; expected {human(check.expected)}"
         )
-    return not failed
+        if check.reason:
+            sentence += f"; {check.reason}"
+        print(sentence, file=sys.stderr)
+    return passed
 
 
-def _pairs(groups: Mapping[str, Iterable[CheckResult]]) -> list[tuple[str, CheckResult]]:
-    pairs = []
+def _pairs(
+    groups: Mapping[str, Iterable[CheckResult]],
+) -> Iterator[tuple[str, CheckResult]]:
+    """Yield each check with its group."""
     for group, checks in groups.items():
-        pairs += [(group, check) for check in checks]
-    return pairs
+        for check in checks:
+            yield group, check
 
 
 def _cells(group: str, check: CheckResult) -> dict[str, str]:
@@ -87,6 +97,10 @@ def _cells(group: str, check: CheckResult) -> dict[str, str]:
 
 
 def _print_without_empty_columns(rows: list[dict[str, str]]) -> None:
-    columns = list(rows[0]) if rows else []
-    shown = [column for column in columns if any(row[column] for row in rows)]
-    print_table(shown, [[row[column] for column in shown] for row in rows])
+    shown: list[str] = []
+    if rows:
+        shown = [column for column in rows[0] if any(row[column] for row in rows)]
+    cells = []
+    for row in rows:
+        cells.append([row[column] for column in shown])
+    print_table(shown, cells)

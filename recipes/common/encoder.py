@@ -75,9 +75,12 @@ class Encoder:
         Raises:
             UserError: ``folder`` holds no tokenizer.
         """
-        self._reference, fast, self.load_error = _load(folder)
-        self._fast = None if reference_only else fast
-        library = "tokenizers" if self._fast is None else "gigatoken"
+        self._reference, self._fast, self.load_error = _load(folder)
+        if reference_only:
+            self._fast = None
+        library = "gigatoken"
+        if self._fast is None:
+            library = "tokenizers"
         self.name = f"{library} {version(library)}"
         self._checked_share = checked_share
         self._cache_limit = cache_limit
@@ -99,11 +102,14 @@ class Encoder:
         ids, offsets = self._fast.encode_batch(texts, self._cache_limit)
 
         # the libraries may differ in these without an error, so they are not compared
-        fallback = {position for position, text in enumerate(texts) if _has_newer_characters(text)}
-        self._check(
-            self._fast,
-            [text for position, text in enumerate(texts) if position not in fallback],
-        )
+        fallback = []
+        compared = []
+        for position, text in enumerate(texts):
+            if _has_newer_characters(text):
+                fallback.append(position)
+            else:
+                compared.append(text)
+        self._check(self._fast, compared)
         if not fallback:
             return ids[offsets[0] : offsets[-1]], np.diff(offsets)
 
@@ -112,14 +118,19 @@ class Encoder:
         for position in fallback:
             documents[position], _ = self._encode_by_reference([texts[position]])
         self.fallback_documents += len(fallback)
-        return np.concatenate(documents), np.array([len(document) for document in documents])
+        lengths = [len(document) for document in documents]
+        return np.concatenate(documents), np.array(lengths)
 
     def _check(self, fast: "_GigatokenEncoder", texts: Sequence[str]) -> None:
         """Compare a sample of ``texts``, taken evenly over all characters seen so far."""
-        share = CHECKED_SHARE if self._checked_share is None else self._checked_share
+        share = self._checked_share
+        if share is None:
+            share = CHECKED_SHARE
         differing = 0
         for text in texts:
-            text_share = share if text.isascii() else 2 * share
+            text_share = share
+            if not text.isascii():
+                text_share *= 2
             # whenever the compared characters fall behind their share
             if self._compared_characters <= self._characters * text_share:
                 sample = text[:_CHECKED_CHARACTERS]
@@ -133,10 +144,12 @@ class Encoder:
 
     def _encode_by_reference(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         encodings = self._reference.encode_batch_fast(list(texts), add_special_tokens=False)
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        documents = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        lengths = np.array(list(map(len, encodings)), dtype=np.int64)
         # concatenate takes no empty list
-        return np.concatenate([np.empty(0, np.uint32), *documents]), lengths
+        documents = [np.empty(0, np.uint32)]
+        for encoding in encodings:
+            documents.append(np.array(encoding.ids, dtype=np.uint32))
+        return np.concatenate(documents), lengths
 
 
 class _GigatokenEncoder:
@@ -179,13 +192,16 @@ def _load(folder: Path) -> tuple[Tokenizer, _GigatokenEncoder | None, str | None
     try:
         return reference, _GigatokenEncoder(folder / "tokenizer.json"), None
     except Exception as error:  # an unknown kind of tokenizer; gigatoken raises nothing narrower
-        return reference, None, " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
+        return reference, None, reason[:200]
 
 
 @cache
 def _is_newer_code_point() -> np.ndarray:
     """Whether each code point is unassigned in Python's Unicode tables: shape (0x110000,)."""
-    return np.array([unicodedata.category(chr(code)) == "Cn" for code in range(sys.maxunicode + 1)])
+    codes = range(sys.maxunicode + 1)
+    # Cn: not assigned
+    return np.array([unicodedata.category(chr(code)) == "Cn" for code in codes])
 
 
 def _has_newer_characters(text: str) -> bool:

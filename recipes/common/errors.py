@@ -20,5 +20,6 @@ class LockedError(UserError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known name closest to ``name``, or ``""``."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    for match in difflib.get_close_matches(name, list(known), n=1, cutoff=0.4):
+        return f" (did you mean {match!r}?)"
+    return ""

@@ -43,6 +43,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         with disk_full_as_user_error(path):
             yield temporary
+        # mkstemp's file is for its owner alone
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
@@ -62,7 +63,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         UserError: ``path`` exists already and is not an empty folder.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    is_empty_folder = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty_folder:
         raise UserError(
             f"{path}: exists already and would be overwritten; remove it or name another output"
         )
@@ -85,6 +87,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 def check_space(output: Path, needed: int) -> None:
     """Raise UserError unless ``needed`` bytes are free where ``output`` will be."""
+    # the output's own folder may not exist yet
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
@@ -95,6 +98,7 @@ def check_space(output: Path, needed: int) -> None:
 
 
 def _umask() -> int:
+    # it can only be read by setting it
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Record = TypeVar("Record", bound="DataclassInstance")
+# type of a field -> those of its value in a file; JSON has one kind of list
+_JSON_TYPES: dict[Any, tuple[type, ...]] = {
+    dict: (dict,),
+    list: (list, tuple),
+    tuple: (list, tuple),
+}
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -51,7 +57,8 @@ def read_json_or_none(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write ``value`` to ``path``, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    write_text(path, text + "\n")
 
 
 def read_record(record_type: type[Record], path: Path, remedy: str) -> Record:
@@ -118,10 +125,9 @@ def _require_containers(
 ) -> None:
     """Raise UserError where a list or an object is another type, which dacite does not name."""
     for name, hint in get_type_hints(record_type).items():
-        container = get_origin(hint) or hint
-        if container not in (list, tuple, dict) or name not in value:
+        expected = _JSON_TYPES.get(get_origin(hint) or hint)
+        if expected is None or name not in value:
             continue
-        expected = dict if container is dict else (list, tuple)
         if not isinstance(value[name], expected):
             found = type(value[name]).__name__
             raise UserError(f"{where}: key {name!r} holds {value[name]!r:.60} ({found}); {remedy}")
@@ -148,7 +154,9 @@ def read_json_lines(path: Path, damaged: list[int] | None = None) -> Iterator[di
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    # without what follows the last newline
+    lines = content.split(b"\n")[:-1]
+    for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError):

@@ -39,6 +39,7 @@ def file_lock(file: Path, what: str, shared: bool = False) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b", buffering=0) as stream:
         _acquire(stream, file.parent, what, shared)
+        # a forked child closes its copy
         _held.add(stream)
         try:
             with disk_full_as_user_error(file.parent):
@@ -56,7 +57,9 @@ def file_lock(file: Path, what: str, shared: bool = False) -> Iterator[None]:
 
 def _acquire(stream: FileIO, folder: Path, what: str, shared: bool) -> None:
     # flock, as fcntl's own locks do not hold between threads, and end when any copy is closed
-    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    mode = fcntl.LOCK_EX
+    if shared:
+        mode = fcntl.LOCK_SH
     try:
         fcntl.flock(stream, mode | fcntl.LOCK_NB)
     except OSError as error:

@@ -39,17 +39,21 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        time = f"{self.formatTime(record, TIME_FORMAT)} " if "SLURM_JOB_ID" in os.environ else ""
-        return f"{time}{level}{message}"
+        if record.levelno >= logging.WARNING:
+            message = f"{record.levelname.lower()}: {message}"
+        if "SLURM_JOB_ID" in os.environ:
+            message = f"{self.formatTime(record, TIME_FORMAT)} {message}"
+        return message
 
 
 def configure(verbose: bool = False) -> None:
     """Show what this project logs: progress and warnings, with ``verbose`` details too."""
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _OwnRecords)]:
-        root.removeHandler(handler)
-        handler.close()
+    # a second command in this process replaces the handlers of the first
+    for handler in list(root.handlers):
+        if isinstance(handler, _OwnRecords):
+            root.removeHandler(handler)
+            handler.close()
 
     terminal = _StderrHandler()
     terminal.setFormatter(_Formatter())
@@ -62,5 +66,8 @@ def configure(verbose: bool = False) -> None:
         file.setFormatter(logging.Formatter(FILE_FORMAT, datefmt=TIME_FORMAT))
         root.addHandler(file)
 
+    level = logging.INFO
+    if verbose:
+        level = logging.DEBUG
     for package in PACKAGES:
-        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+        logging.getLogger(package).setLevel(level)

@@ -18,7 +18,9 @@ class MultiValueCommand(TyperCommand):
             if word == "--":
                 return super().parse_args(ctx, spread + args[position:])
             if _is_option(word):
-                flag = word if word in flags else None
+                flag = None
+                if word in flags:
+                    flag = word
             elif flag and spread[-1] != flag:
                 # a further value of the option
                 spread.append(flag)

@@ -23,8 +23,9 @@ def _human_integer(value: int) -> str:
     for unit, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
         if value >= unit:
             # three decimals only where they lose nothing
-            is_exact = value * 1000 % unit == 0
-            return f"{value / unit:.6g}{suffix}" if is_exact else f"{value:,}"
+            if value * 1000 % unit == 0:
+                return f"{value / unit:.6g}{suffix}"
+            break
     return f"{value:,}"
 
 
@@ -39,5 +40,9 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, highlight=False).print(table)
+    # rich would cut a table in a file or a pipe at 80 columns
+    width = None
+    if not sys.stdout.isatty():
+        width = 10_000
+    console = Console(width=width, markup=False, highlight=False)
+    console.print(table)

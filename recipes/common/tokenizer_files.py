@@ -28,8 +28,11 @@ def end_of_text(folder: Path) -> int:
         UserError: the file is missing or damaged, or names none that the tokenizer has.
     """
     file = folder / "tokenizer_config.json"
-    token = read_json(file, "fetch the tokenizer again").get("eos_token")
-    content = token.get("content") if isinstance(token, dict) else token
+    settings = read_json(file, "fetch the tokenizer again")
+    content = settings.get("eos_token")
+    # an added token's settings, the text among them
+    if isinstance(content, dict):
+        content = content.get("content")
     if not isinstance(content, str):
         raise UserError(
             f"{file}: names no eos_token, expected the one that ends a document; add it"
@@ -60,4 +63,5 @@ def fingerprint_ids(ids: Sequence[int]) -> str:
     Another loader agrees with :func:`fingerprint` when its ids of :data:`FINGERPRINT_TEXT`, without
     special tokens added, have the same SHA-256.
     """
-    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+    numbers = ",".join(map(str, ids))
+    return hashlib.sha256(numbers.encode()).hexdigest()

@@ -69,7 +69,11 @@ def check_weights(
         raise UserError(problem)
 
 
-def _method_problem(method: str, parents: int, base: Path | None) -> str | None:
+def _method_problem(
+    method: str,
+    parents: int,
+    base: Path | None,
+) -> str | None:
     """Return what the method lacks, as a sentence."""
     if method not in METHODS:
         return f"--method {method}: not one of {', '.join(METHODS)}{nearest(method, METHODS)}"
@@ -88,7 +92,11 @@ def _method_problem(method: str, parents: int, base: Path | None) -> str | None:
     return None
 
 
-def _count_problem(parents: int, weights: Sequence[float]) -> str | None:
+def _count_problem(
+    parents: int,
+    weights: Sequence[float],
+) -> str | None:
+    """Return what the numbers of parents and weights lack, as a sentence."""
     if parents < 2:
         return f"--parents: {parents} given, but a merge needs at least two"
     if len(weights) != parents:
@@ -96,12 +104,17 @@ def _count_problem(parents: int, weights: Sequence[float]) -> str | None:
     return None
 
 
-def _sum_problem(method: str, weights: Sequence[float]) -> str | None:
+def _sum_problem(
+    method: str,
+    weights: Sequence[float],
+) -> str | None:
+    """Return what is wrong with the weights' values, as a sentence."""
     text = " ".join(map(str, weights))
     if not all(math.isfinite(weight) for weight in weights):
         return f"--weights: {text} has a weight that is not finite; give plain numbers"
-    if method != "task" and abs(sum(weights) - 1) > _TOLERANCE:
-        return f"--weights: {text} sum to {sum(weights):.7g}, but {method} needs a sum of 1"
+    total = sum(weights)
+    if method != "task" and abs(total - 1) > _TOLERANCE:
+        return f"--weights: {text} sum to {total:.7g}, but {method} needs a sum of 1"
     if method == "slerp" and not 0 <= weights[1] <= 1:
         return f"--weights: {text} leads beyond the parents; slerp needs `1-t t` with t in [0, 1]"
     return None

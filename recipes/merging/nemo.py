@@ -59,7 +59,8 @@ class NemoParent(TorchDistCheckpoint):
 
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``, from all ranks' chunks."""
-        for chunk in self._tensors[self.prefix + weight.key].chunks:
+        tensor = self._tensors[self.prefix + weight.key]
+        for chunk in tensor.chunks:
             self._read_from_chunk(chunk, weight, start, target)
 
     def _read_from_chunk(
@@ -191,7 +192,8 @@ class NemoParent(TorchDistCheckpoint):
                     f"{path}: {weight.key} has strides {layout.stride()}, but rows must follow "
                     f"each other; save the checkpoint again"
                 )
-            offset = storage_offset + layout.storage_offset() * layout.itemsize
+            bytes_before = layout.storage_offset() * layout.itemsize
+            offset = storage_offset + bytes_before
             self._first_numbers[key] = path, offset
         return self._first_numbers[key]
 
@@ -237,4 +239,6 @@ def _save(numbers: Tensor, file: BinaryIO) -> None:
         torch.save(numbers, file)
     except RuntimeError as error:
         # torch's writer reports that its file is incomplete on top of the file's own error
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

@@ -54,6 +54,7 @@ def check_alike(paths: Sequence[Path], parents: Sequence[Parent]) -> None:
             tensor's type does.
     """
     first = parents[0]
+    # all parents are compared with the first, which gives the merge its config and types
     for path, other in zip(paths[1:], parents[1:], strict=True):
         _check_pair(paths[0], first, path, other)
 
@@ -102,9 +103,14 @@ def _check_pair(
 def describe(path: Path, parent: Parent) -> MergeParent:
     """Return a parent for the manifest, with its digests and the stage that it belongs to."""
     location = parent.location
-    described = MergeParent(str(path), parent.kind, parent.digests())
+    described = MergeParent(
+        str(path),
+        parent.kind,
+        parent.digests(),
+    )
     # STAGE/checkpoints/NAME, STAGE/merged and STAGE/hf
-    for folder in (location.absolute().parent.parent, location.absolute().parent):
+    parent_folder = location.absolute().parent
+    for folder in (parent_folder.parent, parent_folder):
         manifest = read_manifest(folder)
         if manifest:
             break

@@ -79,8 +79,12 @@ def parse_sweep(text: str) -> list[float]:
             "0.1..0.9:0.2"
         )
     # rounded, so that steps of 0.1 give the weights that one would write
-    count = math.floor((last - first) / step + 1e-9) + 1
-    return [round(first + number * step, 9) for number in range(count)]
+    steps = math.floor((last - first) / step + 1e-9)
+    weights = []
+    for number in range(steps + 1):
+        weight = first + number * step
+        weights.append(round(weight, 9))
+    return weights
 
 
 def sweep(
@@ -128,7 +132,8 @@ def sweep(
             merge_rows.append(row)
             shutil.rmtree(candidate)
 
-        limit = (1 + bound) * min(row["short"] for row in parent_rows)
+        better = min(row["short"] for row in parent_rows)
+        limit = (1 + bound) * better
         pick = _pick(merge_rows, limit)["weights"]
         write_merge(method, paths, pick, temporary, base=base)
         result = {
@@ -171,6 +176,7 @@ def _score(
 
     A NeMo checkpoint is exported to a folder in ``scratch``.
     """
+    # transformers evaluates, and it reads no NeMo checkpoint
     folder = checkpoint
     exported = scratch / "exported"
     if not (checkpoint / hf_folder.CONFIG).is_file():
@@ -179,12 +185,14 @@ def _score(
     score = evaluate(folder)
     shutil.rmtree(exported, ignore_errors=True)
 
-    if not (math.isfinite(score.short) and math.isfinite(score.long)):
+    is_finite = math.isfinite(score.short) and math.isfinite(score.long)
+    if not is_finite:
         raise UserError(
             f"{checkpoint}: its losses are {score.short} and {score.long}; look at its training"
         )
     scored = row | asdict(score)
-    log.info("%s", " ".join(f"{key}={value}" for key, value in scored.items()))
+    words = [f"{key}={value}" for key, value in scored.items()]
+    log.info("%s", " ".join(words))
     return scored
 
 
@@ -258,7 +266,8 @@ def _mean_loss(
         encoding = tokenizer(text, add_special_tokens=False)
         ids = encoding["input_ids"][:length]
         # nothing predicts the first token
-        first = max(1, len(ids) - int(share * len(ids)))
+        evaluated = int(share * len(ids))
+        first = max(1, len(ids) - evaluated)
         loss, count = _loss(model, ids, first)
         total += loss
         tokens += count

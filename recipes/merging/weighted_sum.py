@@ -93,7 +93,8 @@ class Merge:
             UserError: the result has a number that is not finite or too large for its type.
         """
         used = []
-        for source, factors in zip(self.sources, self._row_factors(weight), strict=True):
+        factors_of_sources = self._row_factors(weight)
+        for source, factors in zip(self.sources, factors_of_sources, strict=True):
             if factors.any():
                 used.append((source, factors))
         dtype = self.sources[0].dtype(weight)
@@ -131,7 +132,8 @@ class Merge:
         first: list[Tensor] = []
         second: list[Tensor] = []
         shapes = weight.parts.values()
-        for shape, products in zip(shapes, self._dot_products(weight), strict=True):
+        products_of_parts = self._dot_products(weight)
+        for shape, products in zip(shapes, products_of_parts, strict=True):
             factors = slerp_factors(self.factors[1], *products)
             size = (shape[0], 1)
             first.append(torch.full(size, factors[0]))
@@ -155,7 +157,8 @@ class Merge:
             return torch.stack([dot_products, *squares], dim=1)
 
         # [rows, 3], split into the rows of each part
-        by_row = torch.cat(list(self._compute(row_products, weight)))
+        chunks = list(self._compute(row_products, weight))
+        by_row = torch.cat(chunks)
         products = []
         for part in weight.split(by_row):
             # in fp64, as a part may have billions of numbers
@@ -168,7 +171,8 @@ class Merge:
         """Return two tensors of this thread in fp32, of the shape of ``stored``."""
         if not hasattr(self._thread, "numbers"):
             self._thread.numbers = torch.empty(2, CHUNK_ELEMENTS)
-        first, second = self._thread.numbers[:, : stored.numel()]
+        elements = stored.numel()
+        first, second = self._thread.numbers[:, :elements]
         return first.view(stored.shape), second.view(stored.shape)
 
     def _compute(
@@ -186,7 +190,8 @@ class Merge:
         rows_at_a_time = rows_per_chunk(weight)
 
         # as many results wait as there are buffers: the oldest is taken before its memory is reused
-        buffers = self._buffers.view(self.sources[0].dtype(weight))
+        dtype = self.sources[0].dtype(weight)
+        buffers = self._buffers.view(dtype)
         waiting: deque[Future[Tensor]] = deque()
         for number, first in enumerate(range(0, rows_in_all, rows_at_a_time)):
             if len(waiting) == len(buffers):
@@ -199,7 +204,8 @@ class Merge:
             buffer = buffers[number % len(buffers)]
             elements = (last - first) * columns
             stored = buffer[:elements].view(-1, columns)
-            waiting.append(self._pool.submit(task, rows, stored))
+            result = self._pool.submit(task, rows, stored)
+            waiting.append(result)
         while waiting:
             yield waiting.popleft().result()
 
@@ -209,7 +215,12 @@ def rows_per_chunk(weight: Weight) -> int:
     return max(1, CHUNK_ELEMENTS * weight.shape[0] // weight.elements)
 
 
-def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[float, float]:
+def slerp_factors(
+    t: float,
+    dot: float,
+    first: float,
+    second: float,
+) -> tuple[float, float]:
     """Return the factors of the two vectors: sin((1 - t) angle) / sin(angle) and sin(t angle) /
     sin(angle).
 
@@ -237,4 +248,6 @@ def slerp_factors(t: float, dot: float, first: float, second: float) -> tuple[fl
         return 1 - t, t
     angle = math.acos(cosine)
     sine = math.sin(angle)
-    return math.sin(angle - angle * t) / sine, math.sin(angle * t) / sine
+    first_factor = math.sin(angle - angle * t) / sine
+    second_factor = math.sin(angle * t) / sine
+    return first_factor, second_factor

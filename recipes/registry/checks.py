@@ -34,8 +34,13 @@ def resolve_chain(
         UserError: an unknown size, stage or key, a stage of another kind, a malformed override.
     """
     require_known("size", size, SIZES)
-    names = [stage] if stage else pretraining_chain(size)
-    return {name: resolve_pretraining(name, size, overrides, validate=False) for name in names}
+    names = pretraining_chain(size)
+    if stage:
+        names = [stage]
+    recipes = {}
+    for name in names:
+        recipes[name] = resolve_pretraining(name, size, overrides, validate=False)
+    return recipes
 
 
 def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[CheckResult]]:
@@ -44,16 +49,12 @@ def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[CheckRes
     A stage is compared with those before and after it, as ``recipes`` has them, or else as they are
     without overrides.
     """
-    return {
-        name: list(
-            _checks(
-                recipe,
-                _neighbor(recipe, -1, recipes),
-                _neighbor(recipe, 1, recipes),
-            )
-        )
-        for name, recipe in recipes.items()
-    }
+    checks = {}
+    for name, recipe in recipes.items():
+        parent = _neighbor(recipe, -1, recipes)
+        child = _neighbor(recipe, 1, recipes)
+        checks[name] = list(_checks(recipe, parent, child))
+    return checks
 
 
 def _neighbor(
@@ -65,7 +66,8 @@ def _neighbor(
     position = chain.index(recipe.stage) + step
     if not 0 <= position < len(chain):
         return None
-    return recipes.get(chain[position]) or resolve_pretraining(chain[position], recipe.size)
+    neighbor = chain[position]
+    return recipes.get(neighbor) or resolve_pretraining(neighbor, recipe.size)
 
 
 def _checks(
@@ -149,6 +151,7 @@ def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> 
             f"{tokens:,}",
             "any number: the first stage's",
         )
+    # a long sequence is a batch of its own
     expected = _batch_tokens(parent)
     why = f"{expected:,}, as in {parent.stage}"
     if length > expected:
@@ -210,7 +213,8 @@ def _rate_at_start(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> Che
 def _rate_at_end(recipe: PretrainRecipe, child: PretrainRecipe | None) -> CheckResult:
     rate = recipe.schedule.lr(recipe.tokens.value)
     # the last step takes the rate of the tokens before it
-    last_step = recipe.schedule.lr((recipe.steps.value - 1) * _batch_tokens(recipe))
+    steps_before = recipe.steps.value - 1
+    last_step = recipe.schedule.lr(steps_before * _batch_tokens(recipe))
 
     expected = LONG_CONTEXT_RATES[1]
     why = "published: phase 4 and long-context extension decay to zero"
@@ -233,7 +237,8 @@ def _rates_between(recipe: PretrainRecipe) -> CheckResult:
     rates = rising + after
 
     is_valid = all(math.isfinite(rate) and rate >= 0 for rate in rates)
-    is_monotonic = rising == sorted(rising) and after == sorted(after, reverse=True)
+    is_monotonic = rising == sorted(rising)
+    is_monotonic = is_monotonic and after == sorted(after, reverse=True)
     # the warm-up's last point but one is a thousandth below its end: no jump
     is_smooth = rising[-1] - rising[-2] <= 1.001 * rising[-1] / POINTS
     return CheckResult(
@@ -246,9 +251,11 @@ def _rates_between(recipe: PretrainRecipe) -> CheckResult:
 
 def _sample_rates(recipe: PretrainRecipe, start: int, end: int) -> list[float]:
     """Return the learning rates at equal distances from one number of tokens to another."""
-    return [
-        recipe.schedule.lr(start + point / POINTS * (end - start)) for point in range(POINTS + 1)
-    ]
+    rates = []
+    for point in range(POINTS + 1):
+        tokens = start + point / POINTS * (end - start)
+        rates.append(recipe.schedule.lr(tokens))
+    return rates
 
 
 def _mixture(recipe: PretrainRecipe) -> CheckResult:

@@ -93,6 +93,7 @@ def _read_value(key: str, text: str, override: str) -> Any:
         raise UserError(
             f"override {override!r}: {text!r} cannot be read as YAML; quote it or correct it"
         ) from error
+    # a dot path is a nested mapping
     for name in key.split("."):
         value = value[name]
     return value
@@ -108,6 +109,7 @@ def _as_type(key: str, value: Any, current: Any) -> Any:
     if isinstance(current, tuple):
         return _as_tuple(key, value, current)
 
+    # 1 is an integer in YAML, also where a number is expected
     if isinstance(current, float) and type(value) is int:
         return float(value)
     if type(current) is int and isinstance(value, float) and value.is_integer():
@@ -134,7 +136,9 @@ def _as_tuple(key: str, value: Any, current: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def _require_in_range(key: str, number: float) -> None:
-    may_be_zero = key.rpartition(".")[2] in MAY_BE_ZERO or key.startswith("mixture.")
+    name = key.rpartition(".")[2]
+    # a component of the mixture may be left out
+    may_be_zero = name in MAY_BE_ZERO or key.startswith("mixture.")
     if key == "schedule.b":
         expected = "a finite number"
         fits = True

@@ -47,12 +47,14 @@ def resolve(
             f"{', '.join(stage_sizes(stage))}"
         )
 
+    # first the table and what follows from it
     recipe, rules = _build(stage, SIZES[size])
     recipe = apply_rules(recipe, rules)
     for path, leaf in flatten(recipe).items():
         if leaf is COMPUTED:
             raise RuntimeError(f"stage {stage}: no rule computes {path}; add one to its rules")
 
+    # then the user's values, which the rules leave as they are
     if overrides:
         leaves = parse_overrides(recipe, overrides)
         for path, leaf in leaves.items():
@@ -96,7 +98,12 @@ def _build(name: str, size: Size) -> tuple[Recipe, tuple[Rule[Any], ...]]:
     """Return the recipe of a stage before any rule is applied, and its rules in order."""
     stage = STAGES[name]
     recipe: Recipe = stage.build(size, parent_stage(name, size.name))
-    rules = (*MODEL_RULES, *parallelism.build_rules(stage.gpus), *stage.rules)
+    # rules apply in this order, as later ones read what earlier ones compute
+    rules = (
+        *MODEL_RULES,
+        *parallelism.build_rules(stage.gpus),
+        *stage.rules,
+    )
     if size.is_tiny:
         recipe = stage.tiny.scale_down(recipe)
         rules = tuple(rule for rule in rules if not rule.published_sizes_only)

@@ -21,9 +21,12 @@ def _find_stages() -> list[Stage]:
     found = []
     for folder in recipes.__path__:
         for path in sorted(Path(folder).glob("*.py")):
-            if path.stem != "__init__":
-                values = vars(import_module(f"recipes.{path.stem}")).values()
-                found += [value for value in values if isinstance(value, Stage)]
+            if path.stem == "__init__":
+                continue
+            module = import_module(f"recipes.{path.stem}")
+            for value in vars(module).values():
+                if isinstance(value, Stage):
+                    found.append(value)
     return found
 
 
@@ -44,6 +47,7 @@ def order_stages(stages: Iterable[Stage]) -> dict[str, Stage]:
                 "them follow the other"
             )
 
+    # the first stage follows none
     chain: dict[str, Stage] = {}
     last = None
     while last in successors:
@@ -67,7 +71,8 @@ PRETRAIN_STAGES = {
 def stage_sizes(stage: str) -> tuple[str, ...]:
     """Return the names of the sizes that ``stage`` has; tiny goes through every stage."""
     published = STAGES[stage].sizes.value
-    return (*published, *(size.name for size in SIZES.values() if size.is_tiny))
+    tiny = [size.name for size in SIZES.values() if size.is_tiny]
+    return (*published, *tiny)
 
 
 def parent_stage(stage: str, size: str) -> str | None:

@@ -117,6 +117,11 @@ class PretrainRecipe(CommonRecipe):
     merge: StageMerge | None
 
     @property
+    def mixture_percent(self) -> dict[str, float]:
+        """Component -> its percent of the tokens."""
+        return {name: percent.value for name, percent in self.mixture.items()}
+
+    @property
     def checkpoint_every_steps(self) -> int:
         """``checkpoint_every_tokens`` in optimizer steps, at least one."""
         return max(1, round(self.checkpoint_every_tokens.value / self.tokens_per_batch.value))

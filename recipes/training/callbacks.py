@@ -100,7 +100,8 @@ class StageProgress(pl.Callback, IOMixin):
             tokens_per_second=round(tokens_per_second, 1),
         )
         self._progress.advance(1)
-        if self._file and (step % self.print_every == 0 or step == trainer.max_steps):
+        is_shown = step % self.print_every == 0 or step == trainer.max_steps
+        if self._file and is_shown:
             log.info(
                 "%s: step %d/%d  tokens %s  loss %.3f  lr %.3g  %s tokens/s  %s left",
                 self.stage,
@@ -163,6 +164,7 @@ class StageCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace Lightning's signal handlers, which would end one rank alone and save nothing."""
         super().on_train_start(trainer, pl_module)
+        # a signal that came before this one's handlers
         if trainer.received_sigterm:
             raise SystemExit(128 + signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
@@ -175,6 +177,7 @@ class StageCheckpoint(ModelCheckpoint):
             return
         super().on_train_batch_end(trainer, *args)
 
+        # all ranks stop after the same step, whichever one received the signal
         is_late = time.time() >= float(os.environ.get(STOP_AT, "inf"))
         if is_late and not self._signal:
             self._signal = signal.SIGTERM
@@ -185,7 +188,9 @@ class StageCheckpoint(ModelCheckpoint):
 
         self._save(trainer)
         if is_global_rank_zero():
-            reason = "the job's time limit" if is_late else signal.Signals(received.item()).name
+            reason = signal.Signals(received.item()).name
+            if is_late:
+                reason = "the job's time limit"
             log.info(
                 "%s: stopped after step %d by %s, checkpoint saved; the same command continues",
                 self.stage,

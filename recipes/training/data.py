@@ -45,13 +45,17 @@ class WindowedDataset(GPTDataset):
         if self.index_split is Split.train:
             # files have an order, by source or date, and every stage is to read a fair part: one
             # shuffle for all stages
-            shuffled = self.indices[np.random.RandomState(0).permutation(len(self.indices))]
+            order = np.random.RandomState(0).permutation(len(self.indices))
+            shuffled = self.indices[order]
+
+            # a sample is one token longer than the sequence, as labels are shifted by one
             tokens = self.num_samples * self.config.sequence_length
             tokens += self.config.add_extra_token_to_sequence
             lengths = self.dataset.sequence_lengths[shuffled]
             self.window = window(lengths, shard["next_document"], tokens)
             self.indices = shuffled[self.window.documents]
             self.unique_identifiers["window"] = [int(self.indices[0]), len(self.indices)]
+
         # Megatron names its cached indices by this description, and wrote it before the window was
         # known
         self.unique_description = json.dumps(
@@ -97,6 +101,8 @@ class ComponentBlend(BlendedDataset):
         component_of_sample, number = _evenly(
             [weights[shards].sum() for shards in shards_of], self.size
         )
+
+        # then the shard of each of a component's samples, by the shards' own weights
         dataset = np.empty_like(component_of_sample)
         for component, shards in enumerate(shards_of):
             samples = np.flatnonzero(component_of_sample == component)
@@ -122,8 +128,9 @@ class ComponentBlendBuilder(BlendedMegatronDatasetBuilder):
     @staticmethod
     def build_generic_dataset(cls: Any, *args: Any) -> Any:
         """Build a data set as Megatron does."""
-        replaced = ComponentBlend if cls is BlendedDataset else cls
-        return BlendedMegatronDatasetBuilder.build_generic_dataset(replaced, *args)
+        if cls is BlendedDataset:
+            cls = ComponentBlend
+        return BlendedMegatronDatasetBuilder.build_generic_dataset(cls, *args)
 
 
 class GraniteDataModule(PreTrainingDataModule):

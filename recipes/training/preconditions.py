@@ -36,8 +36,13 @@ def check_data(
             for longer sequences, or too few documents.
     """
     _check_vocabulary(data / manifest.tokenizer.folder, recipe)
-    mixture = {name: percent.value for name, percent in recipe.mixture.items()}
-    check_packing(data, manifest, mixture, recipe.stage, recipe.sequence_length.value)
+    check_packing(
+        data,
+        manifest,
+        recipe.mixture_percent,
+        recipe.stage,
+        recipe.sequence_length.value,
+    )
     _check_documents(data, manifest, prefixes, recipe.split.value)
 
 
@@ -57,6 +62,7 @@ def _check_documents(
 ) -> None:
     """Raise where a part of the split has no document: Megatron then counts epochs for ever."""
     shards = manifest.shards()
+    # weights of training, validation and test
     parts = [float(part) for part in split.split(",")]
     training, validation, *_ = (part / sum(parts) for part in parts)
     for prefix in prefixes:

@@ -79,6 +79,7 @@ class StageRun:
             UserError: another process trains in the folder, or the disk is full.
             SystemExit: a signal stopped the stage.
         """
+        # the other ranks train only: the first one locks and records
         if not is_first_rank():
             with disk_full_as_user_error(self.folder):
                 self._fit()
@@ -114,6 +115,7 @@ class StageRun:
         lines = read_metrics(self.folder / "metrics" / "steps.jsonl")
         validation_losses = [line["val_loss"] for line in lines if "val_loss" in line]
 
+        # shards that this stage does not read keep their progress for the next stages
         progress = dict(self.manifest.data_progress_before)
         for prefix, read in fitted.read.items():
             shard = self.manifest.data[prefix]
@@ -227,9 +229,8 @@ def _training_shards(
 ) -> dict[str, TrainingShard]:
     """Return prefix -> shard, for those that the recipe's mixture reads."""
     shards = data_manifest.shards()
-    mixture = {name: percent.value for name, percent in recipe.mixture.items()}
     result = {}
-    for weight, path in blend(data_manifest, mixture):
+    for weight, path in blend(data_manifest, recipe.mixture_percent):
         prefix = str(path)
         component, shard = shards[prefix]
         result[prefix] = TrainingShard(weight, component, shard.bin_sha256, shard.idx_sha256)
@@ -285,6 +286,5 @@ def unigram_entropy(
     counts = data / UNIGRAM_COUNTS
     if not counts.exists():
         return None
-    mixture = {name: percent.value for name, percent in recipe.mixture.items()}
-    weights = component_weights(data_manifest, mixture)
+    weights = component_weights(data_manifest, recipe.mixture_percent)
     return blend_entropy(read_json(counts, "prepare the data again"), weights)

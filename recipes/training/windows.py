@@ -45,7 +45,9 @@ def window(lengths: np.ndarray, start: int, tokens: int) -> Window:
     start %= documents
     # ends[i]: tokens of the first i + 1 documents
     ends = np.cumsum(lengths, dtype=np.int64)
-    tokens_before = int(ends[start - 1]) if start else 0
+    tokens_before = 0
+    if start:
+        tokens_before = int(ends[start - 1])
     total = int(ends[-1])
 
     # how often the end is passed, and the tokens needed after the last time, at least 1
@@ -54,7 +56,9 @@ def window(lengths: np.ndarray, start: int, tokens: int) -> Window:
     tokens_read = laps * total + int(ends[stop - 1]) - tokens_before
 
     # each document once, even if the stage reads some of them again
-    count = documents if tokens > total else laps * documents + stop - start
+    count = laps * documents + stop - start
+    if tokens > total:
+        count = documents
     indices = np.arange(start, start + count)
     indices[indices >= documents] -= documents
     return Window(indices, stop % documents, tokens_read / total)
