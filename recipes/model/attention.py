@@ -109,7 +109,10 @@ class SdpaCoreAttention(MegatronModule):
             starts = [key.shape[0] - chunk]
 
         # [sequence, batch, heads, head_dim] -> [batch, heads, sequence, head_dim]
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        query = query.permute(1, 2, 0, 3)
+        key = key.permute(1, 2, 0, 3)
+        value = value.permute(1, 2, 0, 3)
+
         is_decoding = (attn_mask_type or self.attn_mask_type) == AttnMaskType.no_mask
         blocks: list[Tensor] = []
         if has_boolean_mask and attention_mask is not None:
@@ -118,18 +121,30 @@ class SdpaCoreAttention(MegatronModule):
         elif is_decoding:
             blocks.append(self._attend(query, key, value, None))
         else:
+            # causal: no chunk of queries needs the keys after its end
             for part, start in zip(query.split(chunk, dim=2), starts, strict=True):
                 end = start + chunk
-                blocks += self._causal(part, key[:, :, :end], value[:, :, :end], start, documents)
-        return torch.cat(blocks, dim=2).permute(2, 0, 1, 3).flatten(2)
+                blocks += self._causal(
+                    part,
+                    key[:, :, :end],
+                    value[:, :, :end],
+                    start,
+                    documents,
+                )
+
+        # back to [sequence, batch, heads * head_dim]
+        attended = torch.cat(blocks, dim=2)
+        return attended.permute(2, 0, 1, 3).flatten(2)
 
     @staticmethod
     def _context_parallel_chunks(query: Tensor) -> tuple[list[int], int]:
         """Return the positions of this rank's two chunks of queries, and their length."""
         group = parallel_state.get_context_parallel_group()
         chunk = query.shape[0] // 2
-        last = 2 * group.size() - 1
-        return [group.rank() * chunk, (last - group.rank()) * chunk], chunk
+        # rank r has chunk r from the start and chunk r from the end, so that work is even
+        first = group.rank()
+        second = 2 * group.size() - 1 - first
+        return [first * chunk, second * chunk], chunk
 
     def _causal(
         self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None
@@ -164,13 +179,22 @@ class SdpaCoreAttention(MegatronModule):
         first = 0
         if documents is not None:
             # keys before the first document that a query of this block belongs to are out of sight
-            first = int((documents < documents[:, start : start + 1]).sum(dim=1).min())
+            is_earlier = documents < documents[:, start : start + 1]
+            first = int(is_earlier.sum(dim=1).min())
+
+        # [queries, keys]: a query sees the keys up to its own position
         positions = torch.arange(end, device=query.device)
         mask = positions[start:, None] >= positions[None, first:]
         if documents is not None:
-            mask = mask & (documents[:, start:end, None] == documents[:, None, first:end])
-            mask = mask[:, None]
-        return self._attend(query, key[:, :, first:end], value[:, :, first:end], mask)
+            # [batch, 1, queries, keys]: and of those only its own document's
+            is_same = documents[:, start:end, None] == documents[:, None, first:end]
+            mask = (mask & is_same)[:, None]
+        return self._attend(
+            query,
+            key[:, :, first:end],
+            value[:, :, first:end],
+            mask,
+        )
 
     def _attend(
         self,
@@ -196,10 +220,14 @@ def _gather_context(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gather keys, values and document ids of the whole sequence from all ranks."""
     group = parallel_state.get_context_parallel_group()
-    gathered = _gather_sequence(torch.cat([key, value], dim=-1), group)
+    # one message for both
+    key_value = torch.cat([key, value], dim=-1)
+    gathered = _gather_sequence(key_value, group)
     keys, values = gathered.split(key.shape[-1], dim=-1)
     if documents is not None:
-        documents = _gather_sequence(documents.t().contiguous(), group).t()
+        # [batch, sequence]: the sequence comes first on the way
+        local = documents.t().contiguous()
+        documents = _gather_sequence(local, group).t()
     return keys, values, documents
 
 
@@ -210,7 +238,11 @@ def _gather_sequence(local: Tensor, group: torch.distributed.ProcessGroup) -> Te
     if local.is_floating_point():
         gathered = gather_from_sequence_parallel_region(local, group=group)
     else:
-        gathered = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
+        length = group.size() * local.shape[0]
+        gathered = local.new_empty((length, *local.shape[1:]))
         torch.distributed.all_gather_into_tensor(gathered, local, group=group)
+    # [rank, first or second chunk, ...]: the second chunks run from the end of the sequence
     chunks = gathered.unflatten(0, (group.size(), 2, -1))
-    return torch.cat([chunks[:, 0].flatten(0, 1), chunks[:, 1].flip(0).flatten(0, 1)])
+    first_half = chunks[:, 0].flatten(0, 1)
+    second_half = chunks[:, 1].flip(0).flatten(0, 1)
+    return torch.cat([first_half, second_half])

@@ -159,7 +159,10 @@ class HFGraniteImporter(io.ModelConnector):
         config = hf_folder.read_config(source)
         megatron_weights = weights(config)
         files = hf_folder.open_tensors(source, megatron_weights)
-        params_dtype = getattr(torch, dtype) if dtype else _dtype(files, megatron_weights[0])
+        params_dtype = _dtype(files, megatron_weights[0])
+        if dtype:
+            params_dtype = getattr(torch, dtype)
+
         # NeMo writes in processes of its own, whose "no space left" would come back as another
         # error
         elements = sum(weight.elements for weight in megatron_weights)
@@ -211,8 +214,14 @@ def _fill(model: GraniteModel, megatron_weights: list[Weight], files: dict[str, 
     """Copy the tensors into the parameters, found by the keys that a checkpoint has for them."""
     parameters: dict[tuple[str, int | None], Any] = {}
     for name, sharded in model.module.sharded_state_dict().items():
-        layer = re.search(r"layers\.(\d+)\.", name)
-        parameters[sharded.key, int(layer[1]) if layer else None] = sharded.data
+        # the layers of one kind share a key
+        match = re.search(r"layers\.(\d+)\.", name)
+        layer = None
+        if match:
+            layer = int(match[1])
+        parameters[sharded.key, layer] = sharded.data
+
     for weight in megatron_weights:
         parts = [files[name].get_tensor(name) for name in weight.parts]
-        parameters[weight.key, weight.layer].copy_(weight.merge(parts))
+        parameter = parameters[weight.key, weight.layer]
+        parameter.copy_(weight.merge(parts))

@@ -33,6 +33,7 @@ def shard_parameters(model: Size, tp: int, pp: int) -> list[int]:
     norms = 2 * model.num_layers.value * hidden
     matrices = parameter_count(model) - embedding - norms - hidden
 
+    # every stage has its layers, the first and the last something more
     stages = [matrices // (tp * pp) + norms // pp] * pp
     stages[0] += embedding // tp
     stages[-1] += hidden
@@ -68,8 +69,10 @@ def estimate(recipe: PretrainRecipe) -> Memory:
     tp = parallel.tensor_model_parallel_size.value
     pp = parallel.pipeline_model_parallel_size.value
     cp = parallel.context_parallel_size.value
+    # of a micro-batch, on one GPU
     tokens = recipe.sequence_length.value * parallel.micro_batch_size.value / cp
 
+    # bytes a parameter
     is_bf16 = recipe.precision.value == "bf16-mixed"
     element_bytes = 2 if is_bf16 else 4
     optimizer_bytes = 12 if is_bf16 else 8
@@ -82,6 +85,7 @@ def estimate(recipe: PretrainRecipe) -> Memory:
 
     stages = []
     for stage, parameters in enumerate(shard_parameters(model, tp, pp)):
+        # 1F1B: a stage has as many micro-batches at a time as stages follow, itself included
         in_flight = min(pp - stage, micro_batches(recipe))
         layers_in_flight = model.num_layers.value / pp * in_flight
         logits = (element_bytes + 8) * tokens * model.vocab_size.value / tp

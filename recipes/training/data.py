@@ -168,6 +168,7 @@ class GraniteDataModule(PreTrainingDataModule):
         trainer_limit_test_batches: int,
     ) -> None:
         """Build the data sets for the trainer's batches; log which components are read again."""
+        # the stage's last step is validated at any interval
         validations = trainer_max_steps // trainer_val_check_interval + 1
         batches = (
             trainer_max_steps,
@@ -189,7 +190,11 @@ class GraniteDataModule(PreTrainingDataModule):
         self._train_ds, self._validation_ds, self._test_ds = builder.build()
 
         self.read = {}
-        for dataset in self._train_ds.datasets if weights else [self._train_ds]:
+        # one shard without a weight is no blend
+        datasets = [self._train_ds]
+        if weights:
+            datasets = self._train_ds.datasets
+        for dataset in datasets:
             prefix = dataset.dataset_path
             epochs = self.shards[prefix]["epochs"] + dataset.window.epochs
             self.read[prefix] = {
@@ -201,7 +206,10 @@ class GraniteDataModule(PreTrainingDataModule):
             self._log_repeats()
 
     def _log_repeats(self) -> None:
-        read_before = {shard["component"] for shard in self.shards.values() if shard["epochs"]}
+        read_before = set()
+        for shard in self.shards.values():
+            if shard["epochs"]:
+                read_before.add(shard["component"])
         for name, epochs in self.repeats.items():
             documents = "documents"
             if name in read_before:
@@ -224,7 +232,14 @@ def _evenly(weights: Sequence[float] | np.ndarray, size: int) -> tuple[np.ndarra
     """
     turn = np.zeros(size, np.int16)
     number = np.zeros(size, np.int64)
-    helpers.build_blending_indices(turn, number, normalize(weights), len(weights), size, False)
+    helpers.build_blending_indices(
+        turn,
+        number,
+        normalize(weights),
+        len(weights),
+        size,
+        False,
+    )
     return turn, number
 
 
@@ -237,7 +252,8 @@ def _surplus(weights: Sequence[float], size: int) -> float:
     """
     share = np.array(normalize(weights))
     reserved = np.ceil(size * share)
-    return float((share * reserved.sum() / reserved).max()) - 1
+    taken = share * reserved.sum()
+    return float((taken / reserved).max()) - 1
 
 
 def _rank() -> int:

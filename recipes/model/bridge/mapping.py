@@ -72,9 +72,11 @@ class Weight:
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Split Megatron's tensor of :attr:`shape` into ``parts``."""
-        rows_per_group = [shape[0] // self.groups for shape in self.parts.values()]
+        # [groups, rows of a group, ...], of which each part has a range of rows
         by_group = tensor.unflatten(0, (self.groups, -1))
-        return [part.flatten(0, 1) for part in by_group.split(rows_per_group, dim=1)]
+        rows_per_group = [shape[0] // self.groups for shape in self.parts.values()]
+        parts = by_group.split(rows_per_group, dim=1)
+        return [part.flatten(0, 1) for part in parts]
 
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
         """Put ``parts`` together into Megatron's tensor; the inverse of :meth:`split`."""
@@ -112,10 +114,10 @@ def weights(config: dict[str, Any]) -> list[Weight]:
     )
     final_norm = Weight("decoder.final_layernorm.weight", None, {"model.norm.weight": (hidden,)})
 
+    in_layers = []
     layer_weights = _layer_weights(config)
-    in_layers = [
-        weight.at(layer) for layer in range(config["num_hidden_layers"]) for weight in layer_weights
-    ]
+    for layer in range(config["num_hidden_layers"]):
+        in_layers += [weight.at(layer) for weight in layer_weights]
     return [embedding, *in_layers, final_norm]
 
 

@@ -137,15 +137,20 @@ class TorchDistCheckpoint:
                 f"{self.folder}: lacks the tensor {_PREFIX}{weight.key}; name a Granite model's "
                 "checkpoint"
             )
+        # a tensor in a layer has the layers as its first axis; another may be a padded vocabulary
         shape = tuple(tensor.size)
-        expected = weight.shape if weight.layer is None else (layers, *weight.shape)
-        is_padded = weight.layer is None and shape[1:] == expected[1:] and shape > expected
+        expected = (layers, *weight.shape)
+        is_padded = False
+        if weight.layer is None:
+            expected = weight.shape
+            is_padded = shape[1:] == expected[1:] and shape > expected
         if shape != expected and not is_padded:
             raise UserError(
                 f"{self.folder}: {weight.key} has shape {shape}, but the context's model.yaml asks "
                 f"for {expected}; the two folders are of different models"
             )
-        if sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(shape):
+        saved = sum(prod(chunk.sizes) for chunk in tensor.chunks)
+        if saved != prod(shape):
             raise UserError(
                 f"{self.folder}: parts of {weight.key} were not saved; use another checkpoint"
             )
@@ -155,16 +160,16 @@ class TorchDistCheckpoint:
                 raise UserError(
                     f"{path}: not found, though .metadata names it; copy the checkpoint again"
                 )
-            if path.stat().st_size < location.offset + location.length:
-                raise UserError(
-                    f"{path}: cut short at {path.stat().st_size} bytes; copy the checkpoint again"
-                )
+            size = path.stat().st_size
+            if size < location.offset + location.length:
+                raise UserError(f"{path}: cut short at {size} bytes; copy the checkpoint again")
 
     def read(self, weight: Weight) -> Tensor:
         """Read one tensor of ``weight.shape``, put together from the chunks of all ranks; valid
         until the next read.
         """
-        whole = self._whole.take(weight.elements, self.dtype(weight)).view(weight.shape)
+        memory = self._whole.take(weight.elements, self.dtype(weight))
+        whole = memory.view(weight.shape)
         for chunk in self._tensors[_PREFIX + weight.key].chunks:
             starts = tuple(chunk.offsets)
             sizes = tuple(chunk.sizes)
@@ -174,14 +179,17 @@ class TorchDistCheckpoint:
                     continue
                 starts = starts[1:]
                 sizes = sizes[1:]
-            part = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+            part = []
+            for start, size in zip(starts, sizes, strict=True):
+                part.append(slice(start, start + size))
             self._read_chunk(weight, chunk, whole[tuple(part)])
         return whole
 
     def _location(
         self, key: str, chunk: metadata.ChunkStorageMetadata
     ) -> tuple[Path, filesystem._StorageInfo]:
-        location = self._locations.get(metadata.MetadataIndex(_PREFIX + key, chunk.offsets))
+        index = metadata.MetadataIndex(_PREFIX + key, chunk.offsets)
+        location = self._locations.get(index)
         if location is None:
             raise UserError(
                 f"{self.folder / '.metadata'}: does not say where {key} is; use another checkpoint"
@@ -226,10 +234,10 @@ class TorchDistCheckpoint:
     ) -> None:
         """Read one rank's part into ``target``; of a chunk of layers, the layer of ``weight``."""
         path, offset, layout = self.chunk_location(weight, chunk)
+        # without a copy where the file has just these numbers in just this order
         stored_bytes = layout.untyped_storage().nbytes()
-        is_direct = (
-            target.is_contiguous() and layout.is_contiguous() and stored_bytes == target.nbytes
-        )
+        is_in_order = target.is_contiguous() and layout.is_contiguous()
+        is_direct = is_in_order and stored_bytes == target.nbytes
         numbers = target
         if not is_direct:
             numbers = self._chunk.take(stored_bytes // layout.itemsize, layout.dtype)
@@ -238,7 +246,11 @@ class TorchDistCheckpoint:
         if is_direct:
             return
 
-        tensor = numbers.as_strided(layout.size(), layout.stride(), layout.storage_offset())
+        tensor = numbers.as_strided(
+            layout.size(),
+            layout.stride(),
+            layout.storage_offset(),
+        )
         if weight.layer is not None:
             tensor = tensor[weight.layer - chunk.offsets[0]]
         # a padded vocabulary has more rows than the model
@@ -254,9 +266,10 @@ class _Scratch:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def take(self, elements: int, dtype: torch.dtype) -> Tensor:
-        if self._bytes.nbytes < elements * dtype.itemsize:
-            self._bytes = torch.empty(elements * dtype.itemsize, dtype=torch.uint8)
-        return self._bytes[: elements * dtype.itemsize].view(dtype)
+        size = elements * dtype.itemsize
+        if self._bytes.nbytes < size:
+            self._bytes = torch.empty(size, dtype=torch.uint8)
+        return self._bytes[:size].view(dtype)
 
 
 def _check_format(folder: Path) -> None:
