@@ -220,6 +220,7 @@ class ChainBuilder:
         Args:
             prepared: the task that prepares the data, which has the tokenizer.
         """
+        # one set of samples serves all stages, as they have the same tokenizer
         lengths: set[int] = set()
         for stage in self.recipes:
             has_ruler = LONG_CONTEXT in suites.stage_suites(stage, self._size)
@@ -229,6 +230,7 @@ class ChainBuilder:
         if not lengths:
             return None
 
+        # the published texts are fetched once for a run
         corpora = self._corpora()
         fetched = None
         if corpora and not (self._state / _CORPORA).exists():

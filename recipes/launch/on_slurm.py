@@ -220,6 +220,7 @@ def _submit(
             data = Path(request.data)
         require_inputs(chain, data, request.init)
 
+    # a finished stage has no task
     names = [task.name for task in chain]
     for stage in request.stages:
         if stage not in names:
@@ -353,6 +354,7 @@ def _evaluation_tasks(options: EvaluateOptions) -> list[Task]:
     if len(lengths) <= 1:
         return [Task(name, argv, needs_gpu=True)]
 
+    # a job for each length, and one that gathers their scores
     parts = []
     for length in lengths:
         part = replace(options, lengths=(length,))

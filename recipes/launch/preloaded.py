@@ -154,7 +154,10 @@ class _Commands:
         request = json.loads(connection.recv_bytes())
         # as connections, which can be handed to another process
         streams = [Connection(recv_handle(connection)) for _ in range(2)]
-        process = _CONTEXT.Process(target=_become_command, args=(request, streams))
+        process = _CONTEXT.Process(
+            target=_become_command,
+            args=(request, streams),
+        )
         with self._lock:
             process.start()
             self._running.add(process)
@@ -179,6 +182,7 @@ def _become_command(request: dict[str, Any], streams: list[Connection]) -> None:
     for number, stream in enumerate(streams, 1):
         os.dup2(stream.fileno(), number)
         stream.close()
+    # the folder and the variables are the client's, not the launcher's
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -101,12 +101,11 @@ class SdpaCoreAttention(MegatronModule):
                     "a boolean attention mask cannot be cut over context-parallel ranks: pass "
                     "document ids"
                 )
-            starts, chunk = self._context_parallel_chunks(query)
+            starts = self._context_parallel_starts(query)
             key, value, documents = _gather_context(key, value, documents)
         else:
             # with a cache of keys the queries are the end of the sequence
-            chunk = query.shape[0]
-            starts = [key.shape[0] - chunk]
+            starts = [key.shape[0] - query.shape[0]]
 
         # [sequence, batch, heads, head_dim] -> [batch, heads, sequence, head_dim]
         query = query.permute(1, 2, 0, 3)
@@ -114,37 +113,48 @@ class SdpaCoreAttention(MegatronModule):
         value = value.permute(1, 2, 0, 3)
 
         is_decoding = (attn_mask_type or self.attn_mask_type) == AttnMaskType.no_mask
-        blocks: list[Tensor] = []
         if has_boolean_mask and attention_mask is not None:
             # Megatron's True hides a key, torch's shows it
-            blocks.append(self._attend(query, key, value, ~attention_mask))
+            attended = self._attend(query, key, value, ~attention_mask)
         elif is_decoding:
-            blocks.append(self._attend(query, key, value, None))
+            attended = self._attend(query, key, value, None)
         else:
-            # causal: no chunk of queries needs the keys after its end
-            for part, start in zip(query.split(chunk, dim=2), starts, strict=True):
-                end = start + chunk
-                blocks += self._causal(
-                    part,
-                    key[:, :, :end],
-                    value[:, :, :end],
-                    start,
-                    documents,
-                )
-
+            attended = self._causal_chunks(query, key, value, starts, documents)
         # back to [sequence, batch, heads * head_dim]
-        attended = torch.cat(blocks, dim=2)
         return attended.permute(2, 0, 1, 3).flatten(2)
 
+    def _causal_chunks(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        starts: list[int],
+        documents: Tensor | None,
+    ) -> Tensor:
+        """Attend with equal chunks of queries, each at its start in the sequence of the keys."""
+        chunk = query.shape[2] // len(starts)
+        blocks = []
+        for part, start in zip(query.split(chunk, dim=2), starts, strict=True):
+            # causal: no chunk of queries needs the keys after its end
+            end = start + chunk
+            blocks += self._causal(
+                part,
+                key[:, :, :end],
+                value[:, :, :end],
+                start,
+                documents,
+            )
+        return torch.cat(blocks, dim=2)
+
     @staticmethod
-    def _context_parallel_chunks(query: Tensor) -> tuple[list[int], int]:
-        """Return the positions of this rank's two chunks of queries, and their length."""
+    def _context_parallel_starts(query: Tensor) -> list[int]:
+        """Return the positions of this rank's two chunks of queries."""
         group = parallel_state.get_context_parallel_group()
         chunk = query.shape[0] // 2
         # rank r has chunk r from the start and chunk r from the end, so that work is even
         first = group.rank()
         second = 2 * group.size() - 1 - first
-        return [first * chunk, second * chunk], chunk
+        return [first * chunk, second * chunk]
 
     def _causal(
         self, query: Tensor, key: Tensor, value: Tensor, start: int, documents: Tensor | None
