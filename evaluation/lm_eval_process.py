@@ -201,7 +201,11 @@ def _gather(
     if name not in rows:
         name = next(iter(rows))
 
-    row = {key: value for key, value in rows[name].items() if isinstance(value, float | int)}
+    # besides numbers a row has lm-eval's alias, and N/A for an unknown error
+    row = {}
+    for key, value in rows[name].items():
+        if isinstance(value, float | int):
+            row[key] = value
     if _BITS_PER_BYTE in row:
         row[_BITS_PER_BYTE.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
 
@@ -270,8 +274,11 @@ def _count_truncated(
             else:
                 limits[str(text + rest[0])] = positions
 
+    truncated = 0
     counts = _count_tokens(list(limits), tokenizer)
-    return sum(count > limit for count, limit in zip(counts, limits.values(), strict=True))
+    for count, limit in zip(counts, limits.values(), strict=True):
+        truncated += count > limit
+    return truncated
 
 
 def _count_tokens(texts: list[str], tokenizer: Path) -> list[int]:
@@ -288,7 +295,12 @@ def _count_tokens(texts: list[str], tokenizer: Path) -> list[int]:
     return counts
 
 
-def _save(tracker: Any, results: Any, samples: Mapping[str, Any], folder: Path) -> None:
+def _save(
+    tracker: Any,
+    results: Any,
+    samples: Mapping[str, Any],
+    folder: Path,
+) -> None:
     """Write lm-eval's files; raise OSError where they are not whole, which lm-eval only logs."""
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, task_samples in samples.items():

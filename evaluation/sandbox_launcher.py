@@ -291,7 +291,12 @@ def _bytes_or_none(text: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
-def _set_attributes(target: str, flags: int, on: int = 0, off: int = 0) -> None:
+def _set_attributes(
+    target: str,
+    flags: int,
+    on: int = 0,
+    off: int = 0,
+) -> None:
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
     attributes = (ctypes.c_uint64 * 4)(on, off, 0, 0)
     _call(
