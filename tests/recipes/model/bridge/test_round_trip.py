@@ -1,6 +1,7 @@
 """The bridge through NeMo itself: import, load, train, save with parallel ranks, export."""
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Callable
@@ -150,7 +151,7 @@ def test_transformers_loads_an_export_without_a_warning(
         )
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "back")
     transformers.utils.logging.disable_propagation()
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not any(report.values()), report
     generated = model.generate(
         **tokenizer("w5 w6 w7", return_tensors="pt"), max_new_tokens=5, min_new_tokens=5
