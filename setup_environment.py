@@ -1,4 +1,7 @@
-"""Make .venv with everything pinned, or say in one sentence why not. Needs the system's Python and nothing else."""
+"""Make .venv with everything pinned, or say in one sentence why not.
+
+Needs the system's Python and nothing else.
+"""
 
 import errno
 import hashlib
@@ -22,7 +25,9 @@ class SetupError(Exception):
 
 
 def check_python(major, minor):
-    """Raise SetupError unless the version is 3.11, the one Python that every pinned library supports."""
+    """Raise SetupError unless the version is 3.11, the one Python that every pinned library
+    supports.
+    """
     if (major, minor) != (3, 11):
         raise SetupError(
             f"Python {major}.{minor} found, but the pinned libraries need 3.11: "
@@ -34,7 +39,8 @@ def check_space(free_bytes):
     """Raise SetupError unless there is room for the environment."""
     if free_bytes < NEEDED_BYTES:
         raise SetupError(
-            f"{free_bytes / 1e9:.1f} GB free where .venv goes, but it needs {NEEDED_BYTES / 1e9:.0f} GB: "
+            f"{free_bytes / 1e9:.1f} GB free where .venv goes, but it needs "
+            f"{NEEDED_BYTES / 1e9:.0f} GB: "
             f"free some and run again"
         )
 
@@ -54,7 +60,9 @@ def is_ready():
 
 
 def run(*command, check=True):
-    """Run a command quietly; raise SetupError with its last line of error if it fails, unless it may."""
+    """Run a command quietly; raise SetupError with its last line of error if it fails, unless it
+    may.
+    """
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -78,8 +86,8 @@ def install():
     pip = (python, "-m", "pip", "install", "-qq", "--no-compile", "--disable-pip-version-check")
     run(*pip, PIP)
     run(*pip, "-r", "requirements.txt", "-r", "requirements-test.txt", "-c", "requirements.lock")
-    # pip compiles on one core, and the packages' own tests too; a file of another Python's syntax, which some packages
-    # carry, is no failure
+    # pip compiles on one core, and the packages' own tests too; a file of another Python's syntax,
+    # which some packages carry, is no failure
     run(
         python,
         "-m",

@@ -1,23 +1,28 @@
-"""Saving and loading a stage's checkpoint against a plain copy and a plain read of its bytes, on the CPU.
+"""Saving and loading a stage's checkpoint against a plain copy and a plain read of its bytes, on
+the CPU.
 
     python benchmarks/checkpoint.py [--params 2e8] [--saves 5] [--scratch FOLDER]
 
-Method: the recipe of phase 1, built and run as ``granite41 train`` does it, without validation. The model is tiny with
-every dimension but the vocabulary ``n`` times as large, in fp32, so that weights and Adam's two moments take 12 bytes a
-parameter; a step is one sequence of 32 tokens, and every third step ends with a save. The first three saves fill the
-three checkpoints that are kept and are left out; each of the ``--saves`` after them also removes the oldest one. A step
-is timed from its start to the start of the next.
+Method: the recipe of phase 1, built and run as ``granite41 train`` does it, without validation. The
+model is tiny with every dimension but the vocabulary ``n`` times as large, in fp32, so that weights
+and Adam's two moments take 12 bytes a parameter; a step is one sequence of 32 tokens, and every
+third step ends with a save. The first three saves fill the three checkpoints that are kept and are
+left out; each of the ``--saves`` after them also removes the oldest one. A step is timed from its
+start to the start of the next.
 
-A save is NeMo's, from the marker of an unfinished checkpoint to its removal; Megatron's writers call fsync on each data
-file, and so does the copy, on every file, by ``shutil.copyfile``, right after each save and outside of every step.
-``os.sync`` goes before each step and each copy. The stall is the time of a step with a save less the median of those
-without. Its parts are timers around calls, each without what another one has; ``other`` is what they leave of it.
-Memory is of the last save that is left out: the machine's anonymous pages (Megatron's writers are processes of their
-own, which share most of theirs), sampled every 5 ms, less those before the save; nothing else may run then.
+A save is NeMo's, from the marker of an unfinished checkpoint to its removal; Megatron's writers
+call fsync on each data file, and so does the copy, on every file, by ``shutil.copyfile``, right
+after each save and outside of every step. ``os.sync`` goes before each step and each copy. The
+stall is the time of a step with a save less the median of those without. Its parts are timers
+around calls, each without what another one has; ``other`` is what they leave of it.
+Memory is of the last save that is left out: the machine's anonymous pages (Megatron's writers are
+processes of their own, which share most of theirs), sampled every 5 ms, less those before the save;
+nothing else may run then.
 
-A load is a resume in a fresh process, from where Lightning begins to restore until all is restored, ``--saves`` times
-with the checkpoint in the page cache (warm) and as often without (cold: dropped by ``posix_fadvise``; what the host of
-a virtual machine keeps, stays). A plain read of every file goes before each of them, in the same state. A ratio is that
+A load is a resume in a fresh process, from where Lightning begins to restore until all is restored,
+``--saves`` times with the checkpoint in the page cache (warm) and as often without (cold: dropped
+by ``posix_fadvise``; what the host of a virtual machine keeps, stays). A plain read of every file
+goes before each of them, in the same state. A ratio is that
 of two medians: save and stall to the copy, a load to the read in its state.
 """
 
@@ -85,7 +90,8 @@ def overrides_of(params: float, saves: int) -> list[str]:
 
 
 def built(folder: Path, overrides: list[str], checkpoint: Path | None = None) -> Any:
-    """Return the stage, ready to be called, that writes to ``folder/run``; its output goes to ``folder/log`` from now.
+    """Return the stage, ready to be called, that writes to ``folder/run``; its output goes to
+    ``folder/log`` from now.
 
     Args:
         checkpoint: what it resumes from.
@@ -137,13 +143,15 @@ class Timers:
 
 
 def memory() -> int:
-    """Return the bytes of anonymous memory that all processes of the machine have, pages that they share once."""
+    """Return the bytes of anonymous memory that all processes of the machine have, pages that they
+    share once.
+    """
     return 1024 * int(Path("/proc/meminfo").read_text().partition("AnonPages:")[2].split()[0])
 
 
 @contextmanager
 def peak_memory(found: dict[str, int]) -> Iterator[None]:
-    """Put the memory ``before`` and, once the context ends, the ``peak`` in between into ``found``."""
+    """Put the memory ``before`` and, when the context ends, its ``peak`` into ``found``."""
     samples = [memory()]
     done = threading.Event()
 
@@ -160,7 +168,9 @@ def peak_memory(found: dict[str, int]) -> Iterator[None]:
 
 
 def train(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train with saves; return ``steps`` (seconds, and of their parts), ``copies`` (seconds) and ``memory`` (bytes)."""
+    """Train with saves; return ``steps`` (seconds, and of their parts), ``copies`` (seconds) and
+    ``memory`` (bytes).
+    """
     import lightning.pytorch as pl
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
@@ -232,7 +242,9 @@ def files_of(checkpoint: Path) -> list[Path]:
 
 
 def copy(checkpoint: Path, target: Path) -> float:
-    """Return the seconds that copying ``checkpoint`` takes, each file with fsync; the copy is removed again."""
+    """Return the seconds that copying ``checkpoint`` takes, each file with fsync; the copy is
+    removed again.
+    """
     os.sync()
     start = time.perf_counter()
     for source in files_of(checkpoint):
@@ -378,7 +390,8 @@ def main() -> None:
     print_table(["of the stall", "median ms", "lowest", "highest"], rows)
     before, peak = trained["memory"]["before"], trained["memory"]["peak"]
     print(
-        f"peak memory of a save: {(peak - before) / 1e6:,.1f} MB above the {before / 1e6:,.1f} MB before it"
+        f"peak memory of a save: {(peak - before) / 1e6:,.1f} MB above the {before / 1e6:,.1f} "
+        f"MB before it"
     )
 
 

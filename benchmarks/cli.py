@@ -2,10 +2,10 @@
 
     python benchmarks/cli.py [--runs 20]
 
-Method: the wall time of a process from its start to its end, with its output thrown away: ``python -c pass`` and the
-commands below, all with this interpreter on this machine. One run of each goes first and is left out; then all of them
-are run in turn (A B C D A B C D ...), ``--runs`` times each. The table gives medians, ranges, and the ratio of each
-median to that of ``python -c pass``.
+Method: the wall time of a process from its start to its end, with its output thrown away: ``python
+-c pass`` and the commands below, all with this interpreter on this machine. One run of each goes
+first and is left out; then all of them are run in turn (A B C D A B C D ...), ``--runs`` times
+each. The table gives medians, ranges, and the ratio of each median to that of ``python -c pass``.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def main() -> None:
     script = Path(sys.executable).with_name("granite41")
     if not script.exists():
         parser.error(
-            f"no {script}: install the package with `pip install -e .` and run this with its interpreter"
+            f"no {script}: install the package with `pip install -e .` and run this with its "
+            f"interpreter"
         )
     commands = {BASELINE: [sys.executable, "-c", "pass"]} | {
         f"granite41 {words}": [sys.executable, str(script), *words.split()] for words in COMMANDS

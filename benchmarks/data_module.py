@@ -1,12 +1,15 @@
-"""Set-up time of the data module over many shards, against NeMo's own data module on the same files.
+"""Set-up time of the data module over many shards, against NeMo's own data module on the same
+files.
 
     python benchmarks/data_module.py [--shards 10 100 1000] [--documents 20] [--rounds 3]
 
-Method: the wall time of the data module's ``build``, as the trainer calls it: read every shard's index, choose its
-documents, build the training and validation samples and blend them. Half of the shards are a component ``a`` of 60 % of
-the tokens, the others ``b``. Cold: Megatron's folder of cached indices does not exist; warm: a new data module finds
-what the cold one left there. Both sides take turns, cold and then warm, ``--rounds`` times, in one process, with the
-files in the page cache; one round with two shards goes first and is left out. The table gives medians.
+Method: the wall time of the data module's ``build``, as the trainer calls it: read every shard's
+index, choose its documents, build the training and validation samples and blend them. Half of the
+shards are a component ``a`` of 60 % of
+the tokens, the others ``b``. Cold: Megatron's folder of cached indices does not exist; warm: a new
+data module finds what the cold one left there. Both sides take turns, cold and then warm,
+``--rounds`` times, in one process, with the files in the page cache; one round with two shards goes
+first and is left out. The table gives medians.
 """
 
 import argparse
@@ -25,7 +28,9 @@ MEAN_TOKENS = 100  # of a document
 
 
 def write_shards(folder: Path, shards: int, documents: int) -> list[Path]:
-    """Write ``shards`` shards of ``documents`` documents of about :data:`MEAN_TOKENS` tokens; return their prefixes."""
+    """Write ``shards`` shards of ``documents`` documents of about :data:`MEAN_TOKENS` tokens;
+    return their prefixes.
+    """
     import numpy as np
 
     from data_prep.indexed import Writer

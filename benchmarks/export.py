@@ -2,13 +2,15 @@
 
     python benchmarks/export.py [--params 1e9] [--scratch FOLDER]
 
-Method: a Granite model with random bf16 weights is written as a Hugging Face folder and imported, which gives a NeMo 2
-checkpoint as training writes it. A first export gives the peak memory: the kernel's high-water mark of resident memory
-during it, less the resident memory before it. Then, ``--rounds`` times in one process and on one file system:
-``export_hf`` of that checkpoint, and ``shutil.copyfile`` of the safetensors that the first export wrote; which of the
-two goes first alternates. Before each, what it reads is read once, so that both find it in the page cache, and
-``os.sync`` is called, so that neither waits for the other's writes. The target of each is new and removed afterwards.
-Speed is bytes of safetensors over wall time; the median is printed with the range.
+Method: a Granite model with random bf16 weights is written as a Hugging Face folder and imported,
+    which gives a NeMo 2
+checkpoint as training writes it. A first export gives the peak memory: the kernel's high-water mark
+of resident memory during it, less the resident memory before it. Then, ``--rounds`` times in one
+process and on one file system: ``export_hf`` of that checkpoint, and ``shutil.copyfile`` of the
+safetensors that the first export wrote; which of the two goes first alternates. Before each, what
+it reads is read once, so that both find it in the page cache, and ``os.sync`` is called, so that
+neither waits for the other's writes. The target of each is new and removed afterwards. Speed is
+bytes of safetensors over wall time; the median is printed with the range.
 """
 
 import argparse
@@ -45,7 +47,9 @@ CONFIG = {
 
 
 def make_checkpoint(params: float, folder: Path) -> None:
-    """Write ``folder/nemo``, a checkpoint of a model with about ``params`` parameters (at least one layer)."""
+    """Write ``folder/nemo``, a checkpoint of a model with about ``params`` parameters (at least one
+    layer).
+    """
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models
@@ -83,7 +87,9 @@ def make_checkpoint(params: float, folder: Path) -> None:
 
 
 def speed(action: Callable[[Path], object], reads: list[Path], target: Path, size: int) -> float:
-    """Return the MB/s of ``action`` on ``target`` with ``reads`` in the page cache and nothing left to be written."""
+    """Return the MB/s of ``action`` on ``target`` with ``reads`` in the page cache and nothing left
+    to be written.
+    """
     for path in reads:
         with path.open("rb") as file:
             while file.read(2**24):
@@ -156,10 +162,12 @@ def main() -> None:
     for name, found in speeds.items():
         print(f"{name}: {statistics.median(found):.0f} MB/s ({min(found):.0f} to {max(found):.0f})")
     print(
-        f"export / copy: {statistics.median(speeds['export']) / statistics.median(speeds['copy']):.2f}"
+        f"export / copy: "
+        f"{statistics.median(speeds['export']) / statistics.median(speeds['copy']):.2f}"
     )
     print(
-        f"peak memory of the export: {peak / 1e6:.0f} MB above the {resident / 1e6:.0f} MB before it"
+        f"peak memory of the export: {peak / 1e6:.0f} MB above the {resident / 1e6:.0f} MB "
+        f"before it"
     )
     print(f"largest shard: {max(sizes) / 1e6:.0f} MB; largest tensor: {tensor / 1e6:.0f} MB")
 

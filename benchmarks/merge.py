@@ -1,24 +1,32 @@
-"""``granite41 merge`` against mergekit and against a plain copy of the bytes that a merge reads and writes.
+"""``granite41 merge`` against mergekit and against a plain copy of the bytes that a merge reads and
+writes.
 
     python benchmarks/merge.py --mergekit PYTHON [--params 3e9] [--rounds 3] [--scratch FOLDER]
 
-Method: two Granite models with random bf16 weights, as Hugging Face folders with files of at most 5 GB; at 3e9
-parameters they have the 3b's shape, below it their widths, layers and vocabulary shrink alike. A contestant is a whole
-process, from its start to its end; ``os.sync`` goes before, and its output is removed afterwards:
+Method: two Granite models with random bf16 weights, as Hugging Face folders with files of at most 5
+GB; at 3e9 parameters they have the 3b's shape, below it their widths, layers and vocabulary shrink
+alike. A contestant is a whole process, from its start to its end; ``os.sync`` goes before, and its
+output is removed afterwards:
 
-- ``granite41 merge``, linear with weights 0.3 0.7 and slerp with t = 0.7: arithmetic in fp32, result in bf16;
-- ``mergekit-yaml`` of mergekit 0.1.4 with the same, ``dtype: bfloat16``, in an environment of its own, as it asks for
-  other versions (``pip install mergekit==0.1.4 transformers==4.51.3``; name its interpreter). Without it, not measured;
-- a copy: one model is copied by ``shutil.copyfile``, the other one is read, so that it reads and writes what they do.
+- ``granite41 merge``, linear with weights 0.3 0.7 and slerp with t = 0.7: arithmetic in fp32,
+result in bf16;
+- ``mergekit-yaml`` of mergekit 0.1.4 with the same, ``dtype: bfloat16``, in an environment of its
+  own, as it asks for other versions (``pip install mergekit==0.1.4 transformers==4.51.3``; name its
+  interpreter). Without it, not measured;
+- a copy: one model is copied by ``shutil.copyfile``, the other one is read, so that it reads and
+writes what they do.
 
-They run in turn, ``--rounds`` times; medians are printed. Memory is the largest process of any round (the kernel's
-high-water mark of resident memory, as wait4 gives it; what makes the models and compares them runs elsewhere, as a
-child's mark begins with its parent's memory). The difference is the largest between two numbers of the outputs.
+They run in turn, ``--rounds`` times; medians are printed. Memory is the largest process of any
+round (the kernel's high-water mark of resident memory, as wait4 gives it; what makes the models and
+compares them runs elsewhere, as a child's mark begins with its parent's memory). The difference is
+the largest between two numbers of the outputs.
 
-Compared once on one small model and kept here: mergekit's linear rounds to bf16 after each operation, which differs
-from this project's by up to 7.8e-3 at numbers up to 1.6 (a step of bf16 there), in 35 % of the numbers; told to compute
-in fp32 (``dtype: float32, out_dtype: bfloat16``) in 0.16 %, by one step where the sum lies between two. Its slerp
-needs_gpu in fp32: 0.007 % differ by one step. On fp32 models both, and task_arithmetic, agree to 2.4e-7.
+Compared once on one small model and kept here: mergekit's linear rounds to bf16 after each
+operation, which differs from this project's by up to 7.8e-3 at numbers up to 1.6 (a step of bf16
+there), in 35 % of the numbers; told to compute in fp32 (``dtype: float32, out_dtype: bfloat16``) in
+0.16 %, by one step where the sum lies between two. Its slerp
+needs_gpu in fp32: 0.007 % differ by one step. On fp32 models both, and task_arithmetic, agree to
+    2.4e-7.
 """
 
 import argparse
@@ -73,7 +81,9 @@ dtype: bfloat16
 
 
 def config_of(params: float) -> dict:
-    """Return the config of a model with about ``params`` parameters in the 3b's proportions, at most the 3b's."""
+    """Return the config of a model with about ``params`` parameters in the 3b's proportions, at
+    most the 3b's.
+    """
     size = SIZES["3b"]
     part = min(1.0, params / size.parameter_count.value) ** (1 / 3)
     groups = max(1, round(size.num_query_groups.value * part))
@@ -148,7 +158,9 @@ def make(folder: Path, params: float) -> None:
 
 
 def compare(ours: Path, theirs: Path, result: Path) -> None:
-    """Write to ``result`` the largest difference between numbers of two folders and the part of those that differ."""
+    """Write to ``result`` the largest difference between numbers of two folders and the part of
+    those that differ.
+    """
     from safetensors import safe_open
 
     def places_of(folder: Path) -> dict[str, Path]:
@@ -252,7 +264,8 @@ def main() -> None:
                 [name, f"{seconds:.2f}", f"{speed:,.1f}", f"{seconds / copy:.2f}", f"{memory:.0f}"]
             )
         notes = [
-            f"{method}: mergekit's differ by at most {largest:.2g}, {100 * part:.3f} % of the numbers differ"
+            f"{method}: mergekit's differ by at most {largest:.2g}, {100 * part:.3f} % of the "
+            f"numbers differ"
             for method, (largest, part) in differences.items()
         ]
         size = f"2 models of {model_bytes / 1e9:.2f} GB"

@@ -1,24 +1,29 @@
-"""Phase 1 on one GPU: tokens/s, and the share of what the card's matrix multiplication reaches in the same run.
+"""Phase 1 on one GPU: tokens/s, and the share of what the card's matrix multiplication reaches in
+the same run.
 
-    python benchmarks/phase1_gpu.py [--size 3b] [--layers 4] [--sequence-length 4096] [--micro-batch-size 2]
+    python benchmarks/phase1_gpu.py [--size 3b] [--layers 4] [--sequence-length 4096]
+    [--micro-batch-size 2]
 
-Method: the first layers of the size, with its embedding and logits, as Megatron-Core builds and trains them: the model,
-precision, optimizer settings and gradient buffers of the recipe of phase 1, in one process without parallelism, on
-random tokens (what the tokens are does not change the speed). A step is ``--micro-batches`` times forward and backward,
-gradient clipping and the update; the first three are left out and the median of ``--steps`` is taken, each from one
-synchronisation with the card to the next. Attention is TransformerEngine's where that is installed, else torch's
+Method: the first layers of the size, with its embedding and logits, as Megatron-Core builds and
+trains them: the model, precision, optimizer settings and gradient buffers of the recipe of phase 1,
+in one process without parallelism, on random tokens (what the tokens are does not change the
+speed). A step is ``--micro-batches`` times forward and backward, gradient clipping and the update;
+the first three are left out and the median of ``--steps`` is taken, each from one synchronisation
+with the card to the next. Attention is TransformerEngine's where that is installed, else torch's
 ``scaled_dot_product_attention``.
 
-The limit is ``torch.matmul`` of two square matrices of ``--matmul`` rows in the same precision: the median of ten
-before and ten after the training.
+The limit is ``torch.matmul`` of two square matrices of ``--matmul`` rows in the same precision: the
+median of ten before and ten after the training.
 
-Model FLOPs of a token are 6 P + 6 L S H. P are the parameters that take part in matrix multiplications: all matrices,
-the tied embedding once, for the logits. Each is one multiply-add forward and two backward (PaLM, arXiv 2204.02311,
-appendix B). Attention of L layers, H = heads x head dimension, over S tokens takes 12 L S H there and half of it here,
-since the causal mask leaves half of the scores (FlashAttention-2, arXiv 2307.08691, section 4.1). Norms, rotary
-embeddings, softmax and recomputation count nothing.
+Model FLOPs of a token are 6 P + 6 L S H. P are the parameters that take part in matrix
+multiplications: all matrices, the tied embedding once, for the logits. Each is one multiply-add
+forward and two backward (PaLM, arXiv 2204.02311, appendix B). Attention of L layers, H = heads x
+head dimension, over S tokens takes 12 L S H there and half of it here, since the causal mask leaves
+half of the scores (FlashAttention-2, arXiv 2307.08691, section 4.1). Norms, rotary embeddings,
+softmax and recomputation count nothing.
 
-Without CUDA the same script runs on the CPU in fp32 with a tiny shape; its figures then say nothing about a GPU.
+Without CUDA the same script runs on the CPU in fp32 with a tiny shape; its figures then say nothing
+about a GPU.
 """
 
 import argparse
@@ -44,7 +49,9 @@ def timed(function: Callable) -> float:
 
 
 def matmul_speeds(rows: int, dtype: object) -> list[float]:
-    """Return FLOP/s of ``MATMULS`` multiplications of two ``rows`` x ``rows`` matrices, after three that warm up."""
+    """Return FLOP/s of ``MATMULS`` multiplications of two ``rows`` x ``rows`` matrices, after three
+    that warm up.
+    """
     import torch
 
     a, b, out = (torch.randn(rows, rows, device="cuda").to(dtype) for _ in range(3))
@@ -160,7 +167,8 @@ def main() -> None:
     ]
     if cuda:
         rows.append(["peak memory, GB", f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"])
-    what = f"phase1 of {options.size}, {options.layers} layers, {options.sequence_length} tokens a sequence"
+    length = f"{options.sequence_length} tokens a sequence"
+    what = f"phase1 of {options.size}, {options.layers} layers, {length}"
     report(
         [what, torch.cuda.get_device_name() if cuda else "CPU"],
         rows,

@@ -1,14 +1,16 @@
-"""``granite41 run phase1 --size tiny`` against the same stage run by hand through NeMo's ``llm.pretrain``.
+"""``granite41 run phase1 --size tiny`` against the same stage run by hand through NeMo's
+``llm.pretrain``.
 
     python benchmarks/pipeline.py [--rounds 3] [--tokens 1250000] [--data FOLDER]
 
-Method: whole processes, from start to end, on data prepared once before. By hand: a fresh Python imports NeMo, takes
-the recipe of :mod:`recipes.training.pretraining` with the arguments that ``granite41 train`` gives it, and calls it; it has
-checkpoints, validation and metrics, as the recipe has them, and the end of the process. The other is the command, in a
-fresh process too; it also checks, records, exports, reports and generates, and evaluates nothing (``--no-eval``).
-``until trained`` ends when the stage's ``manifest.json`` says that it is finished, looked at every 20 ms. Each writes
-to a folder of its own. They take turns, ``--rounds`` times, and who goes first alternates. Medians; the overhead is
-what ``until trained`` takes beyond the run by hand.
+Method: whole processes, from start to end, on data prepared once before. By hand: a fresh Python
+imports NeMo, takes the recipe of :mod:`recipes.training.pretraining` with the arguments that
+``granite41 train`` gives it, and calls it; it has checkpoints, validation and metrics, as the
+recipe has them, and the end of the process. The other is the command, in a fresh process too; it
+also checks, records, exports, reports and generates, and evaluates nothing (``--no-eval``). ``until
+trained`` ends when the stage's ``manifest.json`` says that it is finished, looked at every 20 ms.
+Each writes to a folder of its own. They take turns, ``--rounds`` times, and who goes first
+alternates. Medians; the overhead is what ``until trained`` takes beyond the run by hand.
 """
 
 import argparse
@@ -49,7 +51,9 @@ fiddle.build(recipe)()
 
 
 def arguments_of(data: Path, overrides: list[str], folder: Path) -> dict[str, Any]:
-    """Return what ``granite41 train`` gives to the recipe of phase 1, and ``shards``, which it sets in it."""
+    """Return what ``granite41 train`` gives to the recipe of phase 1, and ``shards``, which it sets
+    in it.
+    """
     prepared = read_data_manifest(data)
     mixture = resolve_pretraining("phase1", "tiny", overrides).mixture
     blended = blend(prepared, {name: percent.value for name, percent in mixture.items()})
@@ -70,7 +74,9 @@ def arguments_of(data: Path, overrides: list[str], folder: Path) -> dict[str, An
 def parse_time_limit(
     command: list[str], log: Path, manifest: Path | None = None
 ) -> tuple[float, float]:
-    """Run ``command``; return the seconds until ``manifest`` says that the stage is finished, and until its end."""
+    """Run ``command``; return the seconds until ``manifest`` says that the stage is finished, and
+    until its end.
+    """
     trained = None
     with log.open("w") as file:
         start = time.perf_counter()
@@ -155,7 +161,8 @@ def main() -> None:
     columns = ["phase 1, tiny", "median s", "lowest", "highest", f"x {HAND}"]
     report(columns, rows, f"{recipe.steps.value} steps", f"{options.rounds} rounds")
     print(
-        f"overhead until the stage is trained: {100 * (statistics.median(seconds[TRAINED]) / hand - 1):.1f} %"
+        f"overhead until the stage is trained: "
+        f"{100 * (statistics.median(seconds[TRAINED]) / hand - 1):.1f} %"
     )
 
 

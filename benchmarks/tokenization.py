@@ -1,24 +1,30 @@
-"""Tokenization from JSON lines to .bin/.idx, end to end: against Megatron-LM's own tool, datatrove's and a file copy.
+"""Tokenization from JSON lines to .bin/.idx, end to end: against Megatron-LM's own tool,
+datatrove's and a file copy.
 
-    python benchmarks/tokenization.py --megatron-lm CHECKOUT --datatrove PYTHON [--megabytes 200] [--large 2000]
+    python benchmarks/tokenization.py --megatron-lm CHECKOUT --datatrove PYTHON [--megabytes 200]
+    [--large 2000]
 
-Method: the text is the Python source of this environment's packages as JSON lines, each document once; the tokenizer
-is byte-level BPE with ``--vocab-size`` entries, trained on a part of it. A contestant is a whole process, from its
-start to its end, with 2 worker processes, and its speed is the input file's bytes over its wall time:
+Method: the text is the Python source of this environment's packages as JSON lines, each document
+once; the tokenizer is byte-level BPE with ``--vocab-size`` entries, trained on a part of it. A
+contestant is a whole process, from its start to its end, with 2 worker processes, and its speed is
+the input file's bytes over its wall time:
 
-- ``granite41 data tokenize``, which also checks a sample against the reference and writes manifests with SHA-256;
-- ``tools/preprocess_data.py --append-eod`` of a Megatron-LM checkout (core_v0.13.1), run by this interpreter; what it
-  wrote is compared with what the first wrote, byte for byte;
-- ``MegatronDocumentTokenizer`` of datatrove in an environment of its own, as the releases that have it need numpy 2
-  (``pip install "datatrove[processing,io]==0.10.1"``; name its interpreter);
+- ``granite41 data tokenize``, which also checks a sample against the reference and writes manifests
+with SHA-256;
+- ``tools/preprocess_data.py --append-eod`` of a Megatron-LM checkout (core_v0.13.1), run by this
+  interpreter; what it wrote is compared with what the first wrote, byte for byte;
+- ``MegatronDocumentTokenizer`` of datatrove in an environment of its own, as the releases that have
+  it need numpy 2 (``pip install "datatrove[processing,io]==0.10.1"``; name its interpreter);
 - ``shutil.copyfile`` of the input, in a process of its own.
 
-All read the input from the page cache. The first and the last are run ``--rounds`` times in turn, before and after the
-slow ones, which run once; medians are printed. A contestant that is not named is not measured.
+All read the input from the page cache. The first and the last are run ``--rounds`` times in turn,
+before and after the slow ones, which run once; medians are printed. A contestant that is not named
+is not measured.
 
-Memory: the largest process of a run (the kernel's high-water mark of resident memory, as wait4 gives it), for
-``--megabytes`` and for ``--large`` MB, which repeats the same documents: the words that an encoder remembers are
-forgotten every 48M characters, so that a document that comes again is new again.
+Memory: the largest process of a run (the kernel's high-water mark of resident memory, as wait4
+gives it), for ``--megabytes`` and for ``--large`` MB, which repeats the same documents: the words
+that an encoder remembers are forgotten every 48M characters, so that a document that comes again is
+new again.
 """
 
 import argparse
@@ -53,7 +59,9 @@ if __name__ == "__main__":
     LocalPipelineExecutor(
         [
             JsonlReader(source, glob_pattern="*.jsonl"),
-            MegatronDocumentTokenizer(output, tokenizer_name_or_path=tokenizer, eos_token=end_of_text),
+            MegatronDocumentTokenizer(
+                output, tokenizer_name_or_path=tokenizer, eos_token=end_of_text
+            ),
         ],
         tasks=2, workers=2, logging_dir=output + "/logs",
     ).run()
@@ -94,7 +102,9 @@ def make(folder: Path, options: argparse.Namespace) -> None:
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, float]:
-    """Run ``command``; return its seconds and the largest resident memory of one of its processes, in MB."""
+    """Run ``command``; return its seconds and the largest resident memory of one of its processes,
+    in MB.
+    """
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -270,7 +280,8 @@ def main() -> None:
             )
             rows[-1] += ["-", f"{memory:.0f}"]
             notes.append(
-                f"memory {memory / contestants['granite41 data tokenize'][1]:.2f} times that of {size:.0f} MB"
+                f"memory {memory / contestants['granite41 data tokenize'][1]:.2f} times that "
+                f"of {size:.0f} MB"
             )
         columns = [
             f"{size:.0f} MB of JSON lines",

@@ -1,25 +1,29 @@
-"""Phase 1 of size tiny through NeMo and Megatron against the same model in plain transformers, on the CPU.
+"""Phase 1 of size tiny through NeMo and Megatron against the same model in plain transformers, on
+the CPU.
 
     python benchmarks/training.py [--steps 20] [--blocks 7] [--data FOLDER] [--threads N]
 
-Method: two fresh processes take turns on the machine, the one waiting while the other trains ``--steps`` steps.
-One is the project's recipe of phase 1, built and run as ``granite41 train`` does it, with its progress lines, metrics
-and TensorBoard logs but without validation and checkpoints. The other is a plain loop: ``GraniteForCausalLM`` of the
-same dimensions and multipliers, eager, sdpa attention, torch's AdamW with the same settings and parameter groups,
-gradient clipping, the same learning rates, micro-batch and global batch, and sequences cut at random out of the same
-``.bin`` files in the same mixture. Both are in fp32 with the same number of threads. The first of ``--blocks`` blocks
-warms up and is left out; who goes first alternates. A figure is the median over the blocks, a ratio the median over
+Method: two fresh processes take turns on the machine, the one waiting while the other trains
+``--steps`` steps. One is the project's recipe of phase 1, built and run as ``granite41 train`` does
+it, with its progress lines, metrics
+and TensorBoard logs but without validation and checkpoints. The other is a plain loop:
+``GraniteForCausalLM`` of the same dimensions and multipliers, eager, sdpa attention, torch's AdamW
+with the same settings and parameter groups, gradient clipping, the same learning rates, micro-batch
+and global batch, and sequences cut at random out of the same ``.bin`` files in the same mixture.
+Both are in fp32 with the same number of threads. The first of ``--blocks`` blocks warms up and is
+left out; who goes first alternates. A figure is the median over the blocks, a ratio the median over
 the pairs of blocks that ran one after the other.
 
-The parts of a step are timers around calls: ``forward`` is the model's (with the loss), ``backward`` autograd's,
-``optimizer`` zeroing, clipping and the update, ``data`` the next batch; ``rest`` is what the step takes beyond them, on
-NeMo's side Lightning, NeMo, logging and metrics.
+The parts of a step are timers around calls: ``forward`` is the model's (with the loss),
+``backward`` autograd's, ``optimizer`` zeroing, clipping and the update, ``data`` the next batch;
+``rest`` is what the step takes beyond them, on NeMo's side Lightning, NeMo, logging and metrics.
 
-The second table is Megatron-Core alone, without Lightning, in the first process once it has trained: forward and
-backward of its last micro-batch, in turn with the CPU backend's torch function mode and with torch functions
-undisturbed, ``--steps`` times each, medians. What the mode costs is mostly too little to be seen in that, so an
-addition of two numbers is timed in the same two ways, 10,000 times in each of nine turns; the number of calls that the
-mode sees in the forward and backward says what that amounts to.
+The second table is Megatron-Core alone, without Lightning, in the first process once it has
+trained: forward and backward of its last micro-batch, in turn with the CPU backend's torch function
+mode and with torch functions undisturbed, ``--steps`` times each, medians. What the mode costs is
+mostly too little to be seen in that, so an addition of two numbers is timed in the same two ways,
+10,000 times in each of nine turns; the number of calls that the mode sees in the forward and
+backward says what that amounts to.
 """
 
 import argparse
@@ -170,7 +174,8 @@ def nemo_side(
 
 
 def core_alone(losses: Callable, repetitions: int) -> dict[str, Any]:
-    """Return median seconds with and without the CPU backend's mode: of forward and backward, and of a small call.
+    """Return median seconds with and without the CPU backend's mode: of forward and backward, and
+    of a small call.
 
     Under ``calls`` stands how many calls the mode sees in a forward and backward.
     """

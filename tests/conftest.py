@@ -18,7 +18,9 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
 
 @pytest.fixture(scope="session")
 def forked() -> Callable[..., Any]:
-    """``forked(function, *args, world_size=1)``: run it in processes that have NeMo loaded (see ``preloaded.run``)."""
+    """``forked(function, *args, world_size=1)``: run it in processes that have NeMo loaded (see
+    ``preloaded.run``).
+    """
     return preloaded.run
 
 
@@ -48,7 +50,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as fast what is in no other layer, and sort the longest files first, so that they start early."""
+    """Mark as fast what is in no other layer, and sort the longest files first, so that they start
+    early.
+    """
     for item in items:
         if not any(item.get_closest_marker(layer) for layer in LAYERS):
             item.add_marker("fast")

@@ -1,4 +1,6 @@
-"""Rooms and arrows: what may import what, and that no files or packages import each other in a circle."""
+"""Rooms and arrows: what may import what, and that no files or packages import each other in a
+circle.
+"""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""``setup_environment.py``: what it accepts and refuses, and that a failure is one line and leaves nothing ready."""
+"""``setup_environment.py``: what it accepts and refuses, and that a failure is one line and leaves
+nothing ready.
+"""
 
 import errno
 import importlib.util
@@ -19,7 +21,9 @@ VersionInfo = namedtuple("VersionInfo", "major minor micro")
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, in a folder of its own, on Python 3.11 with space enough; commands must not be run."""
+    """The script as a module, in a folder of its own, on Python 3.11 with space enough; commands
+    must not be run.
+    """
     spec = importlib.util.spec_from_file_location("setup_environment", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -42,7 +46,9 @@ def free_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 def commands_end(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, failing: str = "", stderr: str = ""
 ) -> list:
-    """Have every command succeed but those that hold the word ``failing``; return the list of commands."""
+    """Have every command succeed but those that hold the word ``failing``; return the list of
+    commands.
+    """
     commands = []
 
     def run(command: tuple[str, ...], **options: object) -> subprocess.CompletedProcess:

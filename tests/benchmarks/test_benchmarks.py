@@ -1,4 +1,6 @@
-"""The benchmarks run to their end with their smallest settings and print figures; how large these are is no test's."""
+"""The benchmarks run to their end with their smallest settings and print figures; how large these
+are is no test's.
+"""
 
 import math
 import re
@@ -72,7 +74,9 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """Every benchmark in a process of its own, all at once: most of their time is NeMo's import, on one core."""
+    """Every benchmark in a process of its own, all at once: most of their time is NeMo's import, on
+    one core.
+    """
     folder = tmp_path_factory.mktemp("benchmarks")
     text = folder / "text"
     text.mkdir()
@@ -102,7 +106,9 @@ def printed(started: Started, script: str) -> str:
 
 
 def rows(out: str) -> dict[str, list[float]]:
-    """Return the rows of every table of ``out``: the first cell, and the others as numbers without the dashes."""
+    """Return the rows of every table of ``out``: the first cell, and the others as numbers without
+    the dashes.
+    """
     found = {}
     for table in re.findall(r"^ ─+ *\n((?:  .*\S.*\n)+)", out, flags=re.MULTILINE):
         for line in table.splitlines():
@@ -180,7 +186,8 @@ def test_merge(started) -> None:
     figures = rows(printed(started, "merge.py"))
     assert_positive(figures)
     assert list(figures) == ["copy", "granite41 merge, linear", "granite41 merge, slerp"]
-    # embedding; queries and output, keys and values, three matrices of the MLP, norms; the last norm
+    # embedding; queries and output, keys and values, three matrices of the MLP, norms; the last
+    # norm
     parameters = 12544 * 320 + (2 * 320 * 320 + 2 * 64 * 320 + 3 * 320 * 1024 + 2 * 320) + 320
     for name, (seconds, speed, ratio, memory) in figures.items():
         assert ratio == pytest.approx(seconds / figures["copy"][0], rel=0.2), name
@@ -212,7 +219,8 @@ def test_tokenization(started) -> None:
         "granite41 data tokenize, 1 MB",
     ]
     seconds, speed, ratio, memory = figures["granite41 data tokenize"]
-    # half a megabyte and a part of a document; the speed has two decimals, which are few on a busy machine
+    # half a megabyte and a part of a document; the speed has two decimals, which are few on a busy
+    # machine
     assert 0.3 < seconds * speed < 1.5
     assert ratio == 1.0
     assert memory > 50
@@ -227,7 +235,8 @@ def test_checkpoint(started) -> None:
         for name in list(figures)
         if ": " in name or name.startswith("removal")
     }
-    # what training lost to the save is the difference of two measured steps, and other is what is left of it
+    # what training lost to the save is the difference of two measured steps, and other is what is
+    # left of it
     stall, stall_ms, other = (
         figures.pop(name) for name in ("stall of training", "the stall", "other")
     )

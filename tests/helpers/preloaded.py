@@ -1,4 +1,6 @@
-"""Processes that have NeMo loaded: one fork server imports it once (20 s), every call is a fork of it."""
+"""Processes that have NeMo loaded: one fork server imports it once (20 s), every call is a fork of
+it.
+"""
 
 import multiprocessing
 import os
@@ -13,10 +15,11 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
-    """Run ``function(*args)`` in ``world_size`` fresh processes that have torchrun's environment variables set.
+    """Run ``function(*args)`` in ``world_size`` fresh processes that have torchrun's environment
+    variables set.
 
-    The function must be importable, its arguments and result picklable. Returns rank 0's result; raises what any rank
-    raised.
+    The function must be importable, its arguments and result picklable. Returns rank 0's result;
+    raises what any rank raised.
     """
     port = _free_port()
     with ProcessPoolExecutor(world_size, mp_context=CONTEXT, max_tasks_per_child=1) as pool:
