@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import LockedError
+from recipes.common.errors import LockedError, UserError
 from recipes.common.json_files import read_json
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import (
@@ -282,9 +282,24 @@ def _continued_manifest(
 def unigram_entropy(
     data: Path, data_manifest: DataManifest, recipe: PretrainRecipe
 ) -> float | None:
-    """Return the blend's unigram entropy in nats per token; None where the data has no counts."""
+    """Return the blend's unigram entropy in nats per token; None where the data has no counts.
+
+    Raises:
+        UserError: the file of counts is damaged.
+    """
     counts = data / UNIGRAM_COUNTS
     if not counts.exists():
         return None
     weights = component_weights(data_manifest, recipe.mixture_percent)
-    return blend_entropy(read_json(counts, "prepare the data again"), weights)
+    occurrences = read_json(counts, "prepare the data again")
+    try:
+        for component in weights:
+            # numpy takes null for a number
+            if not all(type(count) is int for count in occurrences[component]):
+                raise TypeError(f"{component}: not only whole numbers")
+        return blend_entropy(occurrences, weights)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{counts}: is damaged ({error}), expected the count of each token id for every "
+            f"component; prepare the data again"
+        ) from error

@@ -1,8 +1,12 @@
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from recipes.common.errors import UserError
 from recipes.runs.unigram_entropy import blend_entropy
+from recipes.training import run
 
 
 def test_uniform_component_has_the_logarithm_of_its_size() -> None:
@@ -30,3 +34,16 @@ def test_weights_must_be_a_blend(weights: dict[str, float]) -> None:
 def test_component_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="'a' has no tokens"):
         blend_entropy({"a": [0, 0]}, {"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", '{"a": null}', '{"a": {}}', '{"a": ["x"]}', '{"a": [0]}', '{"a": [[1], 2]}'],
+)
+def test_a_damaged_file_of_counts_gives_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    (tmp_path / "unigram_counts.json").write_text(content)
+    monkeypatch.setattr(run, "component_weights", lambda *_: {"a": 1.0})
+    with pytest.raises(UserError, match=r"unigram_counts\.json: .*; prepare the data again$"):
+        run.unigram_entropy(tmp_path, None, SimpleNamespace(mixture_percent={}))
