@@ -108,7 +108,7 @@ def test_a_tiny_stage_is_graded_by_a_few_tasks(graded) -> None:
         # random weights find every token about as likely as any other: a few bits a byte
         assert not unit.percent
         assert not unit.higher_is_better
-        assert 2 < unit.score < 10
+        assert 2 < unit.score < 20
         assert 0.95 <= unit.fill_min <= 1
 
 
