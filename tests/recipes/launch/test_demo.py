@@ -117,8 +117,10 @@ def test_the_screen_has_a_plan_its_progress_and_a_summary(run_folder) -> None:
 
     numbers = [int(number) for number in re.findall(r"\[ *(\d+)/\d+\] \S+ +[\d.]+ s", progress)]
     assert numbers == sorted(numbers)
-    # nothing of NeMo's, Lightning's or another library's own
-    assert all(line.startswith("[") for line in progress.splitlines())
+    # beside it warnings of tasks, but nothing of NeMo's, Lightning's or another library's own
+    logged = "".join(path.read_text() for path in (run_folder / "logs").glob("*.log"))
+    others = [line for line in progress.splitlines() if not line.startswith("[")]
+    assert [line for line in others if f" WARNING {line}\n" not in logged] == []
 
     rows = [line.split() for line in summary.splitlines()]
     assert [row[0] for row in rows[1:]] == CHAIN
@@ -301,7 +303,7 @@ def test_what_is_finished_is_not_done_again(command, run_folder) -> None:
     train += ["--data", str(run_folder / "data")]
     again = subprocess.run(train, capture_output=True, text=True)
     assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert "finished already" in again.stderr
     for words in (train, command):
         other = subprocess.run([*words, "seed=1"], capture_output=True, text=True)
         assert (other.returncode, other.stderr.count("\n")) == (2, 1)
@@ -331,7 +333,11 @@ def test_stages_are_evaluated_before_and_after_the_merge(run_folder, evaluated) 
             name.split("/")[0],
         )
     assert found["lce_32k/eval/long-context"].expected[0] == "niah_single_1@256"
-    assert found["lce_32k/eval/long-context"].expected[-1] == "qa_2@2048"
+    assert found["lce_32k/eval/long-context"].expected[-1] == "niah_multikey_1@2048"
+    for unit in found["lce_32k/eval/long-context"].units:
+        # an untrained model of this size has 11 bits a byte
+        assert unit.metric == "answer_bits_per_byte,none"
+        assert unit.score < 9
     # three models: the parent, the stage's own end, and their merge
     assert len({evaluation.fingerprint for evaluation in found.values()}) == 3
     bits = {
