@@ -13,6 +13,14 @@ that is a bare number (a page) gets no such line.
 Two passes: the first distributes the records over buckets by a hash of the repository's name, the
 second loads one bucket at a time. So memory holds one bucket's text for each process, at any size
 of the inputs.
+
+The output holds shard-NNNNN.jsonl and manifest.json. A line of a shard has ``text``,
+``repository``, ``files``, ``tokens`` and ``part``, the document's number within its repository from
+1; no document holds files of two repositories, and nothing depends on the number of workers. The
+manifest has ``repositories``, ``files``, ``cut_files`` (longer than a document by themselves),
+``documents``, ``long_documents`` (at least half of the limit), ``tokens``, ``bytes`` (of text, in
+UTF-8), ``left_out`` (reason -> files or records), ``settings`` and ``shards`` (file, documents,
+tokens).
 """
 
 import hashlib
@@ -103,11 +111,7 @@ def prepare(
     fields: FieldNames = DEFAULT_FIELDS,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Pack each repository's files into documents in ``output``: shards and manifest.json.
-
-    A line holds ``text``, ``repository``, ``files``, ``tokens`` and ``part``, the document's number
-    within its repository from 1. No document holds files of two repositories. What is written does
-    not depend on ``workers``. A run that was interrupted does what is missing.
+    """Pack each repository's files into documents in ``output``; return the manifest.
 
     Args:
         output: a new, empty or unfinished folder.
@@ -121,41 +125,23 @@ def prepare(
         fields: of a record of ``inputs``.
         workers: processes.
 
-    Returns:
-        The manifest: ``repositories``, ``files``, ``cut_files`` (longer than a document by
-        themselves), ``documents``, ``long_documents`` (at least half of ``max_tokens``),
-        ``tokens``, ``bytes`` (of text, in UTF-8), ``left_out`` (reason -> files or records),
-        ``settings`` and ``shards`` (file, documents, tokens).
-
     Raises:
         UserError: neither or both kinds of input; an input that is missing or damaged; not one
             record that has the fields; ``max_tokens`` too small; ``output`` holds something else or
             was made with other settings.
     """
-    if (folder is None) == (not inputs):
-        raise UserError("repositories: expected either --input or --folder; give one of them")
-    if max_tokens < MINIMUM_TOKENS:
-        raise UserError(
-            f"max-tokens: {max_tokens} is too small, expected at least {MINIMUM_TOKENS}; give more"
-        )
+    _check_arguments(inputs, folder, max_tokens)
     if folder:
-        parts = _folder_parts(folder)
-        groups = shards.cut(parts)
+        groups = shards.cut(_folder_parts(folder))
+        described: dict[str, Any] = {"inputs": [str(folder)]}
     else:
         groups = shards.plan(inputs or [])
+        described = {**fields.to_settings(), "inputs": inputs}
 
     # the names of fields change the first pass, not the packing of its buckets
-    settings = {
-        "max_tokens": max_tokens,
-        "tokenizer": tokenizer_files.fingerprint(tokenizer_folder),
-    }
-    all_settings: dict[str, Any] = dict(settings)
-    if folder:
-        all_settings["inputs"] = [str(folder)]
-    else:
-        all_settings |= fields.to_settings()
-        all_settings["inputs"] = inputs
-    all_settings["inputs_sha256"] = _digest(groups)
+    fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
+    settings = {"max_tokens": max_tokens, "tokenizer": fingerprint}
+    all_settings = {**settings, **described, "inputs_sha256": _digest(groups)}
 
     partition = output / _PARTITION
     result = _finished(output, all_settings)
@@ -174,6 +160,15 @@ def prepare(
     # the buckets, also those of a run that was killed after its manifest
     shutil.rmtree(partition, ignore_errors=True)
     return result
+
+
+def _check_arguments(inputs: list[str] | None, folder: Path | None, max_tokens: int) -> None:
+    if (folder is None) == (not inputs):
+        raise UserError("repositories: expected either --input or --folder; give one of them")
+    if max_tokens < MINIMUM_TOKENS:
+        raise UserError(
+            f"max-tokens: {max_tokens} is too small, expected at least {MINIMUM_TOKENS}; give more"
+        )
 
 
 _COUNTS = ("repositories", "files", "cut_files", "documents", "long_documents", "tokens", "bytes")

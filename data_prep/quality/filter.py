@@ -3,6 +3,14 @@
 Without a search for duplicates there is one pass. With it there are three: signatures of every
 document that the earlier steps leave, the decision which of them are removed, and the pass that
 writes. Each resumes where it was interrupted.
+
+The output holds shard-NNNNN.jsonl.zst (the records with all their fields),
+shard-NNNNN.removed.jsonl (a line for each document removed: ``input``, ``record``, ``step``,
+``reason``, and ``duplicates`` and ``similarity``, or ``ngram`` and ``suite``), shard-NNNNN.json,
+and
+at the end manifest.json: ``documents_in``, ``documents``, ``changed``, ``removed`` (step ->
+documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``, ``evaluation`` (suite ->
+texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and all removed.
 """
 
 import shutil
@@ -91,15 +99,7 @@ def run(
     text_field: str = "text",
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write the documents of ``inputs`` that pass to ``output``, in input order.
-
-    ``output`` gets shard-NNNNN.jsonl.zst (the records with all their fields),
-    shard-NNNNN.removed.jsonl (a line for each document removed: ``input``, ``record``, ``step``,
-    ``reason``, and ``duplicates`` and ``similarity``, or ``ngram`` and ``suite``),
-    shard-NNNNN.json, and at the end manifest.json: ``documents_in``, ``documents``, ``changed``,
-    ``removed`` (step -> documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``,
-    ``evaluation`` (suite -> texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and
-    all removed.
+    """Write the documents of ``inputs`` that pass to ``output``; return the manifest.
 
     Args:
         inputs: files, folders, or ``hf:NAME[:CONFIGURATION[:SPLIT]]``.
@@ -107,9 +107,6 @@ def run(
         chosen: the steps.
         text_field: the field of a record that holds the text.
         workers: processes; they change nothing in the output.
-
-    Returns:
-        The manifest.
 
     Raises:
         UserError: an input or evaluation text cannot be read, a record is no text, ``output`` was
@@ -139,11 +136,7 @@ def run(
             _find_duplicates(passes, plan, settings, chosen, sources, workers)
 
         work = partial(
-            filter_shard,
-            passes=passes,
-            chosen=chosen,
-            text_field=text_field,
-            sources=sources,
+            filter_shard, passes=passes, chosen=chosen, text_field=text_field, sources=sources
         )
         shards.run(output, plan, settings, work, workers=workers)
         manifest = {

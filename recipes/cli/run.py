@@ -26,50 +26,59 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+StagesArgument = Annotated[
+    str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")
+]
+WhereOption = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name."
+    ),
+]
+RunFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]",
+    ),
+]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]",
+    ),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one."),
+]
+InitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER."
+    ),
+]
+EvaluateOption = Annotated[
+    bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")]
+
+
 def run_stages(
     ctx: typer.Context,
-    stages: Annotated[
-        str, typer.Argument(metavar="STAGE[..STAGE]", help="One stage, or a range: phase1..phase4.")
-    ],
+    stages: StagesArgument,
     size: SizeOption,
     overrides: OverridesArgument = None,
-    on: Annotated[
-        str,
-        typer.Option(
-            "--on", metavar="local|CLUSTER", help="This machine, or a cluster file or its name."
-        ),
-    ] = "local",
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run's folder  [default: runs/SIZE; on a cluster in its shared folder]"
-        ),
-    ] = None,
+    on: WhereOption = "local",
+    run_dir: RunFolderOption = None,
     data: DataOption = None,
-    devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes to train with, a GPU each  [default: one replica's; on a cluster all]",
-        ),
-    ] = None,
-    first: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STAGE", help="Leave out the stages before this one."),
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin with a checkpoint, a finished stage's folder, or hf:NAME or hf:FOLDER."
-        ),
-    ] = None,
-    evaluate: Annotated[
-        bool, typer.Option("--eval/--no-eval", help="Evaluate each stage, and stop at its gate.")
-    ] = True,
+    devices: DevicesOption = None,
+    first: FromOption = None,
+    init: InitOption = None,
+    evaluate: EvaluateOption = True,
     log: TrackerOption = None,
-    dryrun: Annotated[
-        bool, typer.Option("--dryrun", help="Print the tasks and run nothing.")
-    ] = False,
+    dryrun: DryRunOption = False,
 ) -> None:
     """Run stages: data (size tiny), training, merge, export, evaluation, report."""
     from recipes.launch.chain import build_chain, require_inputs, select_stages
@@ -98,14 +107,19 @@ def run_stages(
     run_folder = run_dir or Path("runs") / size
     chain = build_chain(request, run_folder)
     if dryrun:
-        for stage in request.stages:
-            if stage not in [task.name for task in chain]:
-                typer.echo(f"{stage}: finished already")
-        for task in chain:
-            typer.echo(str(task))
+        _print_tasks(request, chain)
         return
     require_inputs(chain, data, init)
     _run_here(request, chain, run_folder, verbose=bool(ctx.obj))
+
+
+def _print_tasks(request: "ChainRequest", chain: Sequence["Task"]) -> None:
+    names = [task.name for task in chain]
+    for stage in request.stages:
+        if stage not in names:
+            typer.echo(f"{stage}: finished already")
+    for task in chain:
+        typer.echo(str(task))
 
 
 def _run_here(
