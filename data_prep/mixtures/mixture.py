@@ -189,6 +189,7 @@ def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
         mixture: of a stage.
         tokens: of the whole stage; None for the recipe's.
     """
+    # the recipe's tokens keep their origin, which the table shows
     budget = PRETRAIN_STAGES[mixture.stage].tokens
     if tokens is not None:
         budget = Sourced(tokens, "override", "set with --tokens")
@@ -201,6 +202,7 @@ def plan(mixture: Mixture, tokens: int | None = None) -> Plan:
         component_tokens = budget.value * component.percent / total_percent
         for name, weight in component.weights.items():
             needed = component_tokens * weight
+            # epochs need the sum over all components, which comes below
             row = PlannedSource(
                 component=component.name,
                 source=catalog[name],
@@ -247,6 +249,7 @@ def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
     where = f"{name}: stage {stage}"
     if not isinstance(content, dict):
         raise UserError(f"{where}: found {_kind(content)}, expected components; {_SEE}")
+    # both directions: nothing unknown, and nothing of the recipe left out
     for component in content:
         if component not in recipe:
             raise UserError(
@@ -269,6 +272,7 @@ def _mixture(stage: str, content: Any, name: str, is_own: bool) -> Mixture:
                 f"{where}: component {component}: {parsed.percent:g} percent, the recipe has "
                 f"{percent.value:g}"
             )
+            # a shipped file must agree with the recipe, a user's own need not
             if not is_own:
                 raise UserError(f"{differs}; make them equal")
             warnings.append(differs)
@@ -284,6 +288,7 @@ def _component(name: str, content: Any, where: str) -> Component:
         raise UserError(
             f"{where}: found {_kind(content)}, expected percent, why, sources and stand_in; {_SEE}"
         )
+    # a misspelled key would silently leave its default
     for key in content:
         if key not in _COMPONENT_KEYS:
             raise UserError(

@@ -20,6 +20,7 @@ def export_checkpoint(
     """Export a NeMo checkpoint to a Hugging Face folder."""
     from recipes.runs.stage_folder import final_checkpoint
 
+    # a stage's folder means the checkpoint that it leaves
     source = final_checkpoint(checkpoint) or checkpoint
     from recipes.model.bridge.to_hf import export_hf
 
@@ -35,6 +36,7 @@ def import_folder(
     """Import a Hugging Face model as a NeMo checkpoint."""
     from recipes.model.bridge.hf_folder import local_folder
 
+    # refused before NeMo is imported, which takes 20 s
     source = local_folder(hf)
     from recipes.model.bridge.from_hf import import_hf
 
@@ -97,6 +99,7 @@ def _read_texts(path: Path) -> "Texts":
     from data_prep import documents
     from recipes.merging.sweep import Texts
 
+    # one part for the whole file
     parts = documents.split_inputs([str(path)], 2**62)
     texts = [document.text for part in parts for document in documents.read(part, "text")]
     if not any(texts):

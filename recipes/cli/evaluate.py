@@ -136,6 +136,7 @@ def _run_suite(
         ruler_samples=ruler_samples,
         allow_code=allow_code,
     )
+    # on a cluster the options become the command lines of jobs
     if on != "local":
         from recipes.launch.on_slurm import evaluate_on_cluster
 
@@ -148,6 +149,7 @@ def _run_suite(
             typer.echo(unit.name)
         return
     evaluation = _evaluate(options, folder, model_folder, plan)
+    # also where units have failed: their scores are kept
     _print_scores(evaluation)
     typer.echo(str(folder))
     _exit_where_failed(evaluation)

@@ -94,6 +94,7 @@ def run_stages(
         evaluate=evaluate,
         log=log,
     )
+    # before anything starts, rather than in the first stage's task
     if log:
         from recipes.training.trackers import check_tracker
 
@@ -104,11 +105,13 @@ def run_stages(
         run_on_cluster(on, run_dir, request, dryrun)
         return
 
+    # what the run's folder holds already has no task
     run_folder = run_dir or Path("runs") / size
     chain = build_chain(request, run_folder)
     if dryrun:
         _print_tasks(request, chain)
         return
+    # a dry run may name what does not exist yet
     require_inputs(chain, data, init)
     _run_here(request, chain, run_folder, verbose=bool(ctx.obj))
 
@@ -135,6 +138,7 @@ def _run_here(
     typer.echo("\n".join(plan_lines(chain, request.stages)))
     typer.echo(f"{len(chain)} tasks, about {duration(sum(seconds.values()))} on two cores\n")
 
+    # after the plan is printed: nemo-run takes seconds to import
     from recipes.launch.locally import run_local
 
     try:

@@ -110,6 +110,7 @@ def _sum_problem(
 ) -> str | None:
     """Return what is wrong with the weights' values, as a sentence."""
     text = " ".join(map(str, weights))
+    # a NaN compares as equal to nothing, so that it would pass the sum
     if not all(math.isfinite(weight) for weight in weights):
         return f"--weights: {text} has a weight that is not finite; give plain numbers"
     total = sum(weights)
@@ -137,6 +138,7 @@ def write_merge(
     if base:
         paths.append(base)
     sources = [open_parent(path) for path in paths]
+    # all mistakes come before the first byte is written
     check_alike(paths, sources)
     _log_differences(sources)
 
@@ -167,6 +169,7 @@ def write_merge(
     if base:
         sources.insert(0, sources.pop())
         factors.insert(0, 1 - math.fsum(weights))
+    # a few rows of a tensor at a time; the first parent gives layout, config and tokenizer
     with Merge(method, sources, factors) as merged:
         first.write(merged, folder)
     manifest.write(folder)
@@ -176,6 +179,7 @@ def _log_differences(parents: Sequence[Parent]) -> None:
     """Say which values of the configs differ, and which the merge gets."""
     for field in MAY_DIFFER:
         values = [parent.config[field] for parent in parents]
+        # theta and length may differ between stages
         if len(set(values)) == 1:
             continue
         log.warning(

@@ -74,6 +74,7 @@ def block_spec(
     else:
         layer = get_gpt_layer_local_spec(normalization="RMSNorm")
         norm = RMSNorm
+        # Megatron's own norms without TransformerEngine refuse sequence parallelism
         layer.submodules.input_layernorm = norm
         layer.submodules.pre_mlp_layernorm = norm
         layer.submodules.self_attention.submodules.core_attention = SdpaCoreAttention
@@ -95,6 +96,7 @@ def scaled_bias_dropout_add(residual_multiplier: float) -> Callable:
         def bias_dropout_add(
             branch_with_bias: tuple[Tensor, Tensor | None], residual: Tensor, prob: float
         ) -> Tensor:
+            # in Megatron's order: bias, dropout, then the sum
             branch, bias = branch_with_bias
             if bias is not None:
                 branch = branch + bias
@@ -136,6 +138,7 @@ def build_granite(
         post_process: whether this pipeline stage holds the final norm and the logits.
         parallel_output: leave the logits split over the tensor-parallel ranks.
     """
+    # attention's multiplier is the config's softmax_scale, the other three are set here
     model = GPTModel(
         config,
         transformer_layer_spec=block_spec(config, residual_multiplier, vp_stage=vp_stage),

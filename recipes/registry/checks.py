@@ -89,6 +89,7 @@ def _checks(
     yield _memory(recipe)
 
 
+# what TP, PP, CP and the micro-batch must divide: the rules that an override is refused by
 def _values_fit(recipe: PretrainRecipe) -> Iterator[CheckResult]:
     model = recipe.model
     parallel = recipe.parallelism
@@ -110,6 +111,7 @@ def _values_fit(recipe: PretrainRecipe) -> Iterator[CheckResult]:
         yield CheckResult("values fit together", True, found, expected)
 
 
+# the job's GPUs hold whole replicas of the model
 def _world_size(recipe: PretrainRecipe) -> CheckResult:
     parallel = recipe.parallelism
     gpus = parallel.gpus.value
@@ -124,6 +126,7 @@ def _world_size(recipe: PretrainRecipe) -> CheckResult:
     )
 
 
+# every replica takes the same number of micro-batches of a step
 def _global_batch(recipe: PretrainRecipe) -> CheckResult:
     batch = recipe.global_batch_size.value
     replicas = recipe.parallelism.data_parallel_size
@@ -141,6 +144,7 @@ def _batch_tokens(recipe: PretrainRecipe) -> int:
     return recipe.global_batch_size.value * recipe.sequence_length.value
 
 
+# the learning rate is tuned for one number of tokens a step, so that longer sequences are fewer
 def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> CheckResult:
     tokens = _batch_tokens(recipe)
     length = recipe.sequence_length.value
@@ -165,6 +169,7 @@ def _tokens_per_batch(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> 
     )
 
 
+# whole steps come within a batch of the published tokens
 def _tokens(recipe: PretrainRecipe) -> CheckResult:
     batch = _batch_tokens(recipe)
     trained = recipe.steps.value * batch
@@ -176,6 +181,7 @@ def _tokens(recipe: PretrainRecipe) -> CheckResult:
     )
 
 
+# at least one checkpoint and one validation, and neither more often than every step
 def _intervals(recipe: PretrainRecipe) -> CheckResult:
     steps = recipe.steps.value
     checkpoint = recipe.checkpoint_every_steps
@@ -189,6 +195,7 @@ def _intervals(recipe: PretrainRecipe) -> CheckResult:
     )
 
 
+# phases continue at the rate where their parent ends; the long-context extension starts anew
 def _rate_at_start(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> CheckResult:
     rate = recipe.schedule.lr(0)
     tolerance = 0.0
@@ -210,6 +217,7 @@ def _rate_at_start(recipe: PretrainRecipe, parent: PretrainRecipe | None) -> Che
     )
 
 
+# and the next phase takes over where this one ends
 def _rate_at_end(recipe: PretrainRecipe, child: PretrainRecipe | None) -> CheckResult:
     rate = recipe.schedule.lr(recipe.tokens.value)
     # the last step takes the rate of the tokens before it
@@ -229,6 +237,7 @@ def _rate_at_end(recipe: PretrainRecipe, child: PretrainRecipe | None) -> CheckR
     )
 
 
+# a curve with the right ends can still rise, jump or turn negative in between
 def _rates_between(recipe: PretrainRecipe) -> CheckResult:
     warmup = getattr(recipe.schedule, "warmup_tokens", None)
     warmup_tokens = warmup.value if isinstance(warmup, Sourced) else 0
@@ -258,6 +267,7 @@ def _sample_rates(recipe: PretrainRecipe, start: int, end: int) -> list[float]:
     return rates
 
 
+# published percentages are rounded, so their sum may be off a little
 def _mixture(recipe: PretrainRecipe) -> CheckResult:
     percent = [leaf.value for leaf in recipe.mixture.values()]
     return CheckResult(
@@ -268,6 +278,7 @@ def _mixture(recipe: PretrainRecipe) -> CheckResult:
     )
 
 
+# theta and length only grow along the chain, up to the released model's theta
 def _theta(
     recipe: PretrainRecipe,
     parent: PretrainRecipe | None,
@@ -303,6 +314,7 @@ def _first_alignment_stage() -> str:
     return next(name for name in STAGES if name not in PRETRAIN_STAGES)
 
 
+# weights, gradients, optimizer state and activations of the fullest rank
 def _memory(recipe: PretrainRecipe) -> CheckResult:
     memory = estimate(recipe)
     parallel = recipe.parallelism

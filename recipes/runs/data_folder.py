@@ -155,6 +155,7 @@ def component_weights(
         # several components of a recipe may read the same data
         weights[_find_component(manifest, name)] += percent
 
+    # published percentages may add up to 99.9 or 100.1
     total = sum(weights.values())
     if not total:
         raise UserError(
@@ -188,6 +189,7 @@ def blend(manifest: DataManifest, mixture_percent: Mapping[str, float]) -> list[
     Raises:
         UserError: as :func:`component_weights`, or a component without tokens.
     """
+    # prefixes stay relative, so that the folder can be moved
     blended = []
     for name, weight in component_weights(manifest, mixture_percent).items():
         component = manifest.components[name]
@@ -224,6 +226,7 @@ def check_packing(
         UserError: as :func:`component_weights`, or such a component.
     """
     for name in component_weights(manifest, mixture_percent):
+        # zero where documents were not packed
         packed = manifest.components[name].packed_tokens
         if packed > sequence_length:
             raise UserError(

@@ -35,6 +35,7 @@ class PowerSchedule:
     token_factor: Sourced[int]
 
     def _power(self, tokens: float) -> float:
+        # tokens of the whole run, at full scale
         n = (self.start_tokens.value + tokens) * self.token_factor.value
         if n <= 0:
             return self.lr_max.value
@@ -43,6 +44,7 @@ class PowerSchedule:
     def lr(self, tokens: float) -> float:
         """Return the base learning rate after ``tokens`` tokens of this stage."""
         warmup_tokens = self.warmup_tokens.value
+        # up to where the power law takes over, without a jump
         if tokens < warmup_tokens:
             return self._power(warmup_tokens) * max(tokens, 0) / warmup_tokens
         return self._power(tokens)
@@ -65,6 +67,7 @@ class ExponentialDecay:
 
     def lr(self, tokens: float) -> float:
         """Return the base learning rate after ``tokens`` tokens, constant outside of the stage."""
+        # expm1, as exp(x) - 1 loses digits at the end of the stage
         x = min(max(tokens / self.tokens.value, 0.0), 1.0)
         remaining = math.expm1(1 - x) / math.expm1(1)
         return self.lr_start.value * remaining + self.lr_end.value * (1 - remaining)

@@ -74,15 +74,19 @@ def parameter_count(size: Size) -> int:
     They are the tied embedding, per layer QKV, output, SwiGLU and two RMSNorms, and an RMSNorm at
     the end.
     """
+    # widths of the query heads, and of the key and the value heads that they share
     hidden = size.hidden_size.value
     query = size.num_attention_heads.value * size.head_dim.value
     key_value = size.num_query_groups.value * size.head_dim.value
     attention = hidden * (query + 2 * key_value) + query * hidden
+    # gate, up and down projections
     mlp = 3 * hidden * size.ffn_hidden_size.value
+    # two norms a layer, with one weight per hidden unit
     layer = attention + mlp + 2 * hidden
     return size.vocab_size.value * hidden + size.num_layers.value * layer + hidden
 
 
+# the fields that change the number of parameters
 _DIMENSION_FIELDS = (
     "hidden_size",
     "num_layers",
@@ -118,6 +122,7 @@ RULES: tuple[Rule[Size], ...] = (
     ),
 )
 
+# the same at every published size
 RMS_NORM_EPS = published(1e-5, "C", "common.rms_norm_eps")
 INITIALIZER_STD = assumed(
     0.1, "what MiniCPM and the power scheduler's setup use at muP's base width; not published"
@@ -130,6 +135,7 @@ BOS_TOKEN_ID = published(100257, "C", "tokenizer.bos_token_id")
 EOS_TOKEN_ID = published(100257, "C", "tokenizer.eos_token_id")
 PAD_TOKEN_ID = published(100256, "C", "tokenizer.pad_token_id")
 
+# dimensions are the publication's; multipliers and token ids the released config.json's
 GRANITE_3B = Size(
     name="3b",
     hidden_size=published(2560, "W", "models.3b.hidden_size"),
@@ -199,6 +205,7 @@ GRANITE_30B = Size(
 _DIMENSIONS = "chosen so that all twelve stages run on a CPU in minutes"
 _TOKENIZER = "the small tokenizer that is trained for tiny puts its special tokens first"
 
+# Granite in every respect but size: multipliers follow by the published models' own rules
 _TINY_DIMENSIONS = Size(
     name="tiny",
     hidden_size=assumed(64, _DIMENSIONS),
@@ -226,4 +233,5 @@ _TINY_DIMENSIONS = Size(
 
 TINY = apply_rules(_TINY_DIMENSIONS, RULES)
 
+# in the order in which they are listed
 SIZES = {size.name: size for size in (GRANITE_3B, GRANITE_8B, GRANITE_30B, TINY)}

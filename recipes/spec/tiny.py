@@ -76,6 +76,7 @@ def _schedule(full: Schedule) -> Schedule:
 
 
 def _scale_pretraining(full: PretrainRecipe) -> PretrainRecipe:
+    # a batch has fewer sequences, and each of them fewer tokens
     batch_factor = SEQUENCE_FACTOR.value * BATCH_FACTOR.value
     return replace(
         _common(full),
@@ -90,6 +91,7 @@ def _scale_pretraining(full: PretrainRecipe) -> PretrainRecipe:
 
 
 def _scale_sft(full: SftRecipe) -> SftRecipe:
+    # fewer steps, and fewer samples in each: epochs stay the full size's
     samples_factor = ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value
     return replace(
         _common(full),
@@ -104,6 +106,7 @@ def _scale_sft(full: SftRecipe) -> SftRecipe:
 def _scale_rl(full: RlRecipe) -> RlRecipe:
     """Scale an RL stage down; the group size stays."""
     prompts_factor = ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value
+    # steps that follow from prompts and batch are computed from tiny's own
     steps = full.steps
     if steps is not COMPUTED:
         steps = _divided(steps, ALIGNMENT_STEP_FACTOR.value)
@@ -118,6 +121,7 @@ def _scale_rl(full: RlRecipe) -> RlRecipe:
 
 def _micro_batch(batch: str) -> Rule[Any]:
     def compute(recipe: Any) -> Sourced[int]:
+        # what fits into memory, but never more than the batch has
         sequences = TOKENS_PER_MICRO_BATCH.value // recipe.sequence_length.value
         return derived(
             max(1, min(getattr(recipe, batch).value, sequences)),
@@ -127,6 +131,7 @@ def _micro_batch(batch: str) -> Rule[Any]:
     return Rule("parallelism.micro_batch_size", (batch, "sequence_length"), compute)
 
 
+# intervals of a short stage: a tenth of it, so that resumption can be seen
 def _every_tokens(path: str) -> Rule[Any]:
     return Rule(
         path,
@@ -153,6 +158,7 @@ def _tokens_per_batch(recipe: PretrainRecipe) -> Sourced[int]:
     length = recipe.sequence_length.value
     scaled = _divided(TOKENS_PER_BATCH, SEQUENCE_FACTOR.value * BATCH_FACTOR.value)
     why = "global_batch_size x sequence_length"
+    # the longest stage: even a single sequence exceeds the scaled batch
     if length > scaled.value:
         why += f": one sequence is more than {scaled.why} = {scaled.value:,}"
     return derived(recipe.global_batch_size.value * length, why)
@@ -176,6 +182,7 @@ VALIDATION_BATCHES = Rule[Any](
     ),
 )
 
+# how each kind of stage is scaled, and the rules that then fill in its computed values
 PRETRAIN = Scaling(
     _scale_pretraining,
     (

@@ -55,17 +55,20 @@ def fit(
 
     from recipes.training.trackers import add_tracker, tracked
 
+    # the recipe is plain configuration until fiddle builds it
     _quiet_libraries()
     recipe = _build_recipe(manifest, overrides, folder, data, tokenizer)
     _set_checkpoint(recipe, manifest.stage, folder, initial_state)
     if tracker:
         add_tracker(recipe.log, tracker, folder)
 
+    # from here on NeMo's objects exist: model, data module, trainer, loggers
     pretrain = fiddle.build(recipe)
     loggers = pretrain.keywords["log"]
     with tracked(loggers, tracker, folder, manifest), _log_file_errors_ignored():
         pretrain()
 
+    # the data module has counted the documents that its samples touched
     module = pretrain.keywords["data"]
     read = {prefix: module.read[str(data / prefix)] for prefix in manifest.data}
     return FitResult(read, module.repeats)
@@ -77,9 +80,11 @@ def _build_recipe(
     """Return the stage's ``nemo_run`` recipe for the processes that the launcher has started."""
     from recipes.training.pretraining import pretraining_recipe
 
+    # Megatron's form of a blend: weight, prefix, weight, prefix, ...
     blend: list[str | float] = []
     for prefix, shard in manifest.data.items():
         blend += [shard.weight, str(data / prefix)]
+    # torchrun's variables; without them this process is the only one
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     recipe = pretraining_recipe(
         manifest.stage,
@@ -104,6 +109,7 @@ def _set_checkpoint(
     import nemo_run as run
     from nemo import lightning as nl
 
+    # own progress first: the initial state is for a stage that has none
     checkpoint = latest_checkpoint(folder)
     if checkpoint:
         recipe.resume.resume_from_path = str(checkpoint)
@@ -126,6 +132,7 @@ def _shard_states(manifest: StageManifest) -> Mapping[str, dict[str, Any]]:
     states: dict[str, dict[str, Any]] = {}
     for prefix, shard in manifest.data.items():
         states[prefix] = {"component": shard.component}
+        # by content, not by name: a shard may have moved since an earlier stage read it
         progress = manifest.data_progress_before.get(shard.bin_sha256)
         if progress:
             states[prefix]["next_document"] = progress.next_document
@@ -138,6 +145,7 @@ def _quiet_libraries() -> None:
     from nemo.utils import logging as nemo_logging
 
     nemo_logging.set_verbosity(nemo_logging.ERROR)
+    # Lightning prints what it finds and does not find on the machine
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

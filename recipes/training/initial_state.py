@@ -43,6 +43,7 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
     if init is None and recipe.parent is None:
         return InitialState()
 
+    # --init wins over the parent in the run's folder
     source = init or run_folder / str(recipe.parent)
     manifest = finished_manifest(source)
     if not manifest and init is None:
@@ -53,9 +54,11 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
     if manifest:
         _check_merged(source, manifest)
 
+    # a stage's folder leads to its merge or last checkpoint, anything else is a checkpoint itself
     checkpoint = final_checkpoint(source) or source
     has_optimizer = _check_model(checkpoint, recipe.model)
     _check_theta(checkpoint, recipe)
+    # an imported model or a merge has weights only
     carries = recipe.optimizer_state.value == "carry" and has_optimizer
     return InitialState(
         checkpoint=checkpoint,

@@ -91,6 +91,7 @@ class StageRun:
                     f"{self.folder}: another process trained in this folder until just now; run "
                     f"again to continue"
                 )
+            # the manifest says running before the first step, so that a kill leaves it so
             write_recipe(self.folder, self.recipe)
             record = StageRecord(self.folder, self.manifest)
             record.begin()
@@ -111,6 +112,7 @@ class StageRun:
 
     def _results(self, fitted: FitResult) -> dict[str, Any]:
         """Return the fields that only a finished stage's manifest has."""
+        # the last checkpoint is of the last step: training saves there in any case
         checkpoint = latest_checkpoint(self.folder)
         lines = read_metrics(self.folder / "metrics" / "steps.jsonl")
         validation_losses = [line["val_loss"] for line in lines if "val_loss" in line]
@@ -173,6 +175,7 @@ def prepare(
             or other data, another tokenizer than the data, the folder or the parent stage has, a
             tracker that is not installed; and as :func:`recipes.training.initial_state`.
     """
+    # what needs no checkpoint is checked first: recipe, data, machine
     recipe = resolve_pretraining(stage, size, overrides)
     folder = run_folder / stage
     data_manifest = read_data_manifest(data)
@@ -196,7 +199,9 @@ def prepare(
         log.info("%s: finished already, nothing to do (%s)", stage, folder)
         return None
 
+    # takes a second, and a finished stage does not need it
     check_loader(data / data_manifest.tokenizer.folder)
+    # a further start counts on from the former one
     manifest = _new_manifest(recipe, data_manifest, shards, state)
     if former:
         manifest = _continued_manifest(manifest, former, keeps_initial_state=continues)
@@ -217,6 +222,7 @@ def _check_tokenizers(
     state: InitialState,
 ) -> None:
     """Check that the data, the stage's folder and its initial checkpoint have one tokenizer."""
+    # the data with its own tokenizer, then each of the others with the data
     check_data_tokenizer(data, data_manifest)
     if former:
         check_stage_tokenizer(folder, former, data, data_manifest)
@@ -230,6 +236,7 @@ def _training_shards(
     """Return prefix -> shard, for those that the recipe's mixture reads."""
     shards = data_manifest.shards()
     result = {}
+    # a component's weight is divided over its shards by their tokens
     for weight, path in blend(data_manifest, recipe.mixture_percent):
         prefix = str(path)
         component, shard = shards[prefix]
@@ -290,6 +297,7 @@ def unigram_entropy(
     counts = data / UNIGRAM_COUNTS
     if not counts.exists():
         return None
+    # the entropy of the blend that was read, not of the files as they are
     weights = component_weights(data_manifest, recipe.mixture_percent)
     occurrences = read_json(counts, "prepare the data again")
     try:

@@ -74,6 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if model_type != "granite":
         raise UserError(f"{path}: model_type is {model_type!r}, but only 'granite' can be imported")
+    # transformers fills in defaults for what is missing, which would be another model's
     for name in CONFIG_FIELDS:
         if name != "head_dim" and not isinstance(values.get(name), int | float):
             raise UserError(
@@ -87,6 +88,7 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{path}: {name} is {config[name]!r}, but Granite 4.1 has {expected!r}, so it "
                 "cannot be imported"
             )
+    # released configs leave it out where it follows
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     return config
 
@@ -102,6 +104,7 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
             of another shape.
     """
     files: dict[str, safe_open] = {}
+    # which file holds which tensor, from the files themselves and not from their index
     for path in safetensors_files(folder):
         file = _open(path)
         files.update(dict.fromkeys(file.keys(), file))
@@ -119,6 +122,7 @@ def open_tensors(folder: Path, weights: Iterable[Weight]) -> dict[str, safe_open
             f"{folder}: {problem} ({len(missing)} missing, {len(unknown)} unknown); download it "
             f"again"
         )
+    # reads the headers only
     for name, expected in shapes.items():
         shape = tuple(files[name].get_slice(name).get_shape())
         if shape != expected:
@@ -140,6 +144,7 @@ def safetensors_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     try:
         file_of_tensor = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        # the name alone: an index may not lead out of its folder
         names = {Path(name).name for name in file_of_tensor.values()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{index}: damaged ({error!r}); download the folder again") from error
