@@ -24,7 +24,7 @@ def run(function: Callable, *args: Any, world_size: int = 1) -> Any:
     port = _free_port()
     with ProcessPoolExecutor(world_size, mp_context=CONTEXT, max_tasks_per_child=1) as pool:
         ranks = [
-            pool.submit(_as_rank, rank, world_size, port, function, args)
+            pool.submit(_as_rank, _rank_variables(rank, world_size, port), function, args)
             for rank in range(world_size)
         ]
         results = [rank.result() for rank in ranks]
@@ -35,7 +35,9 @@ def start(function: Callable, *args: Any, world_size: int = 1) -> list[Any]:
     """Start what :func:`run` runs and return the processes, which may be killed."""
     port = _free_port()
     ranks = [
-        CONTEXT.Process(target=_as_rank, args=(rank, world_size, port, function, args))
+        CONTEXT.Process(
+            target=_as_rank, args=(_rank_variables(rank, world_size, port), function, args)
+        )
         for rank in range(world_size)
     ]
     for rank in ranks:
@@ -49,17 +51,23 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-def _as_rank(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> Any:
-    import torch
-
-    environment = {
+def _rank_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Return the environment of a rank: the caller's, which the fork server may not have had."""
+    variables = {
         "RANK": rank,
         "LOCAL_RANK": rank,
         "WORLD_SIZE": world_size,
         "LOCAL_WORLD_SIZE": world_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
     }
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    return {**os.environ, **{name: str(value) for name, value in variables.items()}}
+
+
+def _as_rank(environment: dict[str, str], function: Callable, args: tuple) -> Any:
+    import torch
+
+    os.environ.update(environment)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    torch.set_num_threads(max(1, threads // world_size))
+    torch.set_num_threads(max(1, threads // int(os.environ["WORLD_SIZE"])))
     return function(*args)
