@@ -61,6 +61,7 @@ def test_the_readme_lists_every_stage() -> None:
     assert stages == list(STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_an_example_runs_dry(name: str, tmp_path: Path) -> None:
     script = ROOT / "examples" / name

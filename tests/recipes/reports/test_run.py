@@ -17,6 +17,9 @@ from recipes.runs.stage_folder import write_recipe
 from recipes.runs.stage_manifest import ShardProgress, TrainingShard
 from tests.helpers.report_pages import BATCH, Page, write_stage
 
+# its pages have charts
+pytestmark = pytest.mark.slow
+
 
 def report(run: Path) -> tuple[str, Page]:
     return write_report(run).read_text(), Page((run / "report.html").read_text())
