@@ -175,7 +175,6 @@ def prepare(
             or other data, another tokenizer than the data, the folder or the parent stage has, a
             tracker that is not installed; and as :func:`recipes.training.initial_state`.
     """
-    # what needs no checkpoint is checked first: recipe, data, machine
     recipe = resolve_pretraining(stage, size, overrides)
     folder = run_folder / stage
     data_manifest = read_data_manifest(data)
@@ -199,9 +198,7 @@ def prepare(
         log.info("%s: finished already, nothing to do (%s)", stage, folder)
         return None
 
-    # takes a second, and a finished stage does not need it
     check_loader(data / data_manifest.tokenizer.folder)
-    # a further start counts on from the former one
     manifest = _new_manifest(recipe, data_manifest, shards, state)
     if former:
         manifest = _continued_manifest(manifest, former, keeps_initial_state=continues)
