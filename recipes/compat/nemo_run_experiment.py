@@ -26,12 +26,12 @@ class LocalExperiment(run.Experiment):
 
     Attributes:
         on_start: receives the name of each task that was started.
-        on_success: receives the name of each task that has succeeded.
+        on_success: receives the names of tasks that ran side by side and have succeeded.
         on_failure: receives the names of tasks that failed side by side, and raises.
     """
 
     on_start: Callable[[str], None]
-    on_success: Callable[[str], None]
+    on_success: Callable[[Sequence[str]], None]
     on_failure: Callable[[Sequence[str]], None]
 
     def _wait_for_jobs(self, jobs: list[Any]) -> None:
@@ -67,9 +67,7 @@ class LocalExperiment(run.Experiment):
 
         if interrupted.is_set():
             raise KeyboardInterrupt
-        for job in jobs:
-            if job.state.name == "SUCCEEDED":
-                self.on_success(job.id)
+        self.on_success([job.id for job in jobs if job.state.name == "SUCCEEDED"])
         failed = [job.id for job in jobs if job.state.name != "SUCCEEDED"]
         if failed:
             self.on_failure(failed)

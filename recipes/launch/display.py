@@ -89,13 +89,16 @@ class ChainDisplay:
         log = self._logs / f"{name}.log"
         self._offsets[name] = log.stat().st_size if log.exists() else 0
 
-    def finish(self, name: str) -> None:
-        """Show that a task has succeeded, how long it took, and how long the rest will take."""
-        seconds = time.monotonic() - self._started.pop(name)
-        self._finished += 1
-        self._expected_done += self._seconds[name]
-        self._seconds_done += seconds
-        self._print(f"{self._count()} {name:28} {duration(seconds):>8}   {self._time_left()}")
+    def finish(self, names: Sequence[str]) -> None:
+        """Show that tasks that ran side by side have succeeded, and how long the rest will take."""
+        seconds = {name: time.monotonic() - self._started.pop(name) for name in names}
+        # they shared the time, so that together they took what the longest did
+        self._seconds_done += max(seconds.values(), default=0.0)
+        self._expected_done += sum(self._seconds[name] for name in names)
+        for name in names:
+            self._finished += 1
+            took = duration(seconds[name])
+            self._print(f"{self._count()} {name:28} {took:>8}   {self._time_left()}")
 
     def _count(self) -> str:
         return f"[{self._finished:{len(str(len(self._number)))}}/{len(self._number)}]"

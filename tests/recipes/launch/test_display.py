@@ -58,7 +58,7 @@ def test_a_finished_task_has_a_line_with_the_time_left(tmp_path: Path, capsys) -
     with ChainDisplay(CHAIN, seconds, tmp_path) as screen:
         for name in ("one", "two", "three"):
             screen.start(name)
-            screen.finish(name)
+            screen.finish([name])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["[1/3]", "one"],
@@ -77,7 +77,7 @@ def test_the_time_left_weighs_tasks_by_their_cost(tmp_path: Path, monkeypatch) -
     screen.start("one")
     # twice as slow as expected: so is the rest
     now[0] = 20.0
-    screen.finish("one")
+    screen.finish(["one"])
     assert screen._time_left() == "about 3 min left"
     # what a running task has taken is not added to the rest
     screen.start("two")
@@ -88,6 +88,21 @@ def test_the_time_left_weighs_tasks_by_their_cost(tmp_path: Path, monkeypatch) -
     screen.start("three")
     now[0] = 500.0
     assert screen._time_left() == "about 60 s left"
+
+
+def test_tasks_side_by_side_are_counted_together(tmp_path: Path, monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    screen = ChainDisplay(CHAIN, {"one": 10.0, "two": 90.0, "three": 100.0}, tmp_path)
+    screen.start("one")
+    screen.start("two")
+    now[0] = 100.0
+    # the short one is seen to end only with the long one
+    screen.finish(["one", "two"])
+    assert [line.split("about ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        "2 min left",
+        "2 min left",
+    ]
 
 
 def test_a_warning_of_a_task_is_shown_and_its_latest_line_now_and_then(
