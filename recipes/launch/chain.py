@@ -65,6 +65,8 @@ def select_stages(stages: str, size: str, first: str | None = None) -> list[str]
     begin, dots, end = stages.partition("..")
     if not dots:
         end = begin
+    if not begin or not end or ".." in end:
+        raise UserError(f"{stages}: expected a stage, or two as in phase1..phase4; name both")
     for name in (begin, end):
         require_known("stage", name, STAGES)
         if size not in stage_sizes(name):

@@ -31,9 +31,11 @@ from recipes.reports.html import write_html
 from recipes.reports.markdown import write_markdown
 from recipes.reports.run_files import EVALUATIONS, Run, StageReport, read_run
 from recipes.reports.values import as_number, count, formatted
-from recipes.runs.merge_manifest import MergeManifest, MergeParent
+from recipes.runs.merge_manifest import MERGE_MANIFEST, MergeManifest, MergeParent
 from recipes.runs.stage_manifest import ShardProgress, TrainingShard
 
+# folders of a run beside those of its stages
+RUN_FOLDERS = ("data", "logs", "nemo_run", "slurm")
 # shards that a table names; a full-size stage reads thousands
 MOST_SHARDS = 50
 # validations of a curve with fewer are marked
@@ -147,11 +149,15 @@ def write_report(run_folder: Path) -> Path:
 
 
 def require_run_folder(run_folder: Path) -> None:
-    """Raise UserError unless the folder of a run exists."""
+    """Raise UserError unless a folder is a run's, or empty, as a run's is before it begins."""
+    remedy = "expected a run's; name one that `granite41 run` wrote"
     if not run_folder.is_dir():
-        raise UserError(
-            f"{run_folder}: no such folder, expected a run's; name one that `granite41 run` wrote"
-        )
+        raise UserError(f"{run_folder}: no such folder, {remedy}")
+
+    names = {path.name for path in run_folder.iterdir()}
+    has_merges = any(run_folder.glob(f"*/{MERGE_MANIFEST}"))
+    if names and not has_merges and names.isdisjoint((*STAGES, *RUN_FOLDERS)):
+        raise UserError(f"{run_folder}: holds no stage, {remedy}")
 
 
 def problem_section(problems: Sequence[str]) -> list[Section]:

@@ -1,0 +1,141 @@
+"""Functions that write the inputs of rows: each takes the folder in which the command will run."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.stage_folder import write_recipe
+from tests.bad_inputs.row import Input
+from tests.helpers.manifests import data_manifest, write_stage_manifest
+
+Damage = Callable[[bytes], bytes]
+
+
+def text(path: str, content: str | bytes) -> Input:
+    """Write a file."""
+    if isinstance(content, str):
+        content = content.encode()
+
+    def write(folder: Path) -> None:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+    return write
+
+
+def json_file(path: str, value: Any) -> Input:
+    """Write a value as JSON."""
+    return text(path, json.dumps(value))
+
+
+def empty_folder(path: str) -> Input:
+    """Create a folder."""
+    return lambda folder: (folder / path).mkdir(parents=True)
+
+
+def link(path: str, target: str) -> Input:
+    """Create a symbolic link."""
+    return lambda folder: (folder / path).symlink_to(target)
+
+
+def damaged(path: str, damage: Damage) -> Input:
+    """Change the content of a file that an input before this one wrote."""
+
+    def change(folder: Path) -> None:
+        file = folder / path
+        file.write_bytes(damage(file.read_bytes()))
+
+    return change
+
+
+def with_values(path: str, **values: Any) -> Input:
+    """Set keys of a JSON file that an input before this one wrote."""
+
+    def change(content: bytes) -> bytes:
+        return json.dumps(json.loads(content) | values).encode()
+
+    return damaged(path, change)
+
+
+def without_key(path: str, key: str) -> Input:
+    """Remove a key of a JSON file that an input before this one wrote."""
+
+    def change(content: bytes) -> bytes:
+        value = json.loads(content)
+        del value[key]
+        return json.dumps(value).encode()
+
+    return damaged(path, change)
+
+
+def cut(content: bytes) -> bytes:
+    """Leave out the last 20 bytes, as an interrupted copy does."""
+    return content[:-20]
+
+
+def latin_1(content: bytes) -> bytes:
+    """Put a byte before the content that is no UTF-8."""
+    return b"\xe4" + content
+
+
+def a_list(content: bytes) -> bytes:
+    """Replace a JSON object by a list."""
+    return b'["a list"]'
+
+
+def no_keys(content: bytes) -> bytes:
+    """Replace a JSON object by one without keys."""
+    return b"{}"
+
+
+def tokenizer(folder: Path) -> None:
+    """Write a byte-level tokenizer into ``tokenizer/``."""
+    for name, content in _tokenizer_files().items():
+        text(f"tokenizer/{name}", content)(folder)
+
+
+@cache
+def _tokenizer_files() -> dict[str, str]:
+    # not at import, as the tokenizers library is read by some rows only
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from data_prep.tokenizer import END_OF_TEXT, PAD
+
+    vocabulary = {END_OF_TEXT: 0, PAD: 1}
+    for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary[character] = len(vocabulary)
+    tokens = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokens.add_special_tokens([END_OF_TEXT, PAD])
+
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": PAD}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        **special,
+    }
+    return {"tokenizer.json": tokens.to_str(), "tokenizer_config.json": json.dumps(config)}
+
+
+def documents(folder: Path) -> None:
+    """Write three documents into ``a.jsonl``."""
+    lines = [json.dumps({"text": f"document {number}"}) for number in range(3)]
+    text("a.jsonl", "\n".join(lines) + "\n")(folder)
+
+
+def run(folder: Path) -> None:
+    """Write the records of a finished phase1 of size tiny into ``run/``."""
+    stage = folder / "run" / "phase1"
+    write_recipe(stage, resolve_pretraining("phase1", "tiny"))
+    write_stage_manifest(stage)
+
+
+def prepared_data(folder: Path) -> None:
+    """Write the manifest of prepared data into ``data/``."""
+    (folder / "data").mkdir()
+    data_manifest(text={"text": 5}).write(folder / "data")
