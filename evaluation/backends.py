@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from evaluation.model_folder import ModelFolder
 from evaluation.plan import Plan
 from recipes.common.errors import UserError, nearest
+from recipes.model_folder.folder import ModelFolder
 from recipes.runs.commands import EvaluateOptions
 
 BACKENDS = ("hf", "vllm", "local-completions")

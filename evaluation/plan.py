@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation import suites
-from evaluation.model_folder import ModelFolder
 from evaluation.results import unit_name
 from evaluation.suites import LONG_CONTEXT, Benchmark, Suite
 from recipes.common.errors import UserError
+from recipes.model_folder.folder import ModelFolder
 from recipes.runs.commands import EvaluateOptions
 
 # what a unit costs besides its prompts, in tokens: lm-eval's start and its files

@@ -16,7 +16,6 @@ from typing import Any
 from evaluation.backends import Backend
 from evaluation.lm_eval_process import LmEvalJob, LmEvalResult
 from evaluation.lm_eval_worker import LmEvalWorker, UnitFailed
-from evaluation.model_folder import ModelFolder
 from evaluation.plan import Plan, PlannedUnit
 from evaluation.results import UNIT, Evaluation, Unit, read_unit, write_evaluation
 from evaluation.ruler.generation import Metadata, generate, samples_file
@@ -27,6 +26,7 @@ from recipes.common.files import atomic_directory
 from recipes.common.json_files import read_record, write_record
 from recipes.common.progress import Progress, duration
 from recipes.common.versions import commit, versions
+from recipes.model_folder.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 

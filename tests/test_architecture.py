@@ -19,9 +19,16 @@ ARROWS = {
     "recipes": ("recipes.common", "recipes.spec"),  # the stage tables
     "recipes.registry": ("recipes.common", "recipes.spec", "recipes"),
     "recipes.runs": ("recipes.common", "recipes.spec", "recipes.registry"),
+    "recipes.model_folder": ("recipes.common",),
     "recipes.compat": ("recipes.common", "recipes.spec"),
 }
-PLAIN = ("recipes.common", "recipes.spec", "recipes.registry", "recipes.runs")
+PLAIN = (
+    "recipes.common",
+    "recipes.spec",
+    "recipes.registry",
+    "recipes.runs",
+    "recipes.model_folder",
+)
 ARROWS |= {
     "data_prep": PLAIN,
     "slurm": (*PLAIN, "recipes.compat"),

@@ -15,9 +15,9 @@ from recipes.common.tables import print_table
 from recipes.runs.commands import EvaluateOptions
 
 if TYPE_CHECKING:
-    from evaluation.model_folder import ModelFolder
     from evaluation.plan import Plan
     from evaluation.results import Evaluation
+    from recipes.model_folder.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +197,9 @@ def _prepare(
     options: EvaluateOptions, output: Path, dryrun: bool = False
 ) -> tuple["ModelFolder", "Plan"]:
     """Return the model and the units of an evaluation, checked before any work."""
-    from evaluation.model_folder import open_model
     from evaluation.plan import plan_evaluation
     from evaluation.sandbox import require_sandbox
+    from recipes.model_folder.folder import open_model
 
     model = open_model(_hf_folder(options, output, dryrun))
     plan = plan_evaluation(options, model)

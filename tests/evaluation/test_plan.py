@@ -6,12 +6,12 @@ import pytest
 
 from evaluation.lm_eval_process import LmEvalResult
 from evaluation.lm_eval_worker import UnitFailed
-from evaluation.model_folder import ModelFolder
 from evaluation.plan import Plan, PlannedUnit, plan_evaluation
 from evaluation.runner import build_unit
 from evaluation.suites import get_suite
 from recipes.common.errors import UserError
 from recipes.common.progress import Progress
+from recipes.model_folder.folder import ModelFolder
 from recipes.runs.commands import EvaluateOptions
 
 
