@@ -9,7 +9,6 @@ each. The table gives medians, ranges, and the ratio of each median to that of `
 """
 
 import argparse
-import os
 import platform
 import shlex
 import statistics
@@ -18,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from recipes.common.cpus import usable_cpus
 from recipes.common.tables import print_table
 
 COMMANDS = ("list", "list --json", "show phase1 --size 8b")
@@ -33,7 +33,7 @@ def report(columns: list[str], rows: list[list[str]], *details: str) -> None:
     ]
     processor = names[0] if names else platform.machine()
     print_table(columns, rows)
-    print("machine:", ", ".join((f"{len(os.sched_getaffinity(0))} cores", processor, *details)))
+    print("machine:", ", ".join((f"{usable_cpus()} cores", processor, *details)))
     print("command:", shlex.join(["python", *sys.argv]), flush=True)
 
 

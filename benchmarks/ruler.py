@@ -48,6 +48,7 @@ from evaluation.ruler.counting import Counter
 from evaluation.ruler.generation import SEED, generate, make_sample
 from evaluation.ruler.settings import NEEDLE_TASKS, TASKS
 from evaluation.ruler.tables import Tables
+from recipes.common.cpus import usable_cpus
 
 SAMPLES = 500  # of a task and length in RULER
 NEEDLES = {
@@ -279,7 +280,7 @@ def parse_options() -> argparse.Namespace:
         "--timeout", type=float, default=60, help="seconds for one of lm-eval's tasks (60)"
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (one per processor)"
+        "--workers", type=int, default=usable_cpus(), help="processes (one per processor)"
     )
     parser.add_argument("--generate", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -45,6 +45,7 @@ from typing import Any
 from cli import report
 
 from data_prep import tiny
+from recipes.common.cpus import usable_cpus
 from recipes.common.tables import print_table
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import TOKENIZER, blend, read_data_manifest
@@ -337,7 +338,7 @@ def take_turn(pipe: Connection, log: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

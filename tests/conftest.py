@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from recipes.common.cpus import usable_cpus
 from tests.helpers import preloaded
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     # threads of two processes on the same cores spend most of their time waiting for each other
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cpus() // workers))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ nothing else: not on the other tasks and lengths, the number of samples, or that
 import hashlib
 import logging
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.ruler.settings import TASKS
+from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError, nearest
 from recipes.common.files import atomic_write, disk_full_as_user_error
 from recipes.common.json_files import read_record, write_record
@@ -203,7 +203,7 @@ def generate(
             else:
                 missing.append(sample_set)
     if missing:
-        _make(tokenizer, texts, missing, output, workers or os.cpu_count() or 1)
+        _make(tokenizer, texts, missing, output, workers or usable_cpus())
 
 
 def _check_arguments(lengths: Sequence[int], samples: int, tasks: Sequence[str]) -> None:

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError
 from recipes.common.multi_value import MultiValueCommand
 from recipes.registry.stages import PRETRAIN_STAGES
@@ -159,7 +159,7 @@ def data_tokenize(
         text_field=text_field,
         license=license,
         skip_bad_records=skip_bad_records,
-        workers=workers or _cores(),
+        workers=workers or usable_cpus(),
         max_shards=shards,
         only=shard,
         dryrun=dryrun,
@@ -303,7 +303,7 @@ def data_repositories(
         folder,
         max_tokens=max_tokens,
         fields=FieldNames(repository_field, path_field, text_field, files_field),
-        workers=workers or _cores(),
+        workers=workers or usable_cpus(),
     )
 
 
@@ -396,13 +396,9 @@ def data_filter(
         output,
         steps,
         text_field=text_field,
-        workers=workers or _cores(),
+        workers=workers or usable_cpus(),
     )
     print_table(["step", "removed", "changed", "remaining"], filter.table(manifest))
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _print_json(value: object) -> None:

@@ -1,5 +1,7 @@
 """The command line ``granite41``: all commands; each imports what it needs when it runs."""
 
+import errno
+import logging
 import os
 import sys
 import warnings
@@ -17,6 +19,21 @@ from recipes.common import logs
 from recipes.common.environment import PRELOADED
 from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
 from recipes.common.multi_value import MultiValueCommand
+
+log = logging.getLogger(__name__)
+
+# what is wrong with a path and not with the disk; commands say more of the paths that they expect
+_PATH_ERRORS = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 app = typer.Typer(
     cls=GroupedHelp,
@@ -51,6 +68,15 @@ def main() -> None:
         if USER_ERROR_MARKER in os.environ and not isinstance(error, LockedError):
             with suppress(OSError):
                 Path(os.environ[USER_ERROR_MARKER]).touch()
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _PATH_ERRORS or not error.filename:
+            raise
+        log.debug("%s", error, exc_info=True)
+        print(
+            f"granite41: {error.filename}: {error.strerror}; check this path and its permissions",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

@@ -105,8 +105,10 @@ def run_stages(
         run_on_cluster(on, run_dir, request, dryrun)
         return
 
-    # what the run's folder holds already has no task
     run_folder = run_dir or Path("runs") / size
+    if run_folder.exists() and not run_folder.is_dir():
+        raise UserError(f"--run-dir {run_folder}: is no folder; name another, or a new one")
+    # what the run's folder holds already has no task
     chain = build_chain(request, run_folder)
     if dryrun:
         _print_tasks(request, chain)

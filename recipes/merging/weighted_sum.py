@@ -8,7 +8,6 @@ x_i. ``slerp``: spherical linear interpolation of two tensors, each taken as one
 """
 
 import math
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import Weight
 
@@ -65,7 +65,7 @@ class Merge:
         self.method = method
         self.sources = sources
         self.factors = factors
-        self._workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        self._workers = min(_MOST_WORKERS, usable_cpus())
 
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(self._workers)

@@ -58,6 +58,7 @@ def fit(
     # the recipe is plain configuration until fiddle builds it
     _quiet_libraries()
     recipe = _build_recipe(manifest, overrides, folder, data, tokenizer)
+    _set_environment(recipe)
     _set_checkpoint(recipe, manifest.stage, folder, initial_state)
     if tracker:
         add_tracker(recipe.log, tracker, folder)
@@ -100,6 +101,23 @@ def _build_recipe(
     states = _shard_states(manifest)
     recipe.data.shards = {str(data / prefix): state for prefix, state in states.items()}
     return recipe
+
+
+def _set_environment(recipe: "run.Partial") -> None:
+    """Have Lightning take this process for the only one, unless torchrun has started it.
+
+    In an allocation (salloc, JupyterHub) it would look for as many as Slurm has tasks.
+    """
+    import nemo_run as run
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from torch.distributed import is_torchelastic_launched
+
+    if is_torchelastic_launched():
+        return
+    precision = recipe.trainer.plugins
+    recipe.trainer.plugins = [run.Config(LightningEnvironment)]
+    if precision:
+        recipe.trainer.plugins.append(precision)
 
 
 def _set_checkpoint(

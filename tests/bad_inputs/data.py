@@ -49,26 +49,6 @@ ROWS = [
         says=["text", "NAME=DIR"],
     ),
     Row(
-        "sources of a phase that does not exist",
-        "data sources --phase 9",
-        ["--phase 9: no such phase"],
-    ),
-    Row(
-        "a mixture without its phase",
-        "data sources --mixture mine.yaml",
-        ["--mixture mine.yaml", "add --phase N"],
-    ),
-    Row(
-        "a number of tokens that is none",
-        "data plan --phase 1 --tokens many",
-        ["many"],
-    ),
-    Row(
-        "a mixture file that is not there",
-        "data plan --phase 1 --mixture mine.yaml",
-        ["mine.yaml: no such file"],
-    ),
-    Row(
         "repositories and files",
         "data repositories --input a.jsonl --folder b --tokenizer tokenizer --output out",
         input=[inputs.tokenizer],

@@ -1,42 +1,27 @@
-"""Stages, sizes and overrides: ``list``, ``show``, ``check`` and ``plot``."""
+"""Stages, sizes and charts: ``list``, ``show``, ``check`` and ``plot``."""
 
+from tests.bad_inputs import inputs
 from tests.bad_inputs.row import Row
 
 ROWS = [
     Row("an option that list does not have", "list --jsn", ["No such option '--jsn'"]),
     Row("a command that does not exist", "lst", ["No such command 'lst'"]),
     Row("a stage without its size", "show phase1", ["Missing option '--size'"]),
+    Row("a size without its stage", "show --size 8b", ["Missing argument 'STAGE'"]),
     Row(
         "a stage that does not exist",
         "show phas1 --size 8b",
-        ["unknown stage 'phas1'", "did you mean 'phase1'"],
+        ["unknown stage 'phas1' (did you mean 'phase1'?); known are phase1, ", "rl_math"],
     ),
-    Row("a size that does not exist", "show phase1 --size 7b", ["unknown size '7b'", "8b"]),
+    Row(
+        "a size that does not exist",
+        "show phase1 --size 7b",
+        ["unknown size '7b'", "; known are 3b, 8b, 30b, tiny"],
+    ),
     Row(
         "a size that the stage does not have",
         "show lce_512k --size 3b",
-        ["lce_512k", "does not exist for size '3b'", "8b, 30b"],
-    ),
-    Row(
-        "an override with an unknown key",
-        "show phase1 --size 8b tokns=1",
-        ["unknown key 'tokns'", "did you mean 'tokens'"],
-    ),
-    Row("an override without a value's sign", "show phase1 --size 8b seed", ["has no '='"]),
-    Row(
-        "an override of another type",
-        "show phase1 --size 8b seed=true",
-        ["seed is True", "expected an integer"],
-    ),
-    Row(
-        "an override that is no YAML",
-        "show phase1 --size 8b 'seed=[1'",
-        ["'[1' cannot be read as YAML"],
-    ),
-    Row(
-        "an override out of range",
-        "show phase1 --size 8b tokens=-1",
-        ["tokens is -1", "expected a positive number"],
+        ["stage lce_512k does not exist for size '3b'; it has 8b, 30b, tiny"],
     ),
     Row(
         "a check of a stage that does not exist",
@@ -53,6 +38,13 @@ ROWS = [
     Row(
         "a chart as a kind of file that is none",
         "plot lr --output lr.docx",
-        ["lr.docx", ".png or .svg"],
+        ["lr.docx: ends in '.docx', expected a picture's .png or .svg"],
+    ),
+    Row(
+        "a chart below a file",
+        "plot lr --output notes/lr.png",
+        input=[inputs.text("notes", "a file")],
+        says=["notes: File exists; check this path"],
+        slow=True,
     ),
 ]

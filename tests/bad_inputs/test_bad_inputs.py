@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_inputs import table
-from tests.bad_inputs.row import Row, listing, run
+from tests.bad_inputs import data, inputs, mixtures, runs, table
+from tests.bad_inputs.row import Input, Row, listing, run
 
 ROWS = table.rows()
 PARAMETERS = [
@@ -33,6 +33,22 @@ def test_a_bad_input_is_refused(row: Row, tmp_path: Path, request) -> None:
     missing = [words for words in row.says if words not in outcome.sentence]
     assert not missing, outcome.sentence
     assert listing(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (runs.RUN, [inputs.run]),
+        (mixtures.PLAN, [inputs.text("mine.yaml", mixtures.GOOD_FILE)]),
+        (data.TOKENIZE, [inputs.tokenizer, inputs.documents]),
+    ],
+)
+def test_the_same_inputs_are_accepted_before_they_are_damaged(
+    command: str, files: list[Input], tmp_path: Path
+) -> None:
+    for write in files:
+        write(tmp_path)
+    assert run(command, tmp_path, {}).status == 0
 
 
 def test_every_command_occurs() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from recipes.common.cpus import usable_cpus
+
 PRELOADED = ["recipes.training.pretraining", "lm_eval.evaluator", "lm_eval.models.huggingface"]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
@@ -68,6 +70,6 @@ def _as_rank(environment: dict[str, str], function: Callable, args: tuple) -> An
     import torch
 
     os.environ.update(environment)
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    threads = int(os.environ.get("OMP_NUM_THREADS", usable_cpus()))
     torch.set_num_threads(max(1, threads // int(os.environ["WORLD_SIZE"])))
     return function(*args)

@@ -12,6 +12,7 @@ from typing import Any
 
 from evaluation import sandbox
 from evaluation.lm_eval_process import ALLOW_CODE
+from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError
 
 # more than the 3 s of lm-eval's metric: many run at once, and importing NumPy is part of it
@@ -67,7 +68,7 @@ def _run(
     programs = []
     for document, texts in zip(documents, responses, strict=True):
         programs.append(program(document, texts[0]))
-    workers = len(os.sched_getaffinity(0))
+    workers = usable_cpus()
     outcomes = sandbox.run_many(
         programs,
         workers,

@@ -97,21 +97,6 @@ def test_show_json(run) -> None:
     assert all(set(entry) == {"value", "origin", "why"} for entry in shown["values"].values())
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("show", "phas1", "--size", "8b"),
-        ("show", "lce_512k", "--size", "3b"),
-        ("show", "phase1", "--size", "8b", "tokns=1"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_status_2(run, words: tuple[str, ...]) -> None:
-    status, out, err = run(*words)
-    assert (status, out) == (2, "")
-    assert err.startswith("granite41: ")
-    assert err.count("\n") == 1
-
-
 @pytest.mark.parametrize("error", [UserError, LockedError])
 def test_what_may_pass_by_itself_is_no_mistake_to_a_launcher(
     run, monkeypatch, tmp_path, error
@@ -123,14 +108,6 @@ def test_what_may_pass_by_itself_is_no_mistake_to_a_launcher(
     monkeypatch.setattr(cli, "app", refuse)
     assert run("list") == (2, "", "granite41: not now\n")
     assert (tmp_path / "mistake").exists() is (error is UserError)
-
-
-@pytest.mark.parametrize("words", [("lst",), ("list", "--jsn"), ("show", "phase1"), ("show",)])
-def test_wrong_usage_is_status_2(run, words: tuple[str, ...]) -> None:
-    status, out, err = run(*words)
-    assert (status, out) == (2, "")
-    assert "Error: " in err
-    assert "Traceback" not in err
 
 
 def test_help_groups_every_command(run) -> None:

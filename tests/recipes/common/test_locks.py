@@ -1,6 +1,8 @@
 """A file's lock: alone or shared, between threads and processes, and not kept by a fork."""
 
+import errno
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -112,11 +114,12 @@ def test_a_fork_that_outlives_its_holder_does_not_hold_it(file: Path) -> None:
     process.stdin.close()
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_warned_of(
-    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def fail(*_: object) -> None:
-        raise OSError(37, "No locks available")
+        raise OSError(number, "not here")
 
     monkeypatch.setattr(locks.fcntl, "flock", fail)
     with (
@@ -124,7 +127,7 @@ def test_a_file_system_without_locks_is_warned_of(
         file_lock(file, "writes here"),
     ):
         pass
-    assert "no locks here (No locks available), so nothing keeps a second" in caplog.text
+    assert f"no locks here ({os.strerror(number)}), so nothing keeps a second" in caplog.text
 
 
 def test_other_errors_of_the_file_system_are_raised(

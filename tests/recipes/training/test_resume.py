@@ -3,7 +3,6 @@ weights and samples.
 """
 
 import errno
-import fcntl
 import multiprocessing
 import os
 import shutil
@@ -86,6 +85,27 @@ def test_the_settings_have_every_case(whole) -> None:
     assert [line["step"] for line in lines(whole) if "val_loss" in line] == [2, 4, 6, 8]
     drawn = samples(whole.with_suffix(".samples"))
     assert len(drawn) == len(set(drawn)) == STEPS * SEQUENCES
+
+
+def test_an_allocation_around_the_command_changes_nothing(
+    data, whole, tmp_path, monkeypatch
+) -> None:
+    # as in a shell that salloc gives, or a notebook of JupyterHub
+    allocation = {
+        "JOB_ID": "123456",
+        "JOB_NAME": "jupyterhub",
+        "NNODES": "2",
+        "NTASKS": "4",
+        "NTASKS_PER_NODE": "2",
+        "PROCID": "0",
+        "LOCALID": "0",
+        "NODEID": "0",
+    }
+    for name, value in allocation.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    ended = run(command(tmp_path / "run", data))
+    assert ended.codes == [0], ended.errors
+    assert_same(tmp_path / "run", whole)
 
 
 def test_a_signal_stops_after_the_step_with_a_checkpoint(data, whole, tmp_path) -> None:
@@ -330,19 +350,3 @@ def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(
 
 def _another(run_folder: Path) -> None:
     write_stage_manifest(run_folder / "phase1")
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog, number) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with locked(tmp_path / "phase1"):
-        pass
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    warning = (
-        f"phase1: no locks here ({os.strerror(number)}), so nothing keeps a second process out"
-    )
-    assert record.getMessage().endswith(warning)
