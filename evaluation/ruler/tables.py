@@ -8,6 +8,8 @@ import numpy as np
 from evaluation.ruler.corpora import Corpora, Questions
 from evaluation.ruler.counting import Counter
 
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+
 # An entry of a numbered list takes three tokens or more, a heading with its document eight.
 _LEAST_ENTRY_TOKENS = 3
 _LEAST_DOCUMENT_TOKENS = 8
@@ -21,7 +23,8 @@ def prefix_sums(costs: np.ndarray) -> np.ndarray:
 
 def count_fitting(sums: np.ndarray, room: float) -> int:
     """Return the greatest n with ``sums[n] <= room``, or 0, for ascending ``sums``."""
-    return max(0, int(np.searchsorted(sums, room, side="right")) - 1)
+    fitting = int(np.searchsorted(sums, room, side="right"))
+    return max(0, fitting - 1)
 
 
 class Tables:
@@ -33,6 +36,11 @@ class Tables:
         self.corpora = corpora
         self._longest = longest
         self._costs: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def noise(self) -> int:
+        """Tokens of a line of noise."""
+        return int(self.counter.counts([f"{NOISE}\n"])[0])
 
     @cached_property
     def essay(self) -> "Essay":
@@ -82,31 +90,43 @@ class Essay:
 
     def __init__(self, counter: Counter, corpora: Corpora, tokens: int) -> None:
         """Repeat the essays until they have ``tokens`` tokens or more."""
-        # one copy more than fit into ``tokens``
         words = corpora.essays.split(" ")
         costs = _count_words(counter, words)
-        copies = tokens // int(costs.sum()) + 1
 
-        starts = prefix_sums(np.array([len(word) + 1 for word in words]))
+        # where a word starts, and which word starts a sentence, in one copy of the essays
+        lengths = [len(word) + 1 for word in words]
+        starts = prefix_sums(np.array(lengths))
         first_words = np.searchsorted(starts, corpora.sentence_starts)
-        characters = starts[-1]
 
-        # one row a copy: its words and sentences are those of the first, moved by all before it
-        copy = np.arange(copies)[:, None]
+        # one copy more than fit into ``tokens``
+        copies = tokens // int(costs.sum()) + 1
         self.text = f"{corpora.essays} " * copies
         self.tokens = prefix_sums(np.tile(costs, copies))
-        self.starts = np.append((starts[:-1] + copy * characters).ravel(), copies * characters)
-        self.sentences = (first_words + copy * len(words)).ravel()
+        self.sentences = _repeat(first_words, copies, len(words))
+
+        characters = starts[-1]
+        word_starts = _repeat(starts[:-1], copies, characters)
+        self.starts = np.append(word_starts, copies * characters)
 
     def words(self, first: int, end: int) -> str:
         """Return the words from ``first`` up to ``end``, without it."""
         if end <= first:
             return ""
-        return self.text[self.starts[first] : self.starts[end] - 1]
+        start = self.starts[first]
+        # without the space after the last word
+        stop = self.starts[end] - 1
+        return self.text[start:stop]
+
+
+def _repeat(positions: np.ndarray, copies: int, size: int) -> np.ndarray:
+    """Return ``positions`` in each of ``copies`` copies of a text of ``size``."""
+    offsets = np.arange(copies) * size
+    return np.add.outer(offsets, positions).ravel()
 
 
 def _count_words(counter: Counter, words: Sequence[str]) -> np.ndarray:
     """Return the tokens of each word after a space; a word that comes again is counted once."""
-    positions = {word: position for position, word in enumerate(dict.fromkeys(words))}
-    costs = counter.counts([f" {word}" for word in positions])
-    return costs[[positions[word] for word in words]]
+    different = list(dict.fromkeys(words))
+    counts = counter.counts([f" {word}" for word in different])
+    costs = dict(zip(different, counts.tolist(), strict=True))
+    return np.array([costs[word] for word in words])
