@@ -10,13 +10,14 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from evaluation.ruler.settings import NEEDLE_TASKS
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.json_files import write_json
@@ -30,8 +31,19 @@ _TIMEOUT_SECONDS = 30
 _PAIRS = 1 << 17
 _FALLBACK = files("evaluation.ruler") / "fallback"
 _FALLBACK_FILES = ("essays.md", "made_up_questions.yaml")
-_WITHOUT_TEXTS = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")
-_WITHOUT_WORD_LISTS = ("vt", "fwe", "qa_1", "qa_2")
+_WORD_LISTS = ("adjective", "noun", "verb")
+_WORD_LIST_TASKS = (*NEEDLE_TASKS, "cwe")
+# task -> beginnings of the names of its files, published and fallback; the other tasks need none
+_FILES = {
+    "niah_single_2": ("essays",),
+    "niah_single_3": ("essays",),
+    "niah_multikey_1": ("essays",),
+    "niah_multivalue": ("essays",),
+    "niah_multiquery": ("essays",),
+    "cwe": ("english_words",),
+    "qa_1": ("squad", "made_up_questions"),
+    "qa_2": ("hotpotqa", "made_up_questions"),
+}
 
 
 @dataclass(frozen=True)
@@ -190,26 +202,17 @@ class Corpora:
         The word lists count as no text: they are always wonderwords', and the metadata's settings
         say what is taken beyond them. They are part of the fingerprint all the same.
         """
-        kind = None if task in _WITHOUT_TEXTS else self.kind
+        beginnings = _FILES.get(task, ())
+        kind = None if task == "cwe" or not beginnings else self.kind
+
         # changing this changes the fingerprints, and files of samples are made again
         parts: list[object] = []
-        if task not in _WITHOUT_WORD_LISTS:
-            parts += [self.adjectives, self.nouns, self.verbs]
-        parts += [[name, self._checksums[name]] for name in self._files_of(task)]
+        if task in _WORD_LIST_TASKS:
+            parts += [word_list(name) for name in _WORD_LISTS]
+        for name, checksum in self._checksums.items():
+            if name.startswith(beginnings):
+                parts.append([name, checksum])
         return kind, hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _files_of(self, task: str) -> list[str]:
-        # prefixes and names are those of corpora.yaml and of the fallback files
-        names = list(self._checksums)
-        if task == "cwe":
-            return [name for name in names if name == "english_words.json"]
-        if task in _WITHOUT_TEXTS:
-            return []
-        if task.startswith("niah_"):
-            return [name for name in names if name.startswith("essays")]
-        if self._folder is None:
-            return ["made_up_questions.yaml"]
-        return ["squad.json" if task == "qa_1" else "hotpotqa.json"]
 
     @cached_property
     def essays(self) -> str:
@@ -231,21 +234,6 @@ class Corpora:
 
         return [start for start, _ in PunktSentenceTokenizer().span_tokenize(self.essays)]
 
-    @cached_property
-    def nouns(self) -> list[str]:
-        """wonderwords' nouns."""
-        return _wonderwords("nounlist.txt")
-
-    @cached_property
-    def adjectives(self) -> list[str]:
-        """wonderwords' adjectives."""
-        return _wonderwords("adjectivelist.txt")
-
-    @cached_property
-    def verbs(self) -> list[str]:
-        """wonderwords' verbs."""
-        return _wonderwords("verblist.txt")
-
     @property
     def larger_pool(self) -> str:
         """The pool for lists that need more words than wonderwords has."""
@@ -265,11 +253,12 @@ class Corpora:
         if name == "english_words":
             return list(self._read_json("english_words.json").values())
         if name == "pairs":
-            # evenly spaced among all pairs
-            step = len(self.adjectives) * len(self.nouns) // _PAIRS
-            places = [divmod(number, len(self.nouns)) for number in range(0, step * _PAIRS, step)]
-            return [f"{self.adjectives[first]}-{self.nouns[second]}" for first, second in places]
-        return sorted({*self.nouns, *self.adjectives, *self.verbs})
+            return _read_pairs()
+
+        words: set[str] = set()
+        for part in _WORD_LISTS:
+            words.update(word_list(part))
+        return sorted(words)
 
     def questions(self, task: str) -> Questions:
         """Return the questions of ``qa_1`` (SQuAD) or ``qa_2`` (HotpotQA), or the project's own."""
@@ -336,9 +325,25 @@ def _parse_hotpotqa(data: Sequence[dict[str, Any]]) -> Questions:
     return Questions(ordered, items)
 
 
-def _wonderwords(name: str) -> list[str]:
-    text = (files("wonderwords.assets") / name).read_text(encoding="utf-8")
-    return [line.rstrip() for line in text.splitlines()]
+@cache
+def word_list(part: str) -> list[str]:
+    """Return wonderwords' list of ``adjective``, ``noun`` or ``verb``."""
+    path = files("wonderwords.assets") / f"{part}list.txt"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.rstrip() for line in lines]
+
+
+def _read_pairs() -> list[str]:
+    """Return pairs of an adjective and a noun, evenly spaced among all pairs."""
+    adjectives = word_list("adjective")
+    nouns = word_list("noun")
+    step = len(adjectives) * len(nouns) // _PAIRS
+
+    pairs = []
+    for number in range(_PAIRS):
+        adjective, noun = divmod(number * step, len(nouns))
+        pairs.append(f"{adjectives[adjective]}-{nouns[noun]}")
+    return pairs
 
 
 def _sha256(path: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import RandomState
 
 from evaluation.ruler.builder import Builder, Draft, draw_distinct, insert, split
+from evaluation.ruler.corpora import word_list
 from evaluation.ruler.settings import Kind, NeedleSettings
 from evaluation.ruler.tables import count_fitting
 
@@ -28,8 +29,8 @@ class NeedleBuilder(Builder[NeedleSettings]):
     ) -> Draft:
         settings = self.settings
         # no key or value twice, or a question would have two answers
-        draw_keys = partial(self._draw, rng, settings.key_type)
-        draw_values = partial(self._draw, rng, settings.value_type)
+        draw_keys = partial(_draw, rng, settings.key_type)
+        draw_values = partial(_draw, rng, settings.value_type)
         keys = draw_distinct(settings.keys, draw_keys)
         values = draw_distinct(settings.keys * settings.values, draw_values)
 
@@ -131,8 +132,8 @@ class NeedleBuilder(Builder[NeedleSettings]):
     ) -> list[str]:
         """Return ``number`` needles, less those whose key is ``excluded``."""
         settings = self.settings
-        keys = self._draw(rng, settings.key_type, number)
-        values = self._draw(rng, settings.value_type, number)
+        keys = _draw(rng, settings.key_type, number)
+        values = _draw(rng, settings.value_type, number)
 
         # the constant parts of the sentence once, as there may be 40,000 lines
         start, middle, end = re.split(r"\{key\}|\{value\}", settings.needle)
@@ -142,36 +143,31 @@ class NeedleBuilder(Builder[NeedleSettings]):
             if key not in excluded
         ]
 
-    def _draw(
-        self,
-        rng: RandomState,
-        kind: Kind,
-        number: int,
-    ) -> list[str]:
-        """Return ``number`` random keys or values."""
-        if kind == "numbers":
-            return [str(value) for value in rng.randint(10**6, 10**7, number).tolist()]
-        if kind == "words":
-            return self._draw_words(rng, number)
 
-        digits = _draw_uuids(rng, number)
-        if kind == "blocks":
-            return [text[:8] for text in digits]
-        return [
-            f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}" for text in digits
-        ]
+def _draw(
+    rng: RandomState,
+    kind: Kind,
+    number: int,
+) -> list[str]:
+    """Return ``number`` random keys or values."""
+    if kind == "numbers":
+        return [str(value) for value in rng.randint(10**6, 10**7, number).tolist()]
+    if kind == "words":
+        return _draw_words(rng, number)
 
-    def _draw_words(
-        self,
-        rng: RandomState,
-        number: int,
-    ) -> list[str]:
-        """Return ``number`` random pairs of an adjective and a noun."""
-        adjectives = self.tables.corpora.adjectives
-        nouns = self.tables.corpora.nouns
-        first = rng.randint(0, len(adjectives), number).tolist()
-        second = rng.randint(0, len(nouns), number).tolist()
-        return [f"{adjectives[a]}-{nouns[b]}" for a, b in zip(first, second, strict=True)]
+    digits = _draw_uuids(rng, number)
+    if kind == "blocks":
+        return [text[:8] for text in digits]
+    return [f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}" for text in digits]
+
+
+def _draw_words(rng: RandomState, number: int) -> list[str]:
+    """Return ``number`` random pairs of an adjective and a noun."""
+    adjectives = word_list("adjective")
+    nouns = word_list("noun")
+    first = rng.randint(0, len(adjectives), number).tolist()
+    second = rng.randint(0, len(nouns), number).tolist()
+    return [f"{adjectives[a]}-{nouns[b]}" for a, b in zip(first, second, strict=True)]
 
 
 def _draw_uuids(rng: RandomState, number: int) -> list[str]:

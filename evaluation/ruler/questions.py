@@ -12,18 +12,23 @@ from evaluation.ruler.tables import count_fitting, prefix_sums
 
 
 class QuestionBuilder(Builder[QuestionSettings]):
-    """Questions on documents."""
+    """Questions on documents.
+
+    A document costs its own tokens and those of its heading, ``Document 1:`` and so on; the sum of
+    the headings' tokens depends on their number alone, as they come in any order of the documents.
+    """
 
     @cached_property
     def fitting(self) -> list[int]:
         """Positions of the questions whose own documents fit, in NVIDIA's order."""
         questions, _ = self.tables.documents(self.task)
         frames = [self.frame(query=question.query) for question in questions.items]
-        needed = self.counter.counts([frame.end for frame in frames])
-        needed += self.cost(self.settings.head) + self.counter.added
 
         # the prompt with the question's own documents and nothing else
-        needed += [self._documents_cost(self._gold(question)) for question in questions.items]
+        needed = self.counter.counts([frame.end for frame in frames])
+        needed += [self._gold_cost(question) for question in questions.items]
+        needed += self.cost(self.settings.head) + self.counter.added
+
         # some tokens to spare, as pieces do not add up with every tokenizer
         return np.flatnonzero(1.01 * needed + 4 <= self.limit).tolist()
 
@@ -40,29 +45,33 @@ class QuestionBuilder(Builder[QuestionSettings]):
         room: int,
     ) -> Draft:
         questions, _ = self.tables.documents(self.task)
-        question = questions.items[self.fitting[index % len(self.fitting)]]
-        gold = self._gold(question)
+        position = self.fitting[index % len(self.fitting)]
+        question = questions.items[position]
 
         # the question's own documents, then others as far as they fit
         frame = self.frame(query=question.query)
-        room -= self.fixed_cost(frame) + self._documents_cost(gold)
+        room -= self.fixed_cost(frame) + self._gold_cost(question)
         order = self._order_others(rng, question, room)
-        documents = self._pick_documents(gold, order, room)
+        documents = self._pick_documents(question, order, room)
 
         # shuffled, so that the gold documents are anywhere
         context = ""
-        for number, position in enumerate(rng.permutation(len(documents)).tolist(), 1):
-            context += f"Document {number}:\n{documents[position]}\n\n"
+        listed = rng.permutation(len(documents))
+        for number, n in enumerate(listed.tolist(), 1):
+            context += f"Document {number}:\n{documents[n]}\n\n"
         return frame.draft(context, list(question.outputs))
 
     def _gold(self, question: Question) -> list[int]:
         """Return the documents that are always in the prompt."""
-        return list(question.gold if self.settings.gold == "all" else question.supporting)
+        if self.settings.gold == "all":
+            return list(question.gold)
+        return list(question.supporting)
 
-    def _documents_cost(self, documents: list[int]) -> int:
-        """Return the tokens of ``documents`` with the first headings."""
+    def _gold_cost(self, question: Question) -> int:
+        gold = self._gold(question)
         _, costs = self.tables.documents(self.task)
-        return int(costs[documents].sum() + self.tables.headers[len(documents)])
+        headings = self.tables.headings[len(gold)]
+        return int(costs[gold].sum() + headings)
 
     def _order_others(
         self,
@@ -74,8 +83,10 @@ class QuestionBuilder(Builder[QuestionSettings]):
         _, costs = self.tables.documents(self.task)
         shuffled = rng.permutation(len(costs))
         related = rng.permutation(np.array(question.related, np.int64))
+
+        # keeps the order of ``shuffled``
         own = [*question.gold, *question.related]
-        unrelated = shuffled[np.isin(shuffled, own, invert=True)]
+        unrelated = np.setdiff1d(shuffled, own, assume_unique=True)
         order = np.concatenate([related, unrelated])
 
         missing = room - int(costs[order].sum())
@@ -88,27 +99,39 @@ class QuestionBuilder(Builder[QuestionSettings]):
 
     def _pick_documents(
         self,
-        gold: list[int],
+        question: Question,
         order: np.ndarray,
         room: int,
     ) -> list[str]:
-        """Return the ``gold`` documents and those of ``order`` that fit, the last one cut."""
-        questions, costs = self.tables.documents(self.task)
+        """Return the gold documents and those of ``order`` that fit, the last one cut.
 
-        # headers[n] = tokens of the n headings after those of the gold documents
-        headers = self.tables.headers[len(gold) :]
-        headers = headers - headers[0]
+        Args:
+            question: comes with the gold documents.
+            order: of the others.
+            room: tokens beyond the gold documents.
+        """
+        questions, costs = self.tables.documents(self.task)
+        gold = self._gold(question)
+
+        # headings[n] = tokens of the n headings after those of the gold documents
+        headings = self.tables.headings[len(gold) :]
+        headings = headings - headings[0]
 
         # sums[n] = tokens of the first n documents of ``order`` with their headings
-        most = min(len(order), len(headers) - 1)
-        sums = prefix_sums(costs[order[:most]]) + headers[: most + 1]
+        most = min(len(order), len(headings) - 1)
+        sums = prefix_sums(costs[order[:most]])
+        sums += headings[: most + 1]
+
         whole = count_fitting(sums, room)
         picked = [*gold, *order[:whole].tolist()]
         documents = [questions.documents[n] for n in picked]
         if whole == most:
             return documents
 
-        heading = int(headers[whole + 1] - headers[whole])
-        rest = room - int(sums[whole]) - heading - 1
+        # the rest of the room, less the next heading and a line end, is for a part of the next
+        rest = room - int(sums[whole]) - 1
+        rest -= int(headings[whole + 1] - headings[whole])
         part = self.cut(questions.documents[order[whole]], rest)
-        return [*documents, part] if part else documents
+        if part:
+            documents.append(part)
+        return documents

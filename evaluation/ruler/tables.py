@@ -48,15 +48,14 @@ class Tables:
         return Essay(self.counter, self.corpora, self._longest)
 
     @cached_property
-    def numbers(self) -> tuple[list[str], np.ndarray]:
-        """The strings `` 1. ``, `` 2. `` and so on, and their prefix sums."""
+    def number_sums(self) -> np.ndarray:
+        """The prefix sums of the numbers before the entries of a list."""
         most = self._longest // _LEAST_ENTRY_TOKENS + _SPARE
-        names = [f" {number}." for number in range(1, most)]
-        sums = prefix_sums(self.counter.counts(names))
-        return [f"{name} " for name in names], sums
+        numbers = [f" {number}." for number in range(1, most)]
+        return prefix_sums(self.counter.counts(numbers))
 
     @cached_property
-    def headers(self) -> np.ndarray:
+    def headings(self) -> np.ndarray:
         """The prefix sums of the headings of documents."""
         most = self._longest // _LEAST_DOCUMENT_TOKENS + _SPARE
         names = [f"Document {number}:\n" for number in range(1, most)]
@@ -91,22 +90,19 @@ class Essay:
     def __init__(self, counter: Counter, corpora: Corpora, tokens: int) -> None:
         """Repeat the essays until they have ``tokens`` tokens or more."""
         words = corpora.essays.split(" ")
-        costs = _count_words(counter, words)
-
-        # where a word starts, and which word starts a sentence, in one copy of the essays
+        costs = counter.counts([f" {word}" for word in words])
         lengths = [len(word) + 1 for word in words]
-        starts = prefix_sums(np.array(lengths))
-        first_words = np.searchsorted(starts, corpora.sentence_starts)
 
         # one copy more than fit into ``tokens``
         copies = tokens // int(costs.sum()) + 1
         self.text = f"{corpora.essays} " * copies
         self.tokens = prefix_sums(np.tile(costs, copies))
-        self.sentences = _repeat(first_words, copies, len(words))
+        self.starts = prefix_sums(np.tile(lengths, copies))
 
-        characters = starts[-1]
-        word_starts = _repeat(starts[:-1], copies, characters)
-        self.starts = np.append(word_starts, copies * characters)
+        # the sentences of the first copy, then of each copy that follows
+        first_words = np.searchsorted(self.starts, corpora.sentence_starts)
+        offsets = np.arange(copies) * len(words)
+        self.sentences = np.add.outer(offsets, first_words).ravel()
 
     def words(self, first: int, end: int) -> str:
         """Return the words from ``first`` up to ``end``, without it."""
@@ -116,17 +112,3 @@ class Essay:
         # without the space after the last word
         stop = self.starts[end] - 1
         return self.text[start:stop]
-
-
-def _repeat(positions: np.ndarray, copies: int, size: int) -> np.ndarray:
-    """Return ``positions`` in each of ``copies`` copies of a text of ``size``."""
-    offsets = np.arange(copies) * size
-    return np.add.outer(offsets, positions).ravel()
-
-
-def _count_words(counter: Counter, words: Sequence[str]) -> np.ndarray:
-    """Return the tokens of each word after a space; a word that comes again is counted once."""
-    different = list(dict.fromkeys(words))
-    counts = counter.counts([f" {word}" for word in different])
-    costs = dict(zip(different, counts.tolist(), strict=True))
-    return np.array([costs[word] for word in words])

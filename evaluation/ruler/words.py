@@ -1,7 +1,6 @@
 """Prompts of the aggregation tasks: words to count, in a numbered list and in a coded text."""
 
 from functools import cached_property
-from operator import add
 
 import numpy as np
 from numpy.random import RandomState
@@ -17,7 +16,11 @@ _LEAST_WORDS = int(16 * _ZETA_2) + 1
 
 
 class ListBuilder(Builder[ListSettings]):
-    """Common words in a numbered list."""
+    """Common words in a numbered list.
+
+    An entry costs a number and a word; the numbers are those of all entries from 1 on, so that
+    their sum depends on how many entries there are, and not on the words.
+    """
 
     @property
     def details(self) -> dict[str, object]:
@@ -27,14 +30,15 @@ class ListBuilder(Builder[ListSettings]):
     def _pool(self) -> str:
         """The pool with words enough for the length."""
         words, costs = self.tables.words("wonderwords")
-        _, numbers = self.tables.numbers
+        numbers = self.tables.number_sums
 
         # 100 words are more than the common ones and the example's
         entries = (len(words) - 100) * self.settings.other
         if entries >= len(numbers):
             return "wonderwords"
-        tokens = numbers[entries] + entries * costs.mean()
-        return "wonderwords" if tokens > 1.05 * self.length else self.tables.corpora.larger_pool
+        if numbers[entries] + entries * costs.mean() > 1.05 * self.length:
+            return "wonderwords"
+        return self.tables.corpora.larger_pool
 
     def build(
         self,
@@ -54,41 +58,37 @@ class ListBuilder(Builder[ListSettings]):
         room -= settings.frequency * int(costs[common].sum())
         others = self._fitting(chosen[settings.common :], room)
 
-        # numbered in random order
-        listed = np.concatenate(
-            [np.repeat(common, settings.frequency), np.repeat(others, settings.other)]
-        )
-        entries = [words[n] for n in rng.permutation(listed).tolist()]
-        names, _ = self.tables.numbers
-        context = "".join(map(add, names, entries))
+        # in random order
+        common_entries = np.repeat(common, settings.frequency)
+        other_entries = np.repeat(others, settings.other)
+        listed = rng.permutation(np.concatenate([common_entries, other_entries]))
+        context = _number([words[n] for n in listed.tolist()])
 
         outputs = [words[n] for n in common.tolist()]
-        return frame.draft(context.removeprefix(" "), outputs)
+        return frame.draft(context, outputs)
 
     def _choose_words(self, rng: RandomState, shown: set[str]) -> np.ndarray:
         """Return the positions of as many words as the length can need, none of those ``shown``."""
         words, _ = self.tables.words(self._pool)
-        _, numbers = self.tables.numbers
 
-        # an entry takes a number and a word; ``len(numbers)`` entries are more than fit
-        most = len(numbers) // self.settings.other + len(shown)
-        order = rng.permutation(len(words))[:most]
-        return np.array([n for n in order.tolist() if words[n] not in shown])
+        # more entries than there are numbers do not fit
+        most = len(self.tables.number_sums) // self.settings.other + len(shown)
+        order = rng.permutation(len(words))
+        return np.array([n for n in order[:most].tolist() if words[n] not in shown])
 
     def _fitting(self, others: np.ndarray, room: int) -> np.ndarray:
         """Return those of ``others`` that fit with the numbers of all entries, one at least."""
         settings = self.settings
         _, costs = self.tables.words(self._pool)
-        _, numbers = self.tables.numbers
 
-        # words[n] = tokens of the first n other words; entries[n] = numbers in the list with them
+        # words[n] = tokens of n other words; numbers[n] = those of all numbers in a list with them
         words = settings.other * prefix_sums(costs[others])
         first = settings.common * settings.frequency
-        entries = numbers[first :: settings.other]
+        numbers = self.tables.number_sums[first :: settings.other]
 
-        most = min(len(entries), len(words))
-        number = count_fitting(entries[:most] + words[:most], room)
-        return others[: max(number, 1)]
+        most = min(len(numbers), len(words))
+        fitting = count_fitting(numbers[:most] + words[:most], room)
+        return others[: max(fitting, 1)]
 
     def _example(self, rng: RandomState) -> tuple[str, set[str]]:
         """Return a list with its answer, and the words in it."""
@@ -101,20 +101,22 @@ class ListBuilder(Builder[ListSettings]):
         order = rng.permutation(len(words))
         shown = [words[n] for n in order[:size].tolist()]
         common = shown[: settings.common]
-        listed = frequency * common + other * shown[settings.common :]
+
+        listed = common * frequency
+        listed += shown[settings.common :] * other
         rng.shuffle(listed)
 
-        question = self.frame().draft(_number(listed), common).text
-        return f"{question} {_number(common)}\n", set(shown)
+        question = self.frame().draft(_number(listed), common)
+        return f"{question.text} {_number(common)}\n", set(shown)
 
 
 def _number(words: list[str]) -> str:
     """Return ``1. first 2. second`` and so on."""
-    return " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))
+    return " ".join([f"{number}. {word}" for number, word in enumerate(words, 1)])
 
 
 class CodedBuilder(Builder[CodedSettings]):
-    """Frequent words of six letters."""
+    """Frequent words of six letters, the most frequent of which is noise."""
 
     def build(
         self,
@@ -124,9 +126,9 @@ class CodedBuilder(Builder[CodedSettings]):
     ) -> Draft:
         size = max(4, self.limit // 50)
         drawn = draw_distinct(size, lambda _: draw_names(rng, "a", _CODED_LETTERS, size))
-
-        # each after a space; the most frequent is noise
         words = ["...", *drawn[: size - 1]]
+
+        # each after a space
         texts = [f" {word}" for word in words]
         costs = self.counter.counts(texts)
 
@@ -160,7 +162,15 @@ class CodedBuilder(Builder[CodedSettings]):
 
 
 def _frequencies(number: int, shares: np.ndarray) -> np.ndarray:
-    """How often each of about ``number`` words comes; the answers more often than all others."""
+    """Return how often each word comes in a text of about ``number`` words.
+
+    Args:
+        number: of words.
+        shares: of the words, by Zipf's law; the first is noise, the next three are the answers.
+
+    Returns:
+        Whole numbers; the answers more often than all others.
+    """
     times = (number * shares).astype(np.int64)
     times[4:] = np.minimum(times[4:], times[3] - 1)
     return times
