@@ -22,10 +22,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
-from recipes.model.bridge.mapping import weights
 from recipes.model.bridge.to_hf import MAX_SHARD_BYTES, export_hf
+from recipes.model_folder.config import model_config
+from recipes.model_folder.weights import granite_shapes
 
 CONFIG = {
     "model_type": "granite",
@@ -57,24 +60,21 @@ def make_checkpoint(params: float, folder: Path) -> None:
 
     from recipes.model.bridge.from_hf import import_hf
 
-    def count(layers: int) -> int:
-        return sum(
-            weight.elements
-            for weight in weights({**CONFIG, "head_dim": 64, "num_hidden_layers": layers})
-        )
+    one_layer = model_config({**CONFIG, "num_hidden_layers": 1}, folder)
 
-    config = {
-        **CONFIG,
-        "num_hidden_layers": max(1, round((params - count(0)) / (count(1) - count(0)))),
-    }
+    def count(layers: int) -> int:
+        config = replace(one_layer, num_hidden_layers=layers)
+        return sum(prod(shape) for shape in granite_shapes(config).values())
+
+    num_layers = max(1, round((params - count(0)) / (count(1) - count(0))))
+    config = {**CONFIG, "num_hidden_layers": num_layers}
     torch.manual_seed(0)
     source = folder / "hf"
     source.mkdir()
     (source / "config.json").write_text(json.dumps(config))
     tensors = {
         name: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.1)
-        for weight in weights({**config, "head_dim": 64})
-        for name, shape in weight.parts.items()
+        for name, shape in granite_shapes(model_config(config, folder)).items()
     }
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     del tensors

@@ -121,12 +121,12 @@ def make(folder: Path, params: float) -> None:
     from transformers import PreTrainedTokenizerFast
 
     from recipes.model.bridge.mapping import weights
+    from recipes.model_folder.config import model_config
 
     config = config_of(params)
-    head_dim = config["hidden_size"] // config["num_attention_heads"]
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
-    for weight in weights({**config, "head_dim": head_dim}):
+    for weight in weights(model_config(config, folder)):
         if size + 2 * weight.elements > SHARD_BYTES:
             shards.append({})
             size = 0

@@ -68,7 +68,7 @@ def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> B
         }
     return Backend(
         name,
-        {**arguments, **extra},
+        {**arguments, "trust_remote_code": False, **extra},
         options.batch_size or plan.suite.batch_size,
     )
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from evaluation.backends import Backend
 from recipes.common.encoder import Encoder, EncoderMismatch
+from recipes.model_folder.view import transformers_view
+from recipes.model_folder.weights import open_folder
 
 ALLOW_CODE = "GRANITE41_ALLOW_CODE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -145,7 +147,13 @@ def _load(backend: Backend) -> Any:
     # lm-eval asks for cuda:0 by default
     if backend.name == "hf" and not torch.cuda.is_available():
         settings["device"] = "cpu"
-    return get_model(backend.name).create_from_arg_obj(dict(backend.arguments), settings)
+    model_class = get_model(backend.name)
+    arguments = dict(backend.arguments)
+    folder = arguments.get("pretrained")
+    if folder is None:
+        return model_class.create_from_arg_obj(arguments, settings)
+    with transformers_view(open_folder(Path(folder))) as view:
+        return model_class.create_from_arg_obj({**arguments, "pretrained": str(view)}, settings)
 
 
 def _score(model: Any, job: LmEvalJob, tokenizer: Path) -> LmEvalResult:

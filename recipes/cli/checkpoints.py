@@ -34,13 +34,10 @@ def import_folder(
     output: Annotated[Path, typer.Option(help="The NeMo checkpoint to write.")],
 ) -> None:
     """Import a Hugging Face model as a NeMo checkpoint."""
-    from recipes.model.bridge.hf_folder import local_folder
-
-    # refused before NeMo is imported, which takes 20 s
-    source = local_folder(hf)
     from recipes.model.bridge.from_hf import import_hf
+    from recipes.model_folder.hub import local_folder
 
-    import_hf(source, output)
+    import_hf(local_folder(hf), output)
 
 
 def merge_checkpoints(

@@ -178,7 +178,7 @@ def write_merge(
 def _log_differences(parents: Sequence[Parent]) -> None:
     """Say which values of the configs differ, and which the merge gets."""
     for field in MAY_DIFFER:
-        values = [parent.config[field] for parent in parents]
+        values = [getattr(parent.config, field) for parent in parents]
         # theta and length may differ between stages
         if len(set(values)) == 1:
             continue

@@ -38,7 +38,7 @@ class NemoParent(TorchDistCheckpoint):
 
     Attributes:
         location: folder with ``weights/`` and ``context/``.
-        config: its config under config.json's names.
+        config: its config.
         weights: one for each Megatron tensor, each layer's by itself.
 
     Raises:
@@ -54,7 +54,7 @@ class NemoParent(TorchDistCheckpoint):
         self.config, _ = read_context(checkpoint / "context")
         super().__init__(checkpoint / "weights")
         self.weights = weights(self.config)
-        self.check_all(self.weights, self.config["num_hidden_layers"])
+        self.check_all(self.weights, self.config.num_hidden_layers)
         self._first_numbers: dict[tuple[str, torch.Size], tuple[Path, int]] = {}
 
     def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
@@ -146,7 +146,7 @@ class NemoParent(TorchDistCheckpoint):
 
     def _write_data(self, merged: Merge, path: Path) -> Metadata:
         """Write the objects and the merged tensors one after the other; return where they are."""
-        layers = self.config["num_hidden_layers"]
+        layers = self.config.num_hidden_layers
         tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
         locations: dict[MetadataIndex, _StorageInfo] = {}
         with path.open("wb") as file:

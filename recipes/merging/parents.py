@@ -9,8 +9,8 @@ import torch
 
 from recipes.common.errors import UserError
 from recipes.merging.hf import HFParent
-from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS
+from recipes.model_folder.config import CONFIG
 from recipes.runs.merge_manifest import MergeParent
 from recipes.runs.stage_folder import MERGED, final_checkpoint
 from recipes.runs.stage_manifest import read_manifest
@@ -38,7 +38,7 @@ def open_parent(path: Path) -> Parent:
         from recipes.merging.nemo import NemoParent
 
         return NemoParent(path)
-    if (path / hf_folder.CONFIG).is_file():
+    if (path / CONFIG).is_file():
         return HFParent(path)
     raise UserError(
         f"{path}: not a checkpoint; name a Hugging Face folder, a NeMo 2 checkpoint or a finished "
@@ -80,8 +80,8 @@ def _check_pair(
 
     differences = []
     for field in CONFIG_FIELDS:
-        value = other.config[field]
-        expected = first.config[field]
+        value = getattr(other.config, field)
+        expected = getattr(first.config, field)
         if field not in MAY_DIFFER and value != expected:
             differences.append(f"{field} {value} for {expected}")
     if differences:

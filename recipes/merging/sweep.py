@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoTokenizer, GraniteForCausalLM
 
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.json_files import write_json
 from recipes.merging.merge import check_weights, write_merge
 from recipes.merging.parents import open_parent
-from recipes.model.bridge import hf_folder
 from recipes.model.bridge.to_hf import export_hf
+from recipes.model.transformers_model import load_model, load_tokenizer
+from recipes.model_folder.config import CONFIG
+from recipes.model_folder.weights import open_granite
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _score(
     # transformers evaluates, and it reads no NeMo checkpoint
     folder = checkpoint
     exported = scratch / "exported"
-    if not (checkpoint / hf_folder.CONFIG).is_file():
+    if not (checkpoint / CONFIG).is_file():
         export_hf(checkpoint, exported)
         folder = exported
     score = evaluate(folder)
@@ -216,18 +217,13 @@ def text_evaluation(short: Texts, long: Texts) -> Evaluate:
     """
 
     def evaluate(folder: Path) -> Score:
-        config = hf_folder.read_config(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = GraniteForCausalLM.from_pretrained(
-            folder,
-            torch_dtype="auto",
-            local_files_only=True,
-        ).eval()
-        if torch.cuda.is_available():
-            model.to("cuda")
+        opened = open_granite(folder)
+        config = opened.config
+        tokenizer = load_tokenizer(folder, config.vocab_size)
+        model = load_model(opened)
 
         # texts longer than the model's positions are cut
-        positions = config["max_position_embeddings"]
+        positions = config.max_position_embeddings
         return Score(
             short=_mean_loss(
                 model,
@@ -249,7 +245,7 @@ def text_evaluation(short: Texts, long: Texts) -> Evaluate:
 
 
 def _mean_loss(
-    model: GraniteForCausalLM,
+    model: Any,
     tokenizer: Any,
     texts: Texts,
     length: int,
@@ -279,7 +275,7 @@ def _mean_loss(
 
 
 @torch.inference_mode()
-def _loss(model: GraniteForCausalLM, ids: list[int], first: int) -> tuple[float, int]:
+def _loss(model: Any, ids: list[int], first: int) -> tuple[float, int]:
     """Return the summed cross-entropy of ``ids[first:]``, in nats, and their number.
 
     Each token is predicted from all before it.

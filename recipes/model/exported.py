@@ -28,7 +28,7 @@ def exported_folder(
             leave out.
     """
     if model.startswith("hf:"):
-        from recipes.model.bridge.hf_folder import local_folder
+        from recipes.model_folder.hub import local_folder
 
         return local_folder(model.removeprefix("hf:")), None
     folder = _existing_folder(model, run_folder)

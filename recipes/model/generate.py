@@ -3,23 +3,51 @@
 from pathlib import Path
 
 from recipes.common.errors import UserError
+from recipes.model_folder.config import CONFIG, positions_of
+from recipes.model_folder.weights import open_folder
 
 
 def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:
     """Return ``prompt`` and its greedy continuation by the model in ``folder``.
 
     Raises:
-        UserError: ``folder`` is not a Hugging Face model folder.
+        UserError: ``folder`` is not a Hugging Face model folder, the prompt is empty, or more
+            tokens are asked for than the model has positions.
     """
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         raise UserError(
             f"{folder}: no config.json, expected a Hugging Face model folder; make one with "
             "`granite41 export`"
         )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    opened = open_folder(folder)
+    positions = positions_of(opened.values, folder / CONFIG)
+    _check_length(folder, positions, 1, max_new_tokens)
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    inputs = tokenizer(prompt, return_tensors="pt")
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    from recipes.model.transformers_model import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(folder, opened.values.get("vocab_size"))
+    encoding = tokenizer(prompt, return_tensors="pt")
+    num_tokens = encoding["input_ids"].shape[1]
+    if not num_tokens:
+        raise UserError(
+            f"--prompt {prompt!r}: has no tokens, so there is nothing to continue; give some text"
+        )
+    _check_length(folder, positions, num_tokens, max_new_tokens)
+
+    model = load_model(opened)
+    # not what else a tokenizer returns, as the types of segments
+    out = model.generate(
+        encoding["input_ids"].to(model.device),
+        attention_mask=encoding["attention_mask"].to(model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+    )
     return tokenizer.decode(out[0], skip_special_tokens=True)
+
+
+def _check_length(folder: Path, positions: int, prompt: int, tokens: int) -> None:
+    if prompt + tokens > positions:
+        raise UserError(
+            f"--tokens {tokens}: with a prompt of {prompt} tokens or more, this is beyond the "
+            f"{positions:,} positions of {folder}; ask for at most {max(0, positions - prompt)}"
+        )

@@ -18,12 +18,18 @@ from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.lightning import MegatronStrategy, io, teardown
 from nemo.lightning.pytorch.trainer import Trainer
-from safetensors import safe_open
 
+from recipes.common.errors import UserError
 from recipes.common.files import check_space
-from recipes.model.bridge import hf_folder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
+from recipes.model.bridge.source_files import keep_source_files, nemo_tokenizer_files
+from recipes.model.bridge.tensor_bytes import TORCH_TYPES, read_tensor
 from recipes.model.granite import build_granite
+from recipes.model.transformers_model import load_tokenizer
+from recipes.model_folder.config import ModelConfig
+from recipes.model_folder.files import copy_files
+from recipes.model_folder.safetensors_file import StoredTensor
+from recipes.model_folder.weights import GraniteFolder, open_granite
 
 if TYPE_CHECKING:
     from recipes.spec.sizes import Size
@@ -153,28 +159,36 @@ class GraniteModel(llm.GPTModel):
 class HFGraniteImporter(io.ModelConnector):
     """NeMo's connector for ``llm.import_ckpt(model, "hf://FOLDER")``."""
 
-    def apply(self, output_path: Path, dtype: str | None = None) -> Path:
-        """Check the folder, build the model on the CPU, fill it and save it."""
+    def apply(
+        self,
+        output_path: Path,
+        dtype: str | None = None,
+        opened: GraniteFolder | None = None,
+    ) -> Path:
+        """Check the folder, unless it is opened, build the model on the CPU, fill it and save it.
+
+        Each tensor keeps its type, unless ``dtype`` names another.
+        """
         source = Path(self)
-        config = hf_folder.read_config(source)
+        opened = opened or open_granite(source)
+        config = opened.config
         megatron_weights = weights(config)
-        files = hf_folder.open_tensors(source, megatron_weights)
-        params_dtype = _dtype(files, megatron_weights[0])
+        dtypes = _stored_types(opened, megatron_weights)
         if dtype:
-            params_dtype = getattr(torch, dtype)
+            dtypes = dict.fromkeys(dtypes, getattr(torch, dtype))
 
         # NeMo writes in processes of its own, whose "no space left" would come back as another
         # error
-        elements = sum(weight.elements for weight in megatron_weights)
-        check_space(output_path, params_dtype.itemsize * elements)
+        size = sum(weight.elements * dtypes[weight.key].itemsize for weight in megatron_weights)
+        check_space(output_path, size)
+        load_tokenizer(source, config.vocab_size)
 
         with tempfile.TemporaryDirectory() as scratch:
             # NeMo copies the whole folder that a tokenizer is loaded from into the checkpoint,
             # under the folder's name
             tokenizer = Path(scratch) / "nemo_tokenizer"
-            hf_folder.copy_tokenizer(source, tokenizer)
-            hf_folder.read_tokenizer(tokenizer, config["vocab_size"])
-            model = _build_model(config, params_dtype, tokenizer)
+            copy_files(source, nemo_tokenizer_files(source), tokenizer)
+            model = _build_model(config, dtypes[megatron_weights[0].key], tokenizer)
             trainer = Trainer(
                 devices=1,
                 accelerator="cpu",
@@ -187,14 +201,15 @@ class HFGraniteImporter(io.ModelConnector):
                 plugins=LightningEnvironment(),
             )
             self.nemo_setup(model, trainer)
-            _fill(model, megatron_weights, files)
+            _fill(model, megatron_weights, opened.tensors, dtypes)
             self.nemo_save(output_path, trainer)
             teardown(trainer, model)
+        keep_source_files(source, output_path, dtype)
         return output_path
 
 
-def _build_model(config: dict[str, Any], dtype: torch.dtype, tokenizer: Path) -> GraniteModel:
-    settings = {field: config[name] for name, field in CONFIG_FIELDS.items()}
+def _build_model(config: ModelConfig, dtype: torch.dtype, tokenizer: Path) -> GraniteModel:
+    settings = {field: getattr(config, name) for name, field in CONFIG_FIELDS.items()}
     granite_config = GraniteConfig(
         **settings,
         bf16=dtype == torch.bfloat16,
@@ -204,24 +219,42 @@ def _build_model(config: dict[str, Any], dtype: torch.dtype, tokenizer: Path) ->
     return GraniteModel(granite_config, tokenizer=AutoTokenizer(str(tokenizer)))
 
 
-def _dtype(files: dict[str, safe_open], weight: Weight) -> torch.dtype:
-    name = next(iter(weight.parts))
-    return files[name].get_slice(name)[:1].dtype
+def _stored_types(opened: GraniteFolder, megatron_weights: list[Weight]) -> dict[str, torch.dtype]:
+    """Return the type of each of Megatron's keys, which the parts of one must share."""
+    tensors = opened.tensors
+    first_parts: dict[str, StoredTensor] = {}
+    for weight in megatron_weights:
+        for name in weight.parts:
+            tensor = tensors[name]
+            first = first_parts.setdefault(weight.key, tensor)
+            if tensor.dtype != first.dtype:
+                raise UserError(
+                    f"{opened.folder}: {tensor.name} is {tensor.dtype} but {first.name} "
+                    f"{first.dtype}, and a NeMo checkpoint keeps both in one tensor; convert one "
+                    f"to the other's type"
+                )
+    return {key: TORCH_TYPES[tensor.dtype] for key, tensor in first_parts.items()}
 
 
 @torch.no_grad()
-def _fill(model: GraniteModel, megatron_weights: list[Weight], files: dict[str, safe_open]) -> None:
-    """Copy the tensors into the parameters, found by the keys that a checkpoint has for them."""
-    parameters: dict[tuple[str, int | None], Any] = {}
+def _fill(
+    model: GraniteModel,
+    megatron_weights: list[Weight],
+    tensors: dict[str, StoredTensor],
+    dtypes: dict[str, torch.dtype],
+) -> None:
+    """Put the tensors into the parameters, found by the keys that a checkpoint has for them."""
+    names: dict[tuple[str, int | None], str] = {}
     for name, sharded in model.module.sharded_state_dict().items():
         # the layers of one kind share a key
         match = re.search(r"layers\.(\d+)\.", name)
         layer = None
         if match:
             layer = int(match[1])
-        parameters[sharded.key, layer] = sharded.data
+        names[sharded.key, layer] = name
 
     for weight in megatron_weights:
-        parts = [files[name].get_tensor(name) for name in weight.parts]
-        parameter = parameters[weight.key, weight.layer]
-        parameter.copy_(weight.merge(parts))
+        parts = [read_tensor(tensors[name]) for name in weight.parts]
+        parameter = model.module.get_parameter(names[weight.key, weight.layer])
+        # a checkpoint keeps the type that a parameter has
+        parameter.data = weight.merge(parts).to(dtypes[weight.key])

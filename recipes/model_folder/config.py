@@ -97,10 +97,18 @@ def read_values(folder: Path) -> dict[str, Any]:
             f"a model; {_REMEDY}"
         )
     _put(values, "torch_dtype", values.pop("dtype", None), "dtype", path)
-    _move_rope_theta(values, path)
+    # rope_scaling of another kind of model is transformers 4's own
+    scaling_names = ["rope_parameters", "rope_scaling"]
+    if values["model_type"] != "granite":
+        scaling_names.remove("rope_scaling")
+    for name in scaling_names:
+        if values.get(name) is not None:
+            _move_rope_theta(values, name, path)
 
-    for name in (*_NUMBERS, *FIXED_FIELDS, "torch_dtype"):
-        if name in values and values[name] is None:
+    # a null that is no value of its own, as that of rope_scaling is
+    for name in (*_NUMBERS, *FIXED_FIELDS, "rope_parameters", "torch_dtype"):
+        is_value = FIXED_FIELDS.get(name) == (None, None)
+        if name in values and values[name] is None and not is_value:
             del values[name]
     return values
 
@@ -118,28 +126,21 @@ def _put(values: dict[str, Any], key: str, value: Any, origin: str, path: Path) 
     values[key] = value
 
 
-def _move_rope_theta(values: dict[str, Any], path: Path) -> None:
-    """Move theta out of ``rope_parameters``, and out of a ``rope_scaling`` that does not scale."""
-    for name in ("rope_parameters", "rope_scaling"):
-        # a model of another kind may have the latter, which transformers 4 reads itself
-        if name == "rope_scaling" and values["model_type"] != "granite":
-            continue
-        rope = values.pop(name, None)
-        if rope is None:
-            continue
-
-        others = None
-        rope_type = None
-        if isinstance(rope, dict):
-            others = rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-            rope_type = rope.get("rope_type", rope.get("type", "default"))
-        if rope_type != "default" or others:
-            raise UserError(
-                f"{path}: {name} is {rope!r:.100}, but only an unscaled rotary embedding "
-                f"(rope_type 'default') is known; name a model with one"
-            )
-        for key in ("rope_theta", "partial_rotary_factor"):
-            _put(values, key, rope.get(key), f"{name}.{key}", path)
+def _move_rope_theta(values: dict[str, Any], name: str, path: Path) -> None:
+    """Move theta out of the rotary parameters under ``name``, which must not scale."""
+    rope = values.pop(name)
+    others = None
+    rope_type = None
+    if isinstance(rope, dict):
+        others = rope.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default" or others:
+        raise UserError(
+            f"{path}: {name} is {rope!r:.100}, but only an unscaled rotary embedding (rope_type "
+            f"'default') is known; name a model with one"
+        )
+    for key in ("rope_theta", "partial_rotary_factor"):
+        _put(values, key, rope.get(key), f"{name}.{key}", path)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -170,18 +171,28 @@ def parse_config(values: dict[str, Any], path: Path) -> ModelConfig:
                 f"cannot be used"
             )
 
-    numbers = _with_head_dim(values, path)
-    for name, kind in _NUMBERS.items():
-        _check_number(name, numbers.get(name), kind, path)
-    config = ModelConfig(**{name: numbers[name] for name in _NUMBERS})
-    _check_consistent(config, path)
+    config = model_config(values, path)
     _check_token_ids(values, config.vocab_size, path)
     _check_dtype(values, path)
 
     known = {*_NUMBERS, *FIXED_FIELDS, *TOKEN_IDS, *_WITHOUT_EFFECT}
     unknown = sorted(values.keys() - known)
     if unknown:
-        log.info("%s: not used: %s", path, ", ".join(unknown))
+        log.warning("%s: not used: %s", path, ", ".join(unknown))
+    return config
+
+
+def model_config(values: dict[str, Any], path: Path) -> ModelConfig:
+    """Return the numbers in ``values``, under config.json's names; ``path`` is for errors.
+
+    Raises:
+        UserError: a number is missing or wrong, or two contradict each other.
+    """
+    numbers = _with_head_dim(values, path)
+    for name, kind in _NUMBERS.items():
+        _check_number(name, numbers.get(name), kind, path)
+    config = ModelConfig(**{name: numbers[name] for name in _NUMBERS})
+    _check_consistent(config, path)
     return config
 
 
@@ -204,7 +215,7 @@ def _with_head_dim(values: dict[str, Any], path: Path) -> dict[str, Any]:
 def _check_number(name: str, value: Any, kind: Any, path: Path) -> None:
     """Raise unless ``value`` is a positive number of ``kind``; a boolean is none."""
     if value is None:
-        raise UserError(f"{path}: {name} is missing, but a Granite model needs a number; add it")
+        raise UserError(f"{path}: {name} is missing, expected a number; add it")
     kinds, largest, words = _RANGES[kind]
     # NaN and infinity are in no range
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
@@ -258,10 +269,8 @@ def positions_of(values: dict[str, Any], path: Path) -> int:
     """Return the tokens that a model can attend over, of any kind of model.
 
     Raises:
-        UserError: no number of tokens; of a Granite model, as :func:`read_config`.
+        UserError: no number of tokens.
     """
-    if values["model_type"] == "granite":
-        return parse_config(values, path).max_position_embeddings
     positions: Any = values.get("max_position_embeddings")
     _check_number("max_position_embeddings", positions, int, path)
     return int(positions)

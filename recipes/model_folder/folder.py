@@ -9,7 +9,7 @@ from recipes.common.errors import UserError
 from recipes.model_folder.config import CONFIG, positions_of
 from recipes.model_folder.files import settings_files
 from recipes.model_folder.safetensors_file import StoredTensor
-from recipes.model_folder.weights import open_weights, tensors_by_name
+from recipes.model_folder.weights import open_folder
 
 # of each tensor: 362 tensors of an 8B model make 24 MB
 _BLOCKS = 16
@@ -38,16 +38,15 @@ def open_model(folder: Path) -> ModelFolder:
         UserError: config.json, the tokenizer or the weights are missing or damaged, or do not
             belong together.
     """
-    values, files = open_weights(folder)
+    opened = open_folder(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder}: holds no {name}, and texts cannot be measured without a tokenizer; "
                 f"copy the files of the model's tokenizer into it"
             )
-    tensors = tensors_by_name(files)
-    positions = positions_of(values, folder / CONFIG)
-    return ModelFolder(folder, positions, _digest(folder, tensors.values()))
+    positions = positions_of(opened.values, folder / CONFIG)
+    return ModelFolder(folder, positions, _digest(folder, opened.tensors.values()))
 
 
 def fingerprint(folder: Path) -> str:
@@ -58,10 +57,10 @@ def fingerprint(folder: Path) -> str:
     tensors are spread over files changes nothing.
 
     Raises:
-        UserError: as :func:`recipes.model_folder.weights.open_weights`.
+        UserError: as :func:`recipes.model_folder.weights.open_folder`.
     """
-    _, files = open_weights(folder)
-    return _digest(folder, tensors_by_name(files).values())
+    opened = open_folder(folder)
+    return _digest(folder, opened.tensors.values())
 
 
 def _digest(folder: Path, tensors: Iterable[StoredTensor]) -> str:

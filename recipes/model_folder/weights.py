@@ -1,5 +1,6 @@
 """The weights of a model's folder: which files hold them, and each tensor's place."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recipes.model_folder.safetensors_file import SafetensorsFile, StoredTensor,
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
 # transformers' second name of the tied embedding, which a folder may hold a second time
 TIED_EMBEDDING = "lm_head.weight"
 _ADAPTER = "adapter_config.json"
@@ -18,7 +20,7 @@ _ADAPTER = "adapter_config.json"
 _DTYPES = ("BF16", "F16", "F32")
 
 
-def weight_files(folder: Path) -> list[SafetensorsFile]:
+def weight_files(folder: Path) -> tuple[SafetensorsFile, ...]:
     """Return the safetensors files that hold the weights: ``model.safetensors``, or those that the
     index names. There must be no other ones, of which another program may take.
 
@@ -35,7 +37,7 @@ def weight_files(folder: Path) -> list[SafetensorsFile]:
 
     found = {path.name for path in folder.glob("*.safetensors")}
     _require_one_set(folder, names, found, has_index=index.is_file())
-    files = [read_header(folder / name) for name in sorted(names)]
+    files = tuple(read_header(folder / name) for name in sorted(names))
 
     # transformers takes what is in the files, other programs what the index says
     stored: dict[str, str] = {}
@@ -133,18 +135,11 @@ def granite_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     for layer in range(config.num_hidden_layers):
         for name, shape in in_layer.items():
             shapes[f"model.layers.{layer}.{name}.weight"] = shape
-    shapes["model.norm.weight"] = (hidden,)
+    shapes[FINAL_NORM] = (hidden,)
     return shapes
 
 
-def check_granite(folder: Path, config: ModelConfig, files: list[SafetensorsFile]) -> None:
-    """Check that ``files`` hold the tensors of ``config``, each once.
-
-    Raises:
-        UserError: a tensor is missing, unknown, of another shape or of a type that no Granite model
-            is trained in; or the output head is another one than the embedding.
-    """
-    tensors = tensors_by_name(files)
+def _check_tensors(folder: Path, config: ModelConfig, tensors: dict[str, StoredTensor]) -> None:
     shapes = granite_shapes(config)
     missing = sorted(shapes.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - shapes.keys() - {TIED_EMBEDDING})
@@ -167,7 +162,21 @@ def check_granite(folder: Path, config: ModelConfig, files: list[SafetensorsFile
                 f"{folder}: {name} is {tensor.dtype}, expected one of {', '.join(_DTYPES)}; name a "
                 f"model that is not quantized"
             )
-    _check_tied_head(folder, tensors)
+
+
+def _check_vocabulary(folder: Path, config: ModelConfig) -> None:
+    """Raise where the tokenizer, if there is one, has a token without a row of the embedding."""
+    # a twentieth of a second to import
+    from recipes.common.tokenizer_files import vocab_size
+
+    if not (folder / "tokenizer.json").is_file():
+        return
+    tokens = vocab_size(folder)
+    if tokens > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokens} tokens but the model {config.vocab_size}; use "
+            f"its own tokenizer"
+        )
 
 
 def _check_tied_head(folder: Path, tensors: dict[str, StoredTensor]) -> None:
@@ -190,22 +199,63 @@ def _check_tied_head(folder: Path, tensors: dict[str, StoredTensor]) -> None:
         )
 
 
-def tensors_by_name(files: list[SafetensorsFile]) -> dict[str, StoredTensor]:
-    """Return all tensors of a model."""
-    return {tensor.name: tensor for file in files for tensor in file.tensors}
+@dataclass(frozen=True)
+class OpenedFolder:
+    """A model's folder.
+
+    Attributes:
+        folder: the folder.
+        values: config.json in the form of transformers 4.
+        files: those that hold the weights.
+    """
+
+    folder: Path
+    values: dict[str, Any]
+    files: tuple[SafetensorsFile, ...]
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Name -> tensor, of all files."""
+        return {tensor.name: tensor for file in self.files for tensor in file.tensors}
 
 
-def open_weights(folder: Path) -> tuple[dict[str, Any], list[SafetensorsFile]]:
-    """Return config.json in the form of transformers 4, and the files with the weights.
+@dataclass(frozen=True)
+class GraniteFolder(OpenedFolder):
+    """A Granite model's folder, whose tensors are those that its config asks for.
 
-    Everything is checked that can be without reading tensors.
+    Attributes:
+        config: the numbers of config.json.
+    """
+
+    config: ModelConfig
+
+
+def open_folder(folder: Path) -> OpenedFolder:
+    """Open a folder of any kind of model.
 
     Raises:
-        UserError: as :func:`recipes.model_folder.config.read_config` and :func:`weight_files`; of a
-            Granite model also as :func:`check_granite`.
+        UserError: as :func:`recipes.model_folder.config.read_values` and :func:`weight_files`; of a
+            Granite model as :func:`open_granite`.
     """
     values = read_values(folder)
-    files = weight_files(folder)
     if values["model_type"] == "granite":
-        check_granite(folder, parse_config(values, folder / CONFIG), files)
-    return values, files
+        return open_granite(folder)
+    return OpenedFolder(folder, values, weight_files(folder))
+
+
+def open_granite(folder: Path) -> GraniteFolder:
+    """Open the folder of a Granite model.
+
+    Raises:
+        UserError: as :func:`recipes.model_folder.config.parse_config` and :func:`weight_files`; a
+            tensor is missing, unknown, of another shape or of a type that no Granite model is
+            trained in; the output head is another one than the embedding; or the tokenizer has more
+            tokens than the embedding has rows.
+    """
+    values = read_values(folder)
+    config = parse_config(values, folder / CONFIG)
+    opened = GraniteFolder(folder, values, weight_files(folder), config)
+    _check_tensors(folder, config, opened.tensors)
+    _check_tied_head(folder, opened.tensors)
+    _check_vocabulary(folder, config)
+    return opened

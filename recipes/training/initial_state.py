@@ -99,7 +99,7 @@ def _check_theta(checkpoint: Path, recipe: PretrainRecipe) -> None:
     from recipes.model.bridge.to_hf import read_context
 
     config, _ = read_context(checkpoint / "context")
-    former = config["rope_theta"]
+    former = config.rope_theta
     theta = recipe.rope_theta.value
     if former > theta:
         raise UserError(

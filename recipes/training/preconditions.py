@@ -143,7 +143,7 @@ def check_loader(tokenizer: Path) -> None:
         "PreTrainedTokenizerFast"
     )
     try:
-        loaded = AutoTokenizer.from_pretrained(str(tokenizer))
+        loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{tokenizer}: transformers cannot load this tokenizer; {remedy}"

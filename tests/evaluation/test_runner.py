@@ -240,7 +240,7 @@ def test_a_calibrated_reference(model, tmp_path, forked) -> None:
             (),
             "holds neither a Hugging Face config.json nor a NeMo checkpoint's weights",
         ),
-        ("model.safetensors", (), "holds no *.safetensors"),
+        ("model.safetensors", (), "model.safetensors: not found; only safetensors are read"),
         (None, ("--lengths", "4096"), "has 256 positions, but 4,096 tokens are asked for"),
         (None, ("--tasks", "niah_singel_1"), "did you mean 'niah_single_1'?"),
         (None, ("--backend", "hff"), "--backend hff: unknown (did you mean 'hf'?)"),

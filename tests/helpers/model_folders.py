@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "pad_token_id": 1,
 }
 EMBEDDING = "model.embed_tokens.weight"
-_BYTES_PER_NUMBER = {"BF16": 2, "F32": 4}
+_BYTES_PER_NUMBER = {"I8": 1, "BF16": 2, "F32": 4}
 Tensor = tuple[str, tuple[int, ...], bytes]
 
 

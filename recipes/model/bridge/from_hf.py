@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recipes.common.files import atomic_directory
-from recipes.model.nemo import HFGraniteImporter
+from recipes.model_folder.weights import open_granite
 
 
 def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:
@@ -15,10 +15,14 @@ def import_hf(source: Path, output: Path, *, dtype: str | None = None) -> None:
         source: a GraniteForCausalLM with safetensors and its tokenizer.
         output: new folder with ``weights/`` and ``context/``, for AutoResume's ``restore_config``
             and for export.
-        dtype: torch's name of the stored type; by default the folder's.
+        dtype: torch's name of the stored type; by default each tensor keeps its own.
 
     Raises:
         UserError: ``source`` is not such a folder, ``output`` exists, or there is no space left.
     """
+    opened = open_granite(source)
+    # takes 20 s, so after what can be refused without it
+    from recipes.model.nemo import HFGraniteImporter
+
     with atomic_directory(output) as temporary:
-        HFGraniteImporter(str(source)).apply(temporary, dtype=dtype)
+        HFGraniteImporter(str(source)).apply(temporary, dtype=dtype, opened=opened)

@@ -5,10 +5,12 @@ functions, no NeMo.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from recipes.model_folder.config import ModelConfig
+from recipes.model_folder.weights import EMBEDDING, FINAL_NORM, granite_shapes
 
 # config.json -> recipes.model.nemo.GraniteConfig
 CONFIG_FIELDS = {
@@ -29,14 +31,16 @@ CONFIG_FIELDS = {
     "logits_scaling": "logits_scaling",
 }
 
-# What GraniteConfig has no field for, because every Granite 4.1 model has the same.
-FIXED_FIELDS = {
-    "hidden_act": "silu",
-    "rope_scaling": None,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "attention_dropout": 0.0,
-    "tie_word_embeddings": True,
+_QKV = "self_attention.linear_qkv.weight"
+# Megatron's key after decoder.layers. -> transformers' names after model.layers.N. and without
+# .weight, in Megatron's order
+_IN_LAYER = {
+    "self_attention.linear_qkv.layer_norm_weight": ("input_layernorm",),
+    _QKV: ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attention.linear_proj.weight": ("self_attn.o_proj",),
+    "mlp.linear_fc1.layer_norm_weight": ("post_attention_layernorm",),
+    "mlp.linear_fc1.weight": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.linear_fc2.weight": ("mlp.down_proj",),
 }
 
 
@@ -84,77 +88,22 @@ class Weight:
         return torch.cat(by_group, dim=1).flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class _LayerWeight:
-    """A :class:`Weight` of every layer.
-
-    Attributes:
-        key: name in the checkpoint after ``decoder.layers.``.
-        parts: transformers' name after ``model.layers.N.`` and without ``.weight`` -> shape.
-        groups: as in :class:`Weight`.
-    """
-
-    key: str
-    parts: dict[str, tuple[int, ...]]
-    groups: int = 1
-
-    def at(self, layer: int) -> Weight:
-        """Return the weight of one layer."""
-        parts = {f"model.layers.{layer}.{name}.weight": shape for name, shape in self.parts.items()}
-        return Weight(f"decoder.layers.{self.key}", layer, parts, self.groups)
-
-
-def weights(config: dict[str, Any]) -> list[Weight]:
-    """Return the tensors of the model of ``config`` (config.json's names), in its order."""
-    hidden = config["hidden_size"]
-    embedding = Weight(
-        "embedding.word_embeddings.weight",
-        None,
-        {"model.embed_tokens.weight": (config["vocab_size"], hidden)},
-    )
-    final_norm = Weight("decoder.final_layernorm.weight", None, {"model.norm.weight": (hidden,)})
+def weights(config: ModelConfig) -> list[Weight]:
+    """Return the tensors of the model of ``config``, in its order."""
+    shapes = granite_shapes(config)
 
     in_layers = []
-    layer_weights = _layer_weights(config)
-    for layer in range(config["num_hidden_layers"]):
-        in_layers += [weight.at(layer) for weight in layer_weights]
-    return [embedding, *in_layers, final_norm]
+    for layer in range(config.num_hidden_layers):
+        for key, names in _IN_LAYER.items():
+            full_names = [f"model.layers.{layer}.{name}.weight" for name in names]
+            parts = {name: shapes[name] for name in full_names}
+            groups = config.num_key_value_heads if key == _QKV else 1
+            in_layers.append(Weight(f"decoder.layers.{key}", layer, parts, groups))
 
-
-def _layer_weights(config: dict[str, Any]) -> list[_LayerWeight]:
-    hidden = config["hidden_size"]
-    ffn = config["intermediate_size"]
-    groups = config["num_key_value_heads"]
-    query = config["num_attention_heads"] * config["head_dim"]
-    key_value = groups * config["head_dim"]
+    embedding = {EMBEDDING: shapes[EMBEDDING]}
+    final_norm = {FINAL_NORM: shapes[FINAL_NORM]}
     return [
-        _LayerWeight(
-            "self_attention.linear_qkv.layer_norm_weight",
-            {"input_layernorm": (hidden,)},
-        ),
-        _LayerWeight(
-            "self_attention.linear_qkv.weight",
-            {
-                "self_attn.q_proj": (query, hidden),
-                "self_attn.k_proj": (key_value, hidden),
-                "self_attn.v_proj": (key_value, hidden),
-            },
-            groups,
-        ),
-        _LayerWeight(
-            "self_attention.linear_proj.weight",
-            {"self_attn.o_proj": (hidden, query)},
-        ),
-        _LayerWeight(
-            "mlp.linear_fc1.layer_norm_weight",
-            {"post_attention_layernorm": (hidden,)},
-        ),
-        _LayerWeight(
-            "mlp.linear_fc1.weight",
-            {"mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden)},
-        ),
-        _LayerWeight(
-            "mlp.linear_fc2.weight",
-            {"mlp.down_proj": (hidden, ffn)},
-        ),
+        Weight("embedding.word_embeddings.weight", None, embedding),
+        *in_layers,
+        Weight("decoder.final_layernorm.weight", None, final_norm),
     ]

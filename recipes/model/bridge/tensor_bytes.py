@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from recipes.common.errors import UserError
+from recipes.model_folder.safetensors_file import StoredTensor
+
+# safetensors' names of the types that a Granite model is trained in
+TORCH_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def tensor_bytes_view(tensor: Tensor) -> memoryview:
@@ -30,6 +34,18 @@ def read_into(file: FileIO, offset: int, target: Tensor) -> None:
             raise UserError(f"{file.name}: cut short while it was read; copy it again")
         unread = unread[count:]
         offset += count
+
+
+def read_tensor(stored: StoredTensor) -> Tensor:
+    """Return a tensor of a safetensors file.
+
+    Raises:
+        UserError: the file has become shorter since its header was read.
+    """
+    tensor = torch.empty(stored.shape, dtype=TORCH_TYPES[stored.dtype])
+    with stored.path.open("rb", buffering=0) as file:
+        read_into(file, stored.offset, tensor)
+    return tensor
 
 
 def sha256(content: bytes) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,10 +13,14 @@ from transformers import GenerationConfig, GraniteConfig
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory, check_space
 from recipes.common.json_files import write_json
-from recipes.model.bridge import hf_folder
-from recipes.model.bridge.mapping import CONFIG_FIELDS, FIXED_FIELDS, Weight, weights
-from recipes.model.bridge.tensor_bytes import tensor_bytes_view
+from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
+from recipes.model.bridge.source_files import copy_kept_files, source_values
+from recipes.model.bridge.tensor_bytes import TORCH_TYPES, tensor_bytes_view
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
+from recipes.model.transformers_model import load_tokenizer
+from recipes.model_folder.config import CONFIG, ModelConfig, model_config
+from recipes.model_folder.files import GENERATION_CONFIG, copy_files, tokenizer_files
+from recipes.model_folder.weights import INDEX, WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 MAX_SHARD_BYTES = 5 * 10**9
 # one write of a whole tensor took several times as long as writes of this size (Linux 6.18, ext4)
 _WRITE_BYTES = 2**20
-_SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_SAFETENSORS_TYPES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 
 
 def export_hf(
@@ -52,44 +56,58 @@ def export_hf(
                 f"context/"
             )
     config, tokenizer_folder = read_context(checkpoint / "context")
-    tokenizer = hf_folder.read_tokenizer(tokenizer_folder, config["vocab_size"])
+    tokenizer = load_tokenizer(tokenizer_folder, config.vocab_size)
     source = TorchDistCheckpoint(checkpoint / "weights")
     megatron_weights = weights(config)
-    source.check_all(megatron_weights, config["num_hidden_layers"])
+    source.check_all(megatron_weights, config.num_hidden_layers)
     shards = plan_shards(megatron_weights, source, max_shard_bytes)
     check_space(output, sum(shard.tensor_bytes for shard in shards))
 
     with atomic_directory(output) as temporary:
-        _write_configs(config, source.dtype(megatron_weights[0]), tokenizer, temporary)
-        hf_folder.copy_tokenizer(tokenizer_folder, temporary)
+        dtype = source.dtype(megatron_weights[0])
+        _write_configs(checkpoint / "context", config, dtype, tokenizer, temporary)
+        copy_files(tokenizer_folder, tokenizer_files(tokenizer_folder), temporary)
         _write_shards(shards, source, temporary)
 
 
 def _write_configs(
-    config: dict[str, Any], dtype: torch.dtype, tokenizer: Any, folder: Path
+    context: Path, config: ModelConfig, dtype: torch.dtype, tokenizer: Any, folder: Path
 ) -> None:
-    """Write config.json and generation_config.json."""
+    """Write config.json and generation_config.json: those that were imported, if any were."""
+    values = source_values(context)
+    if values is None:
+        values = _new_values(tokenizer)
+    numbers = asdict(config)
+    # transformers' default, which Granite's published configs leave out
+    if config.head_dim == config.hidden_size // config.num_attention_heads:
+        numbers["head_dim"] = values.get("head_dim")
+    values |= {name: number for name, number in numbers.items() if number is not None}
+    values.setdefault("torch_dtype", str(dtype).removeprefix("torch."))
+    write_json(folder / CONFIG, values)
+
+    copy_kept_files(context, folder)
+    if not (folder / GENERATION_CONFIG).is_file():
+        hf_config = GraniteConfig.from_dict(values)
+        GenerationConfig.from_model_config(hf_config).save_pretrained(folder)
+
+
+def _new_values(tokenizer: Any) -> dict[str, Any]:
+    """Return the config of a model that was trained here, with the tokenizer's special tokens."""
     hf_config = GraniteConfig(
-        **FIXED_FIELDS,
-        **config,
         architectures=["GraniteForCausalLM"],
-        torch_dtype=dtype,
+        tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    # transformers' default, which Granite's published configs leave out
-    if hf_config.head_dim == hf_config.hidden_size // hf_config.num_attention_heads:
-        del hf_config.head_dim
-    hf_config.save_pretrained(folder)
-    GenerationConfig.from_model_config(hf_config).save_pretrained(folder)
+    return hf_config.to_diff_dict()
 
 
 def _write_shards(shards: list["Shard"], source: TorchDistCheckpoint, folder: Path) -> None:
     """Write the safetensors files, and their index where there are several."""
     file_of_tensor: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
-        name = hf_folder.WEIGHTS
+        name = WEIGHTS
         if len(shards) > 1:
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         with (folder / name).open("wb") as file:
@@ -99,11 +117,11 @@ def _write_shards(shards: list["Shard"], source: TorchDistCheckpoint, folder: Pa
     if len(shards) > 1:
         total_size = sum(shard.tensor_bytes for shard in shards)
         index = {"metadata": {"total_size": total_size}, "weight_map": file_of_tensor}
-        write_json(folder / hf_folder.INDEX, index)
+        write_json(folder / INDEX, index)
 
 
-def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Return the config under config.json's names, and the tokenizer's folder.
+def read_context(folder: Path) -> tuple[ModelConfig, Path]:
+    """Return the model's config, and the tokenizer's folder.
 
     Args:
         folder: ``context/`` of a NeMo 2 checkpoint; its ``model.yaml`` is read.
@@ -117,7 +135,7 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
         # NeMo keeps the tokenizer's folder directly in the context; a path that leads elsewhere is
         # not followed
         tokenizer = folder / Path(str(model["tokenizer"]["pretrained_model_name"])).name
-        config = {name: model["config"].get(field) for name, field in CONFIG_FIELDS.items()}
+        numbers = {name: model["config"].get(field) for name, field in CONFIG_FIELDS.items()}
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: not found; the checkpoint needs the context that NeMo saves with it"
@@ -126,17 +144,15 @@ def read_context(folder: Path) -> tuple[dict[str, Any], Path]:
         raise UserError(
             f"{path}: damaged or without tokenizer ({error!r}); use another checkpoint"
         ) from error
-    if config["head_dim"] is None and config["hidden_size"]:
-        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
-    missing = [
-        field for name, field in CONFIG_FIELDS.items() if not isinstance(config[name], int | float)
-    ]
+    if numbers["head_dim"] is None:
+        del numbers["head_dim"]
+    missing = [CONFIG_FIELDS[name] for name, number in numbers.items() if number is None]
     if missing:
         raise UserError(
             f"{path}: config has no number for {', '.join(missing)}; only Granite models can be "
             "exported"
         )
-    return config, tokenizer
+    return model_config(numbers, path), tokenizer
 
 
 @dataclass

@@ -3,7 +3,6 @@ takes.
 """
 
 import errno
-import json
 import os
 import pickle
 import shutil
@@ -15,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from recipes.common.errors import UserError
-from recipes.model.bridge import hf_folder, torch_dist
+from recipes.model.bridge import torch_dist
 from recipes.model.bridge.mapping import Weight, weights
 from recipes.model.bridge.to_hf import Shard, export_hf
+from recipes.model_folder.config import model_config
 from tests.helpers.bridge_folders import SMALL, write_granite, write_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -224,7 +223,7 @@ def test_export_asks_for_space_before_it_writes(
     nemo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    needed = 4 * sum(weight.elements for weight in weights({**SMALL, "head_dim": 8}))
+    needed = 4 * sum(weight.elements for weight in weights(model_config(SMALL, tmp_path)))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     with pytest.raises(UserError, match=r"needs 0\.00 GB"):
         export_hf(nemo, tmp_path / "new" / "out")
@@ -264,103 +263,6 @@ export_hf(Path(sys.argv[1]), Path(sys.argv[2]), max_shard_bytes=100_000)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.glob(".out.*.partial/model-00002-of-*.safetensors"))
-
-
-def change_config(**fields: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "config.json"
-        config = {**json.loads(path.read_text()), **fields}
-        path.write_text(
-            json.dumps({name: value for name, value in config.items() if value != "delete"})
-        )
-
-    return change
-
-
-def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
-    def rewrite(folder: Path) -> None:
-        path = folder / "model.safetensors"
-        tensors = load_file(path)
-        change(tensors)
-        save_file(tensors, path, metadata={"format": "pt"})
-
-    return rewrite
-
-
-def only_pickle(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-K_PROJ = "model.layers.1.self_attn.k_proj.weight"
-DAMAGED_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (shutil.rmtree, "config.json: not found"),
-    "damaged config": (
-        lambda hf: cut(hf / "config.json", 30),
-        "config.json: not the config of a model",
-    ),
-    "other model": (change_config(model_type="llama"), "model_type is 'llama'"),
-    "no residual multiplier": (
-        change_config(residual_multiplier="delete"),
-        "residual_multiplier is None",
-    ),
-    "no attention multiplier": (
-        change_config(attention_multiplier="delete"),
-        "attention_multiplier is None",
-    ),
-    "no embedding multiplier": (
-        change_config(embedding_multiplier="delete"),
-        "embedding_multiplier is None",
-    ),
-    "no logits scaling": (change_config(logits_scaling="delete"), "logits_scaling is None"),
-    "text for a number": (change_config(hidden_size="64"), "hidden_size is '64'"),
-    "attention bias": (change_config(attention_bias=True), "attention_bias is True"),
-    "mlp bias": (change_config(mlp_bias=True), "mlp_bias is True"),
-    "untied": (change_config(tie_word_embeddings=False), "tie_word_embeddings is False"),
-    "scaled rope": (
-        change_config(rope_scaling={"rope_type": "linear", "factor": 2.0}),
-        "rope_scaling is",
-    ),
-    "no safetensors": (only_pickle, "model.safetensors: not found; only safetensors are read"),
-    "cut safetensors": (
-        lambda hf: cut(hf / "model.safetensors", 100_000),
-        "model.safetensors: damaged or cut short",
-    ),
-    "missing tensor": (
-        change_tensors(lambda tensors: tensors.pop(K_PROJ)),
-        f"lacks the tensor {K_PROJ}",
-    ),
-    "bias tensor": (
-        change_tensors(lambda tensors: tensors.update({"model.norm.bias": torch.zeros(64)})),
-        "has the tensor model.norm.bias",
-    ),
-    "other shape": (
-        change_tensors(lambda tensors: tensors.update({K_PROJ: torch.zeros(16, 63)})),
-        f"{K_PROJ} has shape (16, 63), but config.json asks for (16, 64)",
-    ),
-    "missing shard": (
-        lambda hf: (hf / hf_folder.INDEX).write_text(
-            json.dumps({"weight_map": {K_PROJ: "model-1.safetensors"}})
-        ),
-        "model-1.safetensors: not found",
-    ),
-    "damaged index": (lambda hf: (hf / hf_folder.INDEX).write_text("{"), "index.json: damaged"),
-    "no tokenizer": (lambda hf: [file.unlink() for file in hf.glob("*token*")], "no tokenizer"),
-    "large tokenizer": (
-        lambda hf: write_tokenizer(hf, tokens=400),
-        "has 400 tokens but the model 320",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGED_FOLDERS)
-def test_import_refuses_what_is_not_a_whole_granite(case: str, hf: Path) -> None:
-    damage, message = DAMAGED_FOLDERS[case]
-    damage(hf)
-    with pytest.raises(UserError) as refusal:
-        config = hf_folder.read_config(hf)
-        hf_folder.open_tensors(hf, weights(config))
-        hf_folder.read_tokenizer(hf, config["vocab_size"])
-    assert message in str(refusal.value)
 
 
 def test_a_refused_import_leaves_nothing(hf: Path, forked: Callable, tmp_path: Path) -> None:

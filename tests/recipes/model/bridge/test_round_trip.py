@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.model.bridge.to_hf import export_hf
+from recipes.model.transformers_model import load_model
+from recipes.model_folder.weights import open_granite
 from recipes.spec.sizes import SIZES
 from tests.helpers.bridge_folders import (
     VOCAB_SIZE,
@@ -99,6 +102,110 @@ def test_round_trip_is_exact(dtype: torch.dtype, forked: Callable, tmp_path: Pat
         assert json.loads((tmp_path / "back" / name).read_text()) == json.loads(
             (tmp_path / "hf" / name).read_text()
         )
+
+
+def test_round_trip_keeps_what_changes_an_answer(forked: Callable, tmp_path: Path) -> None:
+    source, back = tmp_path / "hf", tmp_path / "back"
+    write_granite(source, bos_token_id=7, eos_token_id=[5, 8], pad_token_id=9, use_cache=False)
+    (source / "generation_config.json").write_text(
+        '{"eos_token_id": [0, 5], "temperature": 0.6, "repetition_penalty": 1.1}'
+    )
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    (source / "tokenizer_code.py").write_text("raise SystemExit")
+    forked(import_in_fork, source, tmp_path / "nemo")
+    export_hf(tmp_path / "nemo", back)
+
+    found = {str(file.relative_to(back)) for file in back.rglob("*") if file.is_file()}
+    expected = {str(file.relative_to(source)) for file in source.rglob("*") if file.is_file()}
+    assert found == expected - {"tokenizer_code.py"}
+    for name in found - {"config.json", "model.safetensors"}:
+        assert (back / name).read_bytes() == (source / name).read_bytes(), name
+    config = json.loads((back / "config.json").read_text())
+    assert config == json.loads((source / "config.json").read_text())
+    assert config["eos_token_id"] == [5, 8]
+
+
+def test_a_config_of_transformers_5_gives_the_same_model(
+    folders: tuple[Path, Path], forked: Callable, tmp_path: Path
+) -> None:
+    shutil.copytree(folders[0], tmp_path / "hf")
+    file = tmp_path / "hf" / "config.json"
+    config = json.loads(file.read_text())
+    theta = config.pop("rope_theta")
+    newer = {
+        **config,
+        "dtype": config.pop("torch_dtype"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "rope_scaling": None,
+        "head_dim": None,
+    }
+    newer.pop("torch_dtype", None)
+    file.write_text(json.dumps(newer))
+    forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    export_hf(folders[1], tmp_path / "expected")
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
+        (tmp_path / "expected" / "config.json").read_text()
+    )
+
+    ids = torch.randint(VOCAB_SIZE, (2, 48))
+    expected = forked(logits_of_checkpoint, folders[1], ids.numpy())
+    assert np.array_equal(forked(logits_of_checkpoint, tmp_path / "nemo", ids.numpy()), expected)
+    model = load_model(open_granite(tmp_path / "hf"))
+    with torch.no_grad():
+        found = model(ids).logits.numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_each_tensor_keeps_its_type(forked: Callable, tmp_path: Path) -> None:
+    write_granite(tmp_path / "hf", torch.bfloat16)
+    tensors = load_tensors(tmp_path / "hf")
+    for name, tensor in tensors.items():
+        if tensor.dim() == 1:
+            tensors[name] = tensor.float() + 1e-4
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    assert_same_tensors(tmp_path / "back", tmp_path / "hf")
+    assert {tensor.dtype for tensor in load_tensors(tmp_path / "back").values()} == {
+        torch.float32,
+        torch.bfloat16,
+    }
+
+    # NeMo computes in the type of the matrices, as transformers does
+    ids = torch.randint(VOCAB_SIZE, (2, 48))
+    found = forked(logits_of_checkpoint, tmp_path / "nemo", ids.numpy())
+    model = load_model(open_granite(tmp_path / "hf"))
+    with torch.no_grad():
+        expected = model(ids).logits.float().numpy()
+    assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_types_that_one_tensor_of_nemo_cannot_keep_are_named(
+    forked: Callable, tmp_path: Path
+) -> None:
+    write_granite(tmp_path / "hf")
+    tensors = load_tensors(tmp_path / "hf")
+    name = "model.layers.0.self_attn.k_proj.weight"
+    tensors[name] = tensors[name].bfloat16()
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Exception, match=r"k_proj.weight is BF16 but .*q_proj.weight F32, and a"):
+        forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
+    assert not (tmp_path / "nemo").exists()
+
+
+def test_a_repeated_embedding_is_imported(
+    folders: tuple[Path, Path], forked: Callable, tmp_path: Path
+) -> None:
+    tensors = load_tensors(folders[0])
+    shutil.copytree(folders[0], tmp_path / "hf")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    forked(import_in_fork, tmp_path / "hf", tmp_path / "nemo")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    assert_same_tensors(tmp_path / "back", folders[0])
 
 
 def test_import_converts_to_a_given_type(

@@ -1,0 +1,28 @@
+"""A model by its name on the Hugging Face Hub."""
+
+from pathlib import Path
+
+from recipes.common.errors import UserError
+
+
+def local_folder(source: str) -> Path:
+    """Return ``source`` if it is a folder, else download the model that the Hub has under this
+    name.
+
+    Raises:
+        UserError: neither a folder nor a model that can be reached.
+    """
+    if Path(source).exists() or source.startswith(("/", ".")):
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    # no modules with code
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns))
+    except Exception as error:  # the library lets its transports' own exceptions through
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source}: neither a folder here nor a model that the Hub gives "
+            f"({type(error).__name__}: {reason}); check the name and the network"
+        ) from error
