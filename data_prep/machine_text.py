@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import NoReturn
 
+from data_prep import compression, input_files
 from recipes.common.errors import UserError
 
 # Bytes of text per component. Together some 4M tokens at 2048 entries: more than the tiny stages
@@ -23,7 +24,6 @@ MIN_CHARACTERS = 200  # shorter ones are stubs ("See the home page")
 # longer ones are change logs and tables that would crowd out other packages
 MAX_CHARACTERS = 200_000
 
-TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py"}
 USER_LICENSE = "the user's own text"
 UNKNOWN_LICENSE = "unknown"
 PYTHON_LICENSE = "PSF-2.0"
@@ -146,39 +146,38 @@ def collect_machine() -> Collection:
 
 
 def collect_folder(folder: Path) -> Collection:
-    """Collect the user's .txt, .md, .rst and .py files below ``folder`` as the component ``text``.
+    """Collect the user's files of plain text below ``folder`` as the component ``text``.
 
     Raises:
-        UserError: ``folder`` is missing, not a folder or unreadable, or its texts are too short.
+        UserError: ``folder`` is missing or not a folder, something in it cannot be read or is not
+            in UTF-8, or its texts are too short.
     """
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder, expected one with text files; check the path")
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: is not a folder, expected one with text files; "
+            f"name the folder that holds it"
+        )
+    package = folder.resolve().name
+    candidates = []
+    found = input_files.Found()
+    for file in input_files.walk(folder, found):
+        if input_files.kind_of(file.name) not in input_files.TEXT:
+            found.pass_over("no plain text", file)
+            continue
+        input_files.check_start(file)
+        name = str(file.relative_to(folder))
+        read = partial(_read_user_text, file)
+        candidates.append(_Candidate(package, USER_LICENSE, name, read))
+    input_files.log_passed_over(found)
+
     collection = Collection()
-    try:
-        if not folder.exists():
-            raise UserError(
-                f"{folder}: no such folder, expected one with text files; check the path"
-            )
-        if not folder.is_dir():
-            raise UserError(
-                f"{folder}: is not a folder, expected one with text files; "
-                f"name the folder that holds it"
-            )
-        package = folder.resolve().name
-        candidates = []
-        for file in _walk(folder):
-            if file.suffix.lower() in TEXT_SUFFIXES:
-                name = str(file.relative_to(folder))
-                read = partial(_read, file)
-                candidates.append(_Candidate(package, USER_LICENSE, name, read))
-        _select(collection, "text", candidates, set())
-    except PermissionError as error:
-        raise UserError(
-            f"{error.filename}: permission to read denied, expected readable text; "
-            f"grant it or move it away"
-        ) from error
+    _select(collection, "text", candidates, set())
+    collection.left_out["text"] |= input_files.counts(found.passed_over)
     if not collection.components["text"]:
-        suffixes = ", ".join(sorted(TEXT_SUFFIXES))
         raise UserError(
-            f"{folder}: holds no text, expected UTF-8 files ({suffixes}) "
+            f"{folder}: holds no text, expected UTF-8 files ({', '.join(input_files.TEXT)}) "
             f"of at least {MIN_CHARACTERS} characters; add some or name another folder"
         )
     return collection
@@ -300,6 +299,13 @@ def _read(file: Path | importlib.metadata.PackagePath) -> str:
     if isinstance(file, Path):
         return file.read_bytes().decode("utf-8")
     return file.read_binary().decode("utf-8")
+
+
+def _read_user_text(file: Path) -> str:
+    with compression.file_errors_as_user_error(str(file)), compression.open_file(file) as stream:
+        data = stream.read()
+    # without a byte order mark
+    return data.decode("utf-8-sig")
 
 
 def _walk(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:

@@ -1,14 +1,6 @@
 """Pack the files of a code repository, or the pages of a book, into long documents.
 
-Files are ordered by path, a folder's files before its sub-folders, and numbers within names by
-value (page 2 before page 10). So the files of one folder, which mostly belong together, stay
-together, and no language needs a parser. IBM's long-context code models ordered files by their
-import dependencies (arXiv 2407.13739); what Granite 4.1 did is not published.
-
-Before each file is a line with its path, ``#src/main.c``, the form of DeepSeek-Coder's
-repository-level data (arXiv 2401.14196). That is an assumption. StarCoder2's ``<file_sep>`` is a
-special token of its own tokenizer; in another's text it would be no more than characters. A path
-that is a bare number (a page) gets no such line.
+How files are ordered and headed is in :mod:`data_prep.packing`.
 
 Two passes: the first distributes the records over buckets by a hash of the repository's name, the
 second loads one bucket at a time. So memory holds one bucket's text for each process, at any size
@@ -19,27 +11,28 @@ The output holds shard-NNNNN.jsonl and manifest.json. A line of a shard has ``te
 1; no document holds files of two repositories, and nothing depends on the number of workers. The
 manifest has ``repositories``, ``files``, ``cut_files`` (longer than a document by themselves),
 ``documents``, ``long_documents`` (at least half of the limit), ``tokens``, ``bytes`` (of text, in
-UTF-8), ``left_out`` (reason -> files or records), ``settings`` and ``shards`` (file, documents,
-tokens).
+UTF-8), ``left_out`` (reason -> files or records), ``passed_over`` (reason -> files of the inputs
+that were not read), ``settings`` and ``shards`` (file, documents, tokens).
 """
 
+import codecs
 import hashlib
 import logging
-import os
-import re
 import shutil
-from bisect import bisect_left
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep import documents, shards
+from data_prep import documents, input_files, shards
 from data_prep.documents import BadRecord, Part
+from data_prep.packing import MINIMUM_TOKENS, order, pack
+from data_prep.records import get_text, to_json
+from data_prep.shards import Plan
 from recipes.common import tokenizer_files
 from recipes.common.encoder import Encoder, EncoderMismatch
 from recipes.common.errors import UserError
@@ -48,35 +41,14 @@ from recipes.common.json_files import read_json_or_none, write_json
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-# any one character and end-of-text fit
-MINIMUM_TOKENS = 16
 # files open at a time in the first pass
 MOST_BUCKETS = 256
-# a folder, or a file in a submodule
-_GIT = ".git"
 # bytes in which git looks for a zero byte, the sign of a binary file
 _HEAD = 8000
 # hidden, so that the second pass finds its folder free of other files
 _PARTITION = ".partition"
 # bad records that are named one by one, per shard
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A document.
-
-    Attributes:
-        text: files with their headers, or a piece of one file.
-        files: how many of them.
-        tokens: of the whole text with end-of-text, as ``granite41 data tokenize`` counts them.
-        cut: whether it is the first piece of a file that was cut.
-    """
-
-    text: str
-    files: int
-    tokens: int
-    cut: bool
 
 
 @dataclass(frozen=True)
@@ -132,29 +104,31 @@ def prepare(
     """
     _check_arguments(inputs, folder, max_tokens)
     if folder:
-        groups = shards.cut(_folder_parts(folder))
+        plan = _folder_plan(folder)
         described: dict[str, Any] = {"inputs": [str(folder)]}
     else:
-        groups = shards.plan(inputs or [])
+        plan = shards.make_plan(inputs or [])
         described = {**fields.to_settings(), "inputs": inputs}
 
     # the names of fields change the first pass, not the packing of its buckets
     fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
     settings = {"max_tokens": max_tokens, "tokenizer": fingerprint}
-    all_settings = {**settings, **described, "inputs_sha256": _digest(groups)}
+    all_settings = {**settings, **described}
 
     partition = output / _PARTITION
-    result = _finished(output, all_settings)
+    result = _finished(output, all_settings, plan)
     if result:
         log.info("%s: is finished already", output)
     else:
         shards.check_output(output)
         left_out = Counter[str]()
         if inputs:
-            groups = _first_pass(partition, groups, inputs[0], fields, workers, left_out)
+            buckets = _first_pass(partition, plan, inputs[0], fields, workers, left_out)
+            # the inputs stay those of the first pass, whose folder is removed at the end
+            plan = replace(plan, shards=buckets)
         log.info("packing the files of each repository")
         work = partial(pack_shard, tokenizer_folder=tokenizer_folder, max_tokens=max_tokens)
-        shards.run(output, groups, settings, work, workers=workers)
+        shards.run(output, plan, settings, work, workers=workers)
         result = _write_manifest(output, all_settings, left_out)
 
     # the buckets, also those of a run that was killed after its manifest
@@ -174,14 +148,9 @@ def _check_arguments(inputs: list[str] | None, folder: Path | None, max_tokens: 
 _COUNTS = ("repositories", "files", "cut_files", "documents", "long_documents", "tokens", "bytes")
 
 
-def _digest(groups: list[list[Part]]) -> str:
-    parts = list(chain.from_iterable(groups))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
 def _first_pass(
     partition: Path,
-    groups: list[list[Part]],
+    plan: Plan,
     first_input: str,
     fields: FieldNames,
     workers: int,
@@ -189,12 +158,12 @@ def _first_pass(
 ) -> list[list[Part]]:
     """Distribute the records over buckets, count what is left out, return each bucket's parts."""
     # a Hub data set does not say its size: a bucket for each of its files
-    unknown_sizes = sum(part.bytes == 0 for part in chain.from_iterable(groups))
-    buckets = min(MOST_BUCKETS, max(len(groups), unknown_sizes))
+    unknown_sizes = sum(part.bytes == 0 for part in chain.from_iterable(plan.shards))
+    buckets = min(MOST_BUCKETS, max(len(plan.shards), unknown_sizes))
     log.info("distributing the records over buckets by repository")
     settings = {**fields.to_settings(), "buckets": buckets}
     work = partial(distribute, fields=fields, buckets=buckets)
-    shards.run(partition, groups, settings, work, workers=workers)
+    shards.run(partition, plan, settings, work, workers=workers)
 
     manifests = shards.manifests(partition) or []
     for manifest in manifests:
@@ -204,9 +173,13 @@ def _first_pass(
         within = ""
         if fields.files:
             within = f" within {fields.files!r}"
+        first_note = ""
+        for note in chain.from_iterable(manifest["notes"] for manifest in manifests):
+            first_note = f" ({note})"
+            break
         raise UserError(
             f"{first_input}: no record has text in {fields.text!r}, a repository in "
-            f"{fields.repository!r} and a path in {fields.path!r}{within}; "
+            f"{fields.repository!r} and a path in {fields.path!r}{within}{first_note}; "
             f"name the fields that hold them"
         )
     return by_bucket
@@ -242,6 +215,7 @@ def _write_manifest(
     result = {
         **counts,
         "left_out": dict(sorted(left_out.items())),
+        "passed_over": input_files.counts(shards.read_plan(output).passed_over),
         "settings": settings,
         "shards": entries,
     }
@@ -261,8 +235,6 @@ def distribute(
     Raises:
         UserError: an input is damaged.
     """
-    import orjson
-
     left_out = Counter[str]()
     notes: list[str] = []
 
@@ -289,7 +261,7 @@ def distribute(
                         "text": text,
                     }
                     bucket = _bucket(repository, buckets)
-                    streams[bucket].write(orjson.dumps(record) + b"\n")
+                    streams[bucket].write(to_json(record))
 
     # one file in the order of the buckets, so that a bucket is a range of its bytes
     offsets = _concatenate(files, folder / f"{name}.jsonl")
@@ -333,7 +305,7 @@ def _records(
         if isinstance(files, list) and all(isinstance(file, dict) for file in files):
             for file in files:
                 path = _name(file.get(fields.path))
-                yield document.text, path, file.get(fields.text)
+                yield document.text, path, get_text(file, fields.text)
         else:
             where = documents.where(part, document.record)
             sentence = f"{where}: field {fields.files!r} holds no list of objects"
@@ -374,138 +346,12 @@ def pack_shard(
         return {**manifest, "notes": [note]}
 
 
-def pack(files: Iterable[tuple[str, str]], max_tokens: int, encoder: Encoder) -> Iterator[Packed]:
-    """Yield a repository's documents: files in order, as many as fit.
-
-    Each document is encoded as a whole to be sure. A file that does not fit into the rest of a
-    document starts the next one. One that is too long for any is cut at line ends (within a line
-    only where that alone is too long); the header is before its first piece only.
-
-    Args:
-        files: path and text of each file, in order.
-        max_tokens: of a document, end-of-text included; at least :data:`MINIMUM_TOKENS`.
-        encoder: counts the tokens.
-
-    Raises:
-        EncoderMismatch: of the encoder.
-    """
-    # one for end-of-text
-    room = max_tokens - 1
-    texts = [_with_header(path, text) for path, text in files]
-    _, sizes = encoder.encode(texts)
-    waiting = deque(map(_Piece, texts, sizes.tolist()))
-    while waiting:
-        first = waiting[0]
-        cut = first.tokens > room and not first.is_rest
-        document = _take(waiting, room, encoder)
-
-        # the whole may have more tokens than its files together: another split where they meet
-        text = "".join(piece.text for piece in document)
-        tokens = _count(text, encoder)
-        while tokens > room:
-            waiting.appendleft(document.pop())
-            text = "".join(piece.text for piece in document)
-            tokens = _count(text, encoder)
-        yield Packed(text, len(document), tokens + 1, cut)
-
-
-def _take(waiting: "deque[_Piece]", room: int, encoder: Encoder) -> "list[_Piece]":
-    """Take the pieces that fit into ``room`` tokens off ``waiting``, or the start of the first."""
-    document: list[_Piece] = []
-    left = room
-    while waiting and waiting[0].tokens <= left:
-        piece = waiting.popleft()
-        document.append(piece)
-        left -= piece.tokens
-    if document:
-        return document
-
-    # the first alone is too long: its rest is the first of the next document
-    whole = waiting.popleft()
-    end = _longest_start(whole.text, room, encoder)
-    start = whole.text[:end]
-    rest = whole.text[end:]
-    rest_tokens = _count(rest, encoder)
-    waiting.appendleft(_Piece(rest, rest_tokens, is_rest=True))
-    return [_Piece(start, _count(start, encoder))]
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A file with its header, or the rest of one after a cut, and its tokens by itself."""
-
-    text: str
-    tokens: int
-    is_rest: bool = False
-
-
-def order(path: str) -> tuple[Any, ...]:
-    """Return the key that sorts paths: files before sub-folders, numbers within names by value."""
-    *folders, file = path.split("/")
-    # 0 before 1: at each level a folder's files come before its sub-folders
-    key = [(1, _natural(folder)) for folder in folders]
-    key.append((0, _natural(file)))
-    # paths that differ only in leading zeros have the same key
-    return key, path
-
-
-def _natural(name: str) -> list[Any]:
-    """Return ``page10`` as ``["page", (2, "10"), ""]``: digits compare by number, then value."""
-    # split at a group keeps what it matches: the digits are every second piece
-    pieces: list[Any] = re.split(r"([0-9]+)", name)
-    for position in range(1, len(pieces), 2):
-        digits = pieces[position].lstrip("0")
-        pieces[position] = (len(digits), digits)
-    return pieces
-
-
-def _with_header(path: str, text: str) -> str:
-    if not text.endswith("\n"):
-        text += "\n"
-    # the page of a book, whose number says nothing
-    if re.fullmatch(r"[0-9]+", path):
-        return text
-    return f"#{path}\n{text}"
-
-
-def _longest_start(text: str, room: int, encoder: Encoder) -> int:
-    """Return where ``text`` is cut: the last line end with at most ``room`` tokens before it.
-
-    If the line after it has more than ``room`` by itself, and so is cut in any case, within that.
-    """
-
-    def is_over(end: int) -> bool:
-        return _count(text[:end], encoder) > room
-
-    ends = [match.end() for match in re.finditer("\n", text)]
-    # bisection has tried the position before the one that it returns, so the start fits for certain
-    lines = bisect_left(ends, True, key=is_over)
-    start = 0
-    if lines:
-        start = ends[lines - 1]
-
-    # the first line that does not fit
-    end = ends[lines]
-    line = text[start:end]
-    if _count(line, encoder) <= room:
-        return start
-    characters = range(start + 1, end + 1)
-    return start + bisect_left(characters, True, key=is_over)
-
-
-def _count(text: str, encoder: Encoder) -> int:
-    _, lengths = encoder.encode([text])
-    return int(lengths[0])
-
-
 def _write(
     repositories: Iterator[tuple[str, list[tuple[str, str]]]],
     target: Path,
     max_tokens: int,
     encoder: Encoder,
 ) -> dict[str, int]:
-    import orjson
-
     counts = dict.fromkeys(_COUNTS, 0)
     with target.open("wb") as stream:
         for repository, files in repositories:
@@ -519,7 +365,7 @@ def _write(
                     "tokens": document.tokens,
                     "part": part,
                 }
-                stream.write(orjson.dumps(line) + b"\n")
+                stream.write(to_json(line))
 
                 counts["documents"] += 1
                 counts["long_documents"] += 2 * document.tokens >= max_tokens
@@ -552,7 +398,7 @@ def _checked_out(
     for part in parts:
         root = Path(part.input)
         files = []
-        for file in _files(root):
+        for file in input_files.files_below(root):
             path = file.relative_to(root).as_posix()
             reason, text = _read_text(file, path)
             if reason:
@@ -574,13 +420,16 @@ def _read_text(file: Path, path: str) -> tuple[str | None, str]:
         path.encode()
         with file.open("rb") as stream:
             head = stream.read(_HEAD)
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return "not UTF-8", ""
             if b"\0" in head:
                 return "binary", ""
-            text = (head + stream.read()).decode("utf-8")
+            # without a byte order mark
+            text = (head + stream.read()).decode("utf-8-sig")
     except UnicodeError:
         return "not UTF-8", ""
     except OSError as error:
-        raise _unreadable(error) from error
+        raise input_files.unreadable(error) from error
     if "\0" in text:
         return "binary", ""
     if not text:
@@ -588,59 +437,51 @@ def _read_text(file: Path, path: str) -> tuple[str | None, str]:
     return None, text
 
 
-def _folder_parts(folder: Path) -> list[Part]:
-    """Return one part for each direct sub-folder, in order."""
+def _folder_plan(folder: Path) -> Plan:
+    """Return the plan with one part for each direct sub-folder, in order.
+
+    Raises:
+        UserError: there is none, or one cannot be read.
+    """
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder, expected one of checked-out repositories; check --folder"
         )
-    roots = []
+    found = input_files.Found()
+    roots: dict[Path, Path] = {}
     for item in sorted(folder.iterdir()):
-        if item.is_dir() and item.name != _GIT:
-            roots.append(item)
+        target = input_files.follow(item)
+        if not item.is_dir() or item.name == input_files.GIT:
+            found.pass_over("not in a repository", item)
+        elif target in roots:
+            found.pass_over(input_files.TWICE, item)
+        else:
+            roots[target] = item
     if not roots:
         raise UserError(
             f"{folder}: has no sub-folder, expected one for each repository; "
             f"name the folder around them"
         )
-    for root in roots:
+
+    inputs = []
+    parts = []
+    for root in roots.values():
         if not root.name.isprintable():
             raise UserError(
                 f"{folder}: has a sub-folder {root.name!r}, expected a printable name; rename it"
             )
-    parts = []
-    for root in roots:
-        size = sum(file.lstat().st_size for file in _files(root))
-        parts.append(Part(str(root), 0, 1, size))
-    return parts
+        identity = input_files.identify(str(root))
+        inputs.append(identity)
+        parts.append(Part(str(root), 0, 1, identity.bytes))
+    input_files.log_passed_over(found)
+    return Plan(shards.cut(parts), inputs, found.passed_over)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Yield all that is below ``root`` and no folder, links included, but for git's own."""
-
-    def refuse(error: OSError) -> None:
-        raise _unreadable(error)
-
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        # in place: os.walk descends into what is left, in this order
-        folders[:] = sorted(set(folders) - {_GIT})
-        for name in sorted(files + links):
-            if name != _GIT:
-                yield Path(folder, name)
-
-
-def _unreadable(error: OSError) -> UserError:
-    return UserError(
-        f"{error.filename}: cannot be read ({error.strerror}); grant permission or take it away"
-    )
-
-
-def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(output: Path, settings: dict[str, Any], plan: Plan) -> dict[str, Any] | None:
     """Return the manifest in ``output`` if all of its shards are there.
 
     Raises:
-        UserError: it was made with other settings.
+        UserError: it was made with other settings or inputs.
     """
     manifest = read_json_or_none(output / MANIFEST)
     if manifest is None:
@@ -657,6 +498,7 @@ def _finished(output: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         )
     if not all(file.is_file() for file in files):
         return None
+    shards.compare_inputs(output, shards.read_plan(output).inputs, plan.inputs)
     return manifest
 
 

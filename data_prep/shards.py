@@ -1,9 +1,9 @@
 """Work cut into shards: each a pure function of inputs and index, done once, whole or not at all.
 
-An output folder holds ``plan.json`` (which parts make which shard, and the settings), and for every
-finished shard its files and, written last, its manifest ``shard-NNNNN.json``. A run that was killed
-resumes with the shards that have no manifest. Each shard may be done by another process or machine,
-as in a Slurm job array.
+An output folder holds ``plan.json`` (which parts make which shard, what identifies the inputs, and
+the settings), and for every finished shard its files and, written last, its manifest
+``shard-NNNNN.json``. A run that was killed resumes with the shards that have no manifest. Each
+shard may be done by another process or machine, as in a Slurm job array.
 """
 
 import json
@@ -17,10 +17,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_prep.documents import Part, input_bytes, split_inputs
+from data_prep import documents, input_files
+from data_prep.documents import Part
+from data_prep.input_files import InputFile
 from recipes.common.errors import UserError
 from recipes.common.files import disk_full_as_user_error, write_text
 from recipes.common.json_files import (
@@ -49,16 +52,31 @@ Work = Callable[[list[Part], Path, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
+    """Which parts make which shard.
+
+    Attributes:
+        shards: the parts of each.
+        inputs: what identifies the files and data sets that the parts are of.
+        passed_over: reason -> files and folders of the inputs that are not read.
+    """
+
+    shards: list[list[Part]]
+    inputs: list[InputFile] = field(default_factory=list)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _PlanFile:
     """The contents of plan.json.
 
     Attributes:
         settings: what decides, besides the inputs, what the shards hold; any JSON.
-        shards: the parts of each shard.
+        plan: made from the inputs.
     """
 
     settings: dict[str, Any]
-    shards: list[list[Part]]
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -76,17 +94,32 @@ class _ShardManifest:
     notes: list[str] = field(default_factory=list)
 
 
-def plan(inputs: Sequence[str], max_shards: int | None = None) -> list[list[Part]]:
+def make_plan(inputs: Sequence[str], max_shards: int | None = None) -> Plan:
     """Cut inputs into shards, as :func:`cut`, with parts small enough for that.
 
     Raises:
-        UserError: as :func:`data_prep.documents.split_inputs`.
+        UserError: as :func:`input_files.find` and :func:`documents.split`.
     """
-    size = input_bytes(inputs)
-    count = max_shards or _default_count(size)
-    piece_bytes = math.ceil(size / count)
-    parts = split_inputs(inputs, max(1, piece_bytes))
-    return cut(parts, max_shards)
+    found = input_files.find(inputs)
+    count = max_shards or _default_count(found.bytes)
+    piece_bytes = math.ceil(found.bytes / count)
+    parts = documents.split(found.names, max(1, piece_bytes))
+    return plan_parts(parts, max_shards, found.passed_over)
+
+
+def plan_parts(
+    parts: Sequence[Part],
+    max_shards: int | None = None,
+    passed_over: dict[str, list[str]] | None = None,
+) -> Plan:
+    """Return the plan of ``parts``, with what identifies their inputs.
+
+    Raises:
+        UserError: an input cannot be read.
+    """
+    names = dict.fromkeys(part.input for part in parts)
+    inputs = [input_files.identify(name) for name in names]
+    return Plan(cut(parts, max_shards), inputs, passed_over or {})
 
 
 def cut(parts: Sequence[Part], max_shards: int | None = None) -> list[list[Part]]:
@@ -134,7 +167,7 @@ def manifests(output: Path) -> list[dict[str, Any]] | None:
     """
     if not (output / PLAN).exists():
         return None
-    count = len(_read_plan(output).shards)
+    count = len(read_plan(output).shards)
     found = []
     for index in range(count):
         manifest = read_json_or_none(manifest_file(output, index))
@@ -177,18 +210,18 @@ def check_output(output: Path) -> None:
         )
 
 
-def begin(output: Path, shards: list[list[Part]], settings: dict[str, Any]) -> None:
+def begin(output: Path, plan: Plan, settings: dict[str, Any]) -> None:
     """Make ``output`` with its plan and do no shard; :func:`run` does them.
 
     For work that has more to do before its shards. Raises what :func:`run` does about the folder.
     """
     with disk_full_as_user_error(output), _locked_folder(output, None):
-        _write_or_compare_plan(output, _Plan(settings, shards))
+        _write_or_compare_plan(output, _PlanFile(settings, plan))
 
 
 def run(
     output: Path,
-    shards: list[list[Part]],
+    plan: Plan,
     settings: dict[str, Any],
     work: Work,
     *,
@@ -202,7 +235,7 @@ def run(
 
     Args:
         output: the folder; created, or continued when its plan is the same.
-        shards: of :func:`cut`.
+        plan: of :func:`make_plan`.
         settings: everything else that decides what the shards hold; any JSON.
         work: a picklable function; files that it leaves when it raises are removed.
         workers: processes; with 1 the work is done in this one.
@@ -210,16 +243,17 @@ def run(
         label: before each logged line, where a command has several passes.
 
     Raises:
-        UserError: of ``work``; another or a damaged plan in ``output``; another process at work
-            there; no space left; a worker died.
+        UserError: of ``work``; another or a damaged plan in ``output``, or an input that has
+            changed since; another process at work there; no space left; a worker died.
     """
+    shards = plan.shards
     if only is not None and not 0 <= only < len(shards):
         raise UserError(
             f"shard {only}: there are {len(shards)}, expected 0 to {len(shards) - 1}; "
             f"choose one of them"
         )
     with disk_full_as_user_error(output, _KEPT), _locked_folder(output, only):
-        _write_or_compare_plan(output, _Plan(settings, shards))
+        _write_or_compare_plan(output, _PlanFile(settings, plan))
         indices = list(range(len(shards)))
         if only is not None:
             indices = [only]
@@ -332,27 +366,66 @@ def _is_finished(output: Path, index: int) -> bool:
     return True
 
 
-def _read_plan(output: Path) -> _Plan:
-    return read_record(_Plan, output / PLAN, _PLAN_REMEDY)
+def read_plan(output: Path) -> Plan:
+    """Return the plan of a folder.
+
+    Raises:
+        UserError: it is missing, damaged, or of a former version, which did not identify inputs.
+    """
+    return _read_plan_file(output).plan
 
 
-def _write_or_compare_plan(output: Path, plan: _Plan) -> None:
+def _read_plan_file(output: Path) -> _PlanFile:
+    return read_record(_PlanFile, output / PLAN, _PLAN_REMEDY)
+
+
+def _write_or_compare_plan(output: Path, plan_file: _PlanFile) -> None:
     """Write the plan, or raise where the folder has another one."""
-    text = json.dumps(asdict(plan), ensure_ascii=False)
+    text = json.dumps(asdict(plan_file), ensure_ascii=False)
     if not (output / PLAN).exists():
         write_text(output / PLAN, text + "\n")
         return
 
     # as JSON gives it back: no tuples
     settings = json.loads(text)["settings"]
-    kept = _read_plan(output)
-    if kept.settings != settings or kept.shards != plan.shards:
+    kept = _read_plan_file(output)
+    if kept.settings != settings:
         keys = [key for key, value in settings.items() if kept.settings.get(key) != value]
-        differs = ", ".join(keys) or "inputs"
-        raise UserError(
-            f"{output}: was started with other {differs} than now, and shards "
-            f"of both would be mixed; name another --output, or give the same again"
-        )
+        raise _started_with_other(output, ", ".join(keys) or "settings")
+    compare_inputs(output, kept.plan.inputs, plan_file.plan.inputs)
+    if kept.plan.shards != plan_file.plan.shards:
+        raise _started_with_other(output, "shards")
+
+
+def _started_with_other(output: Path, what: str) -> UserError:
+    return UserError(
+        f"{output}: was started with other {what} than now, and shards "
+        f"of both would be mixed; name another --output, or give the same again"
+    )
+
+
+def compare_inputs(output: Path, kept: Sequence[InputFile], now: Sequence[InputFile]) -> None:
+    """Raise :class:`UserError` where inputs are others than those that ``output`` was started with.
+
+    A file that has another time, but the same size and sample, is the same.
+    """
+    kept_by_path = {file.path: file for file in kept}
+    now_by_path = {file.path: file for file in now}
+    remedy = "name another --output, or give the same again"
+    for path, file in now_by_path.items():
+        former = kept_by_path.get(path)
+        if former is None:
+            raise UserError(f"{path}: was no input when {output} was started; {remedy}")
+        if (file.bytes, file.sample_sha256) != (former.bytes, former.sample_sha256):
+            modified = datetime.fromtimestamp(file.modified_ns / 1e9, UTC)
+            raise UserError(
+                f"{path}: has changed since {output} was started (on {modified:%Y-%m-%d %H:%M:%S} "
+                f"UTC, from {former.bytes:,} to {file.bytes:,} bytes), and shards of both would be "
+                f"mixed; {remedy}"
+            )
+    for path in kept_by_path:
+        if path not in now_by_path:
+            raise UserError(f"{path}: is an input of {output} and is not given now; {remedy}")
 
 
 @contextmanager

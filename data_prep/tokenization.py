@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from data_prep import documents, indexed, shards
 from data_prep.documents import BadRecord, Document, Part
+from data_prep.input_files import counts
 from data_prep.tokenized_folder import (
     MANIFEST,
     EncoderReport,
@@ -59,7 +59,7 @@ def tokenize(
     max_shards: int | None = None,
     only: int | None = None,
     dryrun: bool = False,
-) -> None:
+) -> TokenizedManifest | None:
     """Tokenize ``inputs`` into ``output``: shard-NNNNN.bin, .idx and .json, and last manifest.json.
 
     The .bin and .idx of a shard are, byte for byte, what Megatron-LM's ``preprocess_data.py
@@ -77,6 +77,9 @@ def tokenize(
         only: do this one shard, as in a job array.
         dryrun: print what would be done and do nothing.
 
+    Returns:
+        The manifest, or None while a shard is missing.
+
     Raises:
         UserError: what the functions below and :func:`shards.run` refuse.
     """
@@ -86,19 +89,19 @@ def tokenize(
         end_of_text=tokenizer_files.end_of_text(tokenizer_folder),
     )
     settings = Settings(tokenizer, text_field, license or "not stated", skip_bad_records)
-    plan = shards.plan(inputs, max_shards)
+    plan = shards.make_plan(inputs, max_shards)
     if dryrun:
-        megabytes = sum(part.bytes for part in chain.from_iterable(plan)) / 1e6
-        last = len(plan) - 1
+        count = len(plan.shards)
+        megabytes = sum(file.bytes for file in plan.inputs) / 1e6
         print(
-            f"{len(plan)} shards of {megabytes:,.1f} MB of input, numbered 0 to {last}, "
+            f"{count} shards of {megabytes:,.1f} MB of input, numbered 0 to {count - 1}, "
             f"would go to {output}"
         )
-        return
+        return None
 
     work = partial(encode_shard, tokenizer_folder=tokenizer_folder, settings=settings)
     shards.run(output, plan, asdict(settings), work, workers=workers, only=only)
-    finish(output)
+    return finish(output)
 
 
 def finish(output: Path) -> TokenizedManifest | None:
@@ -134,6 +137,7 @@ def finish(output: Path) -> TokenizedManifest | None:
         shards=entries,
         # not in the plan, which decides what may be continued: it changes no shard
         packed_tokens=_packed_tokens(sources),
+        passed_over=counts(shards.read_plan(output).passed_over),
     )
     manifest.write(output)
     return manifest

@@ -1,6 +1,6 @@
 """A tokenized folder: the manifests of its shards, and its own over all of them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,7 @@ class TokenizedManifest:
         shards: those that hold a document.
         packed_tokens: the most tokens that ``granite41 data repositories`` packed into a document
             of an input; None where none is packed.
+        passed_over: reason -> files of the inputs that were not read.
     """
 
     documents: int
@@ -113,6 +114,7 @@ class TokenizedManifest:
     tokenizer: TokenizerIdentity
     shards: list[TokenizedShard]
     packed_tokens: int | None = None
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it to ``folder``, whole or not at all; without the keys that are None."""

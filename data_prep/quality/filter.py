@@ -7,10 +7,10 @@ writes. Each resumes where it was interrupted.
 The output holds shard-NNNNN.jsonl.zst (the records with all their fields),
 shard-NNNNN.removed.jsonl (a line for each document removed: ``input``, ``record``, ``step``,
 ``reason``, and ``duplicates`` and ``similarity``, or ``ngram`` and ``suite``), shard-NNNNN.json,
-and
-at the end manifest.json: ``documents_in``, ``documents``, ``changed``, ``removed`` (step ->
+and at the end manifest.json: ``documents_in``, ``documents``, ``changed``, ``removed`` (step ->
 documents), ``bytes_in`` and ``bytes`` (of text in UTF-8), ``settings``, ``evaluation`` (suite ->
-texts, too_short), ``inputs``. ``documents_in`` is ``documents`` and all removed.
+texts, too_short), ``inputs``, ``passed_over`` (reason -> files of the inputs that were not read).
+``documents_in`` is ``documents`` and all removed.
 """
 
 import shutil
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import zstandard
 
 from data_prep import documents, shards
 from data_prep.documents import Document, Part
+from data_prep.input_files import counts
 from data_prep.quality import contamination, duplicates, steps
+from data_prep.records import to_json
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.json_files import write_json
@@ -115,9 +116,9 @@ def run(
     """
     chosen.check()
     shards.check_output(output)
-    plan = shards.plan(inputs)
+    plan = shards.make_plan(inputs)
     # each once, in the order of the input
-    sources = list(dict.fromkeys(map(documents.source, chain.from_iterable(plan))))
+    sources = list(dict.fromkeys(map(documents.source, chain.from_iterable(plan.shards))))
 
     settings: dict[str, Any] = {"text_field": text_field, **asdict(chosen)}
     index = None
@@ -144,6 +145,7 @@ def run(
             "settings": settings,
             "evaluation": evaluation,
             "inputs": sources,
+            "passed_over": counts(shards.read_plan(output).passed_over),
         }
         write_json(output / MANIFEST, manifest)
         # only now: an interrupted run reads the first passes again
@@ -230,7 +232,7 @@ def filter_shard(
                         "record": records_before(part) + document.record,
                         **removal,
                     }
-                    audit.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                    audit.write(to_json(line))
                     continue
 
                 record = {text_field: text, **document.fields}
@@ -295,7 +297,7 @@ class _Judge:
 
 def _find_duplicates(
     passes: Path,
-    plan: list[list[Part]],
+    plan: shards.Plan,
     settings: dict[str, Any],
     chosen: Steps,
     sources: list[str],
@@ -312,7 +314,7 @@ def _find_duplicates(
         sources=sources,
     )
     shards.run(signatures, plan, settings, work, workers=workers, label="signatures: ")
-    names = [shards.shard_name(number) for number in range(len(plan))]
+    names = [shards.shard_name(number) for number in range(len(plan.shards))]
     with atomic_directory(decided) as folder:
         duplicates.decide(
             [signatures / name for name in names],
@@ -376,7 +378,7 @@ def _changed(source: str) -> UserError:
 
 def _line(part: Part, document: Document, record: dict[str, Any]) -> bytes:
     try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        return to_json(record)
     except TypeError as error:
         where = documents.where(part, document.record)
         raise UserError(

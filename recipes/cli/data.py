@@ -31,7 +31,7 @@ Tokenizer = Annotated[Path, typer.Option(help="The folder of a Hugging Face toke
 _INPUT = typer.Option(
     "--input",
     metavar="FILE...",
-    help="JSON lines, parquet, text, also .gz or .zst; hf:NAME.",
+    help="JSON lines, parquet, text, also .gz, .zst, .xz, .bz2; hf:NAME.",
 )
 Inputs = Annotated[list[str], _INPUT]
 OptionalInputs = Annotated[list[str] | None, _INPUT]
@@ -150,9 +150,10 @@ def data_tokenize(
         )
         tokenize_on_cluster(on, run_dir, options, dryrun)
         return
+    from data_prep import summary
     from data_prep.tokenization import tokenize
 
-    tokenize(
+    manifest = tokenize(
         inputs or [],
         output,
         tokenizer,
@@ -164,6 +165,12 @@ def data_tokenize(
         only=shard,
         dryrun=dryrun,
     )
+    # of a job array the last job has it
+    if manifest:
+        read = manifest.documents + sum(manifest.left_out.values())
+        kept = {"documents": manifest.documents, "tokens": manifest.tokens}
+        summary.print_counts({"records": read}, manifest.left_out, kept)
+        summary.print_passed_over(manifest.passed_over)
 
 
 def _read_catalog(source: str) -> tuple[list[str], str, str | None]:
@@ -294,9 +301,10 @@ def data_repositories(
     workers: Workers = None,
 ) -> None:
     """Pack each code repository's files into long documents; continue if it was interrupted."""
+    from data_prep import summary
     from data_prep.repositories import FieldNames, prepare
 
-    prepare(
+    manifest = prepare(
         output,
         tokenizer,
         inputs,
@@ -305,6 +313,9 @@ def data_repositories(
         fields=FieldNames(repository_field, path_field, text_field, files_field),
         workers=workers or usable_cpus(),
     )
+    kept = {name: manifest[name] for name in ("files", "repositories", "documents", "tokens")}
+    summary.print_counts({}, manifest["left_out"], kept)
+    summary.print_passed_over(manifest["passed_over"])
 
 
 @data_app.command("lengths")
@@ -379,6 +390,7 @@ def data_filter(
     workers: Workers = None,
 ) -> None:
     """Pass documents through quality steps, print what each removed; continue if interrupted."""
+    from data_prep import summary
     from data_prep.quality import filter
     from recipes.common.tables import print_table
 
@@ -399,6 +411,7 @@ def data_filter(
         workers=workers or usable_cpus(),
     )
     print_table(["step", "removed", "changed", "remaining"], filter.table(manifest))
+    summary.print_passed_over(manifest["passed_over"])
 
 
 def _print_json(value: object) -> None:

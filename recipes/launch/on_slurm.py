@@ -94,11 +94,11 @@ def tokenize_on_cluster(
         raise UserError(
             f"--on {on}: the number of shards is seen where the files are; run it on the login node"
         )
-    from data_prep.shards import plan
+    from data_prep.shards import make_plan
 
     # the array has a job for each shard, so they are counted here
     inputs = [_absolute_input(name) for name in options.inputs]
-    count = len(plan(inputs, options.shards))
+    count = len(make_plan(inputs, options.shards).shards)
     workers = options.workers
     if workers is None and cluster.cpu_partition:
         workers = cluster.cpu_partition.cpus_per_task

@@ -1,7 +1,9 @@
 """Reading inputs: the same documents however they are cut; damage is named by file and record."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_prep import documents
 from data_prep.documents import BadRecord, read, split_inputs, where
+from data_prep.hub import HubInput
 from recipes.common.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -19,6 +21,11 @@ TEXTS = [f"document {n}: größer, 日本語 🙂\r\nline two\t" + "x" * (n * 37
 LINES = b"".join(
     json.dumps({"id": n, "text": text}).encode() + b"\n" for n, text in enumerate(TEXTS)
 )
+
+
+MARK = b"\xef\xbb\xbf"
+# where a line ends, so that two files with a mark each can be joined there
+HALF = LINES.index(b"\n", 2000) + 1
 
 
 def read_texts(path: Path | str, piece_bytes: int = 1 << 20, **options) -> list[str]:
@@ -52,6 +59,11 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
         "two_members.jsonl.gz": gzip.compress(LINES[:2000]) + gzip.compress(LINES[2000:]),
         "a.jsonl.zst": zstandard.compress(LINES),
         "frames.jsonl.zst": many_frames(LINES),
+        "a.jsonl.xz": lzma.compress(LINES),
+        "two_streams.jsonl.bz2": bz2.compress(LINES[:2000]) + bz2.compress(LINES[2000:]),
+        "mark.jsonl": MARK + LINES,
+        "mark.JSONL.GZ": gzip.compress(MARK + LINES),
+        "two_marks.ndjson": MARK + LINES[:HALF] + MARK + LINES[HALF:],
     }
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
@@ -153,13 +165,13 @@ def test_hub_data_sets_stream_through_datasets(tmp_path: Path) -> None:
 
 
 def test_files_of_a_repository_by_a_pattern() -> None:
-    name = documents._HubInput.parse("hf:LLM360/TxT360/data/freelaw/**/*.jsonl@abc")
+    name = HubInput.parse("hf:LLM360/TxT360/data/freelaw/**/*.jsonl@abc")
     assert (name.repository, name.glob, name.revision) == (
         "LLM360/TxT360",
         "data/freelaw/**/*.jsonl",
         "abc",
     )
-    assert documents._HubInput.parse(str(name)) == name
+    assert HubInput.parse(str(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -227,10 +239,50 @@ def test_plain_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"gr\xf6ssen")
     with pytest.raises(BadRecord, match=r"a\.txt, record 1: is not valid UTF-8"):
         read_texts(tmp_path / "a.txt")
+    left_out: list[BadRecord] = []
+    assert read_texts(tmp_path / "a.txt", on_bad=left_out.append) == []
+    assert len(left_out) == 1
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.py", "a.rst.gz", "a.txt.xz"])
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, name: str) -> None:
+    data = MARK + b"text" + MARK
+    pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(name).suffix, bytes)
+    (tmp_path / name).write_bytes(pack(data))
+    assert read_texts(tmp_path / name) == ["text\ufeff"]
+
+
+@pytest.mark.parametrize("columns", [["text"], ["other"]])
+def test_parquet_without_row_groups_holds_no_document(tmp_path: Path, columns: list[str]) -> None:
+    file = tmp_path / "a.parquet"
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    pq.ParquetWriter(file, schema).close()
+    assert pq.ParquetFile(file).metadata.num_row_groups == 0
+    assert len(split_inputs([str(file)], 1000)) == 1
+    assert read_texts(file) == []
+
+
+def test_numbers_of_kept_fields_are_exact(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a", "id": 18446744073709551617, "n": NaN}\n')
+    [part] = split_inputs([str(file)], 1000)
+    for others in (None, ("id",)):
+        [document] = read(part, others=others)
+        assert document.fields["id"] == 18446744073709551617
+    assert [document.text for document in read(part)] == ["a"]
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jsonl.gz", "two_members.jsonl.gz", "a.jsonl.zst", "frames.jsonl.zst", "a.parquet"]
+    "name",
+    [
+        "a.jsonl.gz",
+        "two_members.jsonl.gz",
+        "a.jsonl.zst",
+        "frames.jsonl.zst",
+        "a.jsonl.xz",
+        "two_streams.jsonl.bz2",
+        "a.parquet",
+    ],
 )
 @pytest.mark.parametrize("kept", [0.3, 0.8, 0.995])
 def test_a_truncated_file(inputs: dict[str, Path], name: str, kept: float) -> None:
@@ -241,7 +293,9 @@ def test_a_truncated_file(inputs: dict[str, Path], name: str, kept: float) -> No
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.xz", "two_streams.jsonl.bz2", "a.parquet"]
+)
 def test_a_damaged_file(inputs: dict[str, Path], name: str) -> None:
     data = bytearray(inputs[name].read_bytes())
     data[10:60] = bytes(50)

@@ -29,7 +29,12 @@ def test_folder_is_read_sorted_and_what_is_left_out_is_counted(text_folder: Path
     ]
     assert documents[0].text == (text_folder / "a.txt").read_bytes().decode()
     assert {document.license for document in documents} == {"the user's own text"}
-    expected = {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
+    expected = {
+        "exact duplicate": 1,
+        "not UTF-8": 1,
+        "under 200 characters": 1,
+        "unknown kind of file": 1,
+    }
     assert collection.left_out == {"text": expected}
 
 
@@ -56,16 +61,33 @@ def test_unreadable_folder(text_folder: Path, monkeypatch: pytest.MonkeyPatch) -
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match="text/sub: permission to read denied"):
+    with pytest.raises(UserError, match=r"text/sub: cannot be read \(Permission denied\)"):
         machine_text.collect_folder(text_folder)
 
 
 def test_unreadable_file(text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> NoReturn:
+    def refuse(path: Path, mode: str) -> NoReturn:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(UserError, match=r"text/a\.txt: permission to read denied"):
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"text/a\.txt: cannot be read \(Permission denied\)"):
+        machine_text.collect_folder(text_folder)
+
+
+def test_a_folder_of_text_is_read_like_every_input(text_folder: Path, tmp_path: Path) -> None:
+    first = (text_folder / "a.txt").read_text(encoding="utf-8")
+    (text_folder / "a.txt").write_bytes(b"\xef\xbb\xbf" + first.encode())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/g.txt").write_text("somewhere else " * 20)
+    (text_folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (text_folder / "lines.jsonl").write_text('{"text": "no plain text"}')
+    collection = machine_text.collect_folder(text_folder)
+    documents = {document.name: document.text for document in collection.components["text"]}
+    assert documents["a.txt"] == first
+    assert documents["linked/g.txt"].startswith("somewhere else")
+    assert collection.left_out["text"]["no plain text"] == 1
+    (text_folder / "a.txt").write_text(first, encoding="utf-16")
+    with pytest.raises(UserError, match=r"a\.txt: is text in UTF-16, expected UTF-8"):
         machine_text.collect_folder(text_folder)
 
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from data_prep import repositories, shards, tokenizer
 from data_prep.documents import Part
-from data_prep.repositories import FieldNames, order, pack, prepare
+from data_prep.packing import order, pack
+from data_prep.repositories import FieldNames, prepare
 from data_prep.tokenization import tokenize
 from recipes.cli.data import data_app
 from recipes.common import tokenizer_files
@@ -161,6 +162,7 @@ def test_nothing_is_lost_and_no_document_is_too_long(
         "tokens": sum(tokens),
         "bytes": sum(len(document["text"].encode()) for document in documents),
         "left_out": {},
+        "passed_over": {},
         "settings": None,
         "shards": None,
     }
@@ -349,6 +351,79 @@ def test_an_interrupted_run_resumes(
         fields = FieldNames(text="content")
         prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS, fields=fields)
     assert calls == before
+
+
+def test_an_input_that_changed_is_refused_in_every_pass_and_after_the_last(
+    tmp_path: Path, inputs: list[str], folder_of_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*arguments: object, **options: object) -> None:
+        raise OSError("the machine went away")
+
+    file = Path(inputs[0])
+    data = file.read_bytes()
+    for function in ("distribute", "pack_shard", None):
+        output = tmp_path / f"output-{function}"
+        if function:
+            with monkeypatch.context() as patch:
+                patch.setattr(repositories, function, dies)
+                with pytest.raises(OSError, match="went away"):
+                    prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
+        else:
+            prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
+        file.write_bytes(data.replace(b"small", b"large", 1))
+        with pytest.raises(UserError, match=r"a\.jsonl: has changed since .*output-"):
+            prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
+        # written again as it was, at another time
+        file.write_bytes(data)
+        prepare(output, folder_of_tokenizer, inputs, max_tokens=MAX_TOKENS)
+
+
+def test_a_changed_folder_of_repositories_is_refused(
+    tmp_path: Path, folder_of_tokenizer: Path
+) -> None:
+    (tmp_path / "in/repo/src").mkdir(parents=True)
+    (tmp_path / "in/repo/src/a.py").write_text("x = 1\n")
+    arguments = {"folder": tmp_path / "in", "max_tokens": MAX_TOKENS}
+    prepare(tmp_path / "out", folder_of_tokenizer, **arguments)
+    prepare(tmp_path / "out", folder_of_tokenizer, **arguments)
+    (tmp_path / "in/repo/src/a.py").write_text("x = 2\n")
+    with pytest.raises(UserError, match=r"in/repo: has changed since .*out was started"):
+        prepare(tmp_path / "out", folder_of_tokenizer, **arguments)
+
+
+def test_files_with_a_byte_order_mark_or_in_utf16(
+    tmp_path: Path, folder_of_tokenizer: Path
+) -> None:
+    folder = tmp_path / "in/repo"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("x = 1\n", encoding="utf-8-sig")
+    (folder / "b.rc").write_text("x = 1\n", encoding="utf-16")
+    (tmp_path / "in/notes.txt").write_text("not in a repository")
+    (tmp_path / "in/same").symlink_to("repo")
+    arguments = {"folder": tmp_path / "in", "max_tokens": MAX_TOKENS}
+    manifest = prepare(tmp_path / "out", folder_of_tokenizer, **arguments)
+    [[document]] = _documents(tmp_path / "out").values()
+    assert document["text"] == "#a.py\nx = 1\n"
+    assert manifest["left_out"] == {"not UTF-8": 1}
+    assert manifest["passed_over"] == {"not in a repository": 1, "read under another name": 1}
+    (tmp_path / "in/gone").symlink_to("nowhere")
+    with pytest.raises(UserError, match="in/gone: is a link to nowhere"):
+        prepare(tmp_path / "other", folder_of_tokenizer, **arguments)
+
+
+@pytest.mark.parametrize("files_field", [None, "files"])
+def test_a_text_out_of_turns(
+    tmp_path: Path, folder_of_tokenizer: Path, files_field: str | None
+) -> None:
+    row = {"path": "a", "turns": [{"content": "Why?"}, {"content": "So."}]}
+    record = {"repo": "r", **row}
+    if files_field:
+        record = {"repo": "r", "files": [row]}
+    file = _json_lines(tmp_path / "a.jsonl", [record])
+    fields = FieldNames(text="turns[]", files=files_field)
+    prepare(tmp_path / "out", folder_of_tokenizer, [file], max_tokens=MAX_TOKENS, fields=fields)
+    [[document]] = _documents(tmp_path / "out").values()
+    assert document["text"] == "#a\nWhy?\n\nSo.\n"
 
 
 def test_tokens_are_counted_by_the_reference_where_the_fast_encoder_differs(

@@ -15,11 +15,12 @@ import pytest
 
 from data_prep import shards
 from data_prep.documents import Part
+from data_prep.shards import Plan
 from recipes.common.errors import LockedError, UserError
 
 pytestmark = pytest.mark.slow
 
-PLAN = [[Part(f"input {n}", 0, 1, 10)] for n in range(5)]
+PLAN = Plan([[Part(f"input {n}", 0, 1, 10)] for n in range(5)])
 
 
 def write_name(parts: list[Part], folder: Path, name: str) -> dict:
@@ -71,14 +72,14 @@ def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "set").mkdir()
     for name in "abc":
         (tmp_path / f"set/{name}.jsonl").write_text('{"text": "x"}\n')
-    assert len(shards.plan([str(lines)])) == 1
-    assert [[part.bytes for part in group] for group in shards.plan([str(lines)], 4)] == [
-        [size // 4]
-    ] * 4
-    assert len(shards.plan([f"hf:{tmp_path / 'set'}"])) == 3
-    assert len(shards.plan([f"hf:{tmp_path / 'set'}"], 2)) == 2
+    assert len(shards.make_plan([str(lines)]).shards) == 1
+    assert [
+        [part.bytes for part in group] for group in shards.make_plan([str(lines)], 4).shards
+    ] == [[size // 4]] * 4
+    assert len(shards.make_plan([f"hf:{tmp_path / 'set'}"]).shards) == 3
+    assert len(shards.make_plan([f"hf:{tmp_path / 'set'}"], 2).shards) == 2
     monkeypatch.setattr(shards, "SHARD_BYTES", 5)
-    assert len(shards.plan([str(lines)])) == 1000
+    assert len(shards.make_plan([str(lines)]).shards) == 1000
 
 
 def test_a_run_writes_every_shard_and_its_manifest_and_says_so(tmp_path: Path, log) -> None:
@@ -182,11 +183,12 @@ def test_a_killed_run_is_resumed(tmp_path: Path, log) -> None:
             from pathlib import Path
             from data_prep import shards
             from data_prep.documents import Part
+            from data_prep.shards import Plan
             def work(parts, folder, name):
                 (folder / f"{name}.txt").write_text(parts[0].input)
                 time.sleep(60 if name.endswith("2") else 0)
                 return {"documents": 1, "notes": [f"noticed {name}"]}
-            plan = [[Part(f"input {n}", 0, 1, 10)] for n in range(5)]
+            plan = Plan([[Part(f"input {n}", 0, 1, 10)] for n in range(5)])
             shards.run(Path(sys.argv[1]), plan, {"a": 1}, work)
             """)
     )
@@ -243,8 +245,8 @@ def test_another_plan_or_other_files_are_not_mixed_in(tmp_path: Path) -> None:
         match=r"out: was started with other a than now, and shards of both would be mixed",
     ):
         run(tmp_path / "out", settings={"a": 2})
-    with pytest.raises(UserError, match=r"out: was started with other inputs than now"):
-        run(tmp_path / "out", plan=PLAN[:4])
+    with pytest.raises(UserError, match=r"out: was started with other shards than now"):
+        run(tmp_path / "out", plan=Plan(PLAN.shards[:4]))
     assert contents(tmp_path / "out") == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").write_text("a letter")
@@ -254,14 +256,69 @@ def test_another_plan_or_other_files_are_not_mixed_in(tmp_path: Path) -> None:
         run(tmp_path / "full/letter.txt")
 
 
+def make_inputs(folder: Path) -> list[str]:
+    inputs = [str(folder / name) for name in ("a.jsonl", "b.jsonl")]
+    for name in inputs:
+        Path(name).write_text('{"text": "12345"}\n')
+    return inputs
+
+
+def test_a_changed_input_is_named_and_refused(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    run(tmp_path / "out", plan=shards.make_plan(inputs, 2), only=0)
+    before = contents(tmp_path / "out")
+    # of the same size, and at the same time as before
+    state = Path(inputs[1]).stat()
+    for text in ('{"text": "54321"}\n', '{"text": "1234567890"}\n'):
+        Path(inputs[1]).write_text(text)
+        os.utime(inputs[1], ns=(state.st_atime_ns, state.st_mtime_ns))
+        for only in (0, 1, None):
+            with pytest.raises(UserError, match=r"^\S*b\.jsonl: has changed since .*out was star"):
+                run(tmp_path / "out", plan=shards.make_plan(inputs, 2), only=only)
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_input_that_only_has_another_time_is_the_same(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    run(tmp_path / "out", plan=shards.make_plan(inputs, 2), only=0)
+    os.utime(inputs[1], (1, 1))
+    run(tmp_path / "out", plan=shards.make_plan(inputs, 2))
+    assert len(shards.manifests(tmp_path / "out") or []) == 2
+
+
+def test_an_input_that_came_or_went_is_named_and_refused(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    run(tmp_path / "out", plan=shards.make_plan([str(tmp_path)]), only=0)
+    (tmp_path / "c.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"^\S*c\.jsonl: was no input when .*out was started"):
+        run(tmp_path / "out", plan=shards.make_plan([*inputs, str(tmp_path / "c.jsonl")]))
+    with pytest.raises(UserError, match=r"^\S*b\.jsonl: is an input of .*out and is not given now"):
+        run(tmp_path / "out", plan=shards.make_plan(inputs[:1]))
+
+
+def test_a_plan_of_a_former_version_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    plan = json.loads((tmp_path / "out/plan.json").read_text())
+    former = {"settings": plan["settings"], "shards": plan["plan"]["shards"]}
+    (tmp_path / "out/plan.json").write_text(json.dumps(former))
+    with pytest.raises(
+        UserError, match=r"plan\.json: has no key 'plan'; name another --output, or remove the fol"
+    ):
+        run(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("plan.json", b'{"settings"', "plan.json: is not valid JSON"),
         ("plan.json", b'"\xff"', "plan.json: is not UTF-8 text"),
         ("plan.json", b"[]", "plan.json: holds a JSON list, expected an object"),
-        ("plan.json", b'{"settings": {}}', "plan.json: has no key 'shards'"),
-        ("plan.json", b'{"settings": {}, "shards": 5}', "plan.json: key 'shards' holds 5"),
+        ("plan.json", b'{"settings": {}}', "plan.json: has no key 'plan'"),
+        (
+            "plan.json",
+            b'{"settings": {}, "plan": {"shards": 5}}',
+            "plan.json: key 'plan.shards' holds 5",
+        ),
         (
             "shard-00003.json",
             b'{"index": 3, "file_bytes": [1]}',

@@ -67,7 +67,12 @@ def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> No
     assert shard.bin_sha256 == hashlib.sha256((output / "text.bin").read_bytes()).hexdigest()
     assert shard.idx_sha256 == hashlib.sha256((output / "text.idx").read_bytes()).hexdigest()
     assert part.licenses == {"the user's own text": 6}
-    assert part.left_out == {"exact duplicate": 1, "not UTF-8": 1, "under 200 characters": 1}
+    assert part.left_out == {
+        "exact duplicate": 1,
+        "not UTF-8": 1,
+        "under 200 characters": 1,
+        "unknown kind of file": 1,
+    }
     fingerprint = tokenizer_files.fingerprint(output / "tokenizer")
     assert manifest.tokenizer == DataTokenizer("tokenizer", 300, fingerprint)
     assert "| text | the user's own text | text | 6 |" in (output / "LICENSES.md").read_text()

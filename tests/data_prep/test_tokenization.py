@@ -1,9 +1,11 @@
 """`granite41 data tokenize`: Megatron's bytes, manifests, fallback, warnings of odd documents."""
 
+import bz2
 import gzip
 import hashlib
 import json
 import logging
+import lzma
 import os
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import gigatoken
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -144,6 +148,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path, warnings) -> N
         "licenses": {"CC-BY-4.0": shard["documents"]},
         "sources": {str(source): shard["documents"]},
         "tokenizer": identity,
+        "passed_over": {},
         "shards": [
             {
                 "prefix": "shard-00000",
@@ -388,6 +393,67 @@ def test_another_tokenizer_is_not_mixed_in(small: Path, source: Path, tmp_path: 
         tokenize(source, tmp_path / "out", tmp_path / "other")
 
 
+def test_an_input_that_changed_after_a_killed_run_is_refused(small: Path, tmp_path: Path) -> None:
+    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file in inputs:
+        reference.write_documents(file, ["one", "two"])
+
+    def both(only: int) -> None:
+        names = [str(file) for file in inputs]
+        tokenization.tokenize(names, tmp_path / "out", small, max_shards=2, only=only)
+
+    both(only=0)
+    for file in inputs:
+        reference.write_documents(file, ["two", "one"])
+    with pytest.raises(UserError, match=r"a\.jsonl: has changed since .*out was started"):
+        both(only=1)
+    assert not (tmp_path / "out/manifest.json").exists()
+    for file in inputs:
+        reference.write_documents(file, ["one", "two"])
+    both(only=1)
+    assert (tmp_path / "out/manifest.json").exists()
+
+
+def test_parquet_without_row_groups_alone(small: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.ParquetWriter(file, pa.schema([("text", pa.string())])).close()
+    tokenize(file, tmp_path / "out", small)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (manifest["documents"], manifest["sources"]) == (0, {str(file): 0})
+
+
+def test_the_first_record_behind_a_byte_order_mark_is_kept(small: Path, tmp_path: Path) -> None:
+    source = reference.write_documents(tmp_path / "in.jsonl", ["one", "two"])
+    tokenize(source, tmp_path / "plain", small)
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    tokenize(source, tmp_path / "marked", small, skip_bad_records=True)
+    shards = [tmp_path / name / "shard-00000.bin" for name in ("plain", "marked")]
+    assert sha256(shards[0]) == sha256(shards[1])
+
+
+def test_a_folder_of_odd_files_is_read_whole_or_named(
+    small: Path, tmp_path: Path, warnings
+) -> None:
+    folder = tmp_path / "in"
+    line = b'{"text": "one", "score": NaN}\n'
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.jsonl.xz").write_bytes(lzma.compress(line))
+    (folder / "b.jsonl.bz2").write_bytes(bz2.compress(line))
+    (folder / "shard-00001.json").write_bytes(line)
+    (folder / "e.JSONL").write_bytes(line)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/f.jsonl").write_bytes(line)
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "table.csv").write_bytes(line)
+    tokenize(folder, tmp_path / "out", small)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["documents"] == 5
+    assert manifest["passed_over"] == {"unknown kind of file": 1}
+    assert warnings.messages == [f"passed over 1 file, unknown kind of file: {folder}/table.csv"]
+    plan = json.loads((tmp_path / "out/plan.json").read_text())["plan"]
+    assert plan["passed_over"] == {"unknown kind of file": [f"{folder}/table.csv"]}
+
+
 def test_a_truncated_input_keeps_finished_shards(small: Path, source: Path, tmp_path: Path) -> None:
     good, bad = tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl.gz"
     good.write_bytes(gzip.compress(source.read_bytes()))
@@ -459,7 +525,15 @@ def test_the_command(small: Path, source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     done = command(*words, "--shards", 2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    # a heading, an empty line, and a row for each count
+    rows = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.strip()][2:]
+    counts = {name.strip(): count for name, count in rows}
+    assert counts == {
+        "records read": "17",
+        "left out: empty documents": "1",
+        "documents": "16",
+        "tokens": counts["tokens"],
+    }
     assert "2/2: " in done.stderr
     assert f"{second}, record 2: is empty (left out)" in done.stderr
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())

@@ -5,12 +5,14 @@ import json
 import logging
 import random
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from typer.testing import CliRunner
 
 from data_prep import documents, shards
@@ -328,6 +330,63 @@ def test_a_change_of_the_input_between_two_passes_removes_nothing_wrongly(
     monkeypatch.setattr(quality.duplicates, "decide", changes)
     with pytest.raises(UserError, match="was changed while it was being filtered"):
         _run(source, tmp_path / "out", Steps(exact_duplicates=True))
+
+
+def test_an_input_that_changed_after_a_killed_run_is_refused(
+    source: Path, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quality.duplicates, "decide", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            _run(source, tmp_path / "out", Steps(exact_duplicates=True))
+    data = source.read_bytes()
+    source.write_bytes(data.replace(b"word1", b"word2", 1))
+    with pytest.raises(UserError, match=r"in\.jsonl: has changed since .*out was started"):
+        _run(source, tmp_path / "out", Steps(exact_duplicates=True))
+    source.write_bytes(data)
+    assert _run(source, tmp_path / "out", Steps(exact_duplicates=True))["documents"] > 0
+
+
+def test_other_fields_are_written_as_they_came(tmp_path: Path) -> None:
+    line = b'{"text":"a text","id":18446744073709551617,"score":NaN,"tags":["x",-Infinity]}\n'
+    (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + line)
+    table = pa.table({"text": ["b"], "score": [float("nan")], "day": [date(2025, 1, 31)]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    _run([str(tmp_path / "in.jsonl")], tmp_path / "lines", Steps(normalize=True))
+    _run([str(tmp_path / "in.parquet")], tmp_path / "rows", Steps(normalize=True))
+
+    def written(folder: Path) -> bytes:
+        with zstandard.open(folder / "shard-00000.jsonl.zst") as stream:
+            return stream.read()
+
+    assert written(tmp_path / "lines") == line
+    assert written(tmp_path / "rows") == b'{"text":"b","score":NaN,"day":"2025-01-31"}\n'
+    # and is read again
+    assert [row["text"] for row in _read(tmp_path / "lines")] == ["a text"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_conversation_is_read_again_from_where_it_was_written(tmp_path: Path, kind: str) -> None:
+    rows = [{"turns": [{"role": "user", "content": "Why?\r\n"}, {"role": "a", "content": "So."}]}]
+    file = tmp_path / f"in.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        file.write_text(json.dumps(rows[0]) + "\n")
+    _run(file, tmp_path / "out", Steps(normalize=True), text_field="turns[]")
+    [part] = documents.split_inputs([str(tmp_path / "out")], 10**9)
+    [document] = documents.read(part, "turns[]", others=None)
+    assert document.text == "Why?\n\n\nSo."
+    assert document.fields == rows[0]
+
+
+def test_files_that_are_passed_over_are_counted(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("text\n")
+    manifest = _run([str(source.parent)], tmp_path.parent / "out", Steps(normalize=True))
+    assert manifest["passed_over"] == {"unknown kind of file": 1}
 
 
 def test_bad_inputs_end_in_one_sentence(source: Path, tmp_path: Path) -> None:
