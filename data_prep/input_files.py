@@ -127,7 +127,7 @@ def log_passed_over(found: Found) -> None:
         # what a folder is expected to hold is no reason to warn
         level = logging.WARNING
         if reason in (HIDDEN, OWN):
-            level = logging.INFO
+            level = logging.DEBUG
         log.log(level, "passed over %s", _describe(reason, paths))
 
 

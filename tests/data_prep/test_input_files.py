@@ -27,6 +27,7 @@ def make(folder: Path, *paths: str) -> None:
 def test_every_kind_of_a_folder_is_read_or_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "data_prep")
     folder = tmp_path / "in"
     read = ["b.jsonl.bz2", "c/e.JSONL", "c/shard-00001.json", "d.jsonl.xz", "f.Txt.GZ"]
     make(folder, *read, "a.csv", "z.csv", "c/x.csv", "y.csv", ".cache/x.jsonl", ".hidden.jsonl")

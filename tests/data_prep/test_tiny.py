@@ -182,6 +182,7 @@ def test_progress_has_one_line_a_step(
     text_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "data_prep")
+    (text_folder / "table.csv").unlink()
     prepare(tmp_path / "out", text_folder)
     steps = [message.split(":")[0] for message in caplog.messages]
     assert steps == ["collect", "train the tokenizer", "encode text"]
