@@ -1,142 +1,262 @@
-"""Runs programs that a model has written, isolated from the network, files and other processes.
+"""Runs programs that a model has written, and judges them from outside of their process.
 
-Every program has its own Linux namespaces (network, mounts, processes, IPC, host name), and where
-the user is not the machine's root, users as well. It sees the system's libraries (/usr, /lib),
-Python's standard library and NumPy, read-only, and a /tmp of its own in memory (64 MB): no home, no
-/proc, no devices but null, zero and urandom, no environment variable of the user, empty standard
-input, no standard output, no capability, no network interface that is up. Bounded are wall-clock
-and CPU time, address space, file size, processes (64) and open files; the processes that it has
-started end with it.
+:func:`judge` runs tests that call a program's functions. The tests run in another process: nothing
+that the program can reach decides. :func:`collect` returns what a program prints and what its
+functions return, for rewards that compare it themselves.
 
-Not covered: faults of the kernel, which all programs share (no system call is filtered); files
-under /usr that everyone may read, such as a license key left in one; the memory of all its
-processes together, which may each use the limit; the number of processes where root lacks the right
-to mount (a container's root), which only the time then bounds; and load that other programs on the
-machine can notice.
+Arguments and results pass as values of built-in types: None, bool, int, float, complex, str, bytes,
+list, tuple, dict, set, frozenset and range. An object of a subclass arrives as what it extends (a
+``Counter`` as dict), a NumPy scalar as a number, an iterator as one over its first 65,536 items, an
+exception as the nearest built-in one with its message (those that would end a loop or the process,
+as RuntimeError), and any other object as :class:`~evaluation.sandbox_judge.Opaque`. Tests that pass
+other objects, such as functions, are ``unjudgeable``, which is not passed; so are, as failed, those
+that use attributes of what is returned. Arguments are copies: a change in place is not seen.
+
+Every program has its own Linux namespaces (mounts, processes, IPC); those of network and host name,
+and where the user is not the machine's root, users, it has in common with those that run before and
+after it. It sees the system's libraries (/usr, /lib), Python's standard library and NumPy,
+read-only, and a /tmp of its own in memory (64 MB): no home, no /proc, no devices but null, zero and
+urandom, no environment variable of the user, no tests, no file but the two through which it is
+called, no capability, no network interface that is up. Bounded are wall-clock and CPU time, address
+space, file size, output (64 MB), returned values (16 MiB), processes (64) and open files; the
+processes that it has started end with it. Tests run under the same limits.
+
+Not covered: a program that recognizes the arguments and knows the answers; faults of the kernel,
+which all programs share (no system call is filtered); files under /usr that everyone may read, such
+as a license key left in one; the memory of all its processes together and of unnamed files, each of
+which may reach its limit; the number of processes where root lacks the right to mount (a
+container's root), which only the time then bounds; and load that other programs on the machine can
+notice.
 """
 
+import contextlib
 import importlib.util
 import itertools
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, BinaryIO, cast
 
+from evaluation.sandbox_judge import PASSED, decode, encode, receive, send
 from recipes.common.errors import UserError
 
 LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
-PASSED = "passed"
 # a program that depends on the order of a set has the same outcome every time
-_ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONPATH": str(LAUNCHER.parents[1])}
 _numbers = itertools.count(os.getpid() % 10_000 * 10_000)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a program ended.
+class Trial:
+    """A program and the tests that decide about it.
 
     Attributes:
-        passed: it ran to its end without an exception.
-        reason: ``passed``, ``failed: EXCEPTION: MESSAGE``, ``timed out``, ``out of memory`` or
-            ``killed: SIGNAL``.
+        program: source that a model has written, run as ``__main__``.
+        tests: source that calls its functions and raises an exception unless they are right.
+        functions: names in ``tests`` that are the program's functions.
+        setup: source that runs before ``tests``, such as imports; what it defines under a name of
+            ``functions`` is replaced.
+    """
+
+    program: str
+    tests: str
+    functions: Sequence[str]
+    setup: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How tests ended.
+
+    Attributes:
+        passed: they ran to their end without an exception.
+        reason: ``passed``, ``failed: EXCEPTION: MESSAGE``, ``timed out``, ``out of memory``,
+            ``killed: SIGNAL`` or ``unjudgeable: WHY``.
     """
 
     passed: bool
     reason: str
 
 
-def run_python(program: str, *, seconds: float, memory_bytes: int) -> Outcome:
-    """Run ``program`` as ``__main__`` in a sandbox; it passes where its last line is reached.
+@dataclass(frozen=True)
+class Run:
+    """A program without tests.
 
-    Args:
-        seconds: limit of wall-clock time, and nearly of CPU time.
-        memory_bytes: limit of the address space of each of its processes.
-
-    Raises:
-        UserError: the machine does not allow the namespaces; the program was not run.
+    Attributes:
+        program: source that a model has written, run as ``__main__``.
+        given: its standard input.
+        calls: functions of the program and their arguments, called in order after its end.
     """
-    readable, packages = _libraries()
-    request = {
-        "program": program,
-        "seconds": seconds,
-        "memory_bytes": memory_bytes,
-        "number": next(_numbers),
-        "readable": readable,
-        "packages": packages,
-    }
-    answer = _launch(request)
-    if answer is None:
-        return Outcome(False, "killed: with its sandbox")
-    if "refused" in answer:
-        raise UserError(
-            "generated code was not run: its sandbox needs Linux namespaces, a kernel from 5.12 on "
-            "and a Python that all may read, which this machine refuses "
-            f"({answer['refused']}); allow user namespaces (sysctl "
-            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; "
-            "Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined) or "
-            "leave the code tasks out"
-        )
-    return Outcome(answer["outcome"] == PASSED, answer["outcome"])
+
+    program: str
+    given: str = ""
+    calls: Sequence[tuple[str, tuple[Any, ...]]] = ()
 
 
-def require_sandbox() -> None:
-    """Raise UserError unless this machine allows the sandbox."""
-    run_python("", seconds=60, memory_bytes=2**30)
+@dataclass(frozen=True)
+class Output:
+    """What a program gave.
+
+    Attributes:
+        reason: ``ended``, or as of :class:`Outcome`; a program can end well without its last line.
+        printed: the first MiB of its standard output; empty where it timed out.
+        returned: values of the calls, until the first that failed.
+    """
+
+    reason: str
+    printed: str = ""
+    returned: Sequence[Any] = ()
 
 
-def run_many(
-    programs: Iterable[str],
+def judge(
+    trials: Iterable[Trial],
     workers: int,
     *,
     seconds: float,
     memory_bytes: int,
 ) -> list[Outcome]:
-    """Run programs as :func:`run_python` does, ``workers`` at a time; outcomes keep their order."""
-    run = partial(run_python, seconds=seconds, memory_bytes=memory_bytes)
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(run, programs))
+    """Run the tests of every trial, ``workers`` at a time; outcomes keep the order of trials.
 
-
-def _launch(request: dict[str, Any]) -> dict[str, str] | None:
-    """Return the launcher's answer to a request; None where it was killed with the program.
+    Args:
+        seconds: limit of wall-clock time of a trial, and nearly of CPU time.
+        memory_bytes: limit of the address space of each process.
 
     Raises:
-        RuntimeError: the launcher failed.
+        UserError: the machine does not allow the namespaces; no program was run.
     """
-    # without site packages, the user's packages and the launcher's folder in the import path
-    launcher = subprocess.Popen(
-        [sys.executable, "-S", "-s", "-P", str(LAUNCHER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_ENVIRONMENT,
-        start_new_session=True,
-        cwd="/",
-    )
-    try:
-        output, errors = launcher.communicate(json.dumps(request).encode())
-    finally:
-        # an interrupt must not leave the program running
-        if launcher.poll() is None:
-            os.killpg(launcher.pid, signal.SIGKILL)
-            launcher.wait()
+    tasks = []
+    for trial in trials:
+        task = asdict(trial)
+        tasks.append((task.pop("program"), "", task))
+    answers = _answers(tasks, workers, seconds, memory_bytes)
+    reasons = [answer["reason"] for answer in answers]
+    return [Outcome(reason == PASSED, reason) for reason in reasons]
 
-    if output:
-        return json.loads(output)
-    # the first process of the namespace died, and all others with it
-    if launcher.returncode == 0:
-        return None
-    last_line = errors.decode(errors="replace").strip().splitlines()[-1:]
-    raise RuntimeError(
-        f"{LAUNCHER.name} ended with status {launcher.returncode}: {' '.join(last_line)}"
-    )
+
+def collect(
+    runs: Iterable[Run],
+    workers: int,
+    *,
+    seconds: float,
+    memory_bytes: int,
+) -> list[Output]:
+    """Run programs and return what they give; limits and errors are those of :func:`judge`."""
+    tasks = [(run.program, run.given, {"calls": list(run.calls)}) for run in runs]
+    answers = _answers(tasks, workers, seconds, memory_bytes)
+    return [Output(**answer) for answer in answers]
+
+
+def require_sandbox() -> None:
+    """Raise UserError unless this machine allows the sandbox."""
+    collect([Run("")], 1, seconds=60, memory_bytes=2**30)
+
+
+def _answers(
+    tasks: Sequence[tuple[str, str, dict[str, Any]]],
+    workers: int,
+    seconds: float,
+    memory_bytes: int,
+) -> list[dict[str, Any]]:
+    """Return the launchers' answers to programs, their standard input and the judge's tasks."""
+    idle: SimpleQueue[_Launcher] = SimpleQueue()
+    workers = min(workers, len(tasks))
+
+    def answer(task: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
+        program, given, judgment = task
+        request = {
+            "program": program,
+            "given": given,
+            "seconds": seconds,
+            "memory_bytes": memory_bytes,
+            "number": next(_numbers),
+        }
+        launcher = idle.get()
+        try:
+            return launcher.answer(request, judgment)
+        finally:
+            idle.put(launcher)
+
+    # once for all, where tests import it
+    numpy = any("import numpy" in str(judgment) for _, _, judgment in tasks)
+    with contextlib.ExitStack() as launchers:
+        for _ in range(workers):
+            idle.put(launchers.enter_context(_Launcher(numpy)))
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            return list(pool.map(answer, tasks))
+
+
+class _Launcher:
+    """A process that runs programs, one at a time, with NumPy imported before if ``numpy``."""
+
+    def __init__(self, numpy: bool) -> None:
+        self.numpy = numpy
+
+    def __enter__(self) -> "_Launcher":
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self._stop()
+
+    def answer(self, request: dict[str, Any], judgment: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to one request.
+
+        Raises:
+            UserError: the machine does not allow the namespaces; the program was not run.
+            RuntimeError: the launcher failed.
+        """
+        try:
+            os.write(self._requests, b"+")
+            send(self._requests, encode(request))
+            send(self._requests, encode(judgment))
+            answer = decode(receive(self._reports))
+        except (BrokenPipeError, EOFError) as error:
+            errors = self._stop()
+            if errors:
+                raise RuntimeError(f"{LAUNCHER.name} failed: {errors[-1]}") from error
+            # a process of the sandbox was killed from outside, and this one has left
+            self._start()
+            return {"reason": "killed: with its sandbox"}
+        if "refused" in answer:
+            raise UserError(
+                "generated code was not run: its sandbox needs Linux namespaces, a kernel from "
+                "5.12 on and a Python that all may read, which this machine refuses "
+                f"({answer['refused']}); allow user namespaces (sysctl "
+                "kernel.unprivileged_userns_clone=1, "
+                "kernel.apparmor_restrict_unprivileged_userns=0; Docker: --security-opt "
+                "seccomp=unconfined --security-opt apparmor=unconfined) or leave the code tasks out"
+            )
+        return answer
+
+    def _start(self) -> None:
+        # without site packages, the user's packages and the launcher's folder in the import path
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-s", "-P", str(LAUNCHER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_ENVIRONMENT,
+            start_new_session=True,
+            cwd="/",
+        )
+        self._requests = cast(BinaryIO, self._process.stdin).fileno()
+        self._reports = cast(BinaryIO, self._process.stdout).fileno()
+        readable, packages = _libraries()
+        settings = {"readable": readable, "packages": packages, "numpy": self.numpy}
+        send(self._requests, encode(settings))
+
+    def _stop(self) -> list[str]:
+        """End the process, and with it any program, and return the lines of its errors."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        _, errors = self._process.communicate()
+        return errors.decode(errors="replace").splitlines()
 
 
 def _libraries() -> tuple[list[str], list[str]]:

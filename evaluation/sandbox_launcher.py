@@ -1,21 +1,39 @@
-"""The process between :mod:`evaluation.sandbox` and a program: builds namespaces, forks, reports.
+"""Builds namespaces, and in them the processes of the judge and the program, request by request.
 
-Run as a script with a request (JSON) on standard input; answers with one line of JSON on standard
-output: either ``{"outcome": REASON}`` or ``{"refused": REASON}``. Standard library only. Three
-processes: this one, the first process of the new PID namespace (which keeps the time, and whose end
-ends everything in the namespace), and the program.
+Run as a script by :mod:`evaluation.sandbox`; standard library only. A chain of processes, each the
+child of the one before:
+
+- the launcher, which enters namespaces once: users, network, and mounts with a root of its own;
+- the request's, which keeps the time and answers;
+- the judge's, first of a PID namespace, whose end ends the program's process too;
+- the program's, first of a PID namespace within, with IPC and mounts of its own.
+
+The launcher reads its settings, then for each request a byte, the request and the task of the judge
+(``setup``, ``functions`` and ``tests``, or ``calls``). It answers with the judge's report or
+``{"refused": REASON}``.
 """
 
+import contextlib
 import ctypes
-import json
+import gc
+import importlib
+import itertools
 import os
 import resource
-import select
 import signal
 import sys
-import types
 from pathlib import Path
 from typing import Any, NoReturn
+
+from evaluation.sandbox_judge import (
+    MESSAGE_BYTES,
+    Judge,
+    decode,
+    encode,
+    receive,
+    run_program,
+    send,
+)
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/capability.h
 CLONE_NEWNS = 0x00020000
@@ -34,13 +52,18 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 AT_FDCWD = -100
 AT_RECURSIVE = 0x8000
+PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 CAPABILITY_VERSION_3 = 0x20080522
 # the same number on every architecture that Python's wheels are built for
 SYS_MOUNT_SETATTR = 442
 
+REQUESTS = 0
+REPORTS = 1
 # the new root is assembled in a folder that every machine has and that contains no library
-NEW_ROOT = "/sys"
+NEW_ROOT = Path("/sys")
+TEMPORARY = Path("/tmp")  # noqa: S108
+SCRATCH = Path("/scratch")
 SYSTEM = (
     "/usr",
     "/bin",
@@ -54,75 +77,182 @@ SYSTEM = (
 )
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
-    "HOME": "/tmp",  # noqa: S108
+    "HOME": str(TEMPORARY),
     "LANG": "C.UTF-8",
     "OPENBLAS_NUM_THREADS": "1",
 }
 SCRATCH_BYTES = 64 * 2**20
 PROCESSES = 64
 OPEN_FILES = 256
-REPORT_BYTES = 500
-UNREADY = "unready: "
+# processes are counted by user: no two programs, and no judge, share one
+PROGRAMS = 1_900_000_000
+JUDGES = 1_800_000_000
 
 libc: Any = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Read the request, run the program, print the answer."""
-    request = json.load(sys.stdin)
+    """Serve requests, one at a time, until standard input ends."""
+    settings = decode(receive(REQUESTS))
+    del os.environ["PYTHONPATH"]
+    sys.path.extend(settings["packages"])
+    os.environ.update(ENVIRONMENT)
+    readable = [Path(folder) for folder in settings["readable"]]
     try:
-        _enter(request["readable"])
+        _enter(readable)
+        refusal = ""
     except (OSError, AttributeError) as error:
-        print(json.dumps({"refused": str(error)}))
-        return
-    # only a child is in the new PID namespace, as its first process
-    first = os.fork()
-    if first == 0:
-        answer = _watch(request)
-        print(json.dumps(answer), flush=True)
-        return
-    _, wait_status = os.waitpid(first, 0)
-    sys.exit(max(0, os.waitstatus_to_exitcode(wait_status)))
+        refusal = str(error)
+
+    if settings["numpy"]:
+        importlib.import_module("numpy")
+    # children share the memory of what is never collected
+    gc.freeze()
+    # each is read by a child, so that no program finds an earlier one in its memory
+    while os.read(REQUESTS, 1):
+        child = os.fork()
+        if child == 0:
+            _serve(readable, refusal)
+        _, wait_status = os.waitpid(child, 0)
+        # a request may be half read
+        if wait_status != 0:
+            return
 
 
-def _enter(readable: list[str]) -> None:
-    """Move into new namespaces: a root of ``readable`` and the system's libraries, a fresh /tmp."""
+def _serve(readable: list[Path], refusal: str) -> NoReturn:
+    """Answer one request: start the judge, keep the time, pass the judge's report on."""
+    request = decode(receive(REQUESTS))
+    try:
+        if refusal:
+            raise OSError(refusal)
+        # only children are in the new PID namespace, the judge as its first process
+        _call("unshare", CLONE_NEWPID)
+    except OSError as error:
+        receive(REQUESTS)
+        send(REPORTS, encode({"refused": str(error)}))
+        os._exit(0)
+
+    task_end, task = os.pipe()
+    report, report_end = os.pipe()
+    judge = os.fork()
+    if judge == 0:
+        _judge(request, readable, task_end, report_end)
+    os.close(task_end)
+    os.close(report_end)
+
+    # read only now: the program, forked from the judge, must not find it in its memory
+    content = receive(REQUESTS)
+    with contextlib.suppress(BrokenPipeError):
+        send(task, content)
+    send(REPORTS, _report(judge, report, request["seconds"]))
+    os._exit(0)
+
+
+def _report(judge: int, report: int, seconds: float) -> bytes:
+    """Return the judge's report, or what became of it; the judge and the program have ended."""
+    signal.signal(signal.SIGALRM, _raise_timeout)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        content = receive(report, MESSAGE_BYTES)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except TimeoutError:
+        content = encode({"reason": "timed out"})
+    except EOFError:
+        content = encode({"reason": "killed: with its sandbox"})
+    except ValueError:
+        content = encode({"reason": "failed: returned more than 16 MiB"})
+    os.kill(judge, signal.SIGKILL)
+    os.waitpid(judge, 0)
+    return content
+
+
+def _raise_timeout(*_: Any) -> NoReturn:
+    raise TimeoutError
+
+
+def _judge(request: dict[str, Any], readable: list[Path], task: int, report: int) -> NoReturn:
+    """Start the program, give up every privilege, read the task and judge."""
+    calls_end, calls = os.pipe()
+    answers, answers_end = os.pipe()
+    printed = os.memfd_create("printed")
+    empty = os.open(os.devnull, os.O_RDWR)
+    try:
+        _call("unshare", CLONE_NEWPID)
+        program = os.fork()
+        if program == 0:
+            _program(request, readable, calls_end, answers_end, printed)
+        user = JUDGES + request["number"]
+        _confine(request, readable, user, [empty] * 3, {task, report, calls, answers, printed})
+        # the judge ends with the request's process, which keeps its time
+        _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # written before the program runs
+        refusal = receive(answers).decode()
+    except (OSError, ValueError, EOFError) as error:
+        refusal = str(error) or "the program's process has ended"
+    if refusal:
+        send(report, encode({"refused": refusal}))
+        os._exit(0)
+
+    content = decode(receive(task))
+    judge = Judge(program, calls, answers, printed, report)
+    if "calls" in content:
+        judge.collect(content["calls"])
+    judge.decide(content["setup"], content["functions"], content["tests"])
+
+
+def _program(
+    request: dict[str, Any],
+    readable: list[Path],
+    calls: int,
+    answers: int,
+    printed: int,
+) -> NoReturn:
+    """Run the program with nothing in reach but ``calls``, ``answers`` and ``printed``."""
+    try:
+        _call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
+        _mount_scratch(readable)
+        given = os.memfd_create("given")
+        os.write(given, request["given"].encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        empty = os.open(os.devnull, os.O_RDWR)
+        os.setsid()
+        user = PROGRAMS + request["number"]
+        _confine(request, readable, user, [given, printed, empty], {calls, answers})
+    except (OSError, ValueError) as error:
+        send(answers, str(error).encode())
+        os._exit(0)
+    send(answers, b"")
+    run_program(request["program"], calls, answers)
+    # as Python ends: threads, what was registered, what is still to be printed
+    sys.exit()
+
+
+def _enter(readable: list[Path]) -> None:
+    """Move into new namespaces, whose root shows ``readable`` and the system's libraries."""
     _unshare()
     # mounts of the new namespace must not spread to the machine's
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
-    _mount(
-        "tmpfs",
-        NEW_ROOT,
-        "tmpfs",
-        MS_NOSUID | MS_NODEV,
-        f"size={2**20},mode=755",
-    )
-    scratch = f"{NEW_ROOT}/tmp"  # noqa: S108
-    Path(scratch).mkdir()
-    limits = f"size={SCRATCH_BYTES},nr_inodes=4096,mode=1777"
-    _mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV, limits)
-    for source in (*SYSTEM, *readable):
-        _show(Path(source))
+    options = f"size={2**20},mode=755"
+    _mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV, options)
+    for folder in ("tmp", "scratch/tmp"):
+        NEW_ROOT.joinpath(folder).mkdir(parents=True)
+    for source in (*map(Path, SYSTEM), *readable):
+        _show(source, NEW_ROOT)
 
-    # read-only but for /tmp, then the only root
-    _set_attributes(
-        NEW_ROOT,
-        AT_RECURSIVE,
-        on=MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID,
-    )
-    _set_attributes(scratch, 0, off=MOUNT_ATTR_RDONLY)
+    # read-only, then the only root
+    _set_attributes(NEW_ROOT, AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
     os.chdir(NEW_ROOT)
     _call("pivot_root", b".", b".")
     _call("umount2", b".", MNT_DETACH)
-    os.chdir("/tmp")  # noqa: S108
+    os.chdir(TEMPORARY)
 
 
 def _unshare() -> None:
     """Leave the machine's namespaces; users as well where this process is not its root."""
-    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
+    flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
     uid = os.geteuid()
     gid = os.getegid()
-    if _is_machine_root() and libc.unshare(flags) == 0:
+    if is_machine_root() and libc.unshare(flags) == 0:
         return
     _call("unshare", flags | CLONE_NEWUSER)
     # not as 0: executing a file as 0 would give the namespace's capabilities back
@@ -131,9 +261,9 @@ def _unshare() -> None:
     Path("/proc/self/gid_map").write_text(f"1000 {gid} 1")
 
 
-def _show(source: Path) -> None:
-    """Bind ``source``, where it exists, at its own path in the new root."""
-    target = Path(NEW_ROOT, *source.parts[1:])
+def _show(source: Path, root: Path) -> None:
+    """Bind ``source``, where it exists, at its own path in ``root``."""
+    target = root.joinpath(*source.parts[1:])
     if target.exists() or not source.exists():
         return
     # a mount needs a target of its own kind
@@ -142,71 +272,40 @@ def _show(source: Path) -> None:
         target.mkdir()
     else:
         target.touch()
-    _mount(str(source), str(target), None, MS_BIND | MS_REC)
+    _mount(source, target, None, MS_BIND | MS_REC)
 
 
-def _watch(request: dict[str, Any]) -> dict[str, str]:
-    """Fork the program, wait for it or for its time to be over, and return the answer."""
-    read_end, write_end = os.pipe()
-    program = os.fork()
-    if program == 0:
-        try:
-            _confine(request, write_end)
-        except (OSError, ValueError) as error:
-            os.write(write_end, f"{UNREADY}{error}".encode())
-            os._exit(0)
-        _become_program(request["program"], write_end)
-
-    # a process's file descriptor is readable once the process has ended
-    os.close(write_end)
-    process = os.pidfd_open(program)
-    ended, _, _ = select.select([process], [], [], request["seconds"])
-    if not ended:
-        return {"outcome": "timed out"}
-
-    _, wait_status = os.waitpid(program, 0)
-    status = os.waitstatus_to_exitcode(wait_status)
-    report = _read_report(read_end)
-    # the sandbox could not be completed, so that the program has not run
-    if report.startswith(UNREADY):
-        return {"refused": report.removeprefix(UNREADY)}
-    if status == 0 and report:
-        return {"outcome": report}
-    if status == -signal.SIGXCPU:
-        return {"outcome": "timed out"}
-    if status < 0:
-        return {"outcome": f"killed: {signal.Signals(-status).name}"}
-    return {"outcome": f"failed: left with exit status {status} before its end"}
+def _mount_scratch(readable: list[Path]) -> None:
+    """Mount an empty folder in memory at /tmp; libraries beneath /tmp stay in sight."""
+    scratch = SCRATCH / "tmp"
+    options = f"size={SCRATCH_BYTES},nr_inodes=4096,mode=1777"
+    _mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV, options)
+    for folder in readable:
+        if folder.is_relative_to(TEMPORARY):
+            _show(folder, SCRATCH)
+    _mount(scratch, TEMPORARY, None, MS_BIND | MS_REC)
+    os.chdir(TEMPORARY)
 
 
-def _read_report(read_end: int) -> str:
-    # a child of the program may still hold the other end
-    os.set_blocking(read_end, False)
-    try:
-        return os.read(read_end, REPORT_BYTES).decode(errors="replace")
-    except BlockingIOError:
-        return ""
-
-
-def _confine(request: dict[str, Any], report: int) -> None:
-    """Close every file but ``report``, set the limits, give up every privilege."""
-    # standard streams that hold nothing
-    empty = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(empty, standard)
-    # every other file but the report
-    os.closerange(3, report)
-    os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
-
-    os.setsid()
-    os.environ.update(ENVIRONMENT)
-    sys.path.extend(request["packages"])
+def _confine(
+    request: dict[str, Any],
+    readable: list[Path],
+    user: int,
+    standard: list[int],
+    others: set[int],
+) -> None:
+    """Keep three ``standard`` files and ``others``, set the limits, give up every privilege."""
+    for number, file in enumerate(standard):
+        os.dup2(file, number)
+    kept = [2, *sorted(others), os.sysconf("SC_OPEN_MAX")]
+    for low, high in itertools.pairwise(kept):
+        os.closerange(low + 1, high)
 
     _set_limits(request["seconds"], request["memory_bytes"])
-    _drop_privileges(request["number"])
+    _drop_privileges(user)
     # a program must not fail because its user may not read a library
-    for folder in request["readable"]:
-        next(Path(folder).iterdir(), None)
+    for folder in readable:
+        next(folder.iterdir(), None)
 
 
 def _set_limits(seconds: float, memory_bytes: int) -> None:
@@ -226,11 +325,9 @@ def _set_limits(seconds: float, memory_bytes: int) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def _drop_privileges(number: int) -> None:
-    """Become a user without rights; root becomes another one for each ``number``."""
+def _drop_privileges(user: int) -> None:
+    """Become ``user``, who has no rights; whoever is not root stays who it is, without any."""
     if os.geteuid() == 0:
-        # processes are counted by user, and those of root never
-        user = 1_900_000_000 + number
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
@@ -243,67 +340,31 @@ def _drop_privileges(number: int) -> None:
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def _become_program(program: str, report: int) -> NoReturn:
-    """Run ``program`` as ``__main__``, write how it ended to ``report``, and leave."""
-    process = os.getpid()
-    try:
-        module = types.ModuleType("__main__")
-        sys.modules["__main__"] = module
-        code = compile(program, "<program>", "exec")
-        exec(code, module.__dict__)  # noqa: S102
-        ending = "passed"
-    except MemoryError:
-        ending = "out of memory"
-    except BaseException as error:
-        ending = _describe(error)
-    # a child that the program has forked does not report
-    if os.getpid() == process:
-        os.write(report, ending.encode(errors="replace")[:REPORT_BYTES])
-    os._exit(0)
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"failed: {type(error).__name__}: {error}".removesuffix(": ")
-    except BaseException:
-        # str() is the program's own code where the exception class is
-        return f"failed: {type(error).__name__}"
-
-
-def _is_machine_root() -> bool:
+def is_machine_root() -> bool:
     """Whether this is root outside of any user namespace, who may create the others without one."""
     every_user = ["0", "0", "4294967295"]
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == every_user
 
 
 def _mount(
-    source: str | None,
-    target: str,
+    source: Path | str | None,
+    target: Path | str,
     kind: str | None,
     flags: int,
     data: str | None = None,
 ) -> None:
-    texts = [_bytes_or_none(text) for text in (source, target, kind, data)]
-    _call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3], about=target)
+    texts = [text and os.fsencode(text) for text in (source, target, kind, data)]
+    _call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3], about=str(target))
 
 
-def _bytes_or_none(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
-
-
-def _set_attributes(
-    target: str,
-    flags: int,
-    on: int = 0,
-    off: int = 0,
-) -> None:
+def _set_attributes(target: Path, flags: int, added: int) -> None:
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
-    attributes = (ctypes.c_uint64 * 4)(on, off, 0, 0)
+    attributes = (ctypes.c_uint64 * 4)(added, 0, 0, 0)
     _call(
         "syscall",
         SYS_MOUNT_SETATTR,
         AT_FDCWD,
-        target.encode(),
+        os.fsencode(target),
         flags,
         attributes,
         ctypes.sizeof(attributes),

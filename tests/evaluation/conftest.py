@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.sandbox import run_python
+from evaluation.sandbox import require_sandbox
 from recipes.common.errors import UserError
 
 
@@ -10,6 +10,6 @@ from recipes.common.errors import UserError
 def namespaces() -> None:
     """Skip where the kernel or a container allows no namespaces, and so no code of a model."""
     try:
-        run_python("", seconds=60, memory_bytes=2**30)
+        require_sandbox()
     except UserError as error:
         pytest.skip(str(error))

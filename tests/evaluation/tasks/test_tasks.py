@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evaluation import sandbox, suites
+from evaluation.tasks.code import scoring
 from recipes.common.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -189,7 +190,7 @@ MBPP = [
         "prompt": f"Write a python function to add {number}.",
         "code": f"def plus(x):\n    return x + {number}",
         "test_list": [f"assert plus({x}) == {x + number}" for x in range(3)],
-        "test_setup_code": "",
+        "test_imports": [],
         "test": f"import numpy as np\nassert np.all([plus(x) == x + {number} for x in range(100)])",
     }
     for number in range(3)
@@ -219,10 +220,10 @@ def local(folder: Path, task: str, data: list[dict]) -> Path:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code is allowed, and endless programs cost 2 seconds."""
-    run_many = sandbox.run_many
+    judge = sandbox.judge
     monkeypatch.setenv("GRANITE41_ALLOW_CODE", "1")
     monkeypatch.setattr(
-        sandbox, "run_many", lambda *args, **limits: run_many(*args, **{**limits, "seconds": 2.0})
+        sandbox, "judge", lambda *args, **limits: judge(*args, **{**limits, "seconds": 2.0})
     )
 
 
@@ -246,6 +247,42 @@ def test_code_is_scored_by_its_tests(
     reasons = [sample["filtered_resps"][0] for sample in samples]
     assert reasons == ["passed", "failed: AssertionError", "timed out"]
     assert [sample["pass@1"] for sample in samples] == [1.0, 0.0, 0.0]
+
+
+def test_trials_call_what_the_reference_defines(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = []
+    monkeypatch.setenv("GRANITE41_ALLOW_CODE", "1")
+    monkeypatch.setattr(sandbox, "judge", lambda given, *_, **__: trials.extend(given) or [])
+    document = {
+        "code": "import sys\nfrom math import inf\ndef near(x): pass\ndef size(x): pass",
+        "test_imports": ["import math"],
+        "test_list": ["assert size(1) == sys.getsizeof(1)", "assert math.isclose(size(1), inf)"],
+    }
+    scoring.run_mbpp([["def size(x): return 1"]], [document])
+    assert trials == [
+        sandbox.Trial(
+            program="def size(x): return 1",
+            setup="import math\nimport sys\nfrom math import inf",
+            tests="\n".join(document["test_list"]),
+            functions=["near", "size"],
+        )
+    ]
+
+
+@pytest.mark.usefixtures("namespaces")
+def test_helpers_of_a_prompt_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRANITE41_ALLOW_CODE", "1")
+    document = {
+        "prompt": ('def twice(x):\n    return 2 * x\n\n\ndef half(x):\n    """Undo twice."""\n'),
+        "test": "def check(candidate):\n    assert candidate(twice(3)) == half(6) == 3\n",
+        "entry_point": "half",
+    }
+    right = "    return x // 2\n"
+    helper_replaced = "    return 3\n\ndef twice(x):\n    return None\n"
+    constant = "    return x\n\ndef twice(x):\n    return 3\n"
+    responses = [[right], [helper_replaced], [constant]]
+    reasons = scoring.run_humaneval(responses, [document] * 3)
+    assert reasons == ["passed", "passed", "failed: AssertionError"]
 
 
 @pytest.mark.usefixtures("short")
@@ -288,6 +325,6 @@ def test_prompts_of_the_code_tasks(tmp_path: Path) -> None:
 
 def test_code_is_not_run_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRANITE41_ALLOW_CODE", raising=False)
-    monkeypatch.setattr(sandbox, "run_many", lambda *_, **__: pytest.fail("code was run"))
+    monkeypatch.setattr(sandbox, "judge", lambda *_, **__: pytest.fail("code was run"))
     with pytest.raises(UserError, match="GRANITE41_ALLOW_CODE=1"):
         evaluate("humaneval", Canned(BODIES), local(tmp_path, "humaneval", HUMANEVAL))
