@@ -15,12 +15,13 @@ kinds of files:
 They take turns, ``--rounds`` times, and who goes first alternates; medians. lm-eval's own command
 line adds 18 s to the first on two cores, as it indexes all of its tasks.
 
-Start: from the start of ``granite41 eval`` to its first request of a completion from a server on
-this machine, with all samples generated (``--backend local-completions``, so that no model is
+Start: from the start of ``granite41 eval`` to a unit's first request of a completion from a server
+on this machine, with all samples generated (``--backend local-completions``, so that no model is
 loaded).
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -103,14 +104,20 @@ def seconds_to_first_request(command: list[str], positions: int, log: Path) -> f
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            data = b'{"data": [{"id": "m", "max_model_len": %d}]}' % positions
+            self._send(b'{"data": [{"id": "m", "max_model_len": %d}]}' % positions)
+
+        def _send(self, data: bytes) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
         def do_POST(self) -> None:
-            requested.set()
+            # the probe's text comes as text, a unit's prompts as tokens
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if isinstance(json.loads(body)["prompt"], list):
+                requested.set()
+            self._send(b'{"choices": [{"index": 0, "text": ""}]}')
 
         def log_message(self, *_: object) -> None:
             pass

@@ -2,20 +2,47 @@
 
 import importlib.util
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from evaluation.plan import Plan
+from evaluation.server import Server, ServerRefused, ServerStopped, check_url, shorten
 from recipes.common.errors import UserError, nearest
 from recipes.model_folder.folder import ModelFolder
 from recipes.runs.commands import EvaluateOptions
 
-BACKENDS = ("hf", "vllm", "local-completions")
-_COMPLETIONS = "/completions"
-_ANSWER_SECONDS = 10
+SERVER = "local-completions"
+BACKENDS = ("hf", "vllm", SERVER)
+# only transformers pads a batch: vLLM packs prompts itself, a server has several requests at once
+_BATCH_SIZES = {"vllm": "auto", SERVER: "1"}
+# what a server's client has besides what the project sets; all others lm-eval would drop unread
+_SERVER_ARGUMENTS = (
+    "add_bos_token",
+    "ca_cert_path",
+    "custom_prefix_token_id",
+    "eos_string",
+    "max_gen_toks",
+    "max_length",
+    "max_retries",
+    "model",
+    "num_concurrent",
+    "seed",
+    "timeout",
+    "tokenized_requests",
+    "verify_certificate",
+)
+# argument of lm-eval -> what to use instead
+_REFUSED_ARGUMENTS = {
+    "trust_remote_code": "code from a model's folder is not run; leave it out",
+    "pretrained": "--model names the model, and results are kept under it; leave it out",
+    "tokenizer": "the tokenizer is the model's; leave it out",
+    "base_url": "--url is the server's address; use it",
+    "auth_token": "results name all arguments; set OPENAI_API_KEY in the environment instead",
+    "header": "results name all arguments; set OPENAI_API_KEY in the environment instead",
+}
 
 
 @dataclass(frozen=True)
@@ -26,11 +53,15 @@ class Backend:
         name: lm-eval's name of it.
         arguments: lm-eval's ``model_args``.
         batch_size: prompts at once, or ``auto``.
+        positions: tokens that a prompt and its answer may have.
+        served: what a server says of its model, and its version; empty without a server.
     """
 
     name: str
     arguments: dict[str, Any]
     batch_size: str
+    positions: int
+    served: dict[str, Any] = field(default_factory=dict)
 
 
 def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> Backend:
@@ -54,10 +85,19 @@ def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> B
             "--url belongs to --backend local-completions, which needs it; give both or neither"
         )
 
+    batch_size = options.batch_size or _BATCH_SIZES.get(name, plan.suite.batch_size)
+    if not re.fullmatch(r"auto(:[1-9]\d*)?|[1-9]\d*", batch_size):
+        raise UserError(
+            f"--batch-size {batch_size}: expected a number of prompts, or auto; correct it"
+        )
+
     # the user's arguments replace the project's
     extra = parse_arguments(options.backend_args)
+    served: dict[str, Any] = {}
     if url is not None:
-        arguments = _server_arguments(url, model, plan.longest)
+        served = _find_served(url, extra, plan.longest)
+        arguments = _server_arguments(url, model)
+        extra["model"] = served["id"]
     elif name == "vllm":
         arguments = _vllm_arguments(model)
     else:
@@ -66,10 +106,13 @@ def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> B
             "max_length": model.positions,
             "dtype": "auto",
         }
+    arguments |= {"trust_remote_code": False, **extra}
     return Backend(
-        name,
-        {**arguments, "trust_remote_code": False, **extra},
-        options.batch_size or plan.suite.batch_size,
+        name=name,
+        arguments=arguments,
+        batch_size=batch_size,
+        positions=_positions(arguments),
+        served=served,
     )
 
 
@@ -77,7 +120,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
     """Return ``key=value,key=value`` as a dict; numbers and truth values as such.
 
     Raises:
-        UserError: a part without ``=``, or lm-eval's switch for a model's own code.
+        UserError: a part without ``=``, or an argument that the project sets itself.
     """
     arguments = {}
     for part in filter(None, text.split(",")):
@@ -86,14 +129,22 @@ def parse_arguments(text: str) -> dict[str, Any]:
             raise UserError(
                 f"--backend-args {text}: {part!r} is not key=value; write them as a=1,b=2"
             )
-        if key == "trust_remote_code":
-            raise UserError(
-                "--backend-args trust_remote_code: code from a model's folder is not run; "
-                "leave it out"
-            )
+        if key in _REFUSED_ARGUMENTS:
+            raise UserError(f"--backend-args {key}: {_REFUSED_ARGUMENTS[key]}")
         # YAML reads numbers and truth values as lm-eval's own command line does
         arguments[key] = yaml.safe_load(value) if re.fullmatch(r"[\w.]+", value) else value
     return arguments
+
+
+def _positions(arguments: Mapping[str, Any]) -> int:
+    """Return the context that lm-eval is given."""
+    name = "max_model_len" if "max_model_len" in arguments else "max_length"
+    positions = arguments[name]
+    if type(positions) is not int or positions < 1:
+        raise UserError(
+            f"--backend-args {name}={positions}: expected a number of tokens; correct it"
+        )
+    return positions
 
 
 def _vllm_arguments(model: ModelFolder) -> dict[str, Any]:
@@ -110,52 +161,54 @@ def _vllm_arguments(model: ModelFolder) -> dict[str, Any]:
     }
 
 
-def _server_arguments(url: str, model: ModelFolder, longest: int) -> dict[str, Any]:
+def _server_arguments(url: str, model: ModelFolder) -> dict[str, Any]:
     return {
-        "model": _query_served_model(url, longest),
         "base_url": url,
         "tokenizer": str(model.folder),
         "tokenizer_backend": "huggingface",
-        # lm-eval takes one off
-        "max_length": model.positions + 1,
+        "max_length": model.positions,
         "num_concurrent": 8,
-        "max_retries": 3,
     }
 
 
-def _query_served_model(url: str, longest: int) -> str:
-    """Return the name of the model at ``url``, once the server has said that it is long enough."""
-    # a third of a second, and only servers need it
-    import requests
-
-    if urlsplit(url).scheme not in ("http", "https") or not url.endswith(_COMPLETIONS):
-        raise UserError(
-            f"--url {url}: expected the address of completions, as http://HOST:PORT/v1/completions"
-        )
-    address = url.removesuffix(_COMPLETIONS) + "/models"
+def _find_served(url: str, extra: Mapping[str, Any], longest: int) -> dict[str, Any]:
+    """Return what the server says of the one model that it has, or that ``extra`` names."""
+    check_url(url)
+    for key in extra:
+        if key not in _SERVER_ARGUMENTS:
+            raise UserError(
+                f"--backend-args {key}: unknown{nearest(key, _SERVER_ARGUMENTS)}, {SERVER} has "
+                f"{', '.join(_SERVER_ARGUMENTS)}; name one of them"
+            )
+    # a wrong address is named at once
+    verify = extra.get("ca_cert_path") or extra.get("verify_certificate", True)
+    server = Server(url, tries=1, verify=verify)
     try:
-        response = requests.get(address, timeout=_ANSWER_SECONDS)
-    except requests.RequestException as error:
+        models = {served.name: served for served in server.models()}
+    except ServerStopped as error:
         raise UserError(
-            f"{address}: no server answers ({type(error).__name__}); start it, as with "
-            f"`vllm serve FOLDER`, or correct --url"
+            f"{url}: no server answers ({error}); start it, as with `vllm serve FOLDER`, or "
+            f"correct --url"
         ) from error
+    except ServerRefused as error:
+        raise UserError(f"{error}; look at the server's log, or correct --url") from error
 
-    # one model, with its context where the server is vLLM
-    try:
-        response.raise_for_status()
-        (served,) = response.json()["data"]
-        name = str(served["id"])
-        positions = served.get("max_model_len")
-    except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    # the only one, or the one that the user names
+    names = shorten(", ".join(models))
+    name = str(extra.get("model", next(iter(models))))
+    if "model" not in extra and len(models) > 1:
         raise UserError(
-            f"{address}: answers with status {response.status_code}, expected a list of one model "
-            f"({reason}); look at the server's log"
-        ) from error
-    if isinstance(positions, int) and positions < longest:
-        raise UserError(
-            f"{url}: serves {positions:,} tokens, but the suite asks for {longest:,}; start the "
-            f"server with --max-model-len {longest}, or leave out the longer --lengths"
+            f"{url}: serves several models ({names}); name one with --backend-args model=NAME"
         )
-    return name
+    if name not in models:
+        raise UserError(
+            f"--backend-args model={name}: {url} serves no such model"
+            f"{nearest(name, models)}, but {names}; correct the name"
+        )
+    served = models[name]
+    if served.positions is not None and served.positions < longest:
+        raise UserError(
+            f"{url}: serves {served.positions:,} tokens, but the suite asks for {longest:,}; start "
+            f"the server with --max-model-len {longest}, or leave out the longer --lengths"
+        )
+    return {**served.entry, "version": server.version()}

@@ -3,29 +3,25 @@
 import ctypes
 import errno
 import logging
-import math
 import os
 import shutil
 import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from evaluation.backends import Backend
-from recipes.common.encoder import Encoder, EncoderMismatch
+from evaluation.backends import SERVER, Backend
+from evaluation.lm_eval_result import LmEvalResult, count_truncated, gather_result
+from evaluation.server import ServerRefused, ServerStopped
 from recipes.model_folder.view import transformers_view
 from recipes.model_folder.weights import open_folder
 
 ALLOW_CODE = "GRANITE41_ALLOW_CODE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_TEXTS_PER_BATCH = 256
 _FULL_DISK_BYTES = 1 << 20
-_BITS_PER_BYTE = "bits_per_byte,none"
 
 
 @dataclass(frozen=True)
@@ -57,31 +53,6 @@ class LmEvalJob:
     positions: int
 
 
-@dataclass(frozen=True)
-class LmEvalResult:
-    """The results of one job.
-
-    Attributes:
-        row: lm-eval's key ``metric,filter`` -> value.
-        samples: documents that were scored.
-        expected: documents that should have been.
-        truncated: prompts that did not fit the model's context.
-        higher_is_better: metric -> whether it is.
-        version: of the task.
-        num_fewshot: examples in the prompt.
-        task_hashes: task -> hash of its prompts.
-    """
-
-    row: dict[str, float]
-    samples: int
-    expected: int
-    truncated: int
-    higher_is_better: dict[str, bool]
-    version: Any
-    num_fewshot: int | None
-    task_hashes: dict[str, str]
-
-
 def serve(
     connection: Connection,
     parent_end: Connection,
@@ -91,20 +62,20 @@ def serve(
 ) -> None:
     """Load the model, then score the jobs that arrive until the other end closes or sends None.
 
-    Sends ``("ready", None)`` once loaded, then for each job ``("done", LmEvalResult)``, or
-    ``("failed", reason)``, ``("server", reason)`` or ``("full", reason)``. Everything that lm-eval
-    prints goes to ``log``.
+    Sends ``("ready", warning or None)`` once loaded, then for each job ``("done", LmEvalResult)``,
+    or ``("failed", reason)``, ``("server", reason)`` or ``("full", reason)``. Everything that
+    lm-eval prints goes to ``log``.
     """
     parent_end.close()
     _prepare_process(log)
     try:
-        model = _load(backend)
+        model, warning = _load(backend)
     except Exception as error:
         traceback.print_exc()
-        connection.send(("failed", error_sentence(error)))
+        connection.send((_error_kind(error), error_sentence(error)))
         return
 
-    connection.send(("ready", None))
+    connection.send(("ready", warning))
     while (job := connection.recv()) is not None:
         try:
             connection.send(("done", _score(model, job, tokenizer)))
@@ -115,6 +86,8 @@ def serve(
 
 def error_sentence(error: Exception) -> str:
     """Return an exception as half a sentence."""
+    if isinstance(error, ServerRefused | ServerStopped):
+        return str(error)
     # the name of the class, as some exceptions have no text
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}".removesuffix(": ")
@@ -126,15 +99,18 @@ def _prepare_process(log: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    # standard output and error
+    stdout = 1
+    stderr = 2
     with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+        descriptor = file.fileno()
+        os.dup2(descriptor, stdout)
+        os.dup2(descriptor, stderr)
     # tokenizers warns of threads in a process that was forked
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _load(backend: Backend) -> Any:
+def _load(backend: Backend) -> tuple[Any, str | None]:
+    """Return lm-eval's model, and what it cannot do."""
     import torch
     from lm_eval import simple_evaluate  # noqa: F401  a second, which the first unit need not pay
     from lm_eval.api.registry import get_model
@@ -143,17 +119,21 @@ def _load(backend: Backend) -> Any:
 
     describe_machine_once()
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    settings = {"batch_size": backend.batch_size}
+    settings: dict[str, Any] = {"batch_size": backend.batch_size}
+    if backend.name == SERVER:
+        from evaluation.lm_eval_server import CompletionsModel
+
+        server = CompletionsModel(**backend.arguments, **settings)
+        return server, server.probe()
+
     # lm-eval asks for cuda:0 by default
     if backend.name == "hf" and not torch.cuda.is_available():
         settings["device"] = "cpu"
     model_class = get_model(backend.name)
     arguments = dict(backend.arguments)
-    folder = arguments.get("pretrained")
-    if folder is None:
-        return model_class.create_from_arg_obj(arguments, settings)
-    with transformers_view(open_folder(Path(folder))) as view:
-        return model_class.create_from_arg_obj({**arguments, "pretrained": str(view)}, settings)
+    with transformers_view(open_folder(Path(arguments["pretrained"]))) as view:
+        arguments["pretrained"] = str(view)
+        return model_class.create_from_arg_obj(arguments, settings), None
 
 
 def _score(model: Any, job: LmEvalJob, tokenizer: Path) -> LmEvalResult:
@@ -173,10 +153,14 @@ def _score(model: Any, job: LmEvalJob, tokenizer: Path) -> LmEvalResult:
         gen_kwargs = {"max_gen_toks": job.max_gen_toks}
 
     # the index of all tasks takes 18 s
-    manager = TaskManager(include_defaults=False, include_path=list(job.folders))
+    manager = TaskManager(
+        include_defaults=False,
+        include_path=list(job.folders),
+    )
 
     output = Path(job.output)
-    tracker = EvaluationTracker(output_path=str(output / "results.json"))
+    file = output / "results.json"
+    tracker = EvaluationTracker(output_path=str(file))
     results = simple_evaluate(
         model=model,
         tasks=[job.task],
@@ -192,115 +176,16 @@ def _score(model: Any, job: LmEvalJob, tokenizer: Path) -> LmEvalResult:
     samples = results.pop("samples")
     truncated = 0
     for task_samples in samples.values():
-        truncated += _count_truncated(model, task_samples, job.positions, tokenizer)
+        truncated += count_truncated(
+            task_samples,
+            tokenizer,
+            positions=job.positions,
+            # a server needs one of them for a token that it generates
+            scored_positions=min(job.positions, model.max_length),
+            max_gen_toks=model.max_gen_toks,
+        )
     _save(tracker, results, samples, output)
-    return _gather(job, results, samples, truncated)
-
-
-def _gather(
-    job: LmEvalJob,
-    results: Mapping[str, Any],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
-    truncated: int,
-) -> LmEvalResult:
-    rows = results["results"]
-    # a group's row has its own name, a task file's the name inside it
-    name = job.task
-    if name not in rows:
-        name = next(iter(rows))
-
-    # besides numbers a row has lm-eval's alias, and N/A for an unknown error
-    row = {}
-    for key, value in rows[name].items():
-        if isinstance(value, float | int):
-            row[key] = value
-    if _BITS_PER_BYTE in row:
-        row[_BITS_PER_BYTE.replace(",", "_stderr,")] = _stderr_of_bits(samples[name])
-
-    # a document has several samples where a task has several filters
-    num_documents = 0
-    num_expected = 0
-    for task, task_samples in samples.items():
-        num_documents += len({sample["doc_id"] for sample in task_samples})
-        num_expected += results["n-samples"][task]["effective"]
-    return LmEvalResult(
-        row=row,
-        samples=num_documents,
-        expected=num_expected,
-        truncated=truncated,
-        higher_is_better=results["higher_is_better"].get(name, {}),
-        version=results["versions"].get(name),
-        num_fewshot=results["n-shot"].get(name),
-        task_hashes=results["task_hashes"],
-    )
-
-
-def _stderr_of_bits(samples: Sequence[Mapping[str, Any]]) -> float:
-    """Return the standard error of bits per byte, a ratio of two sums, which lm-eval does not give.
-
-    The ratio's linear expansion (Cochran, Sampling Techniques, 3rd edition, section 2.11) over the
-    documents.
-    """
-    # per document: log-likelihood in nats, bytes
-    pairs = np.array([sample["bits_per_byte"] for sample in samples])
-    num_documents = len(pairs)
-    bits = -pairs[:, 0] / math.log(2)
-    sizes = pairs[:, 1]
-
-    # the residuals of a line through the origin
-    ratio = bits.sum() / sizes.sum()
-    residuals = bits - ratio * sizes
-    correction = num_documents / max(num_documents - 1, 1)
-    error = math.sqrt(correction * (residuals**2).sum())
-    return float(error / sizes.sum())
-
-
-def _count_truncated(
-    model: Any,
-    samples: Sequence[Mapping[str, Any]],
-    positions: int,
-    tokenizer: Path,
-) -> int:
-    """Return how many prompts are longer than the model's context, and so were cut."""
-    # RULER's samples have been counted when they were generated
-    if samples and "budget" in samples[0]["doc"]:
-        documents = [sample["doc"] for sample in samples]
-        return sum(doc["tokens"] + doc["budget"] > positions for doc in documents)
-
-    # prompt -> tokens that it may have
-    limits: dict[str, int] = {}
-    for sample in samples:
-        for text, *rest in sample["arguments"]:
-            # a whole text, which lm-eval reads in windows
-            if not rest:
-                continue
-            # settings of an answer to generate, or a continuation to score
-            if isinstance(rest[0], Mapping):
-                default = getattr(model, "max_gen_toks", 256)
-                budget = rest[0].get("max_gen_toks", default)
-                limits[str(text)] = positions - budget
-            else:
-                limits[str(text + rest[0])] = positions
-
-    truncated = 0
-    counts = _count_tokens(list(limits), tokenizer)
-    for count, limit in zip(counts, limits.values(), strict=True):
-        truncated += count > limit
-    return truncated
-
-
-def _count_tokens(texts: list[str], tokenizer: Path) -> list[int]:
-    counts: list[int] = []
-    encoder = Encoder(tokenizer)
-    for start in range(0, len(texts), _TEXTS_PER_BATCH):
-        batch = texts[start : start + _TEXTS_PER_BATCH]
-        # the fast encoder is checked against the tokenizer, which takes over where they differ
-        try:
-            counts += encoder.encode(batch)[1].tolist()
-        except EncoderMismatch:
-            encoder = Encoder(tokenizer, reference_only=True)
-            counts += encoder.encode(batch)[1].tolist()
-    return counts
+    return gather_result(job.task, results, samples, truncated)
 
 
 def _save(
@@ -317,27 +202,34 @@ def _save(
     # one file of results, and one of samples for each task
     result_files = list(folder.glob("results_*.json"))
     sample_files = list(folder.glob("samples_*.jsonl"))
-    is_complete = len(result_files) == 1 and len(sample_files) == len(samples)
+    is_complete = len(result_files) == 1
+    if len(sample_files) != len(samples):
+        is_complete = False
     if is_complete and all(map(_ends_with_newline, sample_files)):
         return
 
     # lm-eval has only logged the reason, which a full disk most likely is
-    is_full = shutil.disk_usage(folder).free < _FULL_DISK_BYTES
-    code = errno.ENOSPC if is_full else errno.EIO
-    raise OSError(code, "lm-eval could not write its results", str(folder))
+    code = errno.EIO
+    usage = shutil.disk_usage(folder)
+    if usage.free < _FULL_DISK_BYTES:
+        code = errno.ENOSPC
+    raise OSError(
+        code,
+        "lm-eval could not write its results",
+        str(folder),
+    )
 
 
 def _ends_with_newline(file: Path) -> bool:
+    size = file.stat().st_size
     with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - 1))
-        return stream.read() == b"\n"
+        stream.seek(max(0, size - 1))
+        last = stream.read()
+    return last == b"\n"
 
 
 def _error_kind(error: Exception) -> str:
-    import aiohttp
-    import requests
-
-    if isinstance(error, requests.RequestException | aiohttp.ClientError | TimeoutError):
+    if isinstance(error, ServerStopped):
         return "server"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "full"

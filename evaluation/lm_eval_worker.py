@@ -1,12 +1,16 @@
 """The runner's side of lm-eval's process: starts it, sends jobs, restarts it after a crash."""
 
+import logging
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
 from evaluation.backends import Backend
-from evaluation.lm_eval_process import LmEvalJob, LmEvalResult, serve
+from evaluation.lm_eval_process import LmEvalJob, serve
+from evaluation.lm_eval_result import LmEvalResult
 from recipes.common.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 3600  # a 30B model from a slow disk
 
@@ -53,10 +57,14 @@ class LmEvalWorker:
         child_end.close()
 
         kind, value = self._receive(_LOAD_SECONDS)
+        if kind == "server":
+            raise self._stopped("the first request", value)
         if kind != "ready":
             raise UserError(
-                f"{self._backend.name} cannot load the model ({value}); {self._log} has all of it"
+                f"{self._backend.name} cannot start ({value}); {self._log} has all of it"
             )
+        if value:
+            log.warning("%s; units that need them will have no result", value)
 
     def run(self, job: LmEvalJob, seconds: float) -> LmEvalResult:
         """Score a job.
@@ -73,17 +81,19 @@ class LmEvalWorker:
         if kind == "done":
             return value
         if kind == "server":
-            url = self._backend.arguments.get("base_url", "the server")
-            raise UserError(
-                f"{url}: stopped answering in {job.name} ({value}); finished units are kept, the "
-                f"same command continues when the server answers"
-            )
+            raise self._stopped(job.name, value)
         if kind == "full":
             raise UserError(
                 f"{self._log.parent}: no space left on the device in {job.name}, finished units "
                 f"are kept; free some and run again"
             )
         raise UnitFailed(value)
+
+    def _stopped(self, name: str, reason: str) -> UserError:
+        return UserError(
+            f"{self._backend.arguments['base_url']}: stopped answering in {name} ({reason}); "
+            f"finished units are kept, the same command continues when the server answers"
+        )
 
     def _receive(self, seconds: float) -> tuple[str, Any]:
         """Return the process's answer; ``("failed", reason)`` where it hangs or has ended."""

@@ -1,40 +1,36 @@
 """Runs a plan: each (task, length) is a unit, scored once by lm-eval and kept on disk."""
 
-import hashlib
-import json
 import logging
 import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evaluation.backends import Backend
-from evaluation.lm_eval_process import LmEvalJob, LmEvalResult
+from evaluation.lm_eval_process import LmEvalJob
+from evaluation.lm_eval_result import LmEvalResult
 from evaluation.lm_eval_worker import LmEvalWorker, UnitFailed
 from evaluation.plan import Plan, PlannedUnit
 from evaluation.results import UNIT, Evaluation, Unit, read_unit, write_evaluation
 from evaluation.ruler.generation import Metadata, generate, samples_file
 from evaluation.ruler.lm_eval_task import write_task_file
 from evaluation.suites import read_score, task_folders
+from evaluation.unit_key import library_versions, unit_key
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.json_files import read_record, write_record
 from recipes.common.progress import Progress, duration
-from recipes.common.versions import commit, versions
+from recipes.common.versions import commit
 from recipes.model_folder.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
 LOG = "lm_eval.log"
 UNITS = "units"
-_LIBRARIES = ("lm-eval", "transformers", "torch", "datasets", "vllm")
-# an address is no setting, nor is the number of prompts at once
-_NO_SETTINGS = ("base_url", "num_concurrent")
 
 
 @dataclass(frozen=True)
@@ -76,13 +72,8 @@ class EvaluationRun:
         """
         self._generate_samples()
 
-        # a unit is done when it has a result with its key
-        keys = {unit.name: self._key(unit) for unit in self.plan.units}
-        open_units = []
-        for unit in self.plan.chosen:
-            if self._read_result(unit.name, keys[unit.name]) is None:
-                open_units.append(unit)
-
+        keys = self.keys()
+        open_units = self.open_units(keys)
         num_chosen = len(self.plan.chosen)
         num_kept = num_chosen - len(open_units)
         if num_kept:
@@ -99,6 +90,28 @@ class EvaluationRun:
             with suppress(UserError):
                 write_evaluation(self.output, evaluation)
         return evaluation
+
+    def keys(self) -> dict[str, str]:
+        """Return unit -> :func:`evaluation.unit_key.unit_key`, of all units of the suite."""
+        keys = {}
+        for unit in self.plan.units:
+            samples = self._metadata(unit)
+            keys[unit.name] = unit_key(
+                unit,
+                self.model,
+                self.backend,
+                samples,
+            )
+        return keys
+
+    def open_units(self, keys: Mapping[str, str]) -> list[PlannedUnit]:
+        """Return the chosen units that have no result with their key."""
+        units = []
+        for unit in self.plan.chosen:
+            key = keys[unit.name]
+            if self._read_result(unit.name, key) is None:
+                units.append(unit)
+        return units
 
     def _generate_samples(self) -> None:
         """Generate the missing samples of RULER's units."""
@@ -156,8 +169,13 @@ class EvaluationRun:
             metadata = self._metadata(unit)
             job = self._job(unit, metadata, temporary)
             scored = worker.run(job, unit.seconds)
-            seconds = time.monotonic() - started
-            result = build_unit(unit, scored, metadata, seconds, key)
+            result = build_unit(
+                unit,
+                scored,
+                metadata,
+                seconds=time.monotonic() - started,
+                key=key,
+            )
             write_record(temporary / UNIT, result)
         return result
 
@@ -187,7 +205,7 @@ class EvaluationRun:
             limit=unit.samples,
             chat_template=task.chat_template,
             allow_code=self.allow_code and task.unsafe_code,
-            positions=self.model.positions,
+            positions=self.backend.positions,
         )
 
     def _metadata(self, unit: PlannedUnit) -> Metadata | None:
@@ -200,28 +218,13 @@ class EvaluationRun:
         except UserError:
             return None
 
-    def _key(self, unit: PlannedUnit) -> str:
-        """Return a hash of everything that a unit's score depends on."""
-        metadata = self._metadata(unit)
-        arguments = self.backend.arguments.items()
-        settings = {name: value for name, value in arguments if name not in _NO_SETTINGS}
-        content = [
-            asdict(unit),
-            self.model.fingerprint,
-            self.backend.name,
-            settings,
-            metadata and metadata.sha256,
-            _library_versions(),
-        ]
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
     def _read_result(self, name: str, key: str) -> Unit | None:
         """Return the result of a unit, or None where it has none with this key."""
-        unit = read_unit(self.output / UNITS / name)
-        if unit and unit.settings.get("key") == key:
-            return unit
-        return None
+        folder = self.output / UNITS / name
+        unit = read_unit(folder)
+        if unit is None or unit.settings.get("key") != key:
+            return None
+        return unit
 
     def _gather(self, keys: Mapping[str, str], failures: Mapping[str, str]) -> Evaluation:
         """Return the evaluation of all units that have a result by now."""
@@ -231,14 +234,19 @@ class EvaluationRun:
             if unit:
                 units.append(unit)
         # an earlier run may have scored a unit that failed in this one
-        names = {unit.name for unit in units}
-        remaining = {name: reason for name, reason in failures.items() if name not in names}
+        remaining = dict(failures)
+        for unit in units:
+            remaining.pop(unit.name, None)
 
         backend = {
             "name": self.backend.name,
             "batch_size": self.backend.batch_size,
             "arguments": self.backend.arguments,
+            "served": self.backend.served,
         }
+        versions = library_versions(self.backend)
+        versions["code"] = commit() or "unknown"
+        now = datetime.now(UTC)
         return Evaluation(
             suite=self.plan.suite.name,
             size=self.plan.size,
@@ -251,8 +259,8 @@ class EvaluationRun:
             expected=[unit.name for unit in self.plan.units],
             units=units,
             failures=remaining,
-            versions={**_library_versions(), "code": commit() or "unknown"},
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions,
+            finished=now.isoformat(timespec="seconds"),
             left_out=self.plan.left_out,
         )
 
@@ -333,8 +341,3 @@ def _result_words(result: Unit) -> str:
     if result.stderr is not None:
         score += f" ± {result.stderr:.2f}"
     return f"{score}, {result.seconds:.1f} s"
-
-
-@cache
-def _library_versions() -> dict[str, str]:
-    return {name: version for name, version in versions(_LIBRARIES).items() if version}

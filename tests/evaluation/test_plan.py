@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.lm_eval_process import LmEvalResult
+from evaluation.lm_eval_result import LmEvalResult
 from evaluation.lm_eval_worker import UnitFailed
 from evaluation.plan import Plan, PlannedUnit, plan_evaluation
 from evaluation.runner import build_unit
