@@ -450,6 +450,6 @@ def compare_runs(
     ],
 ) -> None:
     """Write what changes from one run or evaluation to another."""
-    from recipes.reports.comparison import compare
+    from recipes.reports.evaluation import compare
 
     typer.echo(str(compare(a, b, output)))

@@ -12,10 +12,10 @@ def report(run_dir: Annotated[Path, typer.Option(help="The run's folder.")]) -> 
     report.html is on the training, evaluation.html on the evaluations, if any.
     """
     from recipes.reports import evaluation, run
-    from recipes.reports.evaluation_files import evaluation_paths
+    from recipes.reports.records import evaluation_folders
 
     # the run's report links to that on evaluations
-    pages = [evaluation.write_report(run_dir)] if evaluation_paths(run_dir) else []
+    pages = [evaluation.write_report(run_dir)] if evaluation_folders(run_dir) else []
     path = run.write_report(run_dir)
 
     typer.echo(path.read_text(encoding="utf-8"))

@@ -134,7 +134,7 @@ def _run_here(
     from recipes.launch.chain import resolve_recipes
     from recipes.launch.display import next_steps, plan_lines
     from recipes.launch.durations import expected_seconds
-    from recipes.reports.summary import run_summary, summary_text
+    from recipes.reports.run import print_summary
 
     seconds = expected_seconds(chain, resolve_recipes(request))
     typer.echo("\n".join(plan_lines(chain, request.stages)))
@@ -148,7 +148,7 @@ def _run_here(
     except KeyboardInterrupt:
         print("granite41: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
-    typer.echo(f"\n{summary_text(run_summary(run_folder))}")
+    print_summary(run_folder)
     typer.echo("\n".join(next_steps(run_folder, request.stages[-1], request.size)))
 
 

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, get_origin, get_type_hints
 
 from recipes.common.errors import UserError
 from recipes.common.files import write_text
@@ -19,6 +20,14 @@ _JSON_TYPES: dict[Any, tuple[type, ...]] = {
     list: (list, tuple),
     tuple: (list, tuple),
 }
+# sums and products of two numbers below it are finite
+_BOUND = 1e100
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether ``value`` is a number that arithmetic does not take beyond all bounds."""
+    # a bool is an int
+    return type(value) in (float, int) and abs(value) < _BOUND
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -31,7 +40,12 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, not UTF-8, not JSON, or no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(
+            text,
+            parse_int=partial(_bounded, int),
+            parse_float=partial(_bounded, float),
+        )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {remedy}") from error
     except UnicodeDecodeError as error:
@@ -44,6 +58,13 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise UserError(
             f"{path}: holds a JSON {type(value).__name__}, expected an object; {remedy}"
         )
+    return value
+
+
+def _bounded(number_type: type[float], digits: str) -> float:
+    value = number_type(digits)
+    if not is_number(value):
+        raise ValueError(f"{digits:.10}... is a number beyond all bounds")
     return value
 
 
@@ -151,21 +172,26 @@ def read_json_lines(path: Path, damaged: list[int] | None = None) -> Iterator[di
         UserError: the file cannot be read, or a line holds no JSON object and ``damaged`` is None.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                value = _object_or_none(line)
+                if value is not None:
+                    yield value
+                elif damaged is None:
+                    raise UserError(
+                        f"{path}: line {number} holds no JSON object; remove the line, or the file"
+                    )
+                else:
+                    damaged.append(number)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    # without what follows the last newline
-    lines = content.split(b"\n")[:-1]
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            yield value
-        elif damaged is None:
-            raise UserError(
-                f"{path}: line {number} holds no JSON object; remove the line, or the file"
-            )
-        else:
-            damaged.append(number)
+
+
+def _object_or_none(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

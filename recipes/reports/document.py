@@ -1,53 +1,40 @@
-"""Document model of the reports: sections of notes, facts, lists, tables and charts."""
+"""Document model of the reports: sections of notes, tables and charts."""
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple
 
-# title of a column -> what it shows of an item of a table
-Columns = dict[str, Callable[[Any], Any]]
+from recipes.common.json_files import is_number
 
-# what a column of numbers may hold; every other column is set flush left
-NUMERIC = re.compile(
-    r"-|failed|no number"
-    r"|[+-]?[\d.,]+( ?%| ± [\d.]+)?( [▼▲])?"
-    r"|[\d ,]+(h|min|s)( [\d ]+(min|s))?"
-)
+# how a cell of numbers starts; columns of others are set flush left
+NUMBER = re.compile(r"[-+]?[\d.]|-$|failed$|no number$")
 
 
-def as_text(value: Any) -> str:
-    """Return ``value`` as text without control characters; a dash for None."""
-    if value is None:
-        return "-"
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(map(_shown, text))
+def printable(text: str) -> str:
+    """Return ``text`` without control characters."""
+    return "".join(map(_visible, text))
 
 
-def _shown(character: str) -> str:
+def _visible(character: str) -> str:
     if character.isprintable() or character == "\n":
         return character
     return "\N{REPLACEMENT CHARACTER}"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
+def number(value: Any, form: str) -> str | None:
+    """Return a number in a format; None for all else, such as NaN."""
+    return format(value, form) if is_number(value) else None
 
-    Attributes:
-        text: what it shows.
-        tone: ``bad``, ``good`` or empty.
-        heat: a percentage by which the cell is colored, or None.
-        href: a path relative to the report, or empty.
-    """
+
+class Cell(NamedTuple):
+    """A cell of a table: ``good``, ``bad`` or neither, with a link or colored by a percentage."""
 
     text: str
     tone: str = ""
-    heat: float | None = None
     href: str = ""
+    heat: float | None = None
 
 
 def flagged(text: str, is_bad: bool) -> Cell:
@@ -57,111 +44,77 @@ def flagged(text: str, is_bad: bool) -> Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table: title of a column -> its cells."""
 
-    Attributes:
-        title: its heading, or empty.
-        header: a title for each column.
-        rows: a cell for each column; a value that is no :class:`Cell` is shown as text.
-        note: a sentence below the table.
-        folded: whether the page shows the rows only on demand.
-    """
-
+    kind: ClassVar = "table"
     title: str
-    header: list[str]
-    rows: list[list[Any]]
-    note: str = ""
-    folded: bool = False
-
-    @classmethod
-    def build(
-        cls,
-        title: str,
-        columns: Columns,
-        items: Iterable[Any],
-        note: str = "",
-        most_rows: float = math.inf,
-    ) -> "Table":
-        """Return a table with a row for each item, folded beyond ``most_rows``.
-
-        A column is a function of an item.
-        """
-        rows = [[get(item) for get in columns.values()] for item in items]
-        return cls(title, list(columns), rows, note, folded=len(rows) > most_rows)
+    columns: Mapping[str, Sequence[Cell]]
 
     @property
-    def cells(self) -> list[list[Cell]]:
-        """The rows with every value as a cell."""
-        return [list(map(_as_cell, row)) for row in self.rows]
+    def rows(self) -> list[tuple[Cell, ...]]:
+        """A cell of each column."""
+        return list(zip(*self.columns.values(), strict=True))
 
-    @property
-    def numeric(self) -> list[bool]:
-        """For each column, whether all of its cells are numbers."""
-        return [all(map(_is_number, column)) for column in zip(*self.cells, strict=True)]
+    def is_numeric(self, title: str) -> bool:
+        """Whether all cells of a column are numbers."""
+        return all(NUMBER.match(cell.text) for cell in self.columns[title])
 
 
-def _as_cell(value: Any) -> Cell:
+def table(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a table from rows of title of a column -> text, number, :class:`Cell` or nothing.
+
+    Columns without any value are left out.
+    """
+    rows = list(rows)
+    columns = {}
+    for name in dict.fromkeys(chain.from_iterable(rows)):
+        cells = [_cell(row.get(name)) for row in rows]
+        if any(cell.text != "-" for cell in cells):
+            columns[name] = cells
+    return Table(title, columns)
+
+
+def _cell(value: Any) -> Cell:
     if isinstance(value, Cell):
         return value
-    return Cell(as_text(value))
-
-
-def _is_number(cell: Cell) -> bool:
-    return NUMERIC.fullmatch(cell.text) is not None
+    if isinstance(value, int):
+        value = f"{value:,}"
+    if isinstance(value, float):
+        value = number(value, ".4g")
+    return Cell("-" if value in (None, "") else str(value))
 
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph.
+    """A paragraph: ``soft``, a ``warning`` or an ``error``, or a link."""
 
-    Attributes:
-        text: what it says.
-        tone: ``soft``, ``warning`` or ``error``.
-        href: a path relative to the report, or empty.
-    """
-
+    kind: ClassVar = "note"
     text: str
     tone: str = "soft"
     href: str = ""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Single values by name."""
-
-    values: Mapping[str, Cell]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A bulleted list."""
-
-    items: Sequence[str]
-
-
-# a point of a curve: x, y, and the lower and upper bound of y
-Point = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
 class Series:
-    """A curve of a chart.
+    """A curve of a chart, or a color of its stacked bars.
 
     Attributes:
         name: in the legend.
-        points: x does not fall.
-        style: one of the charts' own; empty for the next color in turn.
-        marked: whether each point has a mark, and its bounds are an error bar in place of a band.
+        x, y: of the points; of bars the place and the length.
+        color: of the style sheet; empty for the next in turn.
+        line: matplotlib's format of line and marks; empty for the next in turn.
+        error: half the length of each point's error bar.
     """
 
     name: str
-    points: Sequence[Point]
-    style: str = ""
-    marked: bool = False
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str = ""
+    line: str = ""
+    error: Sequence[float] | None = None
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A named stretch of the x axis, every other one shaded."""
 
     name: str
@@ -172,67 +125,52 @@ class Span:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over a common x axis.
+    """Curves over a common x axis, or horizontal bars that are stacked.
 
     Attributes:
-        title: its heading and accessible name.
-        series: the curves.
-        x, y: names of the axes, with their units.
-        spans: stretches of the x axis.
-        log_x, log_y: whether an axis is logarithmic.
-        x_limits, y_limits: first and last value; None for those of the points.
-        x_ticks: value -> label; None for round values.
-        as_table: whether Markdown, which has no pictures, lists the points.
+        axes: properties of matplotlib's axes, such as ``xlabel``, ``yscale``, ``xlim``.
     """
 
+    kind: ClassVar = "chart"
     title: str
     series: Sequence[Series]
-    x: str
-    y: str
+    axes: Mapping[str, Any]
     spans: Sequence[Span] = ()
-    log_x: bool = False
-    log_y: bool = False
-    x_limits: tuple[float, float] | None = None
-    y_limits: tuple[float, float] | None = None
-    x_ticks: Mapping[float, str] | None = None
-    as_table: bool = False
+    is_stacked: bool = False
 
     @property
     def drawn(self) -> list[Series]:
         """The curves that have points, on a logarithmic axis positive ones."""
-        floor = 0.0 if self.log_y else -math.inf
-        return [series for series in self.series if any(high > floor for *_, high in series.points)]
+        drawn = [series for series in self.series if len(series.x)]
+        if self.axes.get("yscale") == "log":
+            drawn = [series for series in drawn if max(series.y) > 0]
+        return drawn
 
 
-Block = Note | Facts | Listing | Table | Chart
+Block = Note | Table | Chart
 
 
-@dataclass
-class Section:
-    """A part of a document.
-
-    Attributes:
-        title: its heading.
-        blocks: what it holds, in order.
-        anchor: its id in the page; empty for one that the navigation does not list.
-        short: its name in the navigation.
-
-    Tables without rows are left out.
-    """
+class Section(NamedTuple):
+    """A part of a document; the navigation lists those that have an anchor, by that."""
 
     title: str
-    blocks: list[Block] = field(default_factory=list)
+    blocks: Sequence[Block]
     anchor: str = ""
-    short: str = ""
 
-    def __post_init__(self) -> None:
-        self.blocks = [block for block in self.blocks if getattr(block, "rows", True)]
+    @property
+    def shown(self) -> list[Block]:
+        """The blocks without tables that have no row."""
+        return [block for block in self.blocks if getattr(block, "rows", True)]
 
 
-@dataclass
-class Document:
-    """A whole report."""
+class Document(NamedTuple):
+    """A whole report; sections without a block are left out."""
 
     title: str
-    subtitle: str
-    sections: list[Section]
+    sizes: Iterable[str]
+    sections: Sequence[Section]
+
+    @property
+    def subtitle(self) -> str:
+        """The sizes of the models."""
+        return ", ".join(f"Granite 4.1, size {size}" for size in dict.fromkeys(self.sizes))

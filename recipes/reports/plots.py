@@ -1,102 +1,44 @@
 """Pictures of the recipes: the learning rate over all of pre-training, and each stage's mixture."""
 
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from recipes.common.errors import UserError
-from recipes.common.files import atomic_write
 from recipes.common.tables import human
 from recipes.registry.resolve import resolve
 from recipes.registry.stages import STAGES, stage_sizes
-from recipes.reports.charts import PALETTE, STYLE, draw
-from recipes.reports.curves import curve_tokens
+from recipes.reports.charts import write_picture
 from recipes.reports.document import Chart, Series, Span
-from recipes.spec.mixtures import Mixture
 from recipes.spec.origin import Sourced
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.spec.schedules import PowerSchedule
+from recipes.spec.schedules import PowerSchedule, Schedule
 from recipes.spec.sizes import SIZES
 from recipes.spec.tree import flatten
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-SUFFIXES = (".png", ".svg")
-# 1,200 pixels wide
-DPI = 100
-# a logarithmic axis has no 0, towards which most stages decay
-RATES = (1e-7, 0.1)
-RATE = "base learning rate"
-TOKENS = "tokens of the run"
 # the stages that start after this share of the run are enlarged
 ENLARGED = 0.92
-# color and hatch per component in order of first appearance: the colors of Okabe and Ito, which the
-# color-blind tell apart, and for a component close to an earlier one that one's color with a hatch
-COMPONENT_STYLES = (
-    ("#0072B2", ""),
-    ("#E69F00", ""),
-    ("#009E73", ""),
-    ("#999999", ""),
-    ("#CC79A7", ""),
-    ("#000000", ""),
-    ("#56B4E9", ""),
-    ("#F0E442", ""),
-    ("#D55E00", ""),
-    ("#CC79A7", "//"),
-    ("#E69F00", "//"),
-    ("#999999", ".."),
-    ("#E69F00", ".."),
-)
-# width of a character in percent of the bar
-CHARACTER = 0.9
+Leaves = Mapping[str, Sourced[Any]]
 
 
-@dataclass(frozen=True)
-class StageCurve:
-    """A stage's learning rate in the whole run.
+def schedule_curve(
+    schedule: Schedule, end: float, start: float = 0
+) -> tuple[list[float], list[float]]:
+    """Return tokens of the run and base learning rates, dense where the rate bends or nears 0.
 
-    Attributes:
-        recipe: the resolved stage.
-        full: the stage at full size, whose numbers say what is assumed; tiny's is the 8b.
-        start: tokens of the run before the stage.
-        tokens: of the stage, ascending from 0 to all of them.
-        lr: base learning rate after each of ``tokens``.
-        assumed: dot path -> assumed number on which the rate rests. Those of the stages before it
-            that it continues are included, as ``stage: path``.
+    Args:
+        end: tokens of the stage.
+        start: tokens of the run before it.
     """
+    import numpy as np
 
-    recipe: PretrainRecipe
-    full: PretrainRecipe
-    start: int
-    tokens: list[float]
-    lr: list[float]
-    assumed: dict[str, Sourced[Any]]
-
-    @property
-    def end(self) -> int:
-        """Tokens of the run after the stage."""
-        return self.start + self.recipe.tokens.value
-
-    @property
-    def series(self) -> Series:
-        """The curve of a chart over the tokens of the run."""
-        name = "rate: published, or arithmetic on published numbers"
-        style = "published"
-        if self.assumed:
-            name = "rate rests on an assumed number"
-            style = "assumed"
-        pairs = zip(self.tokens, self.lr, strict=True)
-        return Series(name, [(self.start + tokens, lr, lr, lr) for tokens, lr in pairs], style)
-
-    @property
-    def label(self) -> str:
-        """The stage's name and length."""
-        return f"{self.recipe.stage}\n{human(self.recipe.tokens.value)}"
+    warmup = flatten(schedule).get("warmup_tokens")
+    bend = min(warmup.value, end) if warmup else 0
+    even = np.linspace(0, end, 200)
+    # dense at both ends
+    close = np.geomspace(end * 1e-6, end, 200)
+    tokens = np.unique(np.concatenate([[0, bend, end], even, close, end - close]))
+    return (tokens + start).tolist(), [schedule.lr(count) for count in tokens.tolist()]
 
 
 def pretraining(size: str) -> list[PretrainRecipe]:
@@ -111,131 +53,103 @@ def pretraining(size: str) -> list[PretrainRecipe]:
     return [recipe for recipe in recipes if isinstance(recipe, PretrainRecipe)]
 
 
-def lr_curves(size: str) -> list[StageCurve]:
-    """Return the learning rate of every stage of :func:`pretraining`."""
-    curves: list[StageCurve] = []
-    start = 0
-    assumed: dict[str, Sourced[Any]] = {}
-
-    # a stage that carries the optimizer on rests on what the stages before it assume
-    for recipe, full in zip(pretraining(size), _full_size(size), strict=True):
-        if recipe.optimizer_state.value != "carry":
-            assumed = {}
-        for path, leaf in _assumed_numbers(full).items():
-            if leaf not in assumed.values():
-                assumed = {**assumed, f"{recipe.stage}: {path}": leaf}
-
-        tokens = curve_tokens(recipe.schedule, recipe.tokens.value)
-        rates = [recipe.schedule.lr(count) for count in tokens]
-        curves.append(StageCurve(recipe, full, start, tokens, rates, assumed))
-        start = curves[-1].end
-
-    return curves
-
-
-def _full_size(size: str) -> list[PretrainRecipe]:
+def full_size(size: str) -> list[PretrainRecipe]:
     """Return :func:`pretraining` of the size from which ``size`` is scaled."""
     return pretraining(SIZES[size].published_size)
 
 
-def _assumed_numbers(recipe: PretrainRecipe) -> dict[str, Sourced[Any]]:
-    leaves = flatten(recipe.schedule, "schedule")
-    # the power schedule's beta is the batch
-    if isinstance(recipe.schedule, PowerSchedule):
-        leaves["tokens_per_batch"] = recipe.tokens_per_batch
-    return {path: leaf for path, leaf in leaves.items() if leaf.origin == "assumed"}
+def assumptions(size: str) -> dict[str, dict[str, Sourced[Any]]]:
+    """Return stage -> ``stage: path`` -> the assumed numbers on which its learning rate rests.
+
+    A stage that carries the optimizer on rests on what the stages before it assume, too.
+    """
+    stages: dict[str, dict[str, Sourced[Any]]] = {}
+    assumed: dict[str, Sourced[Any]] = {}
+    for recipe in full_size(size):
+        if recipe.optimizer_state.value != "carry":
+            assumed = {}
+        leaves = flatten(recipe.schedule, "schedule")
+        # the power schedule's beta is the batch
+        if isinstance(recipe.schedule, PowerSchedule):
+            leaves["tokens_per_batch"] = recipe.tokens_per_batch
+        for path, leaf in leaves.items():
+            if leaf.origin == "assumed" and leaf not in assumed.values():
+                assumed = {**assumed, f"{recipe.stage}: {path}": leaf}
+        stages[recipe.stage] = assumed
+    return stages
+
+
+def lr_chart(size: str) -> Chart:
+    """Return the base learning rate over all tokens of pre-training and long-context extension.
+
+    Raises:
+        UserError: an unknown size.
+    """
+    series = []
+    spans = []
+    start = 0
+    recipes = pretraining(size)
+    assumed = assumptions(size)
+    for recipe, full in zip(recipes, full_size(size), strict=True):
+        tokens = recipe.tokens.value
+        name = "rate: published, or\narithmetic on\npublished numbers"
+        line = "-"
+        if assumed[recipe.stage]:
+            name = "rate rests on an\nassumed number"
+            line = "--"
+        curve = schedule_curve(recipe.schedule, tokens, start)
+        series.append(Series(name, *curve, color="c0", line=line))
+        is_hatched = full.tokens.origin == "assumed"
+        spans.append(Span(f"{recipe.stage} {human(tokens)}", start, start + tokens, is_hatched))
+        start += tokens
+    axes = {"xlabel": "tokens of the run", "ylabel": "base learning rate", "yscale": "log"}
+    return Chart("All stages", series, axes, spans)
 
 
 def plot_lr(size: str, output: Path) -> None:
-    """Draw the base learning rate over all tokens of pre-training and long-context extension.
+    """Draw :func:`lr_chart`, and enlarged its warm-up and its last stages.
 
     Raises:
         UserError: an unknown size, or a suffix other than ``.png`` and ``.svg``.
     """
-    from matplotlib.patches import Patch
-
-    curves = lr_curves(size)
-    first = curves[0]
-    # the last stages are enlarged
-    last = [curve for curve in curves if curve.start >= ENLARGED * curves[-1].end]
-    charts = {
-        "A": _lr_chart(curves, "All stages"),
-        "B": _warmup_chart(first),
-        "C": _lr_chart(last, "The last stages, enlarged"),
-    }
-    assumed_length = Patch(
-        facecolor="none",
-        edgecolor=PALETTE["soft"],
-        hatch="////",
-        label="length of the stage assumed",
+    run = lr_chart(size)
+    first = run.spans[0]
+    end = run.spans[-1].end
+    warmup = flatten(pretraining(size)[0].schedule)["warmup_tokens"].value
+    limits = (max(warmup, 1) / 10, first.end)
+    begin = Chart(
+        "Warm-up, then the power law",
+        run.series[:1],
+        {**run.axes, "xscale": "log", "xlim": limits},
     )
-
-    title = f"Granite 4.1 {size}: base learning rate over {human(curves[-1].end)} tokens"
-    with _picture(output, 8.6, title, _lr_caption(curves)) as figure:
-        axes = figure.subplot_mosaic("AAA;BCC")
-        for name, chart in charts.items():
-            draw(axes[name], chart)
-            axes[name].set_title(chart.title, loc="left", pad=30)
-
-        lines, names = axes["A"].get_legend_handles_labels()
-        handles = [*dict(zip(names, lines, strict=True)).values(), assumed_length]
-        axes["A"].legend(handles=handles, loc="lower left")
-
-
-def _lr_chart(curves: Sequence[StageCurve], title: str) -> Chart:
-    series = []
-    spans = []
-    for curve in curves:
-        is_assumed = curve.full.tokens.origin == "assumed"
-        series.append(curve.series)
-        spans.append(Span(curve.label, curve.start, curve.end, is_assumed))
-    limits = (curves[0].start, curves[-1].end)
-    return Chart(
-        title,
-        series,
-        TOKENS,
-        RATE,
-        spans,
-        log_y=True,
-        x_limits=limits,
-        y_limits=RATES,
+    last = min(span.start for span in run.spans if span.start >= ENLARGED * end)
+    enlarged = replace(
+        run,
+        title="The last stages, enlarged",
+        axes={**run.axes, "xlim": (last, end)},
     )
+    title = f"Granite 4.1 {size}: base learning rate over {human(end)} tokens"
+    write_picture(output, title, [run, begin, enlarged], 11, _lr_caption(size))
 
 
-def _warmup_chart(curve: StageCurve) -> Chart:
-    schedule = curve.recipe.schedule
-    first = max(flatten(schedule)["warmup_tokens"].value, 1) / 10
-    return Chart(
-        f"{curve.recipe.stage}: warm-up, then the power law",
-        [curve.series],
-        f"{TOKENS}, logarithmic",
-        RATE,
-        log_x=True,
-        log_y=True,
-        x_limits=(first, curve.end),
-        y_limits=(schedule.lr(first) / 2, max(curve.lr) * 2),
-    )
-
-
-def _lr_caption(curves: Sequence[StageCurve]) -> str:
+def _lr_caption(size: str) -> list[str]:
+    recipes = full_size(size)
     leaves: list[Sourced[Any]] = []
     assumed: dict[str, Sourced[Any]] = {}
-    for curve in curves:
-        leaves += [*flatten(curve.full.schedule).values(), curve.full.tokens]
-        assumed |= curve.assumed
-
-    lines = [
+    for recipe in recipes:
+        leaves += [*flatten(recipe.schedule).values(), recipe.tokens]
+        assumed |= assumptions(size)[recipe.stage]
+    divisor = recipes[0].hidden_lr_divisor.value
+    return [
         f"Published numbers: {_sources(leaves)}.",
-        f"Assumed for the rate: {_listed(assumed)}." if assumed else "",
-        _assumed_lengths([curve.full for curve in curves]),
-        f"The hidden matrices' rate is the base rate / "
-        f"{curves[0].recipe.hidden_lr_divisor.value:g} (muP). "
-        "A decay to 0 leaves the picture at its lower edge.",
+        f"Assumed for the rate: {_listed(assumed) or 'nothing'}.",
+        _assumed_lengths(recipes),
+        f"The hidden matrices' rate is the base rate / {divisor:g} (muP). A decay to 0 leaves the "
+        "picture at its lower edge.",
     ]
-    return "\n".join(textwrap.fill(line, 165) for line in lines if line)
 
 
-def _listed(leaves: dict[str, Sourced[Any]]) -> str:
+def _listed(leaves: Leaves) -> str:
     return "; ".join(f"{path} {human(leaf.value)}" for path, leaf in leaves.items())
 
 
@@ -246,12 +160,7 @@ def _sources(leaves: Iterable[Sourced[Any]]) -> str:
 def _assumed_lengths(recipes: Sequence[PretrainRecipe]) -> str:
     lengths = {recipe.stage: recipe.tokens for recipe in recipes}
     assumed = {stage: leaf for stage, leaf in lengths.items() if leaf.origin == "assumed"}
-    return f"Assumed lengths: {_listed(assumed)}."
-
-
-def mixtures(size: str) -> dict[str, Mixture]:
-    """Return stage -> percent of tokens by component, as the resolved recipes have them."""
-    return {recipe.stage: recipe.mixture for recipe in pretraining(size)}
+    return f"Assumed lengths, hatched: {_listed(assumed)}."
 
 
 def plot_mixture(size: str, output: Path) -> None:
@@ -261,76 +170,27 @@ def plot_mixture(size: str, output: Path) -> None:
         UserError: an unknown size, or a suffix other than ``.png`` and ``.svg``.
     """
     recipes = pretraining(size)
-    names = dict.fromkeys(name for recipe in recipes for name in recipe.mixture)
-    styles = dict(zip(names, COMPONENT_STYLES, strict=False))
+    # component -> place of a stage's bar -> percent
+    shares: dict[str, dict[float, float]] = {}
+    leaves = []
+    for place, recipe in enumerate(recipes):
+        for name, leaf in recipe.mixture.items():
+            shares.setdefault(name, {})[place] = leaf.value
+            leaves.append(leaf)
 
+    series = [Series(name, list(own), list(own.values())) for name, own in shares.items()]
+    axes = {
+        "xlabel": "percent of the stage's tokens",
+        "xlim": (0, 100),
+        "ylim": (len(recipes) - 0.5, -0.5),
+        "yticks": range(len(recipes)),
+        "yticklabels": [f"{recipe.stage}\n{human(recipe.tokens.value)}" for recipe in recipes],
+    }
     title = f"Granite 4.1 {size}: data mixture of each stage"
-    with _picture(output, 7.6, title, _mixture_caption(recipes)) as figure:
-        axes = figure.subplots()
-        for row, recipe in enumerate(recipes):
-            _draw_bar(axes, row, recipe.mixture, styles)
-
-        labels = [f"{recipe.stage}\n{human(recipe.tokens.value)} tokens" for recipe in recipes]
-        axes.set_yticks(range(len(recipes)), labels)
-        axes.set(xlim=(0, 100), xlabel="percent of the stage's tokens")
-        axes.invert_yaxis()
-        # a component is named once, by its first bar
-        bars, names_of_bars = axes.get_legend_handles_labels()
-        unique = dict(zip(reversed(names_of_bars), reversed(bars), strict=True))
-        handles = [unique[name] for name in names]
-        axes.legend(handles, list(names), loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=5)
-
-
-def _mixture_caption(recipes: Sequence[PretrainRecipe]) -> str:
-    shares = [leaf for recipe in recipes for leaf in recipe.mixture.values()]
-    published = sum(leaf.origin == "published" for leaf in shares)
-    lengths = _assumed_lengths(_full_size(recipes[0].size))
-    return f"Published: {published} of the {len(shares)} shares, in {_sources(shares)}.\n{lengths}"
-
-
-def _draw_bar(axes: "Axes", row: int, mixture: Mixture, styles: dict[str, tuple[str, str]]) -> None:
-    """Draw one stage; a share that is too narrow for its number has it above the bar."""
-    left = 0.0
-    # where the next number above the bar may start
-    free = 0.0
-    for name, share in mixture.items():
-        color, hatch = styles[name]
-        width = share.value
-        axes.barh(row, width, 0.62, left, color=color, hatch=hatch, edgecolor="white", label=name)
-
-        number = f"{width:g}"
-        middle = left + width / 2
-        needed = CHARACTER * len(number)
-        if needed <= width:
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.text(middle, row, number, ha="center", va="center", bbox=box)
-        else:
-            middle = max(middle, free + needed / 2)
-            free = middle + needed / 2
-            axes.text(middle, row - 0.33, number, ha="center", va="bottom")
-        left += width
-
-
-@contextmanager
-def _picture(output: Path, height: float, title: str, caption: str) -> "Iterator[Figure]":
-    """Yield an empty figure of 12 by ``height`` inches, which is written to ``output``."""
-    if output.suffix not in SUFFIXES:
-        raise UserError(
-            f"{output}: ends in {output.suffix!r}, expected a picture's {' or '.join(SUFFIXES)}; "
-            "rename it"
-        )
-
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    # the same recipes give the same file: no random ids and no date in an SVG
-    metadata: dict[str, Any] = {}
-    if output.suffix == ".svg":
-        metadata["Date"] = None
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(12, height), dpi=DPI, layout="constrained")
-        figure.suptitle(title, fontsize=13, fontweight="bold")
-        figure.supxlabel(caption, fontsize=8.5, x=0.01, ha="left", linespacing=1.4)
-        yield figure
-        with atomic_write(output) as temporary:
-            figure.savefig(temporary, format=output.suffix[1:], metadata=metadata)
+    published = sum(leaf.origin == "published" for leaf in leaves)
+    caption = [
+        f"Published: {published} of the {len(leaves)} shares, in {_sources(leaves)}.",
+        _assumed_lengths(full_size(size)),
+    ]
+    chart = Chart(title, series, axes, is_stacked=True)
+    write_picture(output, title, [chart], 7.6, caption)

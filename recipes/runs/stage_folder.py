@@ -11,7 +11,7 @@ from recipes.common.errors import UserError
 from recipes.common.files import write_text
 from recipes.common.locks import file_lock
 from recipes.common.versions import commit, versions
-from recipes.registry.resolve import Recipe
+from recipes.registry.resolve import Recipe, resolve
 from recipes.runs.stage_manifest import StageManifest, read_manifest
 from recipes.spec.tree import flatten
 
@@ -119,6 +119,30 @@ def read_recipe(folder: Path) -> RecordedRecipe:
             raise UserError(f"{path}: key 'values.{name}' has no 'value'; {remedy}")
     plain_values = {name: entry["value"] for name, entry in values.items()}
     return RecordedRecipe(content.get("code"), str(content.get("size")), plain_values)
+
+
+def resolve_recorded(folder: Path) -> Recipe:
+    """Return the stage's recipe with the schedule and the mixture of its ``recipe.yaml``.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    recorded = read_recipe(folder)
+    try:
+        overrides = []
+        for name in flatten(resolve(folder.name, recorded.size)):
+            if name.startswith(("schedule.", "mixture.")):
+                overrides.append(f"{name}={recorded.values[name]}")
+        recipe = resolve(folder.name, recorded.size, overrides, validate=False)
+        # numbers that do not fit together fail here and not in a chart
+        for tokens in (0, 1):
+            recipe.schedule.lr(tokens)
+    except (UserError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{folder / RECIPE}: is damaged ({reason}); restore it, or name another --run-dir"
+        ) from error
+    return recipe
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

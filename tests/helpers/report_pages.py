@@ -15,7 +15,7 @@ from recipes.runs.stage_manifest import InitialCheckpoint, StageManifest
 
 BATCH = 8192
 # first cells of the headers of tables that a test reads by column
-HEADERS = ("stage", "benchmark", "length", "task", "unit", "model", "")
+HEADERS = ("stage", "task", "unit", "model", "what", "")
 
 
 class Page(HTMLParser):
@@ -54,19 +54,19 @@ class Page(HTMLParser):
         header = next(row for row in before if len(row) == width and row[0] in HEADERS)
         return dict(zip(header, self.rows[at], strict=True))
 
-    def points(self, style: str) -> list[int]:
-        """Return the number of points of each curve of a style, those of the legends left out."""
+    def points(self, name: str) -> list[int]:
+        """Return the number of points of each curve of a name, those of the legends left out."""
         numbers = []
         for (_, group), (tag, attrs) in itertools.pairwise(self.tags):
-            if tag == "path" and group.get("class") == style:
+            if tag == "path" and group.get("class") == name:
                 numbers.append(len(str(attrs["d"]).splitlines()))
         return numbers
 
-    def bands(self, style: str) -> list[int]:
-        """Return the number of points of a style's bands, whose outlines follow both bounds."""
+    def bands(self, name: str) -> list[int]:
+        """Return the number of points of a curve's bands, whose outlines follow both bounds."""
         numbers = []
         for position, (_, group) in enumerate(self.tags):
-            if group.get("class") == f"{style} band":
+            if group.get("class") == f"{name} band":
                 outline = next(attrs for tag, attrs in self.tags[position:] if tag == "path")
                 numbers.append(str(outline["d"]).count("L") // 2)
         return numbers
@@ -112,6 +112,7 @@ def write_stage(
         data={},
         seconds=75.0,
         num_starts=2,
+        checkpoint="checkpoints/last",
     )
     values = {**asdict(manifest), **more}
     (run / name / "manifest.json").write_text(json.dumps(values))

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from evaluation import gates
-from evaluation.results import Evaluation
+from evaluation.results import Evaluation, Unit
 from recipes.common.errors import UserError
-from recipes.reports.evaluation import write_report
-from recipes.reports.evaluation_files import z_score
-from recipes.reports.scores import FALLBACK
+from recipes.reports.evaluation import FALLBACK, compare, length_name, write_report
+from recipes.reports.records import Entry
 from tests.helpers.report_pages import Page, ruler, unit, write_scores
 
 SCRIPT = "<script>alert(1)</script>"
+EMPTY = Evaluation("base", "8b", "phase1", "", "hf", "00", {}, None, [], [], {}, {}, "")
 
 
 def report(run: Path) -> Page:
@@ -29,7 +29,8 @@ def test_scores_stand_beside_ibms_in_the_order_of_the_stages(tmp_path: Path) -> 
     write_scores(tmp_path, "phase1", "base", [unit("mmlu", 55.25)])
     page = report(tmp_path)
     assert page.cells("mmlu") == {
-        "benchmark": "mmlu",
+        "unit": "mmlu",
+        "metric": "acc",
         "IBM's setting": "5-shot",
         "IBM 8b": "73.60",
         "phase1": "55.25 ± 0.50",
@@ -40,7 +41,7 @@ def test_scores_stand_beside_ibms_in_the_order_of_the_stages(tmp_path: Path) -> 
     assert page.cells("drop")["IBM 8b"] == "72.36"
     assert page.cells("phase1")["units"] == "1 of 1"
     markdown = (tmp_path / "evaluation.md").read_text()
-    assert "| mmlu | 5-shot | 73.60 | 55.25 ± 0.50 | 60.00 ± 0.50 |" in markdown
+    assert "| mmlu | acc | 5-shot | 73.60 | 55.25 ± 0.50 | 60.00 ± 0.50 |" in markdown
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert [row["stage"] for row in content["evaluations"]] == ["phase1", "phase2"]
     assert content["evaluations"][1]["units"][0]["score"] == 60.0
@@ -59,7 +60,8 @@ def test_what_fell_beyond_two_standard_errors_is_marked(tmp_path: Path) -> None:
     page = report(tmp_path)
     assert page.cells("mmlu")["phase2"].endswith("▼")
     assert not page.cells("bbh")["phase2"].endswith("▼")
-    assert page.cells("phase2", "mmlu")["standard errors"] == "-2.0"
+    remark = "-2.0 standard errors from the model before"
+    assert page.cells("phase2", remark)["units"] == "mmlu"
 
 
 def test_a_former_stages_final_model_counts_and_not_its_variants(tmp_path: Path) -> None:
@@ -72,14 +74,17 @@ def test_a_former_stages_final_model_counts_and_not_its_variants(tmp_path: Path)
     assert not row["lce_128k"].endswith("▼")
 
 
+def z(before: Unit, after: Unit) -> float | None:
+    evaluation = replace(EMPTY, units=[after])
+    return Entry("b", "", evaluation, None, {before.name: before}).z(after.name)
+
+
 def test_lower_is_better_for_bits_per_byte() -> None:
     text = {"higher_is_better": False, "percent": False}
-    before, after = unit("smoke_text", 1.0, 0.01, **text), unit("smoke_text", 1.1, 0.01, **text)
-    assert z_score(before, after) == pytest.approx(-0.1 / math.hypot(0.01, 0.01))
-    assert (
-        z_score(unit("smoke_text", 1.0, None, **text), unit("smoke_text", 1.1, None, **text))
-        is None
-    )
+    before = unit("smoke_text", 1.0, 0.01, **text)
+    after = unit("smoke_text", 1.1, 0.01, **text)
+    assert z(before, after) == pytest.approx(-0.1 / math.hypot(0.01, 0.01))
+    assert z(replace(before, stderr=None), replace(after, stderr=None)) is None
 
 
 def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
@@ -87,8 +92,8 @@ def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
     write_scores(tmp_path, "lce_32k", "long-context", ruler(90.0, (4096, 32768)))
     page = report(tmp_path)
     # sqrt(13 x 4) / 13
-    assert page.cells("32K", "83.60")["lce_32k"] == "90.00 ± 0.55"
-    assert page.cells("128K")["IBM 8b"] == "73.00"
+    assert page.cells("mean@32768")["lce_32k"] == "90.00 ± 0.55"
+    assert page.cells("mean@131072")["IBM 8b"] == "73.00"
     assert page.cells("niah_single_1") == {
         "task": "niah_single_1",
         "4K": "85.00 ± 2.00",
@@ -100,18 +105,18 @@ def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
         if tag == "td" and "heat" in (attrs.get("class") or "")
     ]
     assert len(heat) == 2 * (13 * 2 + 2)
-    assert page.points("ibm") == [3]
-    assert page.points("model") == [2, 2]
+    assert page.points("IBM 8b") == [3]
+    assert page.points("lce_32k unmerged") == page.points("lce_32k") == [2]
     colors = [name for name in ("ink", "c0", "c1", "c2") if page.has_curve_in(name)]
-    assert colors == ["ink", "c0", "c1"]
-    row = page.cells("4K", "1,300")
+    assert colors == ["ink", "c1", "c2"]
+    row = page.cells("lce_32k", "4K")
     assert (row["least fill"], row["mean fill"], row["truncated"], row["corpus"]) == (
         "96.0%",
         "98.0%",
         "0",
         "published",
     )
-    assert "| IBM 8b | 128K | 73.0 |" in (tmp_path / "evaluation.md").read_text()
+    assert "| mean@131072 | - | 73.00 | - | - |" in (tmp_path / "evaluation.md").read_text()
 
 
 def test_the_fallback_corpus_is_said_before_any_number(tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_the_fallback_corpus_is_said_before_any_number(tmp_path: Path) -> None:
     assert page.words.index(FALLBACK) < page.words.index(
         "lce_32k"
     )  # its first mention is in the warning
-    assert ("p", {"class": "warning", "role": "note"}) in page.tags
+    assert ("p", {"class": "warning"}) in page.tags
     assert FALLBACK in (tmp_path / "evaluation.md").read_text()
 
 
@@ -135,13 +140,14 @@ def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
         left_out={"humaneval": "runs code"},
     )
     page = report(tmp_path)
-    assert page.cells("phase1", "drop")["reason"] == "took more than 5 s"
-    assert page.cells("phase1", "bbh")["reason"] == "has not been run"
+    assert page.cells("phase1", "no result: took more than 5 s")["units"] == "drop"
+    assert page.cells("phase1", "no result: has not been run")["units"] == "bbh"
     assert page.cells("drop")["phase1"] == "failed"
     assert page.cells("phase1")["units"] == "1 of 3"
-    assert page.cells("humaneval", "not run")["what to know"] == "runs code"
-    assert "antlr" in page.cells("minerva_math", "not run")["what to know"]
-    assert "Granite 4.0" in page.cells("mgsm", "note")["what to know"]
+    remarks = {row[-1]: row[1] for row in page.rows if row[0] == "-"}
+    assert remarks["humaneval"] == "not run: runs code"
+    assert "antlr" in remarks["minerva_math"]
+    assert "Granite 4.0" in remarks["mgsm"]
 
 
 def test_other_settings_are_listed(tmp_path: Path) -> None:
@@ -183,9 +189,6 @@ def test_gates_are_shown_with_what_failed(tmp_path: Path) -> None:
     assert "Gate: 1 of 2 checks failed" in page.words
 
 
-EMPTY = Evaluation("base", "8b", "phase1", "", "hf", "00", {}, None, [], [], {}, {}, "")
-
-
 def test_what_files_hold_is_escaped(tmp_path: Path) -> None:
     folder = write_scores(
         tmp_path,
@@ -218,7 +221,8 @@ def test_a_score_that_is_no_number_is_said(tmp_path: Path, score: float) -> None
     write_scores(tmp_path, "lce_32k", "long-context", ruler(score, (4096,)))
     page = report(tmp_path)
     assert page.cells("mmlu")["phase1"] == "no number"
-    assert page.cells("4K", "-")["lce_32k"] == "-"
+    assert page.cells("niah_single_1")["4K"] == "no number"
+    assert "mean@4096" not in page.words
     assert (
         json.loads((tmp_path / "evaluation.json").read_text())["evaluations"][0]["units"][0][
             "score"
@@ -245,7 +249,7 @@ def test_damaged_files_are_named_and_end_nothing(tmp_path: Path) -> None:
         ),
         "lce_512k": (
             json.dumps({**good, "units": [{**first, "samples": 10**400}]}),
-            "mmlu has a number beyond all bounds",
+            "1000000000... is a number beyond all bounds",
         ),
         "sft": (json.dumps({**good, "expected": [None]}), "key 'expected' holds [None]"),
         "rlvr": (json.dumps({**good, "failures": []}), "key 'failures' holds [] (list)"),
@@ -287,7 +291,7 @@ def test_a_damaged_gate_is_listed(tmp_path: Path, content: bytes, problem: str) 
     (folder / "gate.json").write_bytes(content)
     page = report(tmp_path)
     assert f"phase1/eval/base/gate.json: {problem}" in page.words
-    assert page.cells("phase1")["gate"] == "-"
+    assert "gate" not in page.cells("phase1")
     assert page.cells("mmlu")["phase1"] == "60.00 ± 0.50"
 
 
@@ -297,4 +301,72 @@ def test_metrics_that_are_not_in_percent_are_named(tmp_path: Path) -> None:
     write_scores(tmp_path, "phase1", "smoke", [unit("smoke_cloze", 60.0), text], size="tiny")
     page = report(tmp_path)
     assert page.cells("smoke_text")["phase1"] == "2.500"
-    assert "Not in percent: smoke_text (bits_per_byte)." in page.words
+    assert page.cells("smoke_text")["metric"] == "bits_per_byte"
+
+
+def test_two_runs_are_compared_by_stage_suite_and_label(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for run, score in ((a, 60.0), (b, 62.0)):
+        write_scores(run, "phase1", "base", [unit("mmlu", score, 0.3), unit("bbh", 50.0, 0.4)])
+        write_scores(run, "lce_32k", "long-context", ruler(score + 20, (32768,)))
+    write_scores(a, "phase2", "base", [unit("mmlu", 1.0)])
+    path = compare(a, b, tmp_path / "out" / "a-b.html")
+    page = Page(path.read_text())
+    assert path == tmp_path / "out" / "a-b.html"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a-b.html", "a-b.json", "a-b.md"]
+    row = page.cells("mmlu")
+    # 2 / sqrt(0.3^2 + 0.3^2)
+    assert row == {
+        "unit": "mmlu",
+        "metric": "acc",
+        "IBM's setting": "5-shot",
+        "IBM 8b": "73.60",
+        "a": "60.00 ± 0.30",
+        "b": "62.00 ± 0.30",
+        "b - a": "+2.000",
+        "z": "+4.7 ▲",
+    }
+    assert page.cells("bbh")["z"] == "+0.0"
+    mean = page.cells("mean@32768")
+    assert (mean["IBM 8b"], mean["b - a"], mean["z"]) == ("83.60", "+2.000", "+2.5 ▲")
+    assert "phase2" not in page.words
+    assert len(json.loads(path.with_suffix(".json").read_text())["pairs"]) == 2
+
+
+def test_two_evaluations_are_compared_whatever_their_stages(tmp_path: Path) -> None:
+    a = write_scores(tmp_path / "x", "phase1", "base", [unit("mmlu", 60.0), unit("drop", 5.0)])
+    b = write_scores(tmp_path / "y", "phase2", "base", [unit("mmlu", 50.0)])
+    path = compare(a, b, tmp_path / "v1.2")
+    assert path.name == "v1.2.html"
+    page = Page(path.read_text())
+    assert page.cells("mmlu")["z"] == "-14.1 ▼"
+    assert (page.cells("drop")["a"], page.cells("drop")["b"], page.cells("drop")["z"]) == (
+        "5.00 ± 0.50",
+        "-",
+        "-",
+    )
+    other = write_scores(tmp_path / "z", "phase2", "smoke", [unit("smoke_cloze", 50.0)])
+    with pytest.raises(UserError, match="no evaluation of the same stage"):
+        compare(a, other, tmp_path / "c")
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    a = write_scores(tmp_path / "x", "phase1", "base", [unit("mmlu", 60.0)])
+    write_scores(tmp_path / "y", "phase2", "base", [unit("mmlu", 60.0)])
+    for left, right in ((tmp_path / "x", a), (tmp_path / "none", tmp_path / "x")):
+        with pytest.raises(
+            UserError, match=r"holds no evaluations|no evaluation of the same stage"
+        ):
+            compare(left, right, tmp_path / "c")
+    with pytest.raises(UserError, match="no evaluation of the same stage"):
+        compare(tmp_path / "x", tmp_path / "y", tmp_path / "c")
+    assert not list(tmp_path.glob("c.*"))
+
+
+def test_lengths_are_written_as_the_field_does() -> None:
+    assert [length_name(length) for length in (256, 4096, 131072, 5000)] == [
+        "256",
+        "4K",
+        "128K",
+        "5,000",
+    ]
