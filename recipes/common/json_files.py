@@ -1,9 +1,9 @@
 """JSON and JSON-lines files: written whole; errors of reading name the file and the key."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, get_origin, get_type_hints
 
@@ -40,12 +40,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, not UTF-8, not JSON, or no object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(
-            text,
-            parse_int=partial(_bounded, int),
-            parse_float=partial(_bounded, float),
-        )
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {remedy}") from error
     except UnicodeDecodeError as error:
@@ -58,13 +53,6 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise UserError(
             f"{path}: holds a JSON {type(value).__name__}, expected an object; {remedy}"
         )
-    return value
-
-
-def _bounded(number_type: type[float], digits: str) -> float:
-    value = number_type(digits)
-    if not is_number(value):
-        raise ValueError(f"{digits:.10}... is a number beyond all bounds")
     return value
 
 
@@ -108,11 +96,13 @@ def parse_record(
         where: the file, for the sentence of an error.
 
     Raises:
-        UserError: a key is missing, or holds another type than its field.
+        UserError: a key is missing, or holds another type than its field or an absurd number.
     """
     import dacite
 
     _require_containers(record_type, value, where, remedy)
+    for name in _beyond_bounds(value):
+        raise UserError(f"{where}: key {name!r} holds a number beyond all bounds; {remedy}")
     # JSON has no tuples
     config = dacite.Config(cast=[tuple], check_types=True)
     try:
@@ -152,6 +142,19 @@ def _require_containers(
         if not isinstance(value[name], expected):
             found = type(value[name]).__name__
             raise UserError(f"{where}: key {name!r} holds {value[name]!r:.60} ({found}); {remedy}")
+
+
+def _beyond_bounds(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths of numbers that sums of them would take beyond what a float holds."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _beyond_bounds(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _beyond_bounds(item, path)
+    # a model may score infinity
+    elif isinstance(value, int | float) and _BOUND <= abs(value) < math.inf:
+        yield path
 
 
 def write_record(path: Path, record: "DataclassInstance") -> None:
