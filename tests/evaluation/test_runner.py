@@ -155,6 +155,28 @@ def test_another_model_has_no_result(ran, model, tmp_path, forked) -> None:
     assert found.fingerprint != read_evaluation(output).fingerprint
 
 
+def test_a_changed_setting_of_the_model_is_scored_again(model, tmp_path, forked) -> None:
+    folder = shutil.copytree(model, tmp_path / "hf")
+    words = _words("smoke", folder, tmp_path / "out", "--tasks", "smoke_recall", "--samples", "1")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    penalty = json.dumps({**generation, "repetition_penalty": 1.5})
+    # file -> its content, whether the unit is scored again
+    changes = [
+        ("README.md", "a model", True),
+        ("README.md", "the model", False),
+        ("generation_config.json", penalty, True),
+        ("chat_template.jinja", "{{ messages }}", True),
+        (".git/HEAD", "main", False),
+    ]
+    for name, content, is_scored in changes:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+        code, _, progress = forked(granite41, *words)
+        assert code == 0, progress
+        assert ("1 of 1 units have their results already" in progress) != is_scored, name
+
+
 def test_gates_on_it(ran, graded, tmp_path, forked) -> None:
     output, _ = ran
     gate = ("eval", "gate", "--folders", str(output), "--reference", "none")
