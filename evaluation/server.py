@@ -1,6 +1,7 @@
 """A server with OpenAI's completions API: what it serves, its answers, and what it refuses."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from recipes.common.errors import UserError
 
 if TYPE_CHECKING:
     import requests
+
+log = logging.getLogger(__name__)
 
 KEY = "OPENAI_API_KEY"
 COMPLETIONS = "/completions"
@@ -154,6 +157,7 @@ class Server:
                 waited += seconds
                 if failures >= self.tries or waited > PATIENCE_SECONDS:
                     raise ServerStopped(error.reason) from error
+                log.info("%s: %s; asked again in %.0f s", address, error.reason, seconds)
             sleep(seconds)
 
     def _ask(
@@ -169,7 +173,7 @@ class Server:
             return response
 
         status = response.status_code
-        reason = f"{status}: {self._words(response)}"
+        reason = f"{status}: {_error_words(response)}"
         if status < 500 and status not in (_RATE_LIMITED, _TIMED_OUT):
             raise ServerRefused(f"{address}: answers {reason}")
         raise _NotNow(
@@ -190,23 +194,6 @@ class Server:
             # as a function, or the machine's .netrc would replace it
             session.auth = lambda request: _with_key(request, key)
         return session
-
-    def _words(self, response: "requests.Response") -> str:
-        """Return what the server says of an error, without the key that it may repeat."""
-        words = response.text
-        try:
-            content = response.json()
-            for name in ("error", "message", "detail"):
-                if isinstance(content, dict):
-                    content = content.get(name, content)
-            words = content if isinstance(content, str) else json.dumps(content)
-        except (ValueError, RecursionError):
-            pass
-        words = words or response.reason
-        key = api_key()
-        if key:
-            words = words.replace(key, f"${KEY}")
-        return shorten(words)
 
 
 def check_url(url: str) -> None:
@@ -277,9 +264,13 @@ def seconds_to_wait(header: str | None, now: datetime) -> float | None:
 
 
 def shorten(words: str) -> str:
-    """Return the beginning of a server's words on one line, without control characters."""
+    """Return the beginning of a server's words: printable, on one line and without the key."""
+    key = api_key()
+    if key:
+        words = words.replace(key, f"${KEY}")
     line = " ".join(words[: 4 * _WORDS].split())
-    return "".join(character if character.isprintable() else "?" for character in line)[:_WORDS]
+    printable = [character if character.isprintable() else "?" for character in line[:_WORDS]]
+    return "".join(printable)
 
 
 def _read_model(entry: Mapping[str, Any]) -> Served:
@@ -304,6 +295,20 @@ def _parse(response: "requests.Response", address: str) -> dict[str, Any]:
             f"look at the server's log"
         )
     return answer
+
+
+def _error_words(response: "requests.Response") -> str:
+    """Return what the server says of an error."""
+    words = response.text
+    try:
+        content = response.json()
+        for name in ("error", "message", "detail"):
+            if isinstance(content, dict):
+                content = content.get(name, content)
+        words = content if isinstance(content, str) else json.dumps(content)
+    except (ValueError, RecursionError):
+        pass
+    return shorten(words or response.reason)
 
 
 def _with_key(request: "requests.PreparedRequest", key: str) -> "requests.PreparedRequest":

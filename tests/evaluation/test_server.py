@@ -202,9 +202,27 @@ def test_the_key_is_sent_and_never_shown(monkeypatch, tmp_path) -> None:
         with pytest.raises(ServerRefused, match="401: Incorrect API key") as found:
             Server(url).complete(PAYLOAD)
     assert "sk-wrong" not in str(found.value)
+    # a server that repeats it where an answer should be
+    with (
+        completions(fault=after(0, 200, {"key": "sk-wrong"})) as url,
+        pytest.raises(ServerRefused, match="OPENAI_API_KEY") as found,
+    ):
+        Server(url).complete(PAYLOAD)
+    assert "sk-wrong" not in str(found.value)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-“quoted”")
     with pytest.raises(UserError, match="OPENAI_API_KEY: holds characters that no key has"):
         Server(url).models()
+
+
+def test_the_key_does_not_follow_to_another_server(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
+    log = tmp_path / "log"
+    with completions(log=log) as other:
+        move = (307, {"Location": other}, {})
+        with completions(key="sk-right", fault=lambda number, body: move) as url:
+            assert Server(url).complete(PAYLOAD)["choices"]
+    (request,) = requests_of(log)
+    assert "Authorization" not in request["headers"]
 
 
 @pytest.mark.parametrize(
