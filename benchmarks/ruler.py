@@ -187,7 +187,7 @@ def time_lm_eval(
     from transformers import AutoTokenizer
 
     module, call = lm_eval_generator(task, texts)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     clock: list[float] = []
 
     # the generators show their progress over the samples with tqdm

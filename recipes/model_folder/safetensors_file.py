@@ -126,6 +126,8 @@ def _parse(path: Path, header: bytes, size: int) -> tuple[StoredTensor, ...]:
 
 
 def _tensor(path: Path, name: str, entry: dict[str, Any], data_start: int) -> StoredTensor:
+    # a lone surrogate is no text
+    name.encode()
     dtype = entry["dtype"]
     shape = tuple(entry["shape"])
     start, end = entry["data_offsets"]

@@ -1,5 +1,6 @@
 """The weights of a model's folder: which files hold them, and each tensor's place."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 # transformers' second name of the tied embedding, which a folder may hold a second time
 TIED_EMBEDDING = "lm_head.weight"
+_FILE_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _ADAPTER = "adapter_config.json"
 # what Granite models are trained in
 _DTYPES = ("BF16", "F16", "F32")
@@ -66,9 +68,10 @@ def _read_index(index: Path) -> dict[str, str]:
         raise UserError(f"{index}: damaged, it has no weight_map; {remedy}")
     for name in file_of_tensor.values():
         # an index may not lead out of its folder
-        if not isinstance(name, str) or Path(name).name != name or not name:
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
             raise UserError(
-                f"{index}: damaged, {name!r:.60} is not the name of a file beside it; {remedy}"
+                f"{index}: damaged, {name!r:.60} is not the name of a safetensors file beside it; "
+                f"{remedy}"
             )
     return file_of_tensor
 

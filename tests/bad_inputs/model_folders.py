@@ -208,7 +208,7 @@ FOLDERS: dict[str, tuple[list[Input], list[str]]] = {
     ),
     "an index that leads out of its folder": (
         [shards, inputs.with_values(INDEX, weight_map={K_PROJ: "../model.safetensors"})],
-        [f"{INDEX}: damaged, '../model.safetensors' is not the name of a file beside it"],
+        [f"{INDEX}: damaged, '../model.safetensors' is not the name of a safetensors file"],
     ),
     "an index that names another file": (
         [

@@ -11,9 +11,9 @@ import torch
 
 from recipes.common.errors import UserError
 from recipes.model.bridge.mapping import weights
+from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.registry.resolve import resolve_pretraining
-from recipes.spec.sizes import SIZES
 from recipes.training.initial_state import initial_state
 from recipes.training.run import train
 
@@ -47,17 +47,7 @@ def _final(run_folder: Path, stage: str) -> Path:
 
 
 def _weights(checkpoint: Path) -> dict[tuple[str, int | None], torch.Tensor]:
-    tiny = SIZES["tiny"]
-    config = {
-        "hidden_size": tiny.hidden_size.value,
-        "num_hidden_layers": tiny.num_layers.value,
-        "num_attention_heads": tiny.num_attention_heads.value,
-        "num_key_value_heads": tiny.num_query_groups.value,
-        "head_dim": tiny.head_dim.value,
-        "intermediate_size": tiny.ffn_hidden_size.value,
-        "vocab_size": tiny.vocab_size.value,
-        "tie_word_embeddings": True,
-    }
+    config, _ = read_context(checkpoint / "context")
     opened = TorchDistCheckpoint(checkpoint / "weights")
     return {(weight.key, weight.layer): opened.read(weight).clone() for weight in weights(config)}
 
