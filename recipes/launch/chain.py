@@ -10,6 +10,8 @@ from evaluation.gates import has_passed
 from evaluation.results import evaluation_name, is_complete
 from evaluation.suites import LONG_CONTEXT
 from recipes.common.errors import UserError
+from recipes.model_folder.hub import is_path
+from recipes.model_folder.weights import open_granite
 from recipes.registry.checks import require_processes
 from recipes.registry.resolve import require_known, resolve_pretraining
 from recipes.registry.stages import STAGES, stage_sizes
@@ -498,7 +500,8 @@ def require_inputs(
     """Check that the inputs of a chain's training exist, before anything is started.
 
     Raises:
-        UserError: no prepared data, or nothing that a stage can start from.
+        UserError: no prepared data, or nothing that a stage can start from, such as a Hugging Face
+            folder that cannot be imported.
     """
     trainings = [task.arguments for task in chain if task.stage_folder]
     if trainings and data and not (data / DATA_MANIFEST).exists():
@@ -507,7 +510,13 @@ def require_inputs(
             f"`granite41 data` prepares it"
         )
 
-    if init is None or init.startswith("hf:"):
+    if init is None:
+        return
+    if init.startswith("hf:"):
+        source = init.removeprefix("hf:")
+        is_needed = any(task.arguments[0] == "import" for task in chain)
+        if is_needed and is_path(source):
+            open_granite(Path(source))
         return
     folder = Path(init)
     is_checkpoint = (folder / "weights").is_dir()

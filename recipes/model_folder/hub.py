@@ -5,6 +5,11 @@ from pathlib import Path
 from recipes.common.errors import UserError
 
 
+def is_path(source: str) -> bool:
+    """Return whether ``source`` is a folder, or is written like one, and so no name on the Hub."""
+    return Path(source).exists() or source.startswith(("/", "."))
+
+
 def local_folder(source: str) -> Path:
     """Return ``source`` if it is a folder, else download the model that the Hub has under this
     name.
@@ -12,7 +17,7 @@ def local_folder(source: str) -> Path:
     Raises:
         UserError: neither a folder nor a model that can be reached.
     """
-    if Path(source).exists() or source.startswith(("/", ".")):
+    if is_path(source):
         return Path(source)
     from huggingface_hub import snapshot_download
 

@@ -1,5 +1,6 @@
 """A model's folder as transformers 4 reads it right: what is evaluated is what is trained on."""
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from recipes.common.json_files import write_json
 from recipes.model_folder.config import CONFIG
 from recipes.model_folder.files import settings_files
 from recipes.model_folder.weights import INDEX, OpenedFolder
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -22,6 +25,9 @@ def transformers_view(opened: OpenedFolder) -> Iterator[Path]:
     exception that names the view is changed to name the folder.
     """
     folder = opened.folder
+    types = sorted({tensor.dtype for tensor in opened.tensors.values()})
+    if len(types) > 1:
+        log.warning("%s: holds %s, but is computed in one type", folder, " and ".join(types))
     names = [name for name in settings_files(folder) if name != CONFIG]
     names += [file.path.name for file in opened.files]
     if len(opened.files) > 1:

@@ -322,6 +322,9 @@ def test_what_a_chain_trains_with_is_checked_first(tmp_path, monkeypatch, capsys
     code, _, error = _granite41(monkeypatch, capsys, f"{command} --init {tmp_path}/hf")
     assert (code, error.count("\n")) == (2, 1)
     assert f"--init {tmp_path}/hf: neither a NeMo checkpoint nor a finished stage is there" in error
+    code, _, error = _granite41(monkeypatch, capsys, f"{command} --init hf:{tmp_path}/hf")
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"{tmp_path}/hf/config.json: not found" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -62,10 +62,12 @@ def test_an_output_head_that_is_the_embedding_is_taken(folder: Path) -> None:
     assert_whole(folder)
 
 
-def test_tensors_may_have_several_types(folder: Path) -> None:
+def test_tensors_may_have_several_types(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     norm = tensor((8,), "F32")
     write_tensors(folder / "model.safetensors", granite_tensors() | {"model.norm.weight": norm})
     assert open_granite(folder).tensors["model.norm.weight"].dtype == "F32"
+    with transformers_view(open_folder(folder)):
+        assert f"{folder}: holds BF16 and F32, but is computed in one type" in caplog.text
 
 
 def test_another_kind_of_model_may_have_any_tensors(folder: Path) -> None:

@@ -127,6 +127,17 @@ def test_round_trip_keeps_what_changes_an_answer(forked: Callable, tmp_path: Pat
     assert config["eos_token_id"] == [5, 8]
 
 
+def test_a_checkpoint_that_was_trained_has_the_special_tokens_of_its_tokenizer(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders[1], tmp_path / "nemo")
+    shutil.rmtree(tmp_path / "nemo" / "context" / "hf_source")
+    export_hf(tmp_path / "nemo", tmp_path / "back")
+    for name in ("config.json", "generation_config.json"):
+        found = json.loads((tmp_path / "back" / name).read_text())
+        assert found == json.loads((folders[0] / name).read_text())
+
+
 def test_a_config_of_transformers_5_gives_the_same_model(
     folders: tuple[Path, Path], forked: Callable, tmp_path: Path
 ) -> None:
