@@ -178,7 +178,8 @@ def parse_config(values: dict[str, Any], path: Path) -> ModelConfig:
     known = {*_NUMBERS, *FIXED_FIELDS, *TOKEN_IDS, *_WITHOUT_EFFECT}
     unknown = sorted(values.keys() - known)
     if unknown:
-        log.warning("%s: not used: %s", path, ", ".join(unknown))
+        names = ", ".join(map(repr, unknown))
+        log.warning("%s: not used: %.300s", path, names)
     return config
 
 

@@ -58,7 +58,7 @@ def test_keys_without_use_are_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         read_config(tmp_path)
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}/config.json: not used: sliding_window"
+        f"{tmp_path}/config.json: not used: 'sliding_window'"
     ]
 
 
