@@ -46,6 +46,7 @@ from evaluation.ruler import corpora
 from evaluation.ruler.builders import choose
 from evaluation.ruler.counting import Counter
 from evaluation.ruler.generation import SEED, generate, make_sample
+from evaluation.ruler.question_sets import Questions
 from evaluation.ruler.settings import NEEDLE_TASKS, TASKS
 from evaluation.ruler.tables import Tables
 from recipes.common.cpus import usable_cpus
@@ -80,7 +81,7 @@ def long_texts(length: int) -> corpora.Corpora:
         known = texts.questions(task)
         copies = 1 + 6 * length // sum(map(len, known.documents))
         more = [f"{document} ({copy})" for copy in range(1, copies) for document in known.documents]
-        texts._questions[task] = corpora.Questions([*known.documents, *more], known.items)
+        texts._questions[task] = Questions([*known.documents, *more], known.items)
     return texts
 
 

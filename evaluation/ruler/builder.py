@@ -100,11 +100,22 @@ class Builder(Generic[S]):
         index: int,
         room: int,
     ) -> Draft:
-        """Return the prompt of about ``room`` tokens or, where that is too few, the shortest."""
+        """Return the prompt of about ``room`` tokens or, where that is too few, the shortest.
+
+        Args:
+            rng: random numbers; the same give the same prompt but for its length.
+            index: of the sample.
+            room: tokens.
+        """
         raise NotImplementedError
 
     def frame(self, example: str = "", **values: object) -> Frame:
-        """Return the fixed parts of a prompt, with ``values`` in its question."""
+        """Return the fixed parts of a prompt.
+
+        Args:
+            example: solved, before the head.
+            values: what ``tail`` and ``answer_prefix`` leave open.
+        """
         question = self.settings.tail.format(**values)
         answer_prefix = self.settings.answer_prefix.format(**values)
         return Frame(
@@ -117,8 +128,8 @@ class Builder(Generic[S]):
     def fixed_cost(self, frame: Frame, hidden: Sequence[str] = ()) -> int:
         """Return the tokens of ``frame`` and of the lines that are hidden in the context."""
         hidden_lines = [f"{line}\n" for line in hidden]
-        parts = [frame.example, frame.head, *hidden_lines, frame.end]
-        return self.cost(*parts) + self.counter.added
+        fixed = self.cost(frame.example, frame.head, *hidden_lines, frame.end)
+        return fixed + self.counter.added
 
     def cost(self, *texts: str) -> int:
         """Return the sum of the tokens that each of ``texts`` has by itself."""
@@ -136,7 +147,13 @@ class Builder(Generic[S]):
         costs: np.ndarray,
         room: int,
     ) -> list[str]:
-        """Return as many of ``lines`` as fit in ``room`` tokens, the last one cut."""
+        """Return as many of ``lines`` as fit, the last one cut.
+
+        Args:
+            lines: without their line ends.
+            costs: tokens of each, with its line end.
+            room: tokens for all.
+        """
         sums = prefix_sums(costs)
         whole = count_fitting(sums, room)
         filled = list(lines[:whole])
@@ -165,7 +182,13 @@ def insert(
     inserted: Sequence[str],
     rng: RandomState,
 ) -> str:
-    """Return ``lines`` with all of ``inserted``, in their order, before random lines."""
+    """Return ``lines`` with all of ``inserted`` before random ones, as one text.
+
+    Args:
+        lines: a haystack.
+        inserted: lines, which stay in this order.
+        rng: random numbers.
+    """
     if len(lines) >= len(inserted):
         places = rng.permutation(len(lines))[: len(inserted)]
     else:
@@ -203,7 +226,14 @@ def draw_names(
     letters: int,
     number: int,
 ) -> list[str]:
-    """Return ``number`` random names of ``letters`` letters, the 26 from ``first`` on."""
+    """Return random names, of which some may be the same.
+
+    Args:
+        rng: random numbers.
+        first: the first of the 26 letters.
+        letters: of a name.
+        number: of names.
+    """
     codes = rng.randint(0, 26, letters * number) + ord(first)
     return split(bytes(codes.tolist()).decode(), letters)
 

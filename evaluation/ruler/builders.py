@@ -51,7 +51,9 @@ def choose(
         for settings in settings_candidates(task, length)
     ]
     questions = [builder for builder in builders if isinstance(builder, QuestionBuilder)]
-    return _choose_for_questions(questions) if questions else _choose_for_filler(builders)
+    if questions:
+        return _choose_for_questions(questions)
+    return _choose_for_filler(builders)
 
 
 def _choose_for_questions(builders: list[QuestionBuilder]) -> QuestionBuilder:
@@ -84,12 +86,15 @@ def _choose_for_filler(builders: list[Builder]) -> Builder:
 def _needed_tokens(builder: Builder) -> tuple[int, int]:
     """Return the tokens of a prompt without filler plus its budget, and of the longest answer."""
     drafts = [builder.build(RandomState(probe), probe, 0) for probe in range(_PROBES)]
-    tokens = builder.counter.counts([draft.text for draft in drafts]) + builder.counter.added
-    answers = builder.counter.counts([" ".join(draft.outputs) for draft in drafts])
+    prompts = [draft.text for draft in drafts]
+    answers = [" ".join(draft.outputs) for draft in drafts]
+    prompt_tokens = builder.counter.counts(prompts) + builder.counter.added
+    answer_tokens = builder.counter.counts(answers)
 
     # as much room above the longest draw as it is above the shortest
-    prompt = 2 * int(tokens.max()) - int(tokens.min())
-    return prompt + builder.settings.budget, int(answers.max())
+    longest = int(prompt_tokens.max())
+    needed = 2 * longest - int(prompt_tokens.min())
+    return needed + builder.settings.budget, int(answer_tokens.max())
 
 
 def _too_short(builder: Builder, needs: str = "") -> UserError:

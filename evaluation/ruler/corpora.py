@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from evaluation.ruler.question_sets import Questions, parse_hotpotqa, parse_squad
 from evaluation.ruler.settings import NEEDLE_TASKS
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
@@ -59,40 +59,16 @@ class CorpusFile:
     license: str
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question.
-
-    Attributes:
-        query: its text.
-        outputs: the right answers, any of which is enough.
-        gold: numbers of the documents that it comes with.
-        supporting: those among them that hold the answer.
-        related: numbers of other documents on the same matter.
-    """
-
-    query: str
-    outputs: tuple[str, ...]
-    gold: tuple[int, ...]
-    supporting: tuple[int, ...]
-    related: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Documents, and questions on them."""
-
-    documents: list[str]
-    items: list[Question]
-
-
 def _read_sources() -> dict[str, CorpusFile]:
-    content = yaml.safe_load(Path(__file__).with_name("corpora.yaml").read_bytes())
+    path = Path(__file__).with_name("corpora.yaml")
+    content = yaml.safe_load(path.read_bytes())
     sources = {}
+
     essays = content["essays"]
     for name, checksum in essays["sha256"].items():
         place = (f"{essays['url']}{name}.txt", checksum)
         sources[f"essays/{name}.txt"] = CorpusFile((place,), essays["license"])
+
     for name, entry in content["files"].items():
         places = tuple((place["url"], place["sha256"]) for place in entry["places"])
         sources[name] = CorpusFile(places, entry["license"])
@@ -114,6 +90,7 @@ def fetch(output: Path) -> None:
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             url, checksum = _download(name, source, path)
+
             size = path.stat().st_size
             manifest[name] = {
                 "url": url,
@@ -146,14 +123,15 @@ def _download(name: str, source: CorpusFile, path: Path) -> tuple[str, str]:
         except requests.RequestException as error:
             failures.append(f"{url} ({type(error).__name__})")
             continue
+
         # another file, such as a login page, counts as a failure
-        if digest.hexdigest() == checksum:
+        found = digest.hexdigest()
+        if found == checksum:
             return url, checksum
-        failures.append(f"{url} (SHA-256 {digest.hexdigest()}, expected {checksum})")
-    raise UserError(
-        f"{name}: cannot be fetched from {' or '.join(failures)}; "
-        f"try again, or from another network"
-    )
+        failures.append(f"{url} (SHA-256 {found}, expected {checksum})")
+
+    places = " or ".join(failures)
+    raise UserError(f"{name}: cannot be fetched from {places}; try again, or from another network")
 
 
 def load(folder: Path | None) -> "Corpora":
@@ -163,7 +141,8 @@ def load(folder: Path | None) -> "Corpora":
         UserError: a file of ``folder`` is missing or is not the one that was fetched.
     """
     if folder is None:
-        return Corpora(None, {name: _sha256(_FALLBACK / name) for name in _FALLBACK_FILES})
+        checksums = {name: _sha256(_FALLBACK / name) for name in _FALLBACK_FILES}
+        return Corpora(None, checksums)
 
     checksums = {}
     for name, source in SOURCES.items():
@@ -174,7 +153,8 @@ def load(folder: Path | None) -> "Corpora":
                 f"fetch them again into a new folder"
             )
         checksums[name] = _sha256(path)
-        if checksums[name] not in [checksum for _, checksum in source.places]:
+        expected = [checksum for _, checksum in source.places]
+        if checksums[name] not in expected:
             raise UserError(
                 f"{path}: is not the file that was fetched (SHA-256 differs); "
                 f"fetch it into a new folder"
@@ -212,7 +192,9 @@ class Corpora:
         for name, checksum in self._checksums.items():
             if name.startswith(beginnings):
                 parts.append([name, checksum])
-        return kind, hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+        fingerprint = hashlib.sha256(json.dumps(parts).encode())
+        return kind, fingerprint.hexdigest()
 
     @cached_property
     def essays(self) -> str:
@@ -232,7 +214,8 @@ class Corpora:
         # without a trained model, as those of nltk have to be downloaded
         from nltk.tokenize.punkt import PunktSentenceTokenizer
 
-        return [start for start, _ in PunktSentenceTokenizer().span_tokenize(self.essays)]
+        spans = PunktSentenceTokenizer().span_tokenize(self.essays)
+        return [start for start, _ in spans]
 
     @property
     def larger_pool(self) -> str:
@@ -246,12 +229,14 @@ class Corpora:
             name: ``wonderwords``, ``english_words`` (NVIDIA's), or ``pairs`` of wonderwords.
         """
         if name not in self._pools:
-            self._pools[name] = list(dict.fromkeys(self._read_pool(name)))
+            different = dict.fromkeys(self._read_pool(name))
+            self._pools[name] = list(different)
         return self._pools[name]
 
     def _read_pool(self, name: str) -> list[str]:
         if name == "english_words":
-            return list(self._read_json("english_words.json").values())
+            numbered = self._read_json("english_words.json")
+            return list(numbered.values())
         if name == "pairs":
             return _read_pairs()
 
@@ -270,59 +255,17 @@ class Corpora:
         from evaluation.ruler.fallback import made_up_questions
 
         if task == "qa_1":
-            return _parse_squad(self._read_json("squad.json") or made_up_questions.squad_format())
-        data = self._read_json("hotpotqa.json") or made_up_questions.hotpotqa_format()
-        return _parse_hotpotqa(data)
+            articles = self._read_json("squad.json")
+            return parse_squad(articles or made_up_questions.squad_format())
+        questions = self._read_json("hotpotqa.json")
+        return parse_hotpotqa(questions or made_up_questions.hotpotqa_format())
 
     def _read_json(self, name: str) -> Any:
         """Return the content of a fetched file, whose checksum ``load`` has compared, or None."""
         if self._folder is None:
             return None
-        return json.loads((self._folder / name).read_text(encoding="utf-8"))
-
-
-def _parse_squad(data: dict[str, Any]) -> Questions:
-    """Read SQuAD's format: questions that have an answer; an article's paragraphs are related."""
-    # a paragraph is a document, numbered in alphabetical order
-    articles = [article["paragraphs"] for article in data["data"]]
-    documents = sorted({paragraph["context"] for article in articles for paragraph in article})
-    numbers = {document: number for number, document in enumerate(documents)}
-
-    items = []
-    for article in articles:
-        article_numbers = dict.fromkeys(numbers[paragraph["context"]] for paragraph in article)
-        for paragraph in article:
-            gold = numbers[paragraph["context"]]
-            related = tuple(number for number in article_numbers if number != gold)
-            for question in paragraph["qas"]:
-                if question["is_impossible"]:
-                    continue
-                # annotators gave several answers, any of which is right
-                outputs = tuple(answer["text"] for answer in question["answers"])
-                items.append(Question(question["question"], outputs, (gold,), (gold,), related))
-    return Questions(documents, items)
-
-
-def _parse_hotpotqa(data: Sequence[dict[str, Any]]) -> Questions:
-    """Read HotpotQA's format: each question has ten paragraphs, of which two support the answer."""
-    # of each question: title -> paragraph
-    paragraphs = []
-    documents: set[str] = set()
-    for question in data:
-        texts = {title: f"{title}\n{''.join(lines)}" for title, lines in question["context"]}
-        paragraphs.append(texts)
-        documents |= set(texts.values())
-    ordered = sorted(documents)
-    numbers = {document: number for number, document in enumerate(ordered)}
-
-    items = []
-    for question, texts in zip(data, paragraphs, strict=True):
-        titles = dict.fromkeys(title for title, _ in question["supporting_facts"])
-        gold = tuple(dict.fromkeys(numbers[text] for text in texts.values()))
-        # a few supporting facts name a title that the question does not come with
-        supporting = tuple(numbers[texts[title]] for title in titles if title in texts)
-        items.append(Question(question["question"], (question["answer"],), gold, supporting))
-    return Questions(ordered, items)
+        path = self._folder / name
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 @cache

@@ -36,7 +36,12 @@ class Counter:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._folder, self._reference_only, _CHECKED_SHARE, _REMEMBERED_CHARACTERS)
+        return Encoder(
+            self._folder,
+            self._reference_only,
+            _CHECKED_SHARE,
+            _REMEMBERED_CHARACTERS,
+        )
 
     @cached_property
     def added(self) -> int:
@@ -44,7 +49,14 @@ class Counter:
         return load(self._folder).num_special_tokens_to_add(False)
 
     def counts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the number of tokens of each of ``texts`` by itself, int64, without added ones."""
+        """Return the number of tokens of each of ``texts`` by itself, without added ones.
+
+        Args:
+            texts: pieces of a prompt, in any number.
+
+        Returns:
+            int64, as long as ``texts``.
+        """
         if not texts:
             return np.zeros(0, np.int64)
 
@@ -62,12 +74,15 @@ class Counter:
 
     def count(self, text: str) -> int:
         """Return the number of tokens of the prompt ``text``, with those that are added."""
-        return int(self.counts([text])[0]) + self.added
+        (tokens,) = self.counts([text]).tolist()
+        return tokens + self.added
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         try:
-            return self._encoder.encode(texts)[1].astype(np.int64)
+            _, counts = self._encoder.encode(texts)
         except EncoderMismatch:
+            # the reference from here on
             self._reference_only = True
             del self._encoder
-            return self._encoder.encode(texts)[1].astype(np.int64)
+            _, counts = self._encoder.encode(texts)
+        return counts.astype(np.int64)

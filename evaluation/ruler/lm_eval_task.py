@@ -44,33 +44,45 @@ def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: i
     """
     is_graded = metric in GRADED
     reported = GRADED if is_graded else {metric: True}
+    metric_list = [
+        {
+            "metric": key,
+            "aggregation": "mean",
+            "higher_is_better": higher,
+        }
+        for key, higher in reported.items()
+    ]
     config: dict[str, Any] = {
         "task": name,
         "dataset_kwargs": {"samples": str(samples.resolve())},
         "test_split": "test",
-        "metric_list": [_mean(key, higher) for key, higher in reported.items()],
+        "metric_list": metric_list,
         "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
+    functions = {
+        "custom_dataset": "dataset",
+        "doc_to_text": "prompt",
+        "process_results": "graded" if is_graded else metric,
+    }
     if is_graded:
         config["output_type"] = "multiple_choice"
-        functions = {"doc_to_choice": "choices", "doc_to_target": "right_choice"}
-        functions["process_results"] = "graded"
+        functions["doc_to_choice"] = "choices"
+        functions["doc_to_target"] = "right_choice"
     else:
         config["output_type"] = "generate_until"
         # no stop string: RULER's answers end with the budget
-        config["generation_kwargs"] = {"do_sample": False, "max_gen_toks": budget, "until": []}
-        functions = {"doc_to_target": "target", "process_results": metric}
-    functions |= {"custom_dataset": "dataset", "doc_to_text": "prompt"}
+        config["generation_kwargs"] = {
+            "do_sample": False,
+            "max_gen_toks": budget,
+            "until": [],
+        }
+        functions["doc_to_target"] = "target"
 
     text = yaml.safe_dump(config, sort_keys=False)
     for key, function in functions.items():
         text += f"{key}: !function evaluation.ruler.lm_eval_task.{function}\n"
     path.write_text(text, encoding="utf-8")
-
-
-def _mean(metric: str, higher_is_better: bool) -> dict[str, Any]:
-    return {"metric": metric, "aggregation": "mean", "higher_is_better": higher_is_better}
 
 
 def dataset(samples: str, **metadata: Any) -> "DatasetDict":
@@ -83,12 +95,13 @@ def dataset(samples: str, **metadata: Any) -> "DatasetDict":
     import datasets
 
     found = _read(samples)
+    answers = [sample["outputs"] for sample in found]
     rows = []
     for position, sample in enumerate(found):
-        others = [*found[position + 1 :], *found[:position]]
-        distractors = [
-            other["outputs"] for other in others if other["outputs"] != sample["outputs"]
-        ]
+        # the samples that follow, then those from the first on
+        others = answers[position + 1 :] + answers[:position]
+        distractors = [outputs for outputs in others if outputs != sample["outputs"]]
+
         row = {key: sample[key] for key in _KEYS}
         row["file"] = samples
         row["distractor"] = distractors[0] if distractors else []
@@ -108,12 +121,14 @@ def target(doc: dict[str, Any]) -> str:
 
 def match_all(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return the share of the answers that the output holds."""
-    return {"match_all": metrics.match_all(results[0], doc["outputs"]) / 100}
+    percent = metrics.match_all(results[0], doc["outputs"])
+    return {"match_all": percent / 100}
 
 
 def match_any(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return 1 when the output holds one of the references."""
-    return {"match_any": metrics.match_any(results[0], doc["outputs"]) / 100}
+    percent = metrics.match_any(results[0], doc["outputs"])
+    return {"match_any": percent / 100}
 
 
 def choices(doc: dict[str, Any]) -> list[str]:
@@ -127,7 +142,9 @@ def choices(doc: dict[str, Any]) -> list[str]:
             f"{doc['task']}: its samples all have the same answers, but a graded score needs two "
             f"that differ; generate more samples"
         )
-    return [_answer(doc, doc["outputs"]), _answer(doc, doc["distractor"])]
+    right = _answer(doc, doc["outputs"])
+    wrong = _answer(doc, doc["distractor"])
+    return [right, wrong]
 
 
 def right_choice(doc: dict[str, Any]) -> int:
@@ -142,9 +159,10 @@ def graded(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, 
         results: log-probability in nats of the right answer and of the other sample's.
     """
     (right, _), (wrong, _) = results
-    num_bytes = len(_answer(doc, doc["outputs"]).encode())
+    answer = _answer(doc, doc["outputs"])
+    bits = -right / math.log(2)
     return {
-        ANSWER_BITS: -right / math.log(2) / num_bytes,
+        ANSWER_BITS: bits / len(answer.encode()),
         "acc": float(right > wrong),
         "margin": right - wrong,
     }
@@ -152,7 +170,9 @@ def graded(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, 
 
 def _answer(doc: dict[str, Any], outputs: list[str]) -> str:
     """Return ``outputs`` as the model has to write them: all, or any one in the question tasks."""
-    return outputs[0] if doc["task"] in QUESTION_TASKS else " ".join(outputs)
+    if doc["task"] in QUESTION_TASKS:
+        return outputs[0]
+    return " ".join(outputs)
 
 
 # one task at a time: 500 samples of 512K tokens take 1 GB

@@ -3,31 +3,28 @@
 import re
 from collections.abc import Sequence
 
-from evaluation.ruler.settings import QUESTION_TASKS
-
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
-def clean(prediction: str) -> str:
-    """Return ``prediction`` as NVIDIA scores it: stripped, with control characters as line ends."""
-    return _CONTROL.sub("\n", prediction.strip()).strip()
-
-
 def match_all(prediction: str, references: Sequence[str]) -> float:
-    """Return the percentage of ``references`` that ``prediction`` has, in any case of letters."""
-    text = clean(prediction).lower()
-    return 100.0 * sum(reference.lower() in text for reference in references) / len(references)
+    """Return the percentage of ``references`` that ``prediction`` has, in any case of letters.
+
+    For the tasks with several answers, such as needles.
+    """
+    text = _clean(prediction)
+    found = [reference for reference in references if reference.lower() in text]
+    return 100.0 * len(found) / len(references)
 
 
 def match_any(prediction: str, references: Sequence[str]) -> float:
-    """Return 100 where ``prediction`` has one of ``references``, in any case of letters, else 0."""
-    text = clean(prediction).lower()
-    return 100.0 * any(reference.lower() in text for reference in references)
+    """Return 100 where ``prediction`` has one of ``references``, in any case of letters, else 0.
+
+    For the question tasks, whose answer has several right wordings.
+    """
+    return 100.0 if match_all(prediction, references) else 0.0
 
 
-def score(task: str, prediction: str, references: Sequence[str]) -> float:
-    """Return the percentage for one answer: ``match_any`` for questions, else ``match_all``."""
-    # a question has several right wordings, a needle task several needles
-    if task in QUESTION_TASKS:
-        return match_any(prediction, references)
-    return match_all(prediction, references)
+def _clean(prediction: str) -> str:
+    """Return ``prediction`` as NVIDIA scores it: stripped, with control characters as line ends."""
+    text = _CONTROL.sub("\n", prediction.strip())
+    return text.strip().lower()

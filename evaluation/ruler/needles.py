@@ -13,13 +13,22 @@ from evaluation.ruler.settings import Kind, NeedleSettings
 from evaluation.ruler.tables import count_fitting
 
 # percent of the sentences, as NVIDIA's
-_DEPTHS = np.round(np.linspace(0, 100, num=40)).astype(np.int64)
+_DEPTHS = np.linspace(0, 100, num=40).round().astype(np.int64)
 # from this many tokens on, lines of needles are counted by their mean
 _LONG = 8192
 
 
 class NeedleBuilder(Builder[NeedleSettings]):
-    """Needles in a haystack."""
+    """Needles in a haystack.
+
+    An example, shortened::
+
+        A special magic number is hidden within the following text. Make sure to memorize it. ...
+        The essays, or one line of noise again and again, or needles with other keys. ...
+        One of the special magic numbers for tall-tree is: 3705218. More of the essays. ...
+        What is the special magic number for tall-tree mentioned in the provided text? The special
+        magic number for tall-tree mentioned in the provided text is
+    """
 
     def build(
         self,
@@ -28,13 +37,14 @@ class NeedleBuilder(Builder[NeedleSettings]):
         room: int,
     ) -> Draft:
         settings = self.settings
+
         # no key or value twice, or a question would have two answers
         draw_keys = partial(_draw, rng, settings.key_type)
         draw_values = partial(_draw, rng, settings.value_type)
         keys = draw_distinct(settings.keys, draw_keys)
         values = draw_distinct(settings.keys * settings.values, draw_values)
 
-        # each key has as many values as the next
+        # the first values are the first key's, and so on
         owners = np.repeat(keys, settings.values).tolist()
         pairs = list(zip(owners, values, strict=True))
         needles = [settings.needle.format(key=key, value=value) for key, value in pairs]
@@ -49,7 +59,8 @@ class NeedleBuilder(Builder[NeedleSettings]):
 
         frame = self.frame(query=_enumerate(queried))
         room -= self.fixed_cost(frame, needles)
-        return frame.draft(self._hide(rng, needles, keys, room), outputs)
+        context = self._hide(rng, needles, keys, room)
+        return frame.draft(context, outputs)
 
     def _hide(
         self,
@@ -58,7 +69,14 @@ class NeedleBuilder(Builder[NeedleSettings]):
         keys: list[str],
         room: int,
     ) -> str:
-        """Return ``needles`` in a haystack of ``room`` tokens."""
+        """Return ``needles`` in a haystack of ``room`` tokens.
+
+        Args:
+            rng: random numbers.
+            needles: in any order.
+            keys: theirs, which other needles do not have.
+            room: tokens of the haystack.
+        """
         if self.settings.haystack == "essay":
             return self._hide_in_essay(rng, needles, room)
         if self.settings.haystack == "noise":
@@ -89,7 +107,8 @@ class NeedleBuilder(Builder[NeedleSettings]):
         parts: list[str] = []
         start = 0
         for needle, place in zip(needles, needle_words.tolist(), strict=True):
-            parts += [essay.words(start, place), needle]
+            parts.append(essay.words(start, place))
+            parts.append(needle)
             start = place
         parts.append(essay.words(start, words))
         return " ".join(filter(None, parts))
@@ -100,7 +119,7 @@ class NeedleBuilder(Builder[NeedleSettings]):
         keys: list[str],
         room: int,
     ) -> list[str]:
-        """Return needles with other keys than those of the question."""
+        """Return ``room`` tokens of needles with other keys than ``keys``."""
         if room <= 0:
             return []
 
@@ -109,20 +128,23 @@ class NeedleBuilder(Builder[NeedleSettings]):
         number = int(1.1 * self.length / mean) + 16
         lines = self._draw_lines(rng, number, keys)
         if self.length < _LONG:
-            costs = self.counter.counts([f"{line}\n" for line in lines])
+            costs = self._line_costs(lines)
             return self.fill(lines, costs, room)
 
         # of many lines the mean is enough: three prompts of a hundred need a second attempt
-        margin = int(2 * deviation * (room / mean) ** 0.5)
         costs = np.full(len(lines), mean)
-        return self.fill(lines, costs, room - margin)
+        margin = 2 * deviation * (room / mean) ** 0.5
+        return self.fill(lines, costs, room - int(margin))
 
     @cached_property
     def _line_tokens(self) -> tuple[float, float]:
         """Mean and standard deviation of the tokens of a line, from a few hundred."""
         lines = self._draw_lines(RandomState(0), 256)
-        tokens = self.counter.counts([f"{line}\n" for line in lines])
-        return float(tokens.mean()), float(tokens.std())
+        costs = self._line_costs(lines)
+        return float(costs.mean()), float(costs.std())
+
+    def _line_costs(self, lines: list[str]) -> np.ndarray:
+        return self.counter.counts([f"{line}\n" for line in lines])
 
     def _draw_lines(
         self,
@@ -149,9 +171,16 @@ def _draw(
     kind: Kind,
     number: int,
 ) -> list[str]:
-    """Return ``number`` random keys or values."""
+    """Return ``number`` random keys or values.
+
+    Args:
+        rng: random numbers.
+        kind: ``numbers`` of seven digits, ``words`` (``tall-tree``), ``uuids`` or their ``blocks``.
+        number: of keys or values.
+    """
     if kind == "numbers":
-        return [str(value) for value in rng.randint(10**6, 10**7, number).tolist()]
+        numbers = rng.randint(10**6, 10**7, number)
+        return [str(value) for value in numbers.tolist()]
     if kind == "words":
         return _draw_words(rng, number)
 
@@ -173,6 +202,7 @@ def _draw_words(rng: RandomState, number: int) -> list[str]:
 def _draw_uuids(rng: RandomState, number: int) -> list[str]:
     """Return random uuids as 32 hexadecimal digits each."""
     raw = bytearray(rng.bytes(16 * number))
+    # a row each
     table = np.frombuffer(raw, np.uint8).reshape(number, 16)
 
     # version 4 and variant of RFC 4122
@@ -185,4 +215,5 @@ def _enumerate(names: list[str]) -> str:
     """Return ``a``, or ``a, b, and c``."""
     if len(names) == 1:
         return names[0]
-    return f"{', '.join(names[:-1])}, and {names[-1]}"
+    first = ", ".join(names[:-1])
+    return f"{first}, and {names[-1]}"

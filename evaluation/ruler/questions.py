@@ -6,13 +6,27 @@ import numpy as np
 from numpy.random import RandomState
 
 from evaluation.ruler.builder import Builder, Draft
-from evaluation.ruler.corpora import Question
+from evaluation.ruler.question_sets import Question
 from evaluation.ruler.settings import QuestionSettings
 from evaluation.ruler.tables import count_fitting, prefix_sums
 
 
 class QuestionBuilder(Builder[QuestionSettings]):
     """Questions on documents.
+
+    An example, shortened::
+
+        Answer the question based on the given documents. ...
+
+        Document 1:
+        The Amber is a river of ...
+
+        Document 2:
+        ...
+
+        Answer the question based on the given documents. ...
+
+        Question: On which river does Aldermoor lie? Answer:
 
     A document costs its own tokens and those of its heading, ``Document 1:`` and so on; the sum of
     the headings' tokens depends on their number alone, as they come in any order of the documents.
@@ -59,13 +73,13 @@ class QuestionBuilder(Builder[QuestionSettings]):
         listed = rng.permutation(len(documents))
         for number, n in enumerate(listed.tolist(), 1):
             context += f"Document {number}:\n{documents[n]}\n\n"
-        return frame.draft(context, list(question.outputs))
+        return frame.draft(context, question.outputs)
 
     def _gold(self, question: Question) -> list[int]:
         """Return the documents that are always in the prompt."""
         if self.settings.gold == "all":
-            return list(question.gold)
-        return list(question.supporting)
+            return question.gold
+        return question.supporting
 
     def _gold_cost(self, question: Question) -> int:
         gold = self._gold(question)

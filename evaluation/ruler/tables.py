@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from evaluation.ruler.corpora import Corpora, Questions
+from evaluation.ruler.corpora import Corpora
 from evaluation.ruler.counting import Counter
+from evaluation.ruler.question_sets import Questions
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
@@ -17,20 +18,39 @@ _SPARE = 100
 
 
 def prefix_sums(costs: np.ndarray) -> np.ndarray:
-    """Return sums with ``sums[n]`` = tokens of the first n pieces, n = 0 .. len(costs)."""
+    """Return sums with ``sums[n]`` = tokens of the first n pieces, n = 0 .. len(costs).
+
+    Args:
+        costs: tokens of each piece.
+    """
     return np.concatenate([[0], np.cumsum(costs)])
 
 
 def count_fitting(sums: np.ndarray, room: float) -> int:
-    """Return the greatest n with ``sums[n] <= room``, or 0, for ascending ``sums``."""
+    """Return the greatest n with ``sums[n] <= room``, or 0.
+
+    Args:
+        sums: prefix sums of tokens, ascending.
+        room: tokens.
+    """
     fitting = int(np.searchsorted(sums, room, side="right"))
     return max(0, fitting - 1)
 
 
 class Tables:
-    """The texts, and how many tokens their pieces have; each is counted at its first use."""
+    """The texts, and how many tokens their pieces have; each is counted at its first use.
 
-    def __init__(self, counter: Counter, corpora: Corpora, longest: int) -> None:
+    Attributes:
+        counter: of tokens.
+        corpora: the texts.
+    """
+
+    def __init__(
+        self,
+        counter: Counter,
+        corpora: Corpora,
+        longest: int,
+    ) -> None:
         """Prepare for prompts of up to ``longest`` tokens."""
         self.counter = counter
         self.corpora = corpora
@@ -65,7 +85,8 @@ class Tables:
         """Return the words of a pool of ``corpora`` and the tokens of each after a space."""
         words = self.corpora.pool(pool)
         if pool not in self._costs:
-            self._costs[pool] = self.counter.counts([f" {word}" for word in words])
+            texts = [f" {word}" for word in words]
+            self._costs[pool] = self.counter.counts(texts)
         return words, self._costs[pool]
 
     def documents(self, task: str) -> tuple[Questions, np.ndarray]:
@@ -80,6 +101,8 @@ class Tables:
 class Essay:
     """The essays again and again, in words and sentences.
 
+    Words are what spaces separate. They are numbered from 0 on through all copies.
+
     Attributes:
         text: all of it.
         tokens: prefix sums of the tokens of its words.
@@ -87,7 +110,12 @@ class Essay:
         sentences: the first word of each sentence.
     """
 
-    def __init__(self, counter: Counter, corpora: Corpora, tokens: int) -> None:
+    def __init__(
+        self,
+        counter: Counter,
+        corpora: Corpora,
+        tokens: int,
+    ) -> None:
         """Repeat the essays until they have ``tokens`` tokens or more."""
         words = corpora.essays.split(" ")
         costs = counter.counts([f" {word}" for word in words])
@@ -105,7 +133,12 @@ class Essay:
         self.sentences = np.add.outer(offsets, first_words).ravel()
 
     def words(self, first: int, end: int) -> str:
-        """Return the words from ``first`` up to ``end``, without it."""
+        """Return the words from ``first`` up to ``end``, without it.
+
+        Args:
+            first: position of the first word, from 0.
+            end: position after the last word.
+        """
         if end <= first:
             return ""
         start = self.starts[first]

@@ -18,8 +18,15 @@ _LEAST_WORDS = int(16 * _ZETA_2) + 1
 class ListBuilder(Builder[ListSettings]):
     """Common words in a numbered list.
 
-    An entry costs a number and a word; the numbers are those of all entries from 1 on, so that
-    their sum depends on how many entries there are, and not on the words.
+    An example, shortened::
+
+        Below is a numbered list of words. ... Memorize the ones that appear most often.
+        1. apple 2. river 3. apple ...
+        Question: What are the 10 most common words in the above list? Answer: The top 10 words
+        that appear most often in the list are:
+
+    Before it comes a solved example of the same form. An entry of the list costs a number and a
+    word; the numbers' tokens depend on how many entries there are, and not on the words.
     """
 
     @property
@@ -36,7 +43,9 @@ class ListBuilder(Builder[ListSettings]):
         entries = (len(words) - 100) * self.settings.other
         if entries >= len(numbers):
             return "wonderwords"
-        if numbers[entries] + entries * costs.mean() > 1.05 * self.length:
+
+        tokens = numbers[entries] + entries * costs.mean()
+        if tokens > 1.05 * self.length:
             return "wonderwords"
         return self.tables.corpora.larger_pool
 
@@ -51,44 +60,57 @@ class ListBuilder(Builder[ListSettings]):
         example, shown = self._example(rng)
         chosen = self._choose_words(rng, shown)
         common = chosen[: settings.common]
+        others = chosen[settings.common :]
 
         # the fixed parts, then the common words; the other words fill the rest
         frame = self.frame(example)
         room -= self.fixed_cost(frame)
         room -= settings.frequency * int(costs[common].sum())
-        others = self._fitting(chosen[settings.common :], room)
+        fitting = self._count_fitting(costs[others], room)
 
-        # in random order
+        # the positions of the words of all entries, in random order
         common_entries = np.repeat(common, settings.frequency)
-        other_entries = np.repeat(others, settings.other)
-        listed = rng.permutation(np.concatenate([common_entries, other_entries]))
-        context = _number([words[n] for n in listed.tolist()])
+        other_entries = np.repeat(others[:fitting], settings.other)
+        entries = np.concatenate([common_entries, other_entries])
+        listed = rng.permutation(entries)
 
+        context = _number([words[n] for n in listed.tolist()])
         outputs = [words[n] for n in common.tolist()]
         return frame.draft(context, outputs)
 
     def _choose_words(self, rng: RandomState, shown: set[str]) -> np.ndarray:
-        """Return the positions of as many words as the length can need, none of those ``shown``."""
+        """Return random positions in the pool, as many as the length can need.
+
+        Args:
+            rng: random numbers.
+            shown: words of the example, which are left out.
+        """
         words, _ = self.tables.words(self._pool)
+        order = rng.permutation(len(words))
 
         # more entries than there are numbers do not fit
-        most = len(self.tables.number_sums) // self.settings.other + len(shown)
-        order = rng.permutation(len(words))
-        return np.array([n for n in order[:most].tolist() if words[n] not in shown])
+        most = len(self.tables.number_sums) // self.settings.other
+        chosen = order[: most + len(shown)].tolist()
+        return np.array([n for n in chosen if words[n] not in shown])
 
-    def _fitting(self, others: np.ndarray, room: int) -> np.ndarray:
-        """Return those of ``others`` that fit with the numbers of all entries, one at least."""
+    def _count_fitting(self, costs: np.ndarray, room: int) -> int:
+        """Return how many other words fit with the numbers of all entries, one at least.
+
+        Args:
+            costs: tokens of each of the words.
+            room: tokens for them and for the numbers.
+        """
         settings = self.settings
-        _, costs = self.tables.words(self._pool)
 
-        # words[n] = tokens of n other words; numbers[n] = those of all numbers in a list with them
-        words = settings.other * prefix_sums(costs[others])
+        # words[n] = tokens of n words, each listed several times
+        words = prefix_sums(costs) * settings.other
+        # numbers[n] = tokens of the numbers of the common entries and of those
         first = settings.common * settings.frequency
         numbers = self.tables.number_sums[first :: settings.other]
 
         most = min(len(numbers), len(words))
         fitting = count_fitting(numbers[:most] + words[:most], room)
-        return others[: max(fitting, 1)]
+        return max(fitting, 1)
 
     def _example(self, rng: RandomState) -> tuple[str, set[str]]:
         """Return a list with its answer, and the words in it."""
@@ -116,7 +138,18 @@ def _number(words: list[str]) -> str:
 
 
 class CodedBuilder(Builder[CodedSettings]):
-    """Frequent words of six letters, the most frequent of which is noise."""
+    """Frequent words of six letters.
+
+    An example, shortened::
+
+        Read the following coded text and track the frequency of each coded word. ...
+        ... qwpsik ... vdmxow qwpsik ...
+        Question: Do not provide any explanation. Please ignore the dots '....'. ... Answer:
+        According to the coded text above, the three most frequently appeared words are:
+
+    The words follow Zipf's law with exponent 2: the n-th most frequent has the share
+    ``n**-2 / zeta(2)``. The first is noise, ``...``; the next three are the answers.
+    """
 
     def build(
         self,
@@ -134,43 +167,48 @@ class CodedBuilder(Builder[CodedSettings]):
 
         frame = self.frame()
         room -= self.fixed_cost(frame)
-        times = self._largest(costs, room)
+        times = _most_times(costs, room, 2 * self.length)
+
+        # in random order
         listed = rng.permutation(np.repeat(np.arange(size), times))
         context = "".join([texts[n] for n in listed.tolist()])
         return frame.draft(context, words[1:4])
 
-    def _largest(self, costs: np.ndarray, room: int) -> np.ndarray:
-        """Return how often each word comes in the longest text of at most ``room`` tokens."""
-        ranks = np.arange(1, len(costs) + 1)
-        shares = ranks**-2.0 / _ZETA_2
 
-        # bisection over the number of words: ``low`` fits, or is the least; ``high`` does not
-        low = _LEAST_WORDS
-        high = max(_LEAST_WORDS + 1, 2 * self.length)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if int(_frequencies(middle, shares) @ costs) <= room:
-                low = middle
-            else:
-                high = middle
-
-        # noise takes what no whole step fits into
-        times = _frequencies(low, shares)
-        rest = max(0, room - int(times @ costs))
-        times[0] += rest // int(costs[0])
-        return times
-
-
-def _frequencies(number: int, shares: np.ndarray) -> np.ndarray:
-    """Return how often each word comes in a text of about ``number`` words.
+def _most_times(costs: np.ndarray, room: int, most: int) -> np.ndarray:
+    """Return how often each word comes in the longest text that fits.
 
     Args:
-        number: of words.
-        shares: of the words, by Zipf's law; the first is noise, the next three are the answers.
+        costs: tokens of each word, the most frequent first.
+        room: tokens for the text.
+        most: a number of words that does not fit.
+    """
+    ranks = np.arange(1, len(costs) + 1)
+    shares = ranks**-2.0 / _ZETA_2
 
-    Returns:
-        Whole numbers; the answers more often than all others.
+    # bisection over the number of words: ``low`` fits, or is the least; ``high`` does not
+    low = _LEAST_WORDS
+    high = max(_LEAST_WORDS + 1, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _times(middle, shares) @ costs <= room:
+            low = middle
+        else:
+            high = middle
+
+    # noise takes what no whole step fits into
+    times = _times(low, shares)
+    rest = room - int(times @ costs)
+    times[0] += max(0, rest) // int(costs[0])
+    return times
+
+
+def _times(number: int, shares: np.ndarray) -> np.ndarray:
+    """Return how often each word comes in a text of about ``number`` words.
+
+    The answers come more often than all that follow them.
     """
     times = (number * shares).astype(np.int64)
-    times[4:] = np.minimum(times[4:], times[3] - 1)
+    answer = times[3]
+    times[4:] = np.minimum(times[4:], answer - 1)
     return times
