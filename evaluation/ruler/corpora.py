@@ -104,7 +104,11 @@ def fetch(output: Path) -> None:
     log.info("%s: %d files", output, len(SOURCES))
 
 
-def _download(name: str, source: CorpusFile, path: Path) -> tuple[str, str]:
+def _download(
+    name: str,
+    source: CorpusFile,
+    path: Path,
+) -> tuple[str, str]:
     """Write ``source`` to ``path`` and return its address and checksum."""
     import requests
 

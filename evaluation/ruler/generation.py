@@ -119,12 +119,20 @@ class ChunkResult:
     tokens: list[int]
 
 
-def samples_file(folder: Path, task: str, length: int) -> Path:
+def samples_file(
+    folder: Path,
+    task: str,
+    length: int,
+) -> Path:
     """Return the path of the samples of ``task`` at ``length``."""
     return folder / task / f"{length}.jsonl"
 
 
-def read_metadata(folder: Path, task: str, length: int) -> Metadata:
+def read_metadata(
+    folder: Path,
+    task: str,
+    length: int,
+) -> Metadata:
     """Return the description of ``task`` at ``length``; checks the samples' size and checksum.
 
     Raises:
@@ -206,7 +214,11 @@ def generate(
         _make(tokenizer, texts, missing, output, workers or usable_cpus())
 
 
-def _check_arguments(lengths: Sequence[int], samples: int, tasks: Sequence[str]) -> None:
+def _check_arguments(
+    lengths: Sequence[int],
+    samples: int,
+    tasks: Sequence[str],
+) -> None:
     for task in tasks:
         if task not in TASKS:
             raise UserError(
@@ -235,7 +247,11 @@ def _exists(output: Path, sample_set: SampleSet) -> bool:
 
 
 def _make(
-    tokenizer: Path, texts: "Corpora", sample_sets: list[SampleSet], output: Path, workers: int
+    tokenizer: Path,
+    texts: "Corpora",
+    sample_sets: list[SampleSet],
+    output: Path,
+    workers: int,
 ) -> None:
     from evaluation.ruler.builders import choose
     from evaluation.ruler.counting import Counter
@@ -243,10 +259,13 @@ def _make(
 
     longest = max(sample_set.length for sample_set in sample_sets)
     tables = Tables(Counter(tokenizer), texts, longest)
-    builders = [choose(sample_set.task, sample_set.length, tables) for sample_set in sample_sets]
-
+    builders = []
     # cost of each file, for the number of processes and the time left
-    tokens = [sample_set.length * sample_set.count for sample_set in sample_sets]
+    tokens = []
+    for sample_set in sample_sets:
+        builders.append(choose(sample_set.task, sample_set.length, tables))
+        tokens.append(sample_set.length * sample_set.count)
+
     workers = min(workers, 1 + sum(tokens) // _WORKER_TOKENS)
     progress = Progress(sum(tokens))
     with _run_in_order(builders, _split(sample_sets), workers, output) as results:
@@ -263,12 +282,16 @@ def _split(sample_sets: list[SampleSet]) -> list[Chunk]:
         size = max(1, _CHUNK_TOKENS // sample_set.length)
         for start in range(0, sample_set.count, size):
             stop = min(start + size, sample_set.count)
-            chunks.append(Chunk(builder, sample_set.seed, range(start, stop)))
+            indices = range(start, stop)
+            chunks.append(Chunk(builder, sample_set.seed, indices))
     return chunks
 
 
 def _write(
-    sample_set: SampleSet, builder: "Builder", results: Iterator[ChunkResult], output: Path
+    sample_set: SampleSet,
+    builder: "Builder",
+    results: Iterator[ChunkResult],
+    output: Path,
 ) -> Metadata:
     """Write the next samples of ``results`` and their description."""
     path = samples_file(output, sample_set.task, sample_set.length)
@@ -320,7 +343,10 @@ def _log_file(metadata: Metadata, progress: Progress) -> None:
 
 @contextmanager
 def _run_in_order(
-    builders: "list[Builder]", chunks: list[Chunk], workers: int, output: Path
+    builders: "list[Builder]",
+    chunks: list[Chunk],
+    workers: int,
+    output: Path,
 ) -> Iterator[Iterator[ChunkResult]]:
     """Give the results of ``chunks`` in their order, few of them ahead of the reader."""
     if workers == 1:
@@ -329,7 +355,12 @@ def _run_in_order(
 
     # fresh interpreters: a fork would copy the locks of libraries that the caller has loaded
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(builders,))
+    pool = ProcessPoolExecutor(
+        workers,
+        context,
+        initializer=_start_worker,
+        initargs=(builders,),
+    )
     try:
         yield _submit_in_order(pool, chunks, ahead=2 * workers)
     except BrokenProcessPool as error:
@@ -342,7 +373,9 @@ def _run_in_order(
 
 
 def _submit_in_order(
-    pool: ProcessPoolExecutor, chunks: list[Chunk], ahead: int
+    pool: ProcessPoolExecutor,
+    chunks: list[Chunk],
+    ahead: int,
 ) -> Iterator[ChunkResult]:
     waiting: deque[Future] = deque()
     for chunk in chunks:
@@ -375,7 +408,11 @@ def _make_chunk(builders: "list[Builder]", chunk: Chunk) -> ChunkResult:
     return ChunkResult(b"".join(lines), tokens)
 
 
-def make_sample(builder: "Builder", seed: int, index: int) -> dict[str, Any]:
+def make_sample(
+    builder: "Builder",
+    seed: int,
+    index: int,
+) -> dict[str, Any]:
     """Return one sample, the object of a line (see :func:`generate`).
 
     The prompt is built, counted as a whole, and built again with more or less room where its

@@ -32,7 +32,13 @@ GRADED = {ANSWER_BITS: False, "acc": True, "margin": True}
 _KEYS = ("task", "index", "outputs", "tokens", "budget")
 
 
-def write_task_file(path: Path, name: str, samples: Path, metric: str, budget: int) -> None:
+def write_task_file(
+    path: Path,
+    name: str,
+    samples: Path,
+    metric: str,
+    budget: int,
+) -> None:
     """Write lm-eval's YAML for the samples of one (task, length).
 
     Args:

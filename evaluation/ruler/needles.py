@@ -194,16 +194,18 @@ def _draw_words(rng: RandomState, number: int) -> list[str]:
     """Return ``number`` random pairs of an adjective and a noun."""
     adjectives = word_list("adjective")
     nouns = word_list("noun")
-    first = rng.randint(0, len(adjectives), number).tolist()
-    second = rng.randint(0, len(nouns), number).tolist()
-    return [f"{adjectives[a]}-{nouns[b]}" for a, b in zip(first, second, strict=True)]
+    first = rng.randint(0, len(adjectives), number)
+    second = rng.randint(0, len(nouns), number)
+    places = zip(first.tolist(), second.tolist(), strict=True)
+    return [f"{adjectives[adjective]}-{nouns[noun]}" for adjective, noun in places]
 
 
 def _draw_uuids(rng: RandomState, number: int) -> list[str]:
     """Return random uuids as 32 hexadecimal digits each."""
     raw = bytearray(rng.bytes(16 * number))
-    # a row each
-    table = np.frombuffer(raw, np.uint8).reshape(number, 16)
+    # a row of 16 bytes each, in place
+    table = np.frombuffer(raw, np.uint8)
+    table = table.reshape(number, 16)
 
     # version 4 and variant of RFC 4122
     table[:, 6] = table[:, 6] & 0x0F | 0x40
@@ -213,7 +215,7 @@ def _draw_uuids(rng: RandomState, number: int) -> list[str]:
 
 def _enumerate(names: list[str]) -> str:
     """Return ``a``, or ``a, b, and c``."""
-    if len(names) == 1:
-        return names[0]
-    first = ", ".join(names[:-1])
-    return f"{first}, and {names[-1]}"
+    *first, last = names
+    if not first:
+        return last
+    return f"{', '.join(first)}, and {last}"

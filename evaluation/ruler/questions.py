@@ -59,8 +59,9 @@ class QuestionBuilder(Builder[QuestionSettings]):
         room: int,
     ) -> Draft:
         questions, _ = self.tables.documents(self.task)
-        position = self.fitting[index % len(self.fitting)]
-        question = questions.items[position]
+        # again from the first one after the last
+        number = index % len(self.fitting)
+        question = questions.items[self.fitting[number]]
 
         # the question's own documents, then others as far as they fit
         frame = self.frame(query=question.query)
@@ -93,7 +94,16 @@ class QuestionBuilder(Builder[QuestionSettings]):
         question: Question,
         room: int,
     ) -> np.ndarray:
-        """Return the other documents in the order in which they are added: related ones first."""
+        """Return the other documents in the order in which they are added: related ones first.
+
+        Args:
+            rng: random numbers.
+            question: comes with gold and related documents.
+            room: tokens for the others.
+
+        Returns:
+            Positions of documents; all of them again and again where they do not fill ``room``.
+        """
         _, costs = self.tables.documents(self.task)
         shuffled = rng.permutation(len(costs))
         related = rng.permutation(np.array(question.related, np.int64))
@@ -106,7 +116,6 @@ class QuestionBuilder(Builder[QuestionSettings]):
         missing = room - int(costs[order].sum())
         if missing <= 0:
             return order
-        # all are used: the whole set again and again
         copies = missing // int(costs.sum()) + 1
         again = [rng.permutation(len(costs)) for _ in range(copies)]
         return np.concatenate([order, *again])
@@ -137,7 +146,7 @@ class QuestionBuilder(Builder[QuestionSettings]):
         sums += headings[: most + 1]
 
         whole = count_fitting(sums, room)
-        picked = [*gold, *order[:whole].tolist()]
+        picked = gold + order[:whole].tolist()
         documents = [questions.documents[n] for n in picked]
         if whole == most:
             return documents
@@ -145,7 +154,8 @@ class QuestionBuilder(Builder[QuestionSettings]):
         # the rest of the room, less the next heading and a line end, is for a part of the next
         rest = room - int(sums[whole]) - 1
         rest -= int(headings[whole + 1] - headings[whole])
-        part = self.cut(questions.documents[order[whole]], rest)
+        cut_document = questions.documents[order[whole]]
+        part = self.cut(cut_document, rest)
         if part:
             documents.append(part)
         return documents

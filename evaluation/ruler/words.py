@@ -74,7 +74,8 @@ class ListBuilder(Builder[ListSettings]):
         entries = np.concatenate([common_entries, other_entries])
         listed = rng.permutation(entries)
 
-        context = _number([words[n] for n in listed.tolist()])
+        entry_words = [words[n] for n in listed.tolist()]
+        context = _number(entry_words)
         outputs = [words[n] for n in common.tolist()]
         return frame.draft(context, outputs)
 
@@ -170,12 +171,17 @@ class CodedBuilder(Builder[CodedSettings]):
         times = _most_times(costs, room, 2 * self.length)
 
         # in random order
-        listed = rng.permutation(np.repeat(np.arange(size), times))
-        context = "".join([texts[n] for n in listed.tolist()])
+        positions = np.repeat(np.arange(size), times)
+        listed = rng.permutation(positions).tolist()
+        context = "".join([texts[n] for n in listed])
         return frame.draft(context, words[1:4])
 
 
-def _most_times(costs: np.ndarray, room: int, most: int) -> np.ndarray:
+def _most_times(
+    costs: np.ndarray,
+    room: int,
+    most: int,
+) -> np.ndarray:
     """Return how often each word comes in the longest text that fits.
 
     Args:
@@ -198,17 +204,23 @@ def _most_times(costs: np.ndarray, room: int, most: int) -> np.ndarray:
 
     # noise takes what no whole step fits into
     times = _times(low, shares)
-    rest = room - int(times @ costs)
-    times[0] += max(0, rest) // int(costs[0])
+    rest = max(0, room - int(times @ costs))
+    times[0] += rest // int(costs[0])
     return times
 
 
 def _times(number: int, shares: np.ndarray) -> np.ndarray:
     """Return how often each word comes in a text of about ``number`` words.
 
-    The answers come more often than all that follow them.
+    Args:
+        number: of words; rounding down leaves some out.
+        shares: of each word.
+
+    Returns:
+        int64, as long as ``shares``.
     """
     times = (number * shares).astype(np.int64)
-    answer = times[3]
-    times[4:] = np.minimum(times[4:], answer - 1)
+    # the answers come more often than all that follow them
+    most = times[3] - 1
+    times[4:] = np.minimum(times[4:], most)
     return times
