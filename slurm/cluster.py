@@ -188,7 +188,7 @@ def load_cluster(name: str) -> Cluster:
         if "Structured config of type" in reason:
             reason = f"{error.full_key} is missing"
         raise UserError(
-            f"{path}: {error.full_key}: {reason}; slurm/README.md describes each key"
+            f"{path}: {error.full_key}: {reason}; docs/slurm.md describes each key"
         ) from error
     except (YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
         reason = " ".join(str(error).split())
