@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from recipes.common.cpus import usable_cpus
 from tests.helpers import preloaded
@@ -37,6 +38,12 @@ def data(tmp_path_factory: pytest.TempPathFactory, forked) -> Path:
     forked(partial(prepare, vocab_size=512, text=text), folder)
     return folder
 
+
+# what hypothesis tries: the same 200 examples in every run, or with `--hypothesis-profile=more` as
+# many others as an hour has room for
+settings.register_profile("same", max_examples=200, derandomize=True, deadline=None, database=None)
+settings.register_profile("more", max_examples=10_000, deadline=None)
+settings.load_profile("same")
 
 LAYERS = ("slow", "slurm", "gpu")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.catalog.catalog import CatalogSource, load_catalog
 from recipes.common.errors import UserError, nearest
+from recipes.common.json_files import is_number
 from recipes.registry.stages import PRETRAIN_STAGES
 from recipes.spec.mixtures import TOLERANCE
 from recipes.spec.origin import Sourced
@@ -351,10 +352,8 @@ def _check_source(name: Any, where: str) -> None:
 
 
 def _number(value: Any, where: str) -> float:
-    # bool is a kind of int
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise UserError(f"{where} is {value!r}, expected a number of zero or more; correct it")
+    if not is_number(value) or value < 0:
+        raise UserError(f"{where} is {value!r:.60}, expected a number of zero or more; correct it")
     return float(value)
 
 

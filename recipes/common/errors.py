@@ -10,8 +10,19 @@ USER_ERROR_MARKER = "GRANITE41_USER_ERROR_MARKER"
 class UserError(Exception):
     """A mistake of the user, or a full disk.
 
-    Its text is one sentence: what is wrong, where, what was expected, and the remedy.
+    Its text is one sentence: what is wrong, where, what was expected, and the remedy. Characters
+    that do not print, as in a name from a file, are escaped.
     """
+
+    def __init__(self, text: str) -> None:
+        """Keep the sentence in one line."""
+        super().__init__("".join(map(_printable, text)))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 class LockedError(UserError):

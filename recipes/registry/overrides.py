@@ -40,6 +40,8 @@ MAY_BE_ZERO = {
     "temperature",
     "seed",
 }
+# of every number; larger ones do not fit into a tensor
+LIMIT = 2**63
 _TYPE_NAMES = {
     bool: "true or false",
     int: "an integer",
@@ -101,6 +103,8 @@ def _read_value(key: str, text: str, override: str) -> Any:
 
 def _as_type(key: str, value: Any, current: Any) -> Any:
     """Return ``value`` as the type of ``current``, the value that it replaces."""
+    if isinstance(value, int | float) and abs(value) >= LIMIT:
+        raise UserError(f"{key} is {value!r:.60}, expected a number below 2^63")
     name = key.rpartition(".")[2]
     if name in CHOICES:
         if str(value) not in CHOICES[name]:

@@ -189,7 +189,7 @@ FILES = [
 ]
 
 
-def _submission() -> dict:
+def submission() -> dict:
     """Return the record of a submitted chain."""
     compute = Compute("batch", "04:00:00", gpu_type="h100", gpus_per_node=8)
     cluster = Cluster("mine", compute, Partition("cpu", "01:00:00"), "/shared")
@@ -204,7 +204,7 @@ STATUS = "status --run-dir run"
 
 def _changed_record(command: str, name: str, keys: str, value: object, says: str) -> Row:
     """Return a row whose record has another value at a dot path."""
-    record = _submission()
+    record = submission()
     place = record
     *parents, last = keys.split(".")
     for key in parents:
@@ -222,7 +222,7 @@ def _damaged_record(command: str, name: str, damage: inputs.Damage, says: str) -
     return Row(
         f"{command.split()[0]} by a chain's record {name}",
         command,
-        input=[inputs.json_file(RECORD, _submission()), inputs.damaged(RECORD, damage)],
+        input=[inputs.json_file(RECORD, submission()), inputs.damaged(RECORD, damage)],
         says=[f"{RECORD}: {says}"],
     )
 
@@ -308,7 +308,7 @@ ROWS = [
     Row(
         "the log of a job that the chain does not have",
         "logs phase2 --run-dir run",
-        input=[inputs.json_file(RECORD, _submission())],
+        input=[inputs.json_file(RECORD, submission())],
         says=["unknown job 'phase2'", "known are phase1, phase1-export"],
     ),
 ]

@@ -10,6 +10,7 @@ from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.stage_folder import write_recipe
 from tests.bad_inputs.row import Input
 from tests.helpers.manifests import data_manifest, write_stage_manifest
+from tests.helpers.report_pages import unit, write_scores
 
 Damage = Callable[[bytes], bytes]
 
@@ -139,3 +140,25 @@ def prepared_data(folder: Path) -> None:
     """Write the manifest of prepared data into ``data/``."""
     (folder / "data").mkdir()
     data_manifest(text={"text": 5}).write(folder / "data")
+
+
+def tokenized(folder: Path) -> None:
+    """Write the manifest of a tokenized component into ``tokenized/``."""
+    shard = {"prefix": "shard-00000", "documents": 1, "tokens": 5, "bytes": 9}
+    hashes = {"bin_sha256": "0" * 64, "idx_sha256": "1" * 64}
+    manifest = {
+        "documents": 1,
+        "tokens": 5,
+        "bytes": 9,
+        "left_out": {"no text": 2},
+        "licenses": {"CC0-1.0": 1},
+        "sources": {"a.jsonl": 1},
+        "tokenizer": {"fingerprint": "2" * 64, "vocab_size": 258, "end_of_text": 0},
+        "shards": [shard | hashes],
+    }
+    json_file("tokenized/manifest.json", manifest)(folder)
+
+
+def evaluation(folder: Path) -> None:
+    """Write an evaluation of phase1 by the suite base into ``run/phase1/eval/base``."""
+    write_scores(folder / "run", "phase1", "base", [unit("mmlu", 60.0), unit("bbh", 50.0, None)])

@@ -30,6 +30,12 @@ VALUES = [
         f"component math: sources: finemath: weight is -1, {NUMBER}",
     ),
     (
+        "a weight beyond all bounds",
+        ("math", "sources", "finemath"),
+        10**400,
+        f"weight is 1{'0' * 59}, {NUMBER}",
+    ),
+    (
         "a weight in words",
         ("math", "sources", "finemath"),
         "many",

@@ -34,6 +34,11 @@ CASES = [
         "phase1 --size 8b schedule.lr_max=.nan",
         "schedule.lr_max is nan, expected a positive number",
     ),
+    (
+        "a number beyond all bounds",
+        "phase1 --size 8b tokens=1e30",
+        "tokens is 1e+30, expected a number below 2^63",
+    ),
     ("a number for text", "phase1 --size 8b split=3", "split is 3, expected text"),
     (
         "one for true",
