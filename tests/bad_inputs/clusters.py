@@ -167,7 +167,7 @@ FILES = [
     ("a list in it", GOOD, "- a\n", "holds no keys"),
     ("an open list in it", GOOD, "account: [", "cannot be read as YAML"),
     ("a number in it", GOOD, "3", "cannot be read as YAML"),
-    ("brackets without an end", GOOD, "[" * 2000, "cannot be read as YAML"),
+    ("brackets without an end", GOOD, "[" * 500, "cannot be read as YAML"),
     (
         "a list for a name",
         "account: mine",

@@ -1,7 +1,7 @@
 """Functions that write the inputs of rows: each takes the folder in which the command will run."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,24 +53,31 @@ def damaged(path: str, damage: Damage) -> Input:
     return change
 
 
-def with_values(path: str, **values: Any) -> Input:
-    """Set keys of a JSON file that an input before this one wrote."""
+def changed_json(path: str, change: Callable[[Any], object]) -> Input:
+    """Change the value in a JSON file that an input before this one wrote."""
 
-    def change(content: bytes) -> bytes:
-        return json.dumps(json.loads(content) | values).encode()
-
-    return damaged(path, change)
-
-
-def without_key(path: str, key: str) -> Input:
-    """Remove a key of a JSON file that an input before this one wrote."""
-
-    def change(content: bytes) -> bytes:
+    def damage(content: bytes) -> bytes:
         value = json.loads(content)
-        del value[key]
+        change(value)
         return json.dumps(value).encode()
 
-    return damaged(path, change)
+    return damaged(path, damage)
+
+
+def with_values(path: str, **values: Any) -> Input:
+    """Set keys of a JSON file that an input before this one wrote."""
+    return changed_json(path, lambda content: content.update(values))
+
+
+def put(value: Any, keys: Sequence[str | int], new: Any) -> None:
+    """Set what some keys lead to in a JSON value; ``...`` removes it."""
+    *parents, last = keys
+    for key in parents:
+        value = value[key]
+    if new is ...:
+        del value[last]
+    else:
+        value[last] = new
 
 
 def cut(content: bytes) -> bytes:

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
+import typer
+
 from recipes.cli import main as cli
 
+# typer builds the tree of commands anew for each command line, which takes longer than most rows
+COMMANDS = typer.main.get_command(cli.app)
 Input = Callable[[Path], object]
 
 
@@ -67,6 +71,7 @@ def run(command: str, folder: Path, environment: Mapping[str, str | None]) -> Ou
     status: object = 0
     with (
         chdir(folder),
+        mock.patch.object(cli, "app", COMMANDS),
         mock.patch.object(sys, "argv", argv),
         mock.patch.dict(os.environ, given, clear=True),
         redirect_stdout(out),

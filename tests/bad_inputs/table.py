@@ -4,11 +4,9 @@ import importlib
 import pkgutil
 
 import click
-import typer
 
 import tests.bad_inputs
-from recipes.cli.main import app
-from tests.bad_inputs.row import Row
+from tests.bad_inputs.row import COMMANDS, Row
 
 
 def rows() -> list[Row]:
@@ -25,7 +23,7 @@ def rows() -> list[Row]:
 
 def commands() -> set[str]:
     """Return the words of every command, such as ``data tokenize``."""
-    return _leaves(typer.main.get_command(app), ())
+    return _leaves(COMMANDS, ())
 
 
 def _leaves(command: click.Command, words: tuple[str, ...]) -> set[str]:
