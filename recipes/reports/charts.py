@@ -39,14 +39,10 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "path.simplify": False,
     "font.size": 9,
-    "text.color": PALETTE["ink"],
-    "axes.labelcolor": PALETTE["soft"],
     "axes.axisbelow": True,
     "axes.edgecolor": PALETTE["line"],
     "axes.xmargin": 0,
     "grid.color": PALETTE["line"],
-    "xtick.color": PALETTE["soft"],
-    "ytick.color": PALETTE["soft"],
     "hatch.linewidth": 0.4,
     "legend.frameon": False,
 }
@@ -58,7 +54,7 @@ SPREAD = 1e4
 MOST_POINTS = 500
 MOST_MARKS = 40
 # inches of a character of a span's name
-CHARACTER = 0.08
+CHARACTER = 0.07
 
 
 def chart_svg(chart: Chart) -> str:

@@ -34,10 +34,9 @@ def schedule_curve(
 
     warmup = flatten(schedule).get("warmup_tokens")
     bend = min(warmup.value, end) if warmup else 0
-    even = np.linspace(0, end, 200)
     # dense at both ends
-    close = np.geomspace(end * 1e-6, end, 200)
-    tokens = np.unique(np.concatenate([[0, bend, end], even, close, end - close]))
+    even = (1 - np.cos(np.linspace(0, np.pi, 400))) / 2 * end
+    tokens = np.union1d(even, [bend, end])
     return (tokens + start).tolist(), [schedule.lr(count) for count in tokens.tolist()]
 
 

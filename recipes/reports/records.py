@@ -24,6 +24,9 @@ from recipes.runs.stage_folder import resolve_recorded
 from recipes.runs.stage_manifest import MANIFEST, StageManifest, read_manifest
 
 Value = TypeVar("Value")
+# key of steps.jsonl -> the steps that have it, and its values
+Curve = tuple[list[float], list[float]]
+Metrics = dict[str, tuple["array[float]", "array[float]"]]
 
 METRICS = "metrics/steps.jsonl"
 MEAN = "mean"
@@ -49,35 +52,6 @@ class Problems(list[str]):
         except UserError as error:
             self.note(error)
             return None
-
-
-class Metrics:
-    """The numbers of ``steps.jsonl``: key -> the steps that have it, and its values."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, tuple[array[float], array[float]]] = {}
-
-    def add(self, key: str, step: float, value: float) -> None:
-        """Add what a line says of a step."""
-        steps, values = self.keys.setdefault(key, (array("d"), array("d")))
-        steps.append(step)
-        values.append(value)
-
-    @property
-    def steps(self) -> int:
-        """The last step."""
-        return int(self.keys["tokens"][0][-1]) if "tokens" in self.keys else 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens after the last step."""
-        return int(self.keys["tokens"][1][-1]) if "tokens" in self.keys else 0
-
-    @property
-    def speed(self) -> float | None:
-        """Mean tokens per second of the steps."""
-        _, speeds = self.keys.get("tokens_per_second", ((), ()))
-        return sum(speeds) / len(speeds) if speeds else None
 
 
 @dataclass(frozen=True)
@@ -115,6 +89,10 @@ class Entry:
                 units[mean_name(length)] = Unit(MEAN, length, MEAN, score, stderr, 0, 0)
         return units | {unit.name: unit for unit in self.evaluation.units}
 
+    def is_final_of(self, stage: str) -> bool:
+        """Whether it is of a stage's final model."""
+        return self.evaluation.stage == stage and not self.evaluation.label
+
     def difference(self, name: str) -> float | None:
         """Return by how much a unit's score is greater than before, if both are finite."""
         if name not in self.units or name not in self.before:
@@ -144,7 +122,7 @@ class StageReport:
     """A stage as its files describe it.
 
     Attributes:
-        folder: of the stage, whose name is the stage's.
+        name: of the stage and of its folder.
         manifest: None where it is missing or damaged.
         recipe: with the recorded schedule and mixture; None where those are damaged.
         metrics: of ``steps.jsonl``.
@@ -152,28 +130,28 @@ class StageReport:
         evaluations: of its final model.
     """
 
-    folder: Path
+    name: str
     manifest: StageManifest | None
     recipe: Recipe | None
     metrics: Metrics
     tokens_before: int
     evaluations: list[Entry]
 
-    @property
-    def name(self) -> str:
-        """The stage's."""
-        return self.folder.name
-
     def get(self, key: str) -> Any:
         """Return the manifest's value of ``key``, None without a manifest."""
         return getattr(self.manifest, key, None)
 
-    def curve(
-        self, key: str, start: float = 0.0, shift: float = 0.0
-    ) -> tuple[list[float], list[float]]:
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Steps that are done, and their tokens."""
+        steps, tokens = self.metrics.get("tokens", ((0,), (0,)))
+        return int(steps[-1]), int(tokens[-1])
+
+    def curve(self, key: str, start: float = 0.0, shift: float = 0.0) -> Curve:
         """Return tokens from ``start``, ``shift`` steps later, and a key's values at them."""
-        steps, values = self.metrics.keys.get(key, ((), ()))
-        tokens_per_step = self.metrics.tokens / max(self.metrics.steps, 1)
+        steps, values = self.metrics.get(key, ((), ()))
+        last_step, tokens = self.progress
+        tokens_per_step = tokens / max(last_step, 1)
         return [start + (step + shift) * tokens_per_step for step in steps], list(values)
 
     @property
@@ -189,7 +167,7 @@ class StageReport:
         # the manifest has the last word on a finished stage, steps.jsonl on a running one
         if self.manifest and self.manifest.is_finished:
             return self.manifest.tokens
-        return self.metrics.tokens
+        return self.progress[1]
 
     @property
     def tokens_of_the_run(self) -> int:
@@ -200,36 +178,30 @@ class StageReport:
 def read_stages(problems: Problems) -> list[StageReport]:
     """Return the stages of a run that have begun, in the chain's order."""
     require_run_folder(problems.folder)
-    # the evaluations' own report says what of them is damaged
-    entries = read_entries(Problems(problems.folder))
+    entries = read_entries(problems)
     stages: list[StageReport] = []
     tokens = 0
     for name in STAGES:
         folder = problems.folder / name
-        if folder.is_dir():
-            own = [entry for entry in entries if entry.name == name]
-            stage = StageReport(
-                folder=folder,
-                manifest=problems.read(_read_manifest, folder),
-                recipe=problems.read(resolve_recorded, folder),
-                metrics=_read_metrics(folder / METRICS, problems),
-                tokens_before=tokens,
-                evaluations=own,
-            )
-            stages.append(stage)
-            tokens = stage.tokens_of_the_run
+        if not folder.is_dir():
+            continue
+        if not (folder / MANIFEST).exists():
+            problems.note(f"{folder / MANIFEST}: no such file; {REMEDY}")
+        stage = StageReport(
+            name=name,
+            manifest=problems.read(read_manifest, folder),
+            recipe=problems.read(resolve_recorded, folder),
+            metrics=_read_metrics(folder / METRICS, problems),
+            tokens_before=tokens,
+            evaluations=[entry for entry in entries if entry.is_final_of(name)],
+        )
+        stages.append(stage)
+        tokens = stage.tokens_of_the_run
     return stages
 
 
-def _read_manifest(folder: Path) -> StageManifest:
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"{folder / MANIFEST}: no such file; {REMEDY}")
-    return manifest
-
-
 def _read_metrics(path: Path, problems: Problems) -> Metrics:
-    metrics = Metrics()
+    metrics: Metrics = {}
     damaged: list[int] = []
     left_out: Counter[str] = Counter()
     try:
@@ -239,10 +211,12 @@ def _read_metrics(path: Path, problems: Problems) -> Metrics:
                 damaged.append(0)
                 continue
             for key, value in line.items():
-                if is_number(value):
-                    metrics.add(key, step, value)
-                else:
+                if not is_number(value):
                     left_out[f"values of {key!r} that are no finite numbers"] += 1
+                    continue
+                steps, values = metrics.setdefault(key, (array("d"), array("d")))
+                steps.append(step)
+                values.append(value)
     except UserError as error:
         problems.note(f"{error}; {REMEDY}")
 

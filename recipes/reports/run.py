@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from recipes.common.json_files import is_number
 from recipes.common.progress import duration
 from recipes.common.tables import print_table
 from recipes.registry.stages import STAGES
@@ -76,7 +77,7 @@ def write_report(run_folder: Path) -> Path:
         problem_section(problems),
         Section("The whole run", _charts(stages)),
         Section("Merges", [merges]),
-        *map(_stage_section, stages),
+        *(_stage_section(stage, run_folder) for stage in stages),
     ]
     sizes = [stage.manifest.size for stage in stages if stage.manifest]
     write_pages(
@@ -90,8 +91,7 @@ def print_summary(run_folder: Path) -> None:
     """Print a row a stage: what it read, its validation loss, and its final model's scores."""
     rows = []
     for stage in read_stages(Problems(run_folder)):
-        overview = _overview(stage)
-        row = {name: overview[name] for name in SUMMARY}
+        row = {name: value for name, value in _overview(stage).items() if name in SUMMARY}
         rows.append(row | {"gates": _gates(stage), "mean scores": _scores(stage)})
     summary = table("Summary", rows)
     texts = []
@@ -107,18 +107,20 @@ def problem_section(problems: Sequence[str]) -> Section:
 
 def _overview(stage: StageReport) -> dict[str, Any]:
     status = stage.get("status") or "-"
+    steps, _ = stage.progress
+    _, speeds = stage.curve("tokens_per_second")
     return {
         "stage": stage.name,
         "status": flagged(status, status == "failed"),
         "tokens": stage.get("tokens"),
         "tokens done": stage.tokens_done or None,
         "tokens of the run": stage.tokens_of_the_run or None,
-        "steps": stage.metrics.steps or None,
+        "steps": steps or None,
         "validation loss": number(stage.get("validation_loss"), ".3f"),
         "unigram entropy": number(stage.get("unigram_entropy"), ".3f"),
         "below entropy": number(stage.below_entropy, ".1%"),
         "wall time": stage.manifest and duration(stage.manifest.seconds),
-        "tokens/s": number(stage.metrics.speed, ",.0f"),
+        "tokens/s": number(fmean(speeds), ",.0f") if speeds else None,
     }
 
 
@@ -136,10 +138,12 @@ def _scores(stage: StageReport) -> str:
     for entry in stage.evaluations:
         scores: dict[str, list[float]] = {}
         for unit in entry.evaluation.units:
-            metric = "" if unit.percent else f" {unit.metric.partition(',')[0]}"
+            metric = "" if unit.percent else unit.metric.partition(",")[0]
             if math.isfinite(unit.score):
                 scores.setdefault(metric, []).append(unit.score)
-        means = [f"{fmean(values):.1f}{metric}" for metric, values in scores.items()]
+        means = []
+        for metric, values in scores.items():
+            means.append(f"{fmean(values):.2f} {metric}" if metric else f"{fmean(values):.1f}")
         texts.append(f"{entry.evaluation.suite} {', '.join(means) or '-'}")
     return "; ".join(texts)
 
@@ -163,10 +167,10 @@ def _merges(problems: Problems) -> Table:
     return table("Parents", rows)
 
 
-def _stage_section(stage: StageReport) -> Section:
+def _stage_section(stage: StageReport, run_folder: Path) -> Section:
     blocks = [
         *_charts([stage]),
-        _details(stage),
+        _details(stage, run_folder / stage.name),
         _mixture(stage),
         _shards(stage),
     ]
@@ -194,9 +198,7 @@ def _charts(stages: Sequence[StageReport]) -> list[Block]:
 
         # the rate is that of the tokens before the step
         rates.append(Series("applied", *stage.curve("lr", start, shift=-1), "c0", "-"))
-        if stage.recipe and stage.manifest and stage.manifest.tokens > 0:
-            curve = schedule_curve(stage.recipe.schedule, stage.manifest.tokens, start)
-            rates.append(Series("recipe", *curve, "c1", "--"))
+        rates += _recipe_rate(stage, start)
 
     of = f"from {stages[0].name} to {stages[-1].name}"
     scale = "log"
@@ -212,7 +214,19 @@ def _charts(stages: Sequence[StageReport]) -> list[Block]:
     ]
 
 
-def _details(stage: StageReport) -> Table:
+def _recipe_rate(stage: StageReport, start: float) -> list[Series]:
+    """Return the rate of the recipe, unless damage to its numbers leaves none."""
+    tokens = stage.get("tokens") or 0
+    if stage.recipe is None or tokens <= 0:
+        return []
+    try:
+        x, y = schedule_curve(stage.recipe.schedule, tokens, start)
+    except ArithmeticError:
+        return []
+    return [Series("recipe", x, y, "c1", "--")] if all(map(is_number, y)) else []
+
+
+def _details(stage: StageReport, folder: Path) -> Table:
     """Return what is known of a stage beside the overview, and links to its files."""
     epochs = stage.get("repeated_components") or {}
     details: dict[str, Any] = {
@@ -222,20 +236,21 @@ def _details(stage: StageReport) -> Table:
         "gates": _gates(stage),
         "mean scores": _scores(stage),
         "tokenizer fingerprint": stage.get("tokenizer_fingerprint"),
-        "checkpoint": stage.get("checkpoint") and _link(stage, stage.get("checkpoint")),
+        "checkpoint": stage.get("checkpoint") and _link(folder, stage.get("checkpoint")),
     }
     for name, path in FILES.items():
-        if (stage.folder / path).exists():
-            details[name] = _link(stage, path)
+        if (folder / path).exists():
+            details[name] = _link(folder, path)
     rows = [{"what": name, "value": value} for name, value in details.items() if value]
     return table("Details", rows)
 
 
-def _link(stage: StageReport, path: str) -> Cell:
+def _link(folder: Path, path: str) -> Cell:
     # a path that the manifest names may lead anywhere
     is_plain = path.isprintable() and len(path) < 256 and ".." not in Path(path).parts
-    if is_plain and (stage.folder / path.lstrip("/")).exists():
-        return Cell(path, href=f"{stage.name}/{path.lstrip('/')}")
+    inside = path.lstrip("/")
+    if is_plain and (folder / inside).exists():
+        return Cell(path, href=f"{folder.name}/{inside}")
     return Cell(f"{path} does not exist", "bad")
 
 

@@ -150,6 +150,13 @@ def test_missing_failed_and_unavailable_units_are_named(tmp_path: Path) -> None:
     assert "Granite 4.0" in remarks["mgsm"]
 
 
+def test_a_name_with_an_odd_length_is_shown(tmp_path: Path) -> None:
+    names = ["mmlu@", "mmlu@x", "mmlu@" + "9" * 5000]
+    write_scores(tmp_path, "phase1", "base", [unit("mmlu", 60.0)], expected=names)
+    remark = "no result: has not been run"
+    assert report(tmp_path).cells("phase1", remark)["units"] == ", ".join(names)
+
+
 def test_other_settings_are_listed(tmp_path: Path) -> None:
     found = [unit("vt", 80.0, 1.0, 4096, settings={"settings_variant": "compact"})]
     write_scores(

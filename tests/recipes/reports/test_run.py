@@ -290,6 +290,23 @@ def test_a_recipe_with_a_number_out_of_all_bounds_is_damaged(tmp_path: Path) -> 
     assert "phase1/recipe.yaml: is damaged (OverflowError" in report(tmp_path)[1].words
 
 
+def test_a_rate_that_overflows_later_in_the_stage_is_left_out(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 5)
+    path = tmp_path / "phase1/recipe.yaml"
+    path.write_text(path.read_text().replace("value: -0.51", "value: 60"))
+    page = report(tmp_path)[1]
+    assert page.points("recipe") == []
+    assert page.points("applied") == [5, 5]
+
+
+def test_a_damaged_evaluation_is_listed(tmp_path: Path) -> None:
+    write_stage(tmp_path, "phase1", 5)
+    path = tmp_path / "phase1/eval/smoke/evaluation.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert "phase1/eval/smoke/evaluation.json: is not valid JSON" in report(tmp_path)[1].words
+
+
 def test_damaged_lines_are_counted_and_a_cut_one_is_not(tmp_path: Path) -> None:
     write_stage(tmp_path, "phase1", 5)
     lines = (
@@ -411,7 +428,7 @@ def test_the_summary_has_a_row_a_stage(tmp_path: Path, capsys) -> None:
     assert header.split("  ")[0].strip() == "stage"
     assert rows[0].split() == [
         *("phase1", "finished", "1,234,567", "6.000", "25.0%"),
-        *("1", "of", "1", "failed", "smoke", "30.0,", "2.5", "bits_per_byte"),
+        *("1", "of", "1", "failed", "smoke", "30.0,", "2.50", "bits_per_byte"),
     ]
     assert rows[1].split()[:2] == ["phase2", "failed"]
 
