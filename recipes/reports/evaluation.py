@@ -183,21 +183,19 @@ def _scores(entries: Sequence[Entry], is_compared: bool) -> Table:
     suite = entries[0].evaluation.suite
     published = {size: _published(suite, size) for size in _sizes(entries)}
     metrics: dict[str, str] = {}
-    for scores in published.values():
-        metrics |= dict.fromkeys(scores, "")
     for entry in entries:
-        metrics |= dict.fromkeys(entry.evaluation.expected, "") | metrics
         for name, unit in entry.units.items():
             metrics[name] = unit.metric.partition(",")[0]
+    expected = chain.from_iterable(entry.evaluation.expected for entry in entries)
 
     rows = []
-    for name in sorted(metrics, key=_length_of):
+    for name in dict.fromkeys(chain(metrics, expected, *published.values())):
         # the tasks of RULER are in the heat maps
         if suite == LONG_CONTEXT and not is_compared and not name.startswith(records.MEAN):
             continue
         row: dict[str, Any] = {
             "unit": name,
-            "metric": metrics[name],
+            "metric": metrics.get(name),
             "IBM's setting": setting(suite, name),
         }
         for size, scores in published.items():
@@ -209,12 +207,6 @@ def _scores(entries: Sequence[Entry], is_compared: bool) -> Table:
             row["z"] = _z(entries[1], name)
         rows.append(row)
     return table("Scores", rows)
-
-
-def _length_of(name: str) -> int:
-    """Return the length in the name of one of RULER's units, 0 in all others."""
-    digits = name.partition("@")[2]
-    return int(digits) if digits.isdecimal() and len(digits) < 20 else 0
 
 
 def _published(suite: str, size: str) -> dict[str, float]:
