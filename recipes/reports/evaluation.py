@@ -121,8 +121,8 @@ def _entries_by_key(problems: Problems) -> dict[Any, Entry]:
     entries = records.read_entries(problems)
     if not entries:
         raise UserError(
-            f"{folder}: holds no evaluations, expected a run's or an evaluation's folder; name one "
-            "that `granite41 eval` wrote"
+            f"{folder}: holds no evaluations that can be read, expected a run's or an evaluation's "
+            "folder; name one that `granite41 eval` wrote"
         )
     return {(entry.evaluation.suite, entry.name): entry for entry in entries}
 
