@@ -183,7 +183,7 @@ def _answers(
             idle.put(launcher)
 
     # once for all, where tests import it
-    numpy = any("import numpy" in str(judgment) for _, _, judgment in tasks)
+    numpy = any("numpy" in str(judgment) for _, _, judgment in tasks)
     with contextlib.ExitStack() as launchers:
         for _ in range(workers):
             idle.put(launchers.enter_context(_Launcher(numpy)))

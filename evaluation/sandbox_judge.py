@@ -17,7 +17,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "set": set,
     "frozenset": frozenset,
     "dict": dict,
-    "iterator": iter,
+    "iterator": lambda parts: iter(list(parts)),
     "object": lambda kind: Opaque(kind),
 }
 
@@ -103,9 +103,8 @@ def decode(message: bytes) -> Any:
 def _tag(value: Any) -> Any:
     if value is None or isinstance(value, bool | str | float):
         return value
-    if isinstance(value, int):
-        # Python reads no more than 4,300 decimal digits
-        return value if value.bit_length() <= 64 else {"int": hex(value)}
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return value
     if isinstance(value, list):
         return _tag_all(value)
     for kind in (tuple, set, frozenset):
@@ -117,6 +116,9 @@ def _tag(value: Any) -> Any:
 
 
 def _tag_rare(value: Any) -> Any:
+    if isinstance(value, int):
+        # Python reads no more than 4,300 decimal digits
+        return {"int": hex(value)}
     if isinstance(value, bytes | bytearray):
         return {"bytes": value.hex()}
     if isinstance(value, complex):
@@ -125,11 +127,13 @@ def _tag_rare(value: Any) -> Any:
         return {"range": _tag_all((value.start, value.stop, value.step))}
     if isinstance(value, Iterator | KeysView | ValuesView | ItemsView):
         return {"iterator": _tag_all(itertools.islice(value, ITERATOR_ITEMS))}
-    # a number of NumPy, which is imported only where the program has done so
+    if isinstance(value, Opaque):
+        return {"object": value.kind}
+    # a number of NumPy, if it is imported
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic):
         return _tag(value.item())
-    return {"object": value.kind if isinstance(value, Opaque) else type(value).__name__}
+    return {"object": type(value).__name__}
 
 
 def _tag_all(values: Any) -> list[Any]:
@@ -159,7 +163,7 @@ def run_program(program: str, calls: int, answers: int) -> None:
 
 def _run_to_end(program: str, namespace: dict[str, Any]) -> None:
     try:
-        exec(compile(program, "<program>", "exec"), namespace)  # noqa: S102
+        _execute("program", program, namespace)
     except SystemExit as error:
         if error.code not in (None, 0):
             raise
@@ -179,22 +183,27 @@ def _call(
 def _attempt(action: Callable[[], Any]) -> bytes:
     """Return the answer to a call: ``[KIND, VALUE]``, of an exception its builtin kind."""
     try:
-        return encode(["returned", action()])
+        value = action()
+        return encode(["returned", value])
     except BaseException as error:
-        kinds = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
-        return encode([next(kinds), _message(error)])
+        kinds = type(error).__mro__
+        builtin = next(kind for kind in kinds if kind.__module__ == "builtins")
+        return encode([builtin.__name__, _message(error)])
 
 
-def _message(error: BaseException) -> Any:
-    # KeyError's text is not its argument, and str() may be the program's own code
+def _message(error: BaseException) -> str:
+    # str() may be the program's own code
     try:
-        return str(error.args[0] if len(error.args) == 1 else error)
+        # the text of a KeyError is not its argument
+        if len(error.args) == 1:
+            return str(error.args[0])
+        return str(error)
     except BaseException:
         return ""
 
 
 def _exception(kind: str, message: str) -> Exception:
-    """Return an exception as the program raised it; one that tests may not see as another."""
+    """Return the exception that the program raised, of a kind that only an ``except`` catches."""
     found = getattr(builtins, kind, None)
     if isinstance(found, type) and issubclass(found, Exception) and found not in _SILENT:
         # some kinds need more than a message
@@ -203,35 +212,35 @@ def _exception(kind: str, message: str) -> Exception:
     return RuntimeError(f"{kind}: {message}")
 
 
+@dataclass
 class Judge:
     """Calls a program's functions, and reports once.
 
     Attributes:
-        program: the program's process.
-        calls: file of the calls to it.
-        answers: file of its answers.
-        printed: file of what it prints.
-        report: file of the report.
-        returned: values that it has returned to :meth:`collect`.
+        program: process id of the program.
+        calls: file to which the calls are written.
+        answers: file from which the program's answers are read.
+        printed: file of what the program prints.
+        report: file to which the report is written.
+        returned: values of the calls of :meth:`collect`.
     """
 
-    def __init__(self, program: int, calls: int, answers: int, printed: int, report: int) -> None:
-        self.program = program
-        self.calls = calls
-        self.answers = answers
-        self.printed = printed
-        self.report = report
-        self.returned: list[Any] = []
+    program: int
+    calls: int
+    answers: int
+    printed: int
+    report: int
+    returned: list[Any] = field(default_factory=list)
 
     def decide(self, setup: str, functions: list[str], tests: str) -> NoReturn:
         """Run the tests, in which ``functions`` are the program's, and report how they end."""
         namespace = _main_namespace()
         try:
             self._answer()
-            exec(compile(setup, "<setup>", "exec"), namespace)  # noqa: S102
+            _execute("setup", setup, namespace)
             for name in functions:
                 namespace[name] = partial(self._call, name)
-            exec(compile(tests, "<tests>", "exec"), namespace)  # noqa: S102
+            _execute("tests", tests, namespace)
         except BaseException as error:
             self._end(_failure(error))
         self._end(PASSED)
@@ -298,6 +307,11 @@ def _main_namespace() -> dict[str, Any]:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     return module.__dict__
+
+
+def _execute(name: str, source: str, namespace: dict[str, Any]) -> None:
+    code = compile(source, f"<{name}>", "exec")
+    exec(code, namespace)  # noqa: S102
 
 
 def _failure(error: BaseException) -> str:

@@ -150,24 +150,25 @@ def _serve(readable: list[Path], refusal: str) -> NoReturn:
 
 def _report(judge: int, report: int, seconds: float) -> bytes:
     """Return the judge's report, or what became of it; the judge and the program have ended."""
-    signal.signal(signal.SIGALRM, _raise_timeout)
+    missing = "killed: with its sandbox"
+
+    def stop(*_: Any) -> None:
+        nonlocal missing
+        missing = "timed out"
+        os.kill(judge, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         content = receive(report, MESSAGE_BYTES)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except TimeoutError:
-        content = encode({"reason": "timed out"})
     except EOFError:
-        content = encode({"reason": "killed: with its sandbox"})
+        content = encode({"reason": missing})
     except ValueError:
         content = encode({"reason": "failed: returned more than 16 MiB"})
+    signal.setitimer(signal.ITIMER_REAL, 0)
     os.kill(judge, signal.SIGKILL)
     os.waitpid(judge, 0)
     return content
-
-
-def _raise_timeout(*_: Any) -> NoReturn:
-    raise TimeoutError
 
 
 def _judge(request: dict[str, Any], readable: list[Path], task: int, report: int) -> NoReturn:
@@ -193,8 +194,8 @@ def _judge(request: dict[str, Any], readable: list[Path], task: int, report: int
         send(report, encode({"refused": refusal}))
         os._exit(0)
 
-    content = decode(receive(task))
     judge = Judge(program, calls, answers, printed, report)
+    content = decode(receive(task))
     if "calls" in content:
         judge.collect(content["calls"])
     judge.decide(content["setup"], content["functions"], content["tests"])
@@ -212,7 +213,7 @@ def _program(
         _call("unshare", CLONE_NEWNS | CLONE_NEWIPC)
         _mount_scratch(readable)
         given = os.memfd_create("given")
-        os.write(given, request["given"].encode())
+        os.write(given, request["given"].encode(errors="replace"))
         os.lseek(given, 0, os.SEEK_SET)
         empty = os.open(os.devnull, os.O_RDWR)
         os.setsid()

@@ -64,7 +64,11 @@ def pass_at_1(document: Document, results: list[str]) -> dict[str, float]:
 
 
 def _mbpp(document: Document, text: str, tests: str) -> Trial:
-    """Return the trial of a response; what tests call or import is what the reference has."""
+    """Return the trial of a response.
+
+    The tests call what the reference solution defines and have the modules that it imports, whether
+    or not the response imports them.
+    """
     imports = list(document["test_imports"])
     functions = []
     for statement in ast.parse(document["code"]).body:
