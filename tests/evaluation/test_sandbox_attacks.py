@@ -44,7 +44,7 @@ def found() -> dict[str, str]:
     """The reason of every attack."""
     late = [name for name, (reason, _) in ATTACKS.items() if reason == TOO_LATE]
     others = [name for name in ATTACKS if name not in late]
-    ended = reasons([ATTACKS[name][1] for name in late], 2.0)
+    ended = reasons([ATTACKS[name][1] for name in late], 4.0)
     ended += reasons([ATTACKS[name][1] for name in others], 60.0)
     return dict(zip([*late, *others], ended, strict=True))
 
