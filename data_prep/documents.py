@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -175,34 +174,41 @@ def records_before(part: Part) -> int:
 
 
 def _split_text(file: Path, kind: str, piece_bytes: int) -> list[Part]:
+    name = str(file)
     input_files.check_start(file)
     size = file.stat().st_size
-    if kind in TEXT or is_compressed(file.name):
-        return [Part(str(file), 0, 1, size)]
+    if kind in TEXT or is_compressed(name):
+        return [Part(name, 0, 1, size)]
 
     # bounds fall within lines: a line belongs to the part in which it begins
+    parts = []
     pieces = max(1, round(size / piece_bytes))
-    bounds = [size * piece // pieces for piece in range(pieces + 1)]
-    return [Part(str(file), start, stop, stop - start) for start, stop in pairwise(bounds)]
+    for piece in range(pieces):
+        start = size * piece // pieces
+        stop = size * (piece + 1) // pieces
+        parts.append(Part(name, start, stop, stop - start))
+    return parts
 
 
 def _split_parquet(file: Path) -> list[Part]:
     import pyarrow.parquet as pq
 
-    with file_errors_as_user_error(str(file)):
+    name = str(file)
+    with file_errors_as_user_error(name):
         metadata = pq.ParquetFile(file).metadata
         size = file.stat().st_size
-    # without row groups one part all the same, so that the file is known as an input
-    if not metadata.num_row_groups:
-        return [Part(str(file), 0, 0, size)]
+    groups = metadata.num_row_groups
+    # one part all the same, so that the file is known as an input
+    if not groups:
+        return [Part(name, 0, 0, size)]
 
-    rows = max(1, metadata.num_rows)
     parts = []
-    for group in range(metadata.num_row_groups):
+    rows = max(1, metadata.num_rows)
+    for group in range(groups):
         # the file's bytes, divided by rows: footers state other sizes
         group_rows = metadata.row_group(group).num_rows
         weight = group_rows * size // rows
-        parts.append(Part(str(file), group, group + 1, weight))
+        parts.append(Part(name, group, group + 1, weight))
     return parts
 
 

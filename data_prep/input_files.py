@@ -70,7 +70,7 @@ class Found:
 
     def pass_over(self, reason: str, path: Path) -> None:
         """Note a file or folder that is not read."""
-        self.passed_over.setdefault(reason, []).append(str(path))
+        self.passed_over.setdefault(reason, []).append(_printable(path))
 
 
 def kind_of(name: str) -> str:
@@ -139,11 +139,24 @@ def _files_of(path: Path, found: Found) -> list[Path]:
             raise _empty_folder(path, found)
         return files
     if path.is_file():
+        _check_name(path)
         kind_of(str(path))
         return [path]
     if path.exists():
         raise UserError(f"{path}: is {SPECIAL}, expected a file or folder; write it to one")
     raise UserError(f"{path}: no such file, expected a file or folder of text; check the path")
+
+
+def _check_name(file: Path) -> None:
+    """Raise unless a plan and manifests, which are in UTF-8, can name the file."""
+    name = _printable(file)
+    if name != str(file):
+        raise UserError(f"{name}: has a name that is not in UTF-8; rename it")
+
+
+def _printable(path: Path) -> str:
+    r"""Return a path with ``\udcff`` for a byte that is no UTF-8."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _empty_folder(path: Path, found: Found) -> UserError:
@@ -215,6 +228,7 @@ def _walk(folder: Path, real: Path, seen: set[Path], found: Found) -> Iterator[P
         if path.is_dir():
             yield from _walk(path, target, seen, found)
         else:
+            _check_name(path)
             yield path
 
 

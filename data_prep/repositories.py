@@ -19,7 +19,7 @@ import codecs
 import hashlib
 import logging
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import documents, input_files, shards
+from data_prep.compression import file_errors_as_user_error
 from data_prep.documents import BadRecord, Part
 from data_prep.packing import MINIMUM_TOKENS, order, pack
 from data_prep.records import get_text, to_json
@@ -49,6 +50,12 @@ _HEAD = 8000
 _PARTITION = ".partition"
 # bad records that are named one by one, per shard
 _NAMED = 3
+
+
+# path and text
+File = tuple[str, str]
+# name and files
+Repository = tuple[str, list[File]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,6 @@ def prepare(
     settings = {"max_tokens": max_tokens, "tokenizer": fingerprint}
     all_settings = {**settings, **described}
 
-    partition = output / _PARTITION
     result = _finished(output, all_settings, plan)
     if result:
         log.info("%s: is finished already", output)
@@ -123,16 +129,14 @@ def prepare(
         shards.check_output(output)
         left_out = Counter[str]()
         if inputs:
-            buckets = _first_pass(partition, plan, inputs[0], fields, workers, left_out)
-            # the inputs stay those of the first pass, whose folder is removed at the end
-            plan = replace(plan, shards=buckets)
+            plan = _first_pass(output / _PARTITION, plan, fields, workers, left_out)
         log.info("packing the files of each repository")
         work = partial(pack_shard, tokenizer_folder=tokenizer_folder, max_tokens=max_tokens)
         shards.run(output, plan, settings, work, workers=workers)
         result = _write_manifest(output, all_settings, left_out)
 
     # the buckets, also those of a run that was killed after its manifest
-    shutil.rmtree(partition, ignore_errors=True)
+    shutil.rmtree(output / _PARTITION, ignore_errors=True)
     return result
 
 
@@ -151,12 +155,15 @@ _COUNTS = ("repositories", "files", "cut_files", "documents", "long_documents", 
 def _first_pass(
     partition: Path,
     plan: Plan,
-    first_input: str,
     fields: FieldNames,
     workers: int,
     left_out: Counter[str],
-) -> list[list[Part]]:
-    """Distribute the records over buckets, count what is left out, return each bucket's parts."""
+) -> Plan:
+    """Distribute the records over buckets; return the plan that has a shard for each bucket.
+
+    Args:
+        left_out: receives the counts of what is left out.
+    """
     # a Hub data set does not say its size: a bucket for each of its files
     unknown_sizes = sum(part.bytes == 0 for part in chain.from_iterable(plan.shards))
     buckets = min(MOST_BUCKETS, max(len(plan.shards), unknown_sizes))
@@ -165,24 +172,31 @@ def _first_pass(
     work = partial(distribute, fields=fields, buckets=buckets)
     shards.run(partition, plan, settings, work, workers=workers)
 
+    notes = []
     manifests = shards.manifests(partition) or []
     for manifest in manifests:
         left_out.update(manifest["left_out"])
+        notes += manifest["notes"]
     by_bucket = _bucket_parts(partition, manifests, buckets)
     if not by_bucket:
-        within = ""
-        if fields.files:
-            within = f" within {fields.files!r}"
-        first_note = ""
-        for note in chain.from_iterable(manifest["notes"] for manifest in manifests):
-            first_note = f" ({note})"
-            break
-        raise UserError(
-            f"{first_input}: no record has text in {fields.text!r}, a repository in "
-            f"{fields.repository!r} and a path in {fields.path!r}{within}{first_note}; "
-            f"name the fields that hold them"
-        )
-    return by_bucket
+        raise _no_record(plan.inputs[0].path, fields, notes)
+    # the inputs stay the given ones: the first pass's files are removed at the end
+    return replace(plan, shards=by_bucket)
+
+
+def _no_record(first_input: str, fields: FieldNames, notes: list[str]) -> UserError:
+    within = ""
+    if fields.files:
+        within = f" within {fields.files!r}"
+    # the first of them names the fields that there are
+    note = ""
+    if notes:
+        note = f" ({notes[0]})"
+    return UserError(
+        f"{first_input}: no record has text in {fields.text!r}, a repository in "
+        f"{fields.repository!r} and a path in {fields.path!r}{within}{note}; "
+        f"name the fields that hold them"
+    )
 
 
 def _write_manifest(
@@ -199,13 +213,9 @@ def _write_manifest(
         counts.update({key: manifest[key] for key in _COUNTS})
         left_out.update(manifest["left_out"])
         name = shards.shard_name(manifest["index"])
-        entries.append(
-            {
-                "file": f"{name}.jsonl",
-                "documents": manifest["documents"],
-                "tokens": manifest["tokens"],
-            }
-        )
+        entry = {"file": f"{name}.jsonl"}
+        entry |= {key: manifest[key] for key in ("documents", "tokens")}
+        entries.append(entry)
     if not counts["documents"]:
         raise UserError(
             f"{settings['inputs'][0]}: holds no file of UTF-8 text, expected repositories in its "
@@ -288,28 +298,40 @@ _BAD = "damaged or without text"
 
 
 def _records(
-    part: Part, fields: FieldNames, bad: Callable[[BadRecord], None]
+    part: Part,
+    fields: FieldNames,
+    bad: Callable[[BadRecord], None],
 ) -> Iterator[tuple[str | None, str | None, Any]]:
     """Yield repository, path and text of each file in ``part``, as far as its record has them."""
-    if fields.files is None:
-        others = (fields.repository, fields.path)
-        for document in documents.read(part, fields.text, others, bad):
-            repository = _name(document.fields.get(fields.repository))
-            path = _name(document.fields.get(fields.path))
-            yield repository, path, document.text
+    if fields.files:
+        yield from _listed_files(part, fields, fields.files, bad)
         return
+    others = (fields.repository, fields.path)
+    for document in documents.read(part, fields.text, others, bad):
+        repository = document.fields.get(fields.repository)
+        path = document.fields.get(fields.path)
+        yield _name(repository), _name(path), document.text
 
+
+def _listed_files(
+    part: Part,
+    fields: FieldNames,
+    files_field: str,
+    bad: Callable[[BadRecord], None],
+) -> Iterator[tuple[str, str | None, Any]]:
+    """Yield the same where a record is a whole repository."""
     # here the repository's name is the one text of a record
-    for document in documents.read(part, fields.repository, (fields.files,), bad):
-        files = document.fields[fields.files]
-        if isinstance(files, list) and all(isinstance(file, dict) for file in files):
-            for file in files:
-                path = _name(file.get(fields.path))
-                yield document.text, path, get_text(file, fields.text)
-        else:
+    for document in documents.read(part, fields.repository, (files_field,), bad):
+        files = document.fields[files_field]
+        is_list = isinstance(files, list)
+        if not is_list or not all(isinstance(file, dict) for file in files):
             where = documents.where(part, document.record)
-            sentence = f"{where}: field {fields.files!r} holds no list of objects"
+            sentence = f"{where}: field {files_field!r} holds no list of objects"
             bad(BadRecord(f"{sentence}; name the one that lists the files"))
+            continue
+        for file in files:
+            path = file.get(fields.path)
+            yield document.text, _name(path), get_text(file, fields.text)
 
 
 def pack_shard(
@@ -347,7 +369,7 @@ def pack_shard(
 
 
 def _write(
-    repositories: Iterator[tuple[str, list[tuple[str, str]]]],
+    repositories: Iterator[Repository],
     target: Path,
     max_tokens: int,
     encoder: Encoder,
@@ -377,14 +399,14 @@ def _write(
     return counts
 
 
-def _grouped(parts: list[Part]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _grouped(parts: list[Part]) -> Iterator[Repository]:
     """Yield the repositories of a bucket, by name, each with its files."""
-    repositories = defaultdict[str, list[tuple[str, str]]](list)
+    repositories: dict[str, list[File]] = {}
     for part in parts:
         for document in documents.read(part, others=("repository", "path")):
             repository = document.fields["repository"]
-            path = document.fields["path"]
-            repositories[repository].append((path, document.text))
+            file = (document.fields["path"], document.text)
+            repositories.setdefault(repository, []).append(file)
 
     # each is dropped when it is packed, which takes memory of its own
     for repository in sorted(repositories):
@@ -392,8 +414,9 @@ def _grouped(parts: list[Part]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def _checked_out(
-    parts: list[Part], left_out: Counter[str]
-) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    parts: list[Part],
+    left_out: Counter[str],
+) -> Iterator[Repository]:
     """Yield the repositories in folders, in the order of the parts, each with its files of text."""
     for part in parts:
         root = Path(part.input)
@@ -449,7 +472,9 @@ def _folder_plan(folder: Path) -> Plan:
         )
     found = input_files.Found()
     roots: dict[Path, Path] = {}
-    for item in sorted(folder.iterdir()):
+    with file_errors_as_user_error(str(folder)):
+        items = sorted(folder.iterdir())
+    for item in items:
         target = input_files.follow(item)
         if not item.is_dir() or item.name == input_files.GIT:
             found.pass_over("not in a repository", item)
@@ -508,7 +533,9 @@ def _bucket(repository: str, buckets: int) -> int:
 
 
 def _bucket_parts(
-    partition: Path, manifests: list[dict[str, Any]], buckets: int
+    partition: Path,
+    manifests: list[dict[str, Any]],
+    buckets: int,
 ) -> list[list[Part]]:
     """Return for each bucket with a record where its records are in the first pass's files."""
     by_bucket: list[list[Part]] = [[] for _ in range(buckets)]
@@ -518,8 +545,9 @@ def _bucket_parts(
         # each bucket's records are the bytes from its offset to the next one's
         bounds = pairwise(manifest["buckets"])
         for bucket, (start, stop) in enumerate(bounds):
-            if start < stop:
-                by_bucket[bucket].append(Part(file, start, stop, stop - start))
+            part = Part(file, start, stop, stop - start)
+            if part.bytes:
+                by_bucket[bucket].append(part)
     return [parts for parts in by_bucket if parts]
 
 

@@ -65,6 +65,13 @@ class Plan:
     inputs: list[InputFile] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
 
+    def only(self, index: int) -> "Plan":
+        """Return the plan of one shard."""
+        parts = self.shards[index]
+        names = {part.input for part in parts}
+        inputs = [file for file in self.inputs if file.path in names]
+        return Plan([parts], inputs)
+
 
 @dataclass(frozen=True)
 class _PlanFile:
@@ -246,30 +253,33 @@ def run(
         UserError: of ``work``; another or a damaged plan in ``output``, or an input that has
             changed since; another process at work there; no space left; a worker died.
     """
-    shards = plan.shards
-    if only is not None and not 0 <= only < len(shards):
+    count = len(plan.shards)
+    if only is not None and not 0 <= only < count:
         raise UserError(
-            f"shard {only}: there are {len(shards)}, expected 0 to {len(shards) - 1}; "
-            f"choose one of them"
+            f"shard {only}: there are {count}, expected 0 to {count - 1}; choose one of them"
         )
     with disk_full_as_user_error(output, _KEPT), _locked_folder(output, only):
         _write_or_compare_plan(output, _PlanFile(settings, plan))
-        indices = list(range(len(shards)))
+        indices = list(range(count))
         if only is not None:
             indices = [only]
         todo = [index for index in indices if not _is_finished(output, index)]
-        progress = _ShardProgress(shards, len(indices), todo, label)
-        for index, manifest in _do_shards(output, shards, todo, work, workers):
+        progress = _ShardProgress(plan, len(indices), todo, label)
+        for index, manifest in _do_shards(output, plan, todo, work, workers):
             progress.log_finished(index, manifest)
 
 
 def _do_shards(
-    output: Path, shards: list[list[Part]], todo: list[int], work: Work, workers: int
+    output: Path,
+    plan: Plan,
+    todo: list[int],
+    work: Work,
+    workers: int,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield index and manifest of each shard of ``todo`` when it is finished."""
     if workers == 1 or len(todo) <= 1:
         for index in todo:
-            yield index, _do_shard(output, index, shards[index], work)
+            yield index, _do_shard(output, index, plan.only(index), work)
         return
 
     # fresh interpreters: a fork would copy the locks of threads of libraries that are loaded here
@@ -278,7 +288,7 @@ def _do_shards(
     try:
         futures = {}
         for index in todo:
-            future = pool.submit(_do_shard, output, index, shards[index], work)
+            future = pool.submit(_do_shard, output, index, plan.only(index), work)
             futures[future] = index
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -291,13 +301,17 @@ def _do_shards(
         pool.shutdown(cancel_futures=True)
 
 
-def _do_shard(output: Path, index: int, parts: list[Part], work: Work) -> dict[str, Any]:
-    """Do one shard in a folder of its own, move its files to ``output``, its manifest last."""
+def _do_shard(output: Path, index: int, plan: Plan, work: Work) -> dict[str, Any]:
+    """Do the shard of ``plan`` in a folder of its own; move its files out, the manifest last."""
     name = shard_name(index)
     folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=output))
     try:
         with disk_full_as_user_error(output, _KEPT):
+            [parts] = plan.shards
             manifest = {"index": index, **work(parts, folder, name)}
+            # a file may have been replaced since the plan was made, or while it was read
+            now = [input_files.identify(file.path) for file in plan.inputs]
+            compare_inputs(output, plan.inputs, now)
 
             # the manifest comes last: it says that the shard is finished
             files = sorted(folder.iterdir())
@@ -314,10 +328,10 @@ def _do_shard(output: Path, index: int, parts: list[Part], work: Work) -> dict[s
 class _ShardProgress:
     """Logs a line per finished shard: what it holds, how fast it went, and the time left."""
 
-    def __init__(self, shards: list[list[Part]], total: int, todo: list[int], label: str) -> None:
+    def __init__(self, plan: Plan, total: int, todo: list[int], label: str) -> None:
         self._label = label
         self._sizes = []
-        for parts in shards:
+        for parts in plan.shards:
             self._sizes.append(sum(part.bytes for part in parts))
         self._total = total
         self._done = total - len(todo)

@@ -25,6 +25,11 @@ def _dangling_link(folder: Path) -> None:
     (folder / "texts/b.jsonl").symlink_to("gone")
 
 
+def _name_in_latin_1(folder: Path) -> None:
+    (folder / "texts").mkdir()
+    (folder / "texts" / os.fsdecode(b"gr\xf6sse.txt")).touch()
+
+
 # input, what writes it, and what the sentence has
 _CASES = {
     "UTF-16 with a mark": (
@@ -56,6 +61,11 @@ _CASES = {
         "texts",
         inputs.text("texts/b.pdf", b"%PDF"),
         ["texts: holds no file that can be read (passed over 1 file, unknown kind of file: "],
+    ),
+    "a name that is not in UTF-8": (
+        "texts",
+        _name_in_latin_1,
+        ["texts/gr\\udcf6sse.txt: has a name that is not in UTF-8; rename it"],
     ),
     "an unknown suffix": (
         "b.csv",

@@ -86,6 +86,16 @@ def test_links_are_followed_and_nothing_is_read_twice(tmp_path: Path) -> None:
     }
 
 
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    make(tmp_path, "a.jsonl")
+    (tmp_path / os.fsdecode(b"gr\xf6sse.csv")).touch()
+    found = input_files.find([str(tmp_path)])
+    assert found.passed_over == {"unknown kind of file": [f"{tmp_path}/gr\\udcf6sse.csv"]}
+    (tmp_path / os.fsdecode(b"gr\xf6sse.txt")).touch()
+    with pytest.raises(UserError, match=r"gr\\udcf6sse\.txt: has a name that is not in UTF-8"):
+        input_files.find([str(tmp_path)])
+
+
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
     make(tmp_path, "a.jsonl")
     for target in ("gone.jsonl", "circle.jsonl"):

@@ -278,6 +278,19 @@ def test_a_changed_input_is_named_and_refused(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == before
 
 
+def test_an_input_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+
+    def change(parts: list[Part], folder: Path, name: str) -> dict:
+        Path(inputs[1]).write_text('{"text": "54321"}\n')
+        return write_name(parts, folder, name)
+
+    with pytest.raises(UserError, match=r"^\S*b\.jsonl: has changed since .*out was started"):
+        run(tmp_path / "out", change, plan=shards.make_plan(inputs, 2))
+    # the one before was read as it is
+    assert set(contents(tmp_path / "out")) == {"plan.json", "shard-00000.json", "shard-00000.txt"}
+
+
 def test_an_input_that_only_has_another_time_is_the_same(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     run(tmp_path / "out", plan=shards.make_plan(inputs, 2), only=0)
