@@ -1,6 +1,5 @@
 """Writer of the reports, as HTML without script or network and as Markdown."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,21 @@ MARKUP = {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark 
 
 def write_pages(path: Path, document: Document) -> None:
     """Write ``document`` as ``path`` + ``.md`` and ``.html``."""
-    _write(path, ".md", document, _escape)
-    _write(path, ".html", document, _clean)
-
-
-def _write(path: Path, suffix: str, document: Document, finalize: Callable[[Any], Any]) -> None:
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        finalize=finalize,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(svg=chart_svg, zip=zip)
-    text = environment.get_template(f"page{suffix}.j2").render(document=document)
-    # names may hold dots, which with_suffix would cut
-    write_text(path.with_name(path.name + suffix), text)
+    for suffix, finalize in ((".md", _escape), (".html", _clean)):
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=jinja2.select_autoescape(["html.j2"]),
+            finalize=finalize,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters.update(svg=chart_svg, zip=zip)
+        text = environment.get_template(f"page{suffix}.j2").render(document=document)
+        # names may hold dots, which with_suffix would cut
+        write_text(path.with_name(path.name + suffix), text)
 
 
 def _clean(value: Any) -> Any:

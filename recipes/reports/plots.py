@@ -134,10 +134,11 @@ def plot_lr(size: str, output: Path) -> None:
 def _lr_caption(size: str) -> list[str]:
     recipes = full_size(size)
     leaves: list[Sourced[Any]] = []
-    assumed: dict[str, Sourced[Any]] = {}
     for recipe in recipes:
         leaves += [*flatten(recipe.schedule).values(), recipe.tokens]
-        assumed |= assumptions(size)[recipe.stage]
+    assumed: dict[str, Sourced[Any]] = {}
+    for of_stage in assumptions(size).values():
+        assumed |= of_stage
     divisor = recipes[0].hidden_lr_divisor.value
     return [
         f"Published numbers: {_sources(leaves)}.",

@@ -14,6 +14,7 @@ from recipes.runs.stage_folder import (
     check_recipe,
     final_checkpoint,
     finished_manifest,
+    resolve_recorded,
     write_recipe,
 )
 from recipes.runs.stage_manifest import (
@@ -181,3 +182,17 @@ def test_a_missing_value_and_a_missing_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("values: {}")
     with pytest.raises(UserError, match=r"recipe\.yaml: .* was absent when this run began"):
         check_recipe(tmp_path, recipe)
+
+
+def test_a_recorded_recipe_has_the_values_of_its_run(tmp_path: Path) -> None:
+    overrides = ["schedule.a=2.0", "mixture.code=10", "mixture.math=17"]
+    recipe = resolve_pretraining("phase1", "tiny", overrides)
+    write_recipe(tmp_path / "phase1", recipe)
+    recorded = resolve_recorded(tmp_path / "phase1")
+    assert recorded.schedule.lr(10**6) == recipe.schedule.lr(10**6)
+    assert recorded.mixture["code"].value == 10
+
+    path = tmp_path / "phase1/recipe.yaml"
+    path.write_text(path.read_text().replace("schedule.a:", "schedule.A:"))
+    with pytest.raises(UserError, match=r"recipe.yaml: is damaged \(KeyError: 'schedule.a'\)"):
+        resolve_recorded(tmp_path / "phase1")
