@@ -94,6 +94,8 @@ def test_ruler_has_means_curves_and_a_heat_map(tmp_path: Path) -> None:
     # sqrt(13 x 4) / 13
     assert page.cells("mean@32768")["lce_32k"] == "90.00 ± 0.55"
     assert page.cells("mean@131072")["IBM 8b"] == "73.00"
+    lengths = [row[0] for row in page.rows if row[0].startswith("mean@")]
+    assert lengths == ["mean@4096", "mean@32768", "mean@65536", "mean@131072"]
     assert page.cells("niah_single_1") == {
         "task": "niah_single_1",
         "4K": "85.00 ± 2.00",
