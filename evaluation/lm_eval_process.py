@@ -16,10 +16,10 @@ from typing import Any
 from evaluation.backends import SERVER, Backend
 from evaluation.lm_eval_result import LmEvalResult, count_truncated, gather_result
 from evaluation.server import ServerRefused, ServerStopped
+from recipes.common.environment import ALLOW_CODE
 from recipes.model_folder.view import transformers_view
 from recipes.model_folder.weights import open_folder
 
-ALLOW_CODE = "GRANITE41_ALLOW_CODE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FULL_DISK_BYTES = 1 << 20
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from recipes.common.versions import COMMIT
+from recipes.common.environment import COMMIT, STOP_AT
 from slurm.cluster import Cluster, Compute
 from slurm.jobs import SlurmJob
 from slurm.submission import experiments_folder, records_folder
@@ -162,7 +162,7 @@ def _setup_lines(job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, com
 
     if stage:
         seconds = cluster.stop_before_limit
-        lines.append(f"export GRANITE41_STOP_AT=$((granite41_end_time - {seconds}))")
+        lines.append(f"export {STOP_AT}=$((granite41_end_time - {seconds}))")
         # torchrun gives its processes 30 s after a signal, less than a step and a checkpoint of a
         # large model may take
         lines.append(f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={seconds}")

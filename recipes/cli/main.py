@@ -16,8 +16,8 @@ from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
 from recipes.cli.grouped_help import GroupedHelp
 from recipes.common import logs
-from recipes.common.environment import PRELOADED
-from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
+from recipes.common.environment import PRELOADED, USER_ERROR_MARKER
+from recipes.common.errors import LockedError, UserError
 from recipes.common.multi_value import MultiValueCommand
 
 log = logging.getLogger(__name__)

@@ -3,9 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-# environment variable with a file that a user's mistake creates: launchers change the exit status
-USER_ERROR_MARKER = "GRANITE41_USER_ERROR_MARKER"
-
 
 class UserError(Exception):
     """A mistake of the user, or a full disk.

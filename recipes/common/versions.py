@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-COMMIT = "GRANITE41_COMMIT"
+from recipes.common.environment import COMMIT
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

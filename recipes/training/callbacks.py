@@ -17,6 +17,7 @@ from nemo.lightning.io.mixin import IOMixin
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils.get_rank import is_global_rank_zero
 
+from recipes.common.environment import STOP_AT
 from recipes.common.progress import Progress, duration
 from recipes.compat import megatron_checkpoint
 from recipes.training.metrics import open_metrics
@@ -28,8 +29,6 @@ STOP_SIGNALS: dict[int, Any] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
 }
-# seconds since the epoch, which a Slurm job sets: time to stop, before its time limit
-STOP_AT = "GRANITE41_STOP_AT"
 # a launcher and Slurm each pass on the signal that both received
 REPEATED_SECONDS = 2.0
 

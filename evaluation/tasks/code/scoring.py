@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from evaluation import sandbox
-from evaluation.lm_eval_process import ALLOW_CODE
 from evaluation.sandbox import Trial
 from recipes.common.cpus import usable_cpus
+from recipes.common.environment import ALLOW_CODE
 from recipes.common.errors import UserError
 
 # more than the 3 s of lm-eval's metric: many run at once, and importing NumPy is part of it

@@ -11,7 +11,8 @@ import pytest
 
 from recipes.cli import main as cli
 from recipes.cli.grouped_help import GROUPS
-from recipes.common.errors import USER_ERROR_MARKER, LockedError, UserError
+from recipes.common.environment import USER_ERROR_MARKER
+from recipes.common.errors import LockedError, UserError
 from recipes.common.tables import human
 from recipes.registry.resolve import resolve
 from recipes.registry.stages import STAGES
