@@ -131,20 +131,6 @@ class StageRun:
         }
 
 
-def train(
-    stage: str,
-    size: str,
-    run_folder: Path,
-    data: Path,
-    overrides: Sequence[str] = (),
-    init: Path | None = None,
-) -> None:
-    """Train a stage, if it is not finished already; see :func:`prepare`."""
-    stage_run = prepare(stage, size, run_folder, data, overrides, init)
-    if stage_run:
-        stage_run.train()
-
-
 def prepare(
     stage: str,
     size: str,

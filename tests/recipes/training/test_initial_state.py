@@ -15,7 +15,7 @@ from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.registry.resolve import resolve_pretraining
 from recipes.training.initial_state import initial_state
-from recipes.training.run import train
+from tests.helpers.training import train
 
 pytestmark = pytest.mark.slow
 

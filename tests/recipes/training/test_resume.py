@@ -39,6 +39,7 @@ from tests.helpers.resuming import (
     send,
     state,
 )
+from tests.helpers.training import train
 
 pytestmark = pytest.mark.slow
 
@@ -298,7 +299,7 @@ def test_a_full_disk_that_does_not_hold_the_manifest_either(
     with pytest.raises(
         UserError, match="no space left on the device, the last whole checkpoint is none; free some"
     ):
-        training.train("phase1", "tiny", tmp_path, data, SETTINGS)
+        train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert manifest(tmp_path)["status"] == "running"
 
 
@@ -321,7 +322,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
         UserError,
         match=rf"phase1: process {pid} on {os.uname().nodename} trains in this folder; wait",
     ):
-        training.train("phase1", "tiny", tmp_path, data, SETTINGS)
+        train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     holder.kill()
     holder.join()
@@ -331,7 +332,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
 
     monkeypatch.setattr(training, "fit", stop)
     with pytest.raises(SystemExit):
-        training.train("phase1", "tiny", tmp_path, data, SETTINGS)
+        train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert manifest(tmp_path)["num_starts"] == 1
 
 
@@ -344,7 +345,7 @@ def test_a_stage_that_another_process_has_just_trained_is_looked_at_again(
     with pytest.raises(
         UserError, match="another process trained in this folder until just now; run again"
     ):
-        training.train("phase1", "tiny", tmp_path, data, SETTINGS)
+        train("phase1", "tiny", tmp_path, data, SETTINGS)
     assert read_manifest(tmp_path / "phase1") == stage_manifest()
 
 

@@ -16,6 +16,7 @@ from recipes.runs.data_folder import read_data_manifest
 from recipes.runs.stage_manifest import TrainingShard
 from recipes.training import run
 from tests.helpers.manifests import write_stage_manifest
+from tests.helpers.training import train
 
 pytestmark = pytest.mark.slow
 
@@ -255,7 +256,7 @@ def test_a_stage_that_fails_says_so_in_its_manifest(data, tmp_path, monkeypatch)
 
     monkeypatch.setattr(run, "fit", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        run.train("phase1", "tiny", tmp_path / "run", data, ["split=900,100,0"])
+        train("phase1", "tiny", tmp_path / "run", data, ["split=900,100,0"])
     manifest = json.loads((tmp_path / "run/phase1/manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert manifest["error"] == "RuntimeError: CUDA out of memory Tried to allocate 20 GiB"
