@@ -145,11 +145,16 @@ def lengths(prefix: Path) -> np.ndarray:
             f"{file}: is damaged, its documents do not follow each other; write it again"
         )
     # tokens before each sequence, and all tokens
-    tokens_before = np.concatenate([[0], np.cumsum(sequence_lengths, dtype=np.int64)])
+    ends = np.cumsum(sequence_lengths, dtype=np.int64)
+    tokens_before = np.concatenate([[0], ends])
     return np.diff(tokens_before[starts])
 
 
-def write(prefix: Path, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
+def write(
+    prefix: Path,
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+) -> np.ndarray:
     """Encode ``texts`` and write ``prefix``.bin and .idx: a document a text, then end-of-text.
 
     A special token spelled out in a text is encoded as plain characters, so that end-of-text only
@@ -167,9 +172,9 @@ def write(prefix: Path, texts: Sequence[str], tokenizer: Tokenizer) -> np.ndarra
             batch = list(texts[start : start + _BATCH])
             encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             documents = [[*encoding.ids, end_of_text] for encoding in encodings]
-            document_lengths = np.array([len(document) for document in documents])
+            sizes = [len(document) for document in documents]
             tokens = np.concatenate(documents)
-            writer.add(tokens, document_lengths)
+            writer.add(tokens, np.array(sizes))
             counts += np.bincount(tokens, minlength=vocab_size)
         writer.finish()
     return counts

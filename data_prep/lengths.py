@@ -82,7 +82,7 @@ def report(
         components[name] = measure(name, found, sequence_length)
 
     if as_json:
-        by_name = {name: asdict(lengths) for name, lengths in components.items()}
+        by_name = {name: asdict(found) for name, found in components.items()}
         content = {
             "stage": stage,
             "size": size,
@@ -106,7 +106,11 @@ def report(
             print(verdict)
 
 
-def _verdict(name: str, lengths: Lengths, shortest: int) -> str:
+def _verdict(
+    name: str,
+    lengths: Lengths,
+    shortest: int,
+) -> str:
     share = lengths.at_least[str(LONG.value)]
     if lengths.long_enough:
         return (
@@ -144,7 +148,8 @@ def prefixes(data: Path) -> dict[str, list[Path]]:
         components = manifest.get("components", {data.resolve().name: manifest})
         found = {}
         for name, component in components.items():
-            found[name] = [data / shard["prefix"] for shard in component["shards"]]
+            shards = component["shards"]
+            found[name] = [data / shard["prefix"] for shard in shards]
         return found
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -152,7 +157,11 @@ def prefixes(data: Path) -> dict[str, list[Path]]:
         ) from error
 
 
-def measure(name: str, shards: list[Path], sequence_length: int) -> Lengths:
+def measure(
+    name: str,
+    shards: list[Path],
+    sequence_length: int,
+) -> Lengths:
     """Return the document lengths of a component in ``shards``.
 
     Raises:
@@ -199,15 +208,33 @@ def _tables(components: dict[str, Lengths]) -> None:
     counts = []
     shares = []
     for name, lengths in components.items():
-        numbers = [lengths.documents, lengths.tokens, *lengths.percentiles.values()]
-        counts.append([name, *(f"{number:,}" for number in numbers)])
+        numbers = [
+            lengths.documents,
+            lengths.tokens,
+            *lengths.percentiles.values(),
+        ]
+        cells = [f"{number:,}" for number in numbers]
+        counts.append([name, *cells])
+
         parts = [*lengths.at_least.values(), *lengths.below.values()]
-        shares.append([name, *(f"{share:.1%}" for share in parts)])
+        cells = [f"{share:.1%}" for share in parts]
+        shares.append([name, *cells])
 
     percentiles = [f"{number}th percentile" for number in PERCENTILES]
-    print_table(["component", "documents", "tokens", *percentiles, "longest"], counts)
-    columns = [f"at least {part}" for part in AT_LEAST] + [f"below {BELOW}"]
-    print_table(["share of tokens in documents of", *columns], shares)
+    columns = [
+        "component",
+        "documents",
+        "tokens",
+        *percentiles,
+        "longest",
+    ]
+    print_table(columns, counts)
+    columns = [
+        "share of tokens in documents of",
+        *[f"at least {part}" for part in AT_LEAST],
+        f"below {BELOW}",
+    ]
+    print_table(columns, shares)
 
 
 def _bars(name: str, lengths: Lengths) -> None:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePath
 from typing import NoReturn
 
@@ -267,11 +268,13 @@ def _is_document(file: PurePath) -> bool:
         return False
     if any(folder.endswith((".dist-info", ".egg-info")) for folder in folders):
         return False
+
     name = file.name.lower()
     if any(word in name for word in _NOT_PROSE):
         return False
     if suffix != ".txt":
         return True
+
     # a .txt file is prose only by its folder or its name
     return bool(folders & {"doc", "docs"}) or name.startswith(_PROSE_NAMES)
 
@@ -327,15 +330,15 @@ def _spread(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     for candidate in candidates:
         packages[candidate.package].append(candidate)
 
-    # (turn, hash of the package's name): all first texts, then all second ones
-    turns = []
-    for package, members in packages.items():
+    for members in packages.values():
         members.sort(key=lambda candidate: _sha256(candidate.name))
-        for turn, candidate in enumerate(members):
-            turns.append((turn, _sha256(package), candidate))
-    # candidates cannot be compared
-    turns.sort(key=lambda entry: entry[:2])
-    return [candidate for _, _, candidate in turns]
+
+    # all first texts, then all second ones, and so on
+    ordered = [packages[package] for package in sorted(packages, key=_sha256)]
+    spread = []
+    for turn in zip_longest(*ordered):
+        spread += [candidate for candidate in turn if candidate is not None]
+    return spread
 
 
 def _select(

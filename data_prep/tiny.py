@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 LICENSES = "LICENSES.md"
 
 
-def prepare(output: Path, *, vocab_size: int = 2048, text: Path | None = None) -> DataManifest:
+def prepare(
+    output: Path,
+    *,
+    vocab_size: int = 2048,
+    text: Path | None = None,
+) -> DataManifest:
     """Collect text, train a tokenizer, encode, and write ``output``, whole or not at all.
 
     ``output`` receives ``tokenizer/``, ``COMPONENT.bin`` and ``.idx``, ``unigram_counts.json``
@@ -90,7 +95,10 @@ def _collect(collect: Callable[[], Collection]) -> Collection:
 
 
 def _write(
-    folder: Path, collection: Collection, vocab_size: int, inputs: dict[str, Any]
+    folder: Path,
+    collection: Collection,
+    vocab_size: int,
+    inputs: dict[str, Any],
 ) -> DataManifest:
     """Train the tokenizer, encode each component, and write everything to ``folder``."""
     with _log_step("train the tokenizer") as results:

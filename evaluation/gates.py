@@ -123,7 +123,11 @@ def read_calibrated(file: Path, evaluation: Evaluation) -> Reference:
     return Reference("calibrated", source, scores)
 
 
-def require_comparable(evaluation: Evaluation, other: Evaluation, name: str) -> None:
+def require_comparable(
+    evaluation: Evaluation,
+    other: Evaluation,
+    name: str,
+) -> None:
     """Raise :class:`UserError` unless both have the same suite, size and settings of shared units.
 
     Args:
@@ -336,7 +340,12 @@ def _check_units(evaluation: Evaluation, allow_fallback: bool) -> list[CheckResu
 def _unit_problems(unit: Unit, allow_fallback: bool) -> Iterator[CheckResult]:
     """Yield a check for each problem of a unit's result."""
 
-    def failed(name: str, found: str | float, expected: str | float, reason: str) -> CheckResult:
+    def failed(
+        name: str,
+        found: str | float,
+        expected: str | float,
+        reason: str,
+    ) -> CheckResult:
         return CheckResult(f"{unit.name} {name}", False, found, expected, reason)
 
     if not math.isfinite(unit.score):

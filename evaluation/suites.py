@@ -260,7 +260,11 @@ def setting(suite: str, benchmark: str) -> str | None:
     return _published(suite).get(benchmark, {}).get("setting")
 
 
-def reference(suite: str, benchmark: str, size: str) -> float | None:
+def reference(
+    suite: str,
+    benchmark: str,
+    size: str,
+) -> float | None:
     """Return IBM's published score in percent, or None where the size or suite has none.
 
     Raises:
@@ -279,7 +283,11 @@ def ruler_references(size: str) -> dict[int, float]:
     return {int(length): float(score) for length, score in means.items()}
 
 
-def _find(suite: str, benchmarks: Mapping[str, Benchmark], name: str) -> Benchmark:
+def _find(
+    suite: str,
+    benchmarks: Mapping[str, Benchmark],
+    name: str,
+) -> Benchmark:
     if name not in benchmarks:
         raise UserError(
             f"suite {suite} has no task {name!r}{nearest(name, benchmarks)}; "
@@ -305,7 +313,11 @@ def _row(suite: str, size: str) -> dict[str, Any]:
     return content[suite] | content["tiny"].get(suite, {})
 
 
-def _benchmark(name: str, values: Mapping[str, Any], chat_template: bool) -> Benchmark:
+def _benchmark(
+    name: str,
+    values: Mapping[str, Any],
+    chat_template: bool,
+) -> Benchmark:
     # a task's own chat template goes before the suite's; one folder is written as a text
     settings = {"chat_template": chat_template, **values}
     folder = settings.pop("folder", ())

@@ -5,7 +5,7 @@ n-gram is enough.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +48,16 @@ class Index:
         for length, (known, suite) in self.ngrams.items():
             candidates = ngrams.ngram_hashes(hashes, length)
             # where each would be in the sorted hashes of the suites
-            position = np.searchsorted(known, candidates)
-            position = np.minimum(position, len(known) - 1)
-            hits = np.flatnonzero(known[position] == candidates)
-            if len(hits):
-                first = hits[0]
-                ngram = b" ".join(words[first : first + length]).decode()
-                number = suite[position[first]]
-                return ngram, self.suites[number]
+            positions = np.searchsorted(known, candidates)
+            positions = np.minimum(positions, len(known) - 1)
+            hits = np.flatnonzero(known[positions] == candidates)
+            if not len(hits):
+                continue
+
+            first = hits[0]
+            ngram = b" ".join(words[first : first + length])
+            number = suite[positions[first]]
+            return ngram.decode(), self.suites[number]
         return None
 
     def digest(self) -> str:
@@ -85,11 +87,18 @@ class Index:
             pairs = {}
             # longest n-grams first, as they are looked for in this order
             for length in sorted(lengths, reverse=True):
-                pairs[length] = (arrays[f"h{length}"], arrays[f"s{length}"])
-            return cls(arrays["suites"].tolist(), pairs)
+                pairs[length] = (
+                    arrays[f"h{length}"],
+                    arrays[f"s{length}"],
+                )
+            suites = arrays["suites"].tolist()
+            return cls(suites, pairs)
 
 
-def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, dict[str, int]]]:
+def build(
+    specs: tuple[str, ...],
+    ngram_words: int,
+) -> tuple[Index, dict[str, dict[str, int]]]:
     """Return the index of evaluation texts, and per suite how many there were and were too short.
 
     A text shorter than ``ngram_words`` is looked for as a whole if it has at least 8 words.
@@ -105,8 +114,8 @@ def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, di
     shortest = min(SHORTEST, ngram_words)
     counts: dict[str, Counter[str]] = {}
     # words of an n-gram -> an array of hashes for each text, and of the number of its suite
-    hashes: dict[int, list[np.ndarray]] = {}
-    suites: dict[int, list[np.ndarray]] = {}
+    hashes = defaultdict[int, list[np.ndarray]](list)
+    suites = defaultdict[int, list[np.ndarray]](list)
     for suite, text in _texts(specs):
         count = counts.setdefault(suite, Counter(texts=0, too_short=0))
         count["texts"] += 1
@@ -120,12 +129,13 @@ def build(specs: tuple[str, ...], ngram_words: int) -> tuple[Index, dict[str, di
         # texts of a suite follow each other, so it is the newest one
         number = len(counts) - 1
         text_suites = np.full(len(text_ngrams), number, np.uint16)
-        hashes.setdefault(length, []).append(text_ngrams)
-        suites.setdefault(length, []).append(text_suites)
+        hashes[length].append(text_ngrams)
+        suites[length].append(text_suites)
 
     if not hashes:
+        names = ", ".join(specs)
         raise UserError(
-            f"{', '.join(specs)}: no evaluation text has {shortest} words or more, expected some; "
+            f"{names}: no evaluation text has {shortest} words or more, expected some; "
             f"name other files or tasks"
         )
     index = {}

@@ -26,19 +26,12 @@ _RECALL = 0.9  # least probability that a pair at the threshold shares a band
 _EMPTY = np.uint32(2**32 - 1)  # every hash of the signature of a text without words
 _BATCH = 1024  # n-grams hashed at a time: bounds the memory of a long text
 
-IDENTITY = np.dtype([("high", "<u8"), ("low", "<u8"), ("input", "<u4"), ("record", "<u8")])
+IDENTITY = np.dtype("<u8, <u8, <u4, <u8")
+IDENTITY.names = ("high", "low", "input", "record")
 """A document: its text's hash, the index of its input and its record number there."""
 
-REMOVAL = np.dtype(
-    [
-        ("document", "<u8"),
-        ("high", "<u8"),
-        ("low", "<u8"),
-        ("input", "<u4"),
-        ("record", "<u8"),
-        ("similarity", "<f4"),
-    ]
-)
+REMOVAL = np.dtype("<u8, <u8, <u8, <u4, <u8, <f4")
+REMOVAL.names = ("document", "high", "low", "input", "record", "similarity")
 """A document to remove: its number in the shard, its text's hash, the one kept; 2 is equal text."""
 
 EXACT = 2.0
@@ -72,9 +65,11 @@ def signature(text: str) -> np.ndarray:
     )
 
     # the scheme takes hashes of 32 bits: the upper half of each
-    values = (shingles >> np.uint64(32)).tolist()
+    upper = shingles >> np.uint64(32)
+    values = upper.tolist()
     for start in range(0, len(values), _BATCH):
-        sketch.update_batch(values[start : start + _BATCH])
+        batch = values[start : start + _BATCH]
+        sketch.update_batch(batch)
     return sketch.hashvalues
 
 
@@ -142,16 +137,19 @@ def decide(
 
     for file, (start, end) in zip(target, pairwise(starts), strict=True):
         # documents are numbered over all shards here, and within the shard in its file
-        removed = start + np.flatnonzero(duplicate_of[start:end] >= 0)
-        texts = identities[removed]
-        kept = identities[duplicate_of[removed]]
+        numbers = np.flatnonzero(duplicate_of[start:end] >= 0)
+        removed = start + numbers
         rows = np.empty(len(removed), REMOVAL)
-        rows["document"] = removed - start
-        rows["high"] = texts["high"]
-        rows["low"] = texts["low"]
-        rows["input"] = kept["input"]
-        rows["record"] = kept["record"]
+        rows["document"] = numbers
         rows["similarity"] = similarity[removed]
+
+        texts = identities[removed]
+        for name in ("high", "low"):
+            rows[name] = texts[name]
+
+        kept = identities[duplicate_of[removed]]
+        for name in ("input", "record"):
+            rows[name] = kept[name]
         rows.tofile(file)
 
 
@@ -170,8 +168,8 @@ def _find_equal(identities: np.ndarray, duplicate_of: np.ndarray) -> None:
     """Set ``duplicate_of`` of every text but the first of equal ones."""
     # a stable sort: the first of equal texts in input order is the first of its group
     order = np.lexsort((identities["low"], identities["high"]))
-    hashes = identities[["high", "low"]][order]
-    first = order[_first_of_group(hashes)]
+    hashes = identities[["high", "low"]]
+    first = order[_first_of_group(hashes[order])]
     duplicate_of[order] = np.where(first == order, -1, first)
 
 
@@ -197,6 +195,7 @@ class _Signatures:
         """``starts`` holds the first document of each shard, and their number; (shards + 1,)."""
         self.starts = starts
         self._files = files
+
         # of maybe a thousand shards, each an open file
         self.shard = lru_cache(64)(self._open)
 
@@ -229,7 +228,10 @@ class _BandGroups:
 
 
 def _find_near(
-    signatures: _Signatures, threshold: float, duplicate_of: np.ndarray, similarity: np.ndarray
+    signatures: _Signatures,
+    threshold: float,
+    duplicate_of: np.ndarray,
+    similarity: np.ndarray,
 ) -> None:
     """Set ``duplicate_of`` and ``similarity`` of near duplicates, in input order.
 
@@ -248,25 +250,38 @@ def _find_near(
     for start, end in pairwise(bounds):
         document = int(bands.documents[start])
         groups = bands.groups[start:end]
-        candidates = set(representative[groups].tolist()) - {-1}
+
+        # -1 where a group has no representative yet
+        candidates = set(representative[groups].tolist())
+        candidates.discard(-1)
         for group in groups.tolist():
             candidates.update(other_representatives.get(group, ()))
 
-        match, estimate = _first_similar(signatures, document, sorted(candidates), threshold)
+        match, estimate = _first_similar(
+            signatures,
+            document,
+            sorted(candidates),
+            threshold,
+        )
         if match is not None:
             duplicate_of[document] = match
             similarity[document] = estimate
             continue
 
         # it stays, and represents its groups
-        is_first = representative[groups] < 0
-        representative[groups[is_first]] = document
-        for group in groups[~is_first].tolist():
-            other_representatives.setdefault(group, []).append(document)
+        for group in groups.tolist():
+            if representative[group] < 0:
+                representative[group] = document
+            else:
+                others = other_representatives.setdefault(group, [])
+                others.append(document)
 
 
 def _first_similar(
-    signatures: _Signatures, document: int, candidates: Sequence[int], threshold: float
+    signatures: _Signatures,
+    document: int,
+    candidates: Sequence[int],
+    threshold: float,
 ) -> tuple[int | None, float]:
     """Return the first candidate whose estimated similarity reaches ``threshold``, and that."""
     signature = signatures.document(document)
@@ -278,7 +293,11 @@ def _first_similar(
     return None, 0.0
 
 
-def _group_by_band(signatures: _Signatures, is_candidate: np.ndarray, rows: int) -> _BandGroups:
+def _group_by_band(
+    signatures: _Signatures,
+    is_candidate: np.ndarray,
+    rows: int,
+) -> _BandGroups:
     """Group the candidates, bool of shape (documents,), by equal bands of ``rows`` hashes."""
     is_candidate = is_candidate & _has_words(signatures, rows)
     candidates = np.flatnonzero(is_candidate)
@@ -287,19 +306,26 @@ def _group_by_band(signatures: _Signatures, is_candidate: np.ndarray, rows: int)
     num_groups = 0
 
     for band in range(HASHES // rows):
-        hashes = _band_hashes(signatures, band, rows)[candidates]
+        hashes = _band_hashes(signatures, band, rows)
+        hashes = hashes[candidates]
         order = np.argsort(hashes, kind="stable")
         starts = _starts_group(hashes[order])
+
         # alone in its group is who starts one and is followed by a start
-        is_last = np.append(starts[1:], True)[: len(starts)]
-        is_shared = ~(starts & is_last)
-        documents.append(candidates[order][is_shared].astype(np.uint32))
-        groups.append(num_groups + np.cumsum(starts[is_shared]) - 1)
-        num_groups += np.count_nonzero(starts & is_shared)
+        is_alone = starts.copy()
+        is_alone[:-1] &= starts[1:]
+        shared = order[~is_alone]
+        documents.append(candidates[shared].astype(np.uint32))
+
+        # numbered from the last band's on
+        shared_starts = starts[~is_alone]
+        groups.append(num_groups + np.cumsum(shared_starts) - 1)
+        num_groups += np.count_nonzero(shared_starts)
 
     all_documents = np.concatenate(documents)
+    all_groups = np.concatenate(groups)
     order = np.argsort(all_documents, kind="stable")
-    return _BandGroups(all_documents[order], np.concatenate(groups)[order])
+    return _BandGroups(all_documents[order], all_groups[order])
 
 
 def _has_words(signatures: _Signatures, rows: int) -> np.ndarray:
@@ -311,14 +337,18 @@ def _has_words(signatures: _Signatures, rows: int) -> np.ndarray:
     return np.concatenate(has_words)
 
 
-def _band_hashes(signatures: _Signatures, band: int, rows: int) -> np.ndarray:
+def _band_hashes(
+    signatures: _Signatures,
+    band: int,
+    rows: int,
+) -> np.ndarray:
     """Return a hash of each document's band: uint64, shape (documents,)."""
     starts = signatures.starts
     hashes = np.empty(starts[-1], np.uint64)
     first_row = band * rows
     for shard, (start, end) in enumerate(pairwise(starts)):
-        values = np.asarray(signatures.shard(shard)[:, first_row : first_row + rows])
+        values = signatures.shard(shard)[:, first_row : first_row + rows]
         # the hash of one n-gram of as many words as the band has rows
         words = values.T.astype(np.uint64)
-        hashes[start:end] = ngrams.ngram_hashes(words, rows)[0]
+        (hashes[start:end],) = ngrams.ngram_hashes(words, rows)
     return hashes

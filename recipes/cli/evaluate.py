@@ -31,36 +31,58 @@ eval_app = typer.Typer(
     suggest_commands=False,
 )
 
-SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help=f"One of {', '.join(SUITES)}.")]
-ModelOption = Annotated[
-    str, typer.Option(help="A stage of the run, a folder, or hf:NAME of the Hub.")
+SuiteArgument = Annotated[
+    str,
+    typer.Argument(metavar="SUITE", help=f"One of {', '.join(SUITES)}."),
 ]
-SizeOption = Annotated[str, typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(help="A stage of the run, a folder, or hf:NAME of the Hub."),
+]
+SizeOption = Annotated[
+    str,
+    typer.Option("--size", metavar="SIZE", help="3b, 8b, 30b or tiny."),
+]
 OnOption = Annotated[
     str,
     typer.Option("--on", metavar="local|CLUSTER", help="This machine, or jobs on a Slurm cluster."),
 ]
-RunDirOption = Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/SIZE]")]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option(help="The run's folder  [default: runs/SIZE]"),
+]
 UnmergedOption = Annotated[
-    bool, typer.Option("--unmerged", help="Of a stage, the checkpoint before its merge.")
+    bool,
+    typer.Option("--unmerged", help="Of a stage, the checkpoint before its merge."),
 ]
 StageOption = Annotated[
     str | None,
     typer.Option(metavar="STAGE", help="Report a folder's model under this stage, with --label."),
 ]
 LabelOption = Annotated[
-    str, typer.Option(help="What sets this model apart in reports, as weight-0.3.")
+    str,
+    typer.Option(help="What sets this model apart in reports, as weight-0.3."),
 ]
 OutputOption = Annotated[
     Path | None,
     typer.Option(help="The evaluation's folder  [default: RUN/STAGE/eval/SUITE[-LABEL]]"),
 ]
-TasksOption = Annotated[list[str] | None, typer.Option(help="Only these tasks of the suite.")]
-LengthsOption = Annotated[list[int] | None, typer.Option(help="Of RULER, these lengths in tokens.")]
-SamplesOption = Annotated[
-    int | None, typer.Option(min=1, help="Samples of each task  [default: the suite's]")
+TasksOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Only these tasks of the suite."),
 ]
-BackendOption = Annotated[str, typer.Option(help="hf, vllm or local-completions.")]
+LengthsOption = Annotated[
+    list[int] | None,
+    typer.Option(help="Of RULER, these lengths in tokens."),
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Samples of each task  [default: the suite's]"),
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(help="hf, vllm or local-completions."),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(help="For local-completions: the server, as http://HOST:PORT/v1/completions."),
@@ -89,8 +111,14 @@ AllowCodeOption = Annotated[
         "--allow-code", help="Also run the tasks that execute what the model writes, in a sandbox."
     ),
 ]
-DryrunOption = Annotated[bool, typer.Option("--dryrun", help="Print the units and run nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DryrunOption = Annotated[
+    bool,
+    typer.Option("--dryrun", help="Print the units and run nothing."),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON instead of a table."),
+]
 
 
 def _run_suite(
@@ -194,7 +222,9 @@ def _run_folder(options: EvaluateOptions) -> Path:
 
 
 def _prepare(
-    options: EvaluateOptions, output: Path, dryrun: bool = False
+    options: EvaluateOptions,
+    output: Path,
+    dryrun: bool = False,
 ) -> tuple["ModelFolder", "Plan"]:
     """Return the model and the units of an evaluation, checked before any work."""
     from evaluation.plan import plan_evaluation
@@ -212,7 +242,10 @@ def _prepare(
 
 
 def _evaluate(
-    options: EvaluateOptions, output: Path, model: "ModelFolder", plan: "Plan"
+    options: EvaluateOptions,
+    output: Path,
+    model: "ModelFolder",
+    plan: "Plan",
 ) -> "Evaluation":
     from evaluation.backends import build_backend
     from evaluation.runner import EvaluationRun
@@ -313,9 +346,18 @@ def list_suites(
         typer.echo(json.dumps(rows, indent=2))
         return
 
-    titles = ["suite", "benchmark", "lm-eval", "shots", "metric", "IBM's setting", f"IBM's {size}"]
+    titles = [
+        "suite",
+        "benchmark",
+        "lm-eval",
+        "shots",
+        "metric",
+        "IBM's setting",
+        f"IBM's {size}",
+        "note",
+    ]
     cells = [["-" if cell is None else str(cell) for cell in row.values()] for row in rows]
-    print_table([*titles, "note"], cells)
+    print_table(titles, cells)
 
 
 @eval_app.command("generate", cls=MultiValueCommand)
@@ -390,7 +432,8 @@ def gate_evaluations(
             folder, reference, baseline=before, allow_fallback=allow_fallback
         )
         passed = all(check.ok for check in found)
-        typer.echo(f"{folder}: {'passed' if passed else 'FAILED'}, {len(found)} checks")
+        verdict = "passed" if passed else "FAILED"
+        typer.echo(f"{folder}: {verdict}, {len(found)} checks")
     if not print_failed(checks):
         raise typer.Exit(1)
 
@@ -427,10 +470,12 @@ def calibrate_suite(
         corpora=corpora,
         allow_code=allow_code,
     )
-    evaluation = _evaluate(options, output, *_prepare(options, output))
+    model_folder, plan = _prepare(options, output)
+    evaluation = _evaluate(options, output, model_folder, plan)
     _print_scores(evaluation)
     _exit_where_failed(evaluation)
-    typer.echo(str(calibrate(evaluation, output / REFERENCE)))
+    file = calibrate(evaluation, output / REFERENCE)
+    typer.echo(str(file))
 
 
 @eval_app.command("report")

@@ -57,7 +57,12 @@ class NemoParent(TorchDistCheckpoint):
         self.check_all(self.weights, self.config.num_hidden_layers)
         self._first_numbers: dict[tuple[str, torch.Size], tuple[Path, int]] = {}
 
-    def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
+    def read_rows(
+        self,
+        weight: Weight,
+        start: int,
+        target: Tensor,
+    ) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``, from all ranks' chunks."""
         tensor = self._tensors[self.prefix + weight.key]
         for chunk in tensor.chunks:
@@ -84,8 +89,11 @@ class NemoParent(TorchDistCheckpoint):
             sizes = sizes[1:]
 
         # a vector is a matrix of one column
-        row, column = (*offsets, 0)[:2]
-        rows, columns = (*sizes, 1)[:2]
+        if len(sizes) == 1:
+            offsets = (*offsets, 0)
+            sizes = (*sizes, 1)
+        row, column = offsets
+        rows, columns = sizes
 
         # the rows that both the target and the chunk have
         first = max(start, row)
@@ -101,6 +109,7 @@ class NemoParent(TorchDistCheckpoint):
         numbers = part
         if not part.is_contiguous():
             numbers = torch.empty_like(part, memory_format=torch.contiguous_format)
+
         path, chunk_offset = self._first_number(weight, chunk)
         elements_before += (first - row) * columns
         offset = chunk_offset + elements_before * target.itemsize

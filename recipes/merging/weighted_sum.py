@@ -37,7 +37,12 @@ class Source(Protocol):
     def dtype(self, weight: Weight) -> torch.dtype:
         """Return the type that ``weight`` is stored in."""
 
-    def read_rows(self, weight: Weight, start: int, target: Tensor) -> None:
+    def read_rows(
+        self,
+        weight: Weight,
+        start: int,
+        target: Tensor,
+    ) -> None:
         """Read the rows of ``weight`` from ``start`` into ``target``, [rows, columns] of the stored
         type.
         """
