@@ -80,7 +80,7 @@ class Evaluation:
             empty.
         model: where it was read from.
         fingerprint: SHA-256 (hex) that tells models apart.
-        backend: its name and settings.
+        backend: its name and settings, and what a server says of its model.
         limit: samples of every task, or None for all.
         expected: name of every unit that the suite has.
         units: those that have a result.

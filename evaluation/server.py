@@ -240,8 +240,9 @@ def count_log_probabilities(choice: Mapping[str, Any]) -> int:
     if len(values) != len(most_likely):
         return 0
     for value, entry in zip(values[1:-1], most_likely[1:-1], strict=True):
-        is_number = isinstance(value, int | float) and not math.isnan(value)
-        if not is_number or not isinstance(entry, dict) or not entry:
+        if not isinstance(value, int | float) or math.isnan(value):
+            return 0
+        if not isinstance(entry, dict) or not entry:
             return 0
     return max(0, len(values) - 1)
 

@@ -19,13 +19,8 @@ from evaluation.server import Server, ServerRefused, ServerStopped
 from tests.helpers.eval_models import granite41, write_model
 
 VLLM_PYTHON = os.environ.get("GRANITE41_VLLM_PYTHON")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not VLLM_PYTHON,
-        reason="GRANITE41_VLLM_PYTHON does not name the Python of an environment with vLLM",
-    ),
-]
+REASON = "GRANITE41_VLLM_PYTHON does not name the Python of an environment with vLLM"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not VLLM_PYTHON, reason=REASON)]
 
 KEY = "sk-of-a-test"
 PORT = 8923
