@@ -52,7 +52,9 @@ def unit_key(
     task = asdict(unit.task)
     for name in _NO_TASK_SETTINGS:
         del task[name]
-    arguments = backend.arguments.items()
+    arguments = dict(backend.arguments)
+    for name in _NO_SETTINGS:
+        arguments.pop(name, None)
     content = {
         "task": task,
         "length": unit.length,
@@ -61,7 +63,7 @@ def unit_key(
         "generated": samples and samples.sha256,
         "model": model.fingerprint,
         "backend": backend.name,
-        "arguments": {name: value for name, value in arguments if name not in _NO_SETTINGS},
+        "arguments": arguments,
         "served": backend.served,
         "libraries": library_versions(backend),
     }
