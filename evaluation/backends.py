@@ -40,6 +40,7 @@ _REFUSED_ARGUMENTS = {
     "pretrained": "--model names the model, and results are kept under it; leave it out",
     "tokenizer": "the tokenizer is the model's; leave it out",
     "base_url": "--url is the server's address; use it",
+    "batch_size": "--batch-size is the number of prompts at once; use it",
     "auth_token": "results name all arguments; set OPENAI_API_KEY in the environment instead",
     "header": "results name all arguments; set OPENAI_API_KEY in the environment instead",
 }
@@ -80,7 +81,7 @@ def build_backend(options: EvaluateOptions, model: ModelFolder, plan: Plan) -> B
         )
 
     # only a server has an address
-    if (url is not None) != (name == "local-completions"):
+    if (url is not None) != (name == SERVER):
         raise UserError(
             "--url belongs to --backend local-completions, which needs it; give both or neither"
         )

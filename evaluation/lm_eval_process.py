@@ -127,10 +127,10 @@ def _load(backend: Backend) -> tuple[Any, str | None]:
         return server, server.probe()
 
     # lm-eval asks for cuda:0 by default
-    if backend.name == "hf" and not torch.cuda.is_available():
-        settings["device"] = "cpu"
     model_class = get_model(backend.name)
     arguments = dict(backend.arguments)
+    if backend.name == "hf" and not torch.cuda.is_available():
+        arguments.setdefault("device", "cpu")
     with transformers_view(open_folder(Path(arguments["pretrained"]))) as view:
         arguments["pretrained"] = str(view)
         return model_class.create_from_arg_obj(arguments, settings), None

@@ -31,6 +31,7 @@ ROWS = [
     _row("a model in the arguments", "--backend-args pretrained=a", "--model names the model"),
     _row("a tokenizer in the arguments", "--backend-args tokenizer=a", "is the model's"),
     _row("an address in the arguments", f"--backend-args base_url={URL}", "--url is the server's"),
+    _row("a batch size in the arguments", "--backend-args batch_size=4", "--batch-size is"),
     _row("a key in the arguments", "--backend-args auth_token=sk-1", "set OPENAI_API_KEY"),
     _row("a header in the arguments", "--backend-args header=a", "set OPENAI_API_KEY"),
     _row(

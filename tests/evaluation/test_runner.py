@@ -217,7 +217,7 @@ def test_a_damaged_evaluation_ends_every_command_with_a_sentence(
 
 def test_a_calibrated_reference(model, tmp_path, forked) -> None:
     folders = ("--model", str(model), "--output", str(tmp_path / "ibm"))
-    settings = ("--size", "tiny", "--samples", "4")
+    settings = ("--size", "tiny", "--samples", "4", "--backend-args", "device=cpu")
     code, _, error = forked(granite41, "eval", "calibrate", "smoke", *folders, *settings)
     assert code == 0, error
     units = {unit.task: unit for unit in read_evaluation(tmp_path / "ibm").units}
