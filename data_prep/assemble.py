@@ -12,7 +12,7 @@ from data_prep.indexed import index_bytes, token_type
 from data_prep.tokenized_folder import MANIFEST, TokenizedManifest, TokenizedShard, read_manifest
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
-from recipes.common.tokenizer_files import fingerprint, vocab_size
+from recipes.common.tokenizer_files import TOKENIZER_FILES, TokenizerFolder, TokenizerIdentity
 from recipes.runs.data_folder import (
     TOKENIZER,
     DataComponent,
@@ -21,7 +21,6 @@ from recipes.runs.data_folder import (
     DataTokenizer,
 )
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOTALS = ("documents", "tokens", "bytes")
 
 
@@ -107,7 +106,7 @@ def assemble(
     """
     assembler = _Assembler(output, tokenizer)
     assembled = {name: assembler.join(sources) for name, sources in components.items()}
-    manifest = DataManifest(assembled, assembler.identity)
+    manifest = DataManifest(assembled, assembler.data_tokenizer)
     with atomic_directory(output) as partial:
         (partial / TOKENIZER).mkdir()
         for name in TOKENIZER_FILES:
@@ -121,13 +120,17 @@ class _Assembler:
     """Joins tokenized folders to components.
 
     Attributes:
-        identity: of the tokenizer that all of them must have.
+        tokenizer: that all of them must have.
+        data_tokenizer: the same for the data folder's manifest.
     """
 
     def __init__(self, output: Path, tokenizer: Path) -> None:
-        self.identity = DataTokenizer(TOKENIZER, vocab_size(tokenizer), fingerprint(tokenizer))
+        self.tokenizer = TokenizerFolder(tokenizer)
+        self._identity = self.tokenizer.identity
+        self.data_tokenizer = DataTokenizer(
+            TOKENIZER, self._identity.vocab_size, self._identity.fingerprint
+        )
         self._output = output
-        self._tokenizer = tokenizer
         self._prefix_of_sha256: dict[str, Path] = {}
 
     def join(self, sources: Sequence[TokenizedFolder]) -> DataComponent:
@@ -189,19 +192,33 @@ class _Assembler:
                 f"{file}: the component holds no document, expected text; "
                 f"leave it out or tokenize some"
             )
-        encoded_with = manifest.tokenizer.fingerprint
-        expected = self.identity.fingerprint
-        if encoded_with != expected:
+        self._check_tokenizer(folder, manifest.tokenizer)
+
+    def _check_tokenizer(self, folder: Path, encoded_with: TokenizerIdentity) -> None:
+        """Raise unless a source was encoded with this tokenizer."""
+        tokenizer = self.tokenizer
+        expected = self._identity
+        remedy = "name the tokenizer that encoded it, or encode it again"
+        if not tokenizer.has_fingerprint(encoded_with.fingerprint):
             raise UserError(
-                f"{folder}: was encoded with tokenizer {encoded_with[:12]} but {self._tokenizer} "
-                f"is {expected[:12]}; name the tokenizer that encoded it, or encode it again"
+                f"{folder}: was encoded with tokenizer {encoded_with.fingerprint[:12]} but "
+                f"{tokenizer.folder} is {expected.fingerprint[:12]}; {remedy}"
             )
+        # fingerprints of former versions of this project hold neither
+        for key in ("end_of_text", "vocab_size"):
+            found = getattr(encoded_with, key)
+            value = getattr(expected, key)
+            if found != value:
+                raise UserError(
+                    f"{folder}: was encoded with {key} {found}, but {tokenizer.folder} has "
+                    f"{value}; {remedy}"
+                )
 
     def _check_shard(self, prefix: Path, shard: TokenizedShard) -> None:
         """Raise unless the shard is new, and its files have the sizes that the manifest implies."""
         # sizes are enough: hashing terabytes would take hours
         sizes = {
-            "bin": shard.tokens * token_type(self.identity.vocab_size).itemsize,
+            "bin": shard.tokens * token_type(self._identity.vocab_size).itemsize,
             "idx": index_bytes(shard.documents),
         }
         for kind, size in sizes.items():

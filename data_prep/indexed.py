@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from data_prep.tokenizer import END_OF_TEXT
 from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import vocab_size
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -28,9 +29,9 @@ _BYTES_PER_BOUNDARY = 8
 _BATCH = 256  # documents encoded at a time, by all cores; bounds the memory
 
 
-def token_type(vocab_size: int) -> np.dtype:
-    """Return Megatron's type of tokens: uint16 below 65,500 vocabulary entries, else int32."""
-    if vocab_size < 65500:
+def token_type(ids: int) -> np.dtype:
+    """Return Megatron's type of tokens: uint16 where all ids are below 65,499, else int32."""
+    if ids < 65500:
         return np.dtype(np.uint16)
     return np.dtype(np.int32)
 
@@ -51,9 +52,10 @@ class Writer:
     has returned.
     """
 
-    def __init__(self, prefix: Path, vocab_size: int) -> None:
+    def __init__(self, prefix: Path, ids: int) -> None:
+        """Begin the files of tokens whose ids are below ``ids``."""
         self.prefix = prefix
-        self.dtype = token_type(vocab_size)
+        self.dtype = token_type(ids)
         self._lengths: list[np.ndarray] = []
         self._sha256 = hashlib.sha256()
         self._bin = Path(f"{prefix}.bin").open("wb")  # noqa: SIM115 closed by __exit__
@@ -163,11 +165,11 @@ def write(
     Returns:
         How often each token id was written, shape (vocabulary size,).
     """
-    vocab_size = tokenizer.get_vocab_size()
+    ids = vocab_size(tokenizer.get_vocab())
     end_of_text = tokenizer.token_to_id(END_OF_TEXT)
     tokenizer.encode_special_tokens = True
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    with Writer(prefix, vocab_size) as writer:
+    counts = np.zeros(ids, dtype=np.int64)
+    with Writer(prefix, ids) as writer:
         for start in range(0, len(texts), _BATCH):
             batch = list(texts[start : start + _BATCH])
             encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
@@ -175,6 +177,6 @@ def write(
             sizes = [len(document) for document in documents]
             tokens = np.concatenate(documents)
             writer.add(tokens, np.array(sizes))
-            counts += np.bincount(tokens, minlength=vocab_size)
+            counts += np.bincount(tokens, minlength=ids)
         writer.finish()
     return counts

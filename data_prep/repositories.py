@@ -34,10 +34,10 @@ from data_prep.documents import BadRecord, Part
 from data_prep.packing import MINIMUM_TOKENS, order, pack
 from data_prep.records import get_text, to_json
 from data_prep.shards import Plan
-from recipes.common import tokenizer_files
-from recipes.common.encoder import Encoder, EncoderMismatch
+from recipes.common.encoder import Encoder
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_json_or_none, write_json
+from recipes.common.tokenizer_files import TokenizerFolder
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def prepare(
         described = {**fields.to_settings(), "inputs": inputs}
 
     # the names of fields change the first pass, not the packing of its buckets
-    fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
+    fingerprint = TokenizerFolder(tokenizer_folder).fingerprint
     settings = {"max_tokens": max_tokens, "tokenizer": fingerprint}
     all_settings = {**settings, **described}
 
@@ -346,7 +346,9 @@ def pack_shard(
         UserError: a file of a repository cannot be read.
     """
 
-    def write(encoder: Encoder) -> dict[str, Any]:
+    encoder = Encoder(tokenizer_folder)
+
+    def write() -> dict[str, Any]:
         left_out = Counter[str]()
         # a part is a folder of --folder, or a bucket of the first pass
         if Path(parts[0].input).is_dir():
@@ -356,16 +358,14 @@ def pack_shard(
         counts = _write(repositories, folder / f"{name}.jsonl", max_tokens, encoder)
         return {**counts, "left_out": dict(left_out)}
 
-    try:
-        return write(Encoder(tokenizer_folder))
-    except EncoderMismatch:
+    manifest = encoder.run(write)
+    if encoder.differing:
         note = (
             f"{name}: gigatoken gave other ids than tokenizers, "
             f"which counted the tokens of this shard instead"
         )
-        # all of the shard again, from its first document
-        manifest = write(Encoder(tokenizer_folder, reference_only=True))
-        return {**manifest, "notes": [note]}
+        manifest["notes"] = [note]
+    return manifest
 
 
 def _write(

@@ -12,9 +12,9 @@ from typing import Any
 
 from data_prep import indexed, machine_text, tokenizer
 from data_prep.machine_text import CollectedText, Collection
-from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory, write_text
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.runs.data_folder import (
     MANIFEST,
     TOKENIZER,
@@ -123,12 +123,9 @@ def _write(
             unigram_entropy=blend_entropy(counts, {name: 1.0}),
         )
 
-    identity = DataTokenizer(
-        folder=TOKENIZER,
-        vocab_size=tokenizer_files.vocab_size(folder / TOKENIZER),
-        fingerprint=tokenizer_files.fingerprint(folder / TOKENIZER),
-    )
-    manifest = DataManifest(components, identity, inputs)
+    identity = TokenizerFolder(folder / TOKENIZER).identity
+    data_tokenizer = DataTokenizer(TOKENIZER, identity.vocab_size, identity.fingerprint)
+    manifest = DataManifest(components, data_tokenizer, inputs)
     # a line of digits: an indented one would have a line for each token id
     content = json.dumps(counts, separators=(",", ":"))
     write_text(folder / UNIGRAM_COUNTS, content + "\n")

@@ -19,11 +19,10 @@ from data_prep.tokenized_folder import (
     ShardSource,
     TokenizedManifest,
     TokenizedShard,
-    TokenizerIdentity,
 )
-from recipes.common import tokenizer_files
-from recipes.common.encoder import Encoder, EncoderMismatch
+from recipes.common.encoder import Encoder
 from recipes.common.json_files import read_json_or_none
+from recipes.common.tokenizer_files import TokenizerFolder, TokenizerIdentity
 
 LONG_BYTES = 64 * 2**20  # a document of this size may be a file that was not split into records
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time; bounds the memory
@@ -83,11 +82,7 @@ def tokenize(
     Raises:
         UserError: what the functions below and :func:`shards.run` refuse.
     """
-    tokenizer = TokenizerIdentity(
-        fingerprint=tokenizer_files.fingerprint(tokenizer_folder),
-        vocab_size=tokenizer_files.vocab_size(tokenizer_folder),
-        end_of_text=tokenizer_files.end_of_text(tokenizer_folder),
-    )
+    tokenizer = TokenizerFolder(tokenizer_folder).identity
     settings = Settings(tokenizer, text_field, license or "not stated", skip_bad_records)
     plan = shards.make_plan(inputs, max_shards)
     if dryrun:
@@ -183,27 +178,26 @@ def encode_shard(
         UserError: an input is damaged or a record is no text (see :func:`documents.read`).
     """
     encoder = Encoder(tokenizer_folder)
-    shard = _ShardEncoder(folder / name, encoder, settings)
+
+    def encode() -> ShardManifest:
+        shard = _ShardEncoder(folder / name, encoder, settings)
+        shard.encode(parts)
+        return shard.manifest
+
+    manifest = encoder.run(encode)
     if encoder.load_error:
-        shard.manifest.notes.append(
+        manifest.notes.insert(
+            0,
             f"{tokenizer_folder}: encoded by {encoder.name}, as gigatoken cannot read it "
-            f"({encoder.load_error})"
+            f"({encoder.load_error})",
         )
-    try:
-        shard.encode(parts)
-    except EncoderMismatch as mismatch:
-        # all of the shard again, from its first document
-        differing = mismatch.args[0]
-        reference = Encoder(tokenizer_folder, reference_only=True)
-        shard = _ShardEncoder(folder / name, reference, settings)
-        shard.manifest.encoder.checked_documents = encoder.checked
-        shard.manifest.encoder.differing_documents = differing
-        shard.manifest.notes.append(
-            f"{name}: gigatoken gave other ids than tokenizers for {differing} of "
-            f"{encoder.checked} documents compared; the whole shard was encoded by tokenizers"
+    if encoder.differing:
+        manifest.notes.insert(
+            0,
+            f"{name}: gigatoken gave other ids than tokenizers for {encoder.differing} of "
+            f"{encoder.checked} documents compared; the whole shard was encoded by tokenizers",
         )
-        shard.encode(parts)
-    return asdict(shard.manifest)
+    return asdict(manifest)
 
 
 class _ShardEncoder:
@@ -246,8 +240,10 @@ class _ShardEncoder:
                 manifest.sources.append(ShardSource(part.input, part.start, part.stop, count))
             manifest.bin_sha256, manifest.idx_sha256 = writer.finish()
 
-        manifest.encoder.checked_documents += self._encoder.checked
-        manifest.encoder.documents_with_newer_characters = self._encoder.fallback_documents
+        encoder = self._encoder
+        manifest.encoder = EncoderReport(
+            encoder.name, encoder.checked, encoder.differing, encoder.fallback_documents
+        )
         if manifest.end_of_text_within_documents:
             manifest.notes.append(
                 f"{self._prefix.name}: end-of-text is spelled out "

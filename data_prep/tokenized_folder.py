@@ -5,23 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.json_files import parse_record, read_json, write_json
+from recipes.common.tokenizer_files import TokenizerIdentity
 
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class TokenizerIdentity:
-    """What tells tokenizers apart.
-
-    Attributes:
-        fingerprint: of :func:`recipes.common.tokenizer_files.fingerprint`.
-        vocab_size: number of entries.
-        end_of_text: id of the token that ends a document.
-    """
-
-    fingerprint: str
-    vocab_size: int
-    end_of_text: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +24,7 @@ class ShardSource:
 class EncoderReport:
     """The library that encoded a shard, and how many documents were compared with the reference.
 
-    The fields are those of :class:`recipes.common.encoder.Encoder`.
+    The numbers are those of :class:`recipes.common.encoder.Encoder`.
     """
 
     name: str

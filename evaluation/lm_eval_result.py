@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from recipes.common.encoder import Encoder, EncoderMismatch
+from recipes.common.encoder import Encoder
 
 # lm-eval's record of a document: its prompts, answers and metrics
 Sample: TypeAlias = Mapping[str, Any]
@@ -162,15 +162,13 @@ def _prompts(samples: Sequence[Sample]) -> Iterator[tuple[Any, Any]]:
 
 
 def _count_tokens(texts: list[str], tokenizer: Path) -> list[int]:
-    counts: list[int] = []
     encoder = Encoder(tokenizer)
-    for start in range(0, len(texts), _TEXTS_PER_BATCH):
-        batch = texts[start : start + _TEXTS_PER_BATCH]
-        # the fast encoder is checked against the tokenizer, which takes over where they differ
-        try:
-            _, lengths = encoder.encode(batch)
-        except EncoderMismatch:
-            encoder = Encoder(tokenizer, reference_only=True)
-            _, lengths = encoder.encode(batch)
-        counts += lengths.tolist()
-    return counts
+
+    def count() -> list[int]:
+        counts: list[int] = []
+        for start in range(0, len(texts), _TEXTS_PER_BATCH):
+            _, lengths = encoder.encode(texts[start : start + _TEXTS_PER_BATCH])
+            counts += lengths.tolist()
+        return counts
+
+    return encoder.run(count)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.common.encoder import Encoder, EncoderMismatch, load
+from recipes.common.encoder import Encoder
+from recipes.common.tokenizer_files import load
 
 # characters that are encoded at once
 _BATCH = 1 << 22
@@ -29,7 +30,7 @@ class Counter:
 
     # a worker process loads the tokenizer itself
     def __getstate__(self) -> tuple[Path, bool]:
-        return self._folder, self._reference_only
+        return self._folder, self._encoder.reference_only
 
     def __setstate__(self, state: tuple[Path, bool]) -> None:
         self._folder, self._reference_only = state
@@ -78,11 +79,6 @@ class Counter:
         return tokens + self.added
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        try:
-            _, counts = self._encoder.encode(texts)
-        except EncoderMismatch:
-            # the reference from here on
-            self._reference_only = True
-            del self._encoder
-            _, counts = self._encoder.encode(texts)
+        encoder = self._encoder
+        _, counts = encoder.run(lambda: encoder.encode(texts))
         return counts.astype(np.int64)

@@ -2,43 +2,24 @@
 
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import TOKENIZER, load
 
+Result = TypeVar("Result")
 # Share of the characters that both libraries encode; twice as much of text beyond ASCII, where
 # they could differ.
 CHECKED_SHARE = 0.005
 _CHECKED_CHARACTERS = 1 << 16  # at most, of one document
 _CACHE_LIMIT = 3 << 24  # characters of text after which gigatoken's cache of words is cleared
-
-
-def load(folder: Path) -> Tokenizer:
-    """Load ``folder``'s tokenizer.json; the class that tokenizer_config.json names is not used.
-
-    Raises:
-        UserError: the file is missing or no tokenizer.
-    """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(
-            f"{file}: no such file, expected a Hugging Face tokenizer; name a folder that holds one"
-        )
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"{file}: is no Hugging Face tokenizer ({reason}); fetch it again or name another"
-        ) from error
 
 
 class EncoderMismatch(Exception):
@@ -49,8 +30,9 @@ class Encoder:
     """A tokenizer folder's encoder: gigatoken, or the reference where gigatoken cannot be used.
 
     Attributes:
-        name: the library that encodes, and its version.
+        reference_only: whether Hugging Face's library encodes alone.
         checked: documents whose ids were compared with the reference's.
+        differing: of these, documents with other ids.
         fallback_documents: documents that the reference encoded for a character newer than Python's
             Unicode tables: what is a letter is read from Unicode, and the two libraries have
             different versions of it.
@@ -76,18 +58,33 @@ class Encoder:
             UserError: ``folder`` holds no tokenizer.
         """
         self._reference, self._fast, self.load_error = _load(folder)
-        if reference_only:
-            self._fast = None
-        library = "gigatoken"
-        if self._fast is None:
-            library = "tokenizers"
-        self.name = f"{library} {version(library)}"
+        self.reference_only = reference_only or self._fast is None
         self._checked_share = checked_share
         self._cache_limit = cache_limit
         self.checked = 0
+        self.differing = 0
         self.fallback_documents = 0
         self._characters = 0
         self._compared_characters = 0
+
+    @property
+    def name(self) -> str:
+        """The library that encodes, and its version."""
+        library = "tokenizers" if self.reference_only else "gigatoken"
+        return f"{library} {version(library)}"
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Return ``work()``, which calls :meth:`encode`.
+
+        It is called again, and everything encoded by the reference, where gigatoken's ids differ.
+        """
+        try:
+            return work()
+        except EncoderMismatch as mismatch:
+            self.differing = mismatch.args[0]
+            self.reference_only = True
+            self.fallback_documents = 0
+            return work()
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of all ``texts``, one after the other, and the number of ids of each.
@@ -97,7 +94,7 @@ class Encoder:
         Raises:
             EncoderMismatch: a document of the sample has other ids by the reference.
         """
-        if self._fast is None:
+        if self.reference_only or self._fast is None:
             return self._encode_by_reference(texts)
         ids, offsets = self._fast.encode_batch(texts, self._cache_limit)
 
@@ -190,7 +187,7 @@ def _load(folder: Path) -> tuple[Tokenizer, _GigatokenEncoder | None, str | None
     """Return the reference, gigatoken's encoder or None, and why that could not be loaded."""
     reference = load(folder)
     try:
-        return reference, _GigatokenEncoder(folder / "tokenizer.json"), None
+        return reference, _GigatokenEncoder(folder / TOKENIZER), None
     except Exception as error:  # an unknown kind of tokenizer; gigatoken raises nothing narrower
         reason = " ".join(str(error).split())
         return reference, None, reason[:200]

@@ -29,6 +29,7 @@ class HFParent:
 
     Attributes:
         location: the folder.
+        tokenizer_folder: the same.
         config: its config.
         weights: one for each transformers tensor.
 
@@ -42,6 +43,7 @@ class HFParent:
 
     def __init__(self, folder: Path) -> None:
         self.location = folder
+        self.tokenizer_folder = folder
         opened = open_granite(folder)
         self.config = opened.config
         self._files = opened.files

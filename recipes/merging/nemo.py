@@ -38,6 +38,7 @@ class NemoParent(TorchDistCheckpoint):
 
     Attributes:
         location: folder with ``weights/`` and ``context/``.
+        tokenizer_folder: of its tokenizer, in ``context/``.
         config: its config.
         weights: one for each Megatron tensor, each layer's by itself.
 
@@ -51,7 +52,7 @@ class NemoParent(TorchDistCheckpoint):
 
     def __init__(self, checkpoint: Path) -> None:
         self.location = checkpoint
-        self.config, _ = read_context(checkpoint / "context")
+        self.config, self.tokenizer_folder = read_context(checkpoint / "context")
         super().__init__(checkpoint / "weights")
         self.weights = weights(self.config)
         self.check_all(self.weights, self.config.num_hidden_layers)

@@ -1,5 +1,6 @@
 """The checkpoints that are merged: opened, compared and described."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import TOKENIZER, TokenizerFolder
 from recipes.merging.hf import HFParent
 from recipes.model.bridge.mapping import CONFIG_FIELDS
 from recipes.model_folder.config import CONFIG
@@ -17,6 +19,8 @@ from recipes.runs.stage_manifest import read_manifest
 
 if TYPE_CHECKING:
     from recipes.merging.nemo import NemoParent
+
+log = logging.getLogger(__name__)
 
 _TYPES = (torch.bfloat16, torch.float16, torch.float32)
 # a long-context stage changes the first two and no tensor's shape; the third is of use to random
@@ -51,18 +55,40 @@ def check_alike(paths: Sequence[Path], parents: Sequence[Parent]) -> None:
 
     Raises:
         UserError: they are of two kinds, their configs differ beyond :data:`MAY_DIFFER`, or a
-            tensor's type does.
+            tensor's type or the tokenizer does.
     """
     first = parents[0]
     # all parents are compared with the first, which gives the merge its config and types
     for path, other in zip(paths[1:], parents[1:], strict=True):
         _check_pair(paths[0], first, path, other)
+    _check_tokenizers(paths, parents)
 
     for weight in first.weights:
         dtype = first.dtype(weight)
         if dtype not in _TYPES:
             raise UserError(
                 f"{paths[0]}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 are merged"
+            )
+
+
+def _check_tokenizers(paths: Sequence[Path], parents: Sequence[Parent]) -> None:
+    """Check that the parents number tokens alike, else rows of different tokens would be added."""
+    first: TokenizerFolder | None = None
+    for path, parent in zip(paths, parents, strict=True):
+        if not (parent.tokenizer_folder / TOKENIZER).exists():
+            log.warning(
+                "%s: has no %s, so nobody knows whether it numbers tokens as the other parents do",
+                path,
+                TOKENIZER,
+            )
+            continue
+        tokenizer = TokenizerFolder(parent.tokenizer_folder)
+        first = first or tokenizer
+        difference = first.difference(tokenizer)
+        if difference:
+            raise UserError(
+                f"{path}: has another tokenizer than {first.folder}: {difference}; merge models "
+                f"that number tokens alike"
             )
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.json_files import write_json
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.merging.merge import check_weights, write_merge
 from recipes.merging.parents import open_parent
 from recipes.model.bridge.to_hf import export_hf
@@ -219,7 +220,9 @@ def text_evaluation(short: Texts, long: Texts) -> Evaluate:
     def evaluate(folder: Path) -> Score:
         opened = open_granite(folder)
         config = opened.config
-        tokenizer = load_tokenizer(folder, config.vocab_size)
+        tokenizer_files = TokenizerFolder(folder)
+        tokenizer_files.check_library_ids()
+        tokenizer = load_tokenizer(tokenizer_files, config.vocab_size)
         model = load_model(opened)
 
         # texts longer than the model's positions are cut

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.model_folder.config import CONFIG, positions_of
 from recipes.model_folder.weights import open_folder
 
@@ -25,7 +26,9 @@ def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:
 
     from recipes.model.transformers_model import load_model, load_tokenizer
 
-    tokenizer = load_tokenizer(folder, opened.values.get("vocab_size"))
+    files = TokenizerFolder(folder)
+    files.check_library_ids()
+    tokenizer = load_tokenizer(files, opened.values.get("vocab_size"))
     encoding = tokenizer(prompt, return_tensors="pt")
     num_tokens = encoding["input_ids"].shape[1]
     if not num_tokens:

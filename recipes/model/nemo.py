@@ -21,6 +21,7 @@ from nemo.lightning.pytorch.trainer import Trainer
 
 from recipes.common.errors import UserError
 from recipes.common.files import check_space
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
 from recipes.model.bridge.source_files import keep_source_files, nemo_tokenizer_files
 from recipes.model.bridge.tensor_bytes import TORCH_TYPES, read_tensor
@@ -181,7 +182,7 @@ class HFGraniteImporter(io.ModelConnector):
         # error
         size = sum(weight.elements * dtypes[weight.key].itemsize for weight in megatron_weights)
         check_space(output_path, size)
-        load_tokenizer(source, config.vocab_size)
+        load_tokenizer(TokenizerFolder(source), config.vocab_size)
 
         with tempfile.TemporaryDirectory() as scratch:
             # NeMo copies the whole folder that a tokenizer is loaded from into the checkpoint,

@@ -1,38 +1,39 @@
 """A Hugging Face folder in transformers: its tokenizer and its model. Code in it is never run."""
 
-from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import CONFIG, TokenizerFolder
 from recipes.model_folder.view import transformers_view
 from recipes.model_folder.weights import OpenedFolder
 
 
-def load_tokenizer(folder: Path, vocab_size: int | None) -> Any:
-    """Load the tokenizer and see that the model has a row for each of its tokens, if it is known.
+def load_tokenizer(files: TokenizerFolder, vocab_size: int | None = None) -> Any:
+    """Load a tokenizer by the class that its tokenizer_config.json names.
+
+    Args:
+        files: its folder, whose damage is named by file and key before transformers meets it.
+        vocab_size: of the model, which has a row for each id; None where it is not known.
 
     Raises:
-        UserError: there is none, or it has tokens from ``vocab_size`` up.
+        UserError: it has ids from ``vocab_size`` up, or a class that transformers does not have.
     """
+    if vocab_size is not None:
+        files.check_rows(vocab_size)
     # takes three seconds to import
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+        return AutoTokenizer.from_pretrained(
+            str(files.folder), local_files_only=True, trust_remote_code=False
         )
-        tokens = max(tokenizer.get_vocab().values()) + 1
-    except Exception as error:  # transformers and tokenizers raise anything for broken files
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # transformers and tokenizers raise anything for what they refuse
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{folder}: no tokenizer that transformers can load ({reason}); put its files there"
+            f"{files.folder}: transformers cannot load this tokenizer, whose own code is never "
+            f"run ({reason}); {CONFIG} must name a class of transformers, such as "
+            f"PreTrainedTokenizerFast"
         ) from error
-    if vocab_size is not None and tokens > vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokens} tokens but the model {vocab_size}; use its own "
-            "tokenizer"
-        )
-    return tokenizer
 
 
 def load_model(opened: OpenedFolder) -> Any:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import CONFIG as TOKENIZER_CONFIG
+from recipes.common.tokenizer_files import TOKENIZER, TokenizerFolder
 from recipes.model_folder.config import CONFIG, positions_of
 from recipes.model_folder.files import settings_files
 from recipes.model_folder.safetensors_file import StoredTensor
@@ -39,12 +41,14 @@ def open_model(folder: Path) -> ModelFolder:
             belong together.
     """
     opened = open_folder(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in (TOKENIZER, TOKENIZER_CONFIG):
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder}: holds no {name}, and texts cannot be measured without a tokenizer; "
                 f"copy the files of the model's tokenizer into it"
             )
+    # lm-eval's transformers must encode as the counts of tokens do
+    TokenizerFolder(folder).check_library_ids()
     positions = positions_of(opened.values, folder / CONFIG)
     return ModelFolder(folder, positions, _digest(folder, opened.tensors.values()))
 

@@ -170,16 +170,10 @@ def _check_tensors(folder: Path, config: ModelConfig, tensors: dict[str, StoredT
 def _check_vocabulary(folder: Path, config: ModelConfig) -> None:
     """Raise where the tokenizer, if there is one, has a token without a row of the embedding."""
     # a twentieth of a second to import
-    from recipes.common.tokenizer_files import vocab_size
+    from recipes.common.tokenizer_files import TOKENIZER, TokenizerFolder
 
-    if not (folder / "tokenizer.json").is_file():
-        return
-    tokens = vocab_size(folder)
-    if tokens > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokens} tokens but the model {config.vocab_size}; use "
-            f"its own tokenizer"
-        )
+    if (folder / TOKENIZER).is_file():
+        TokenizerFolder(folder).check_rows(config.vocab_size)
 
 
 def _check_tied_head(folder: Path, tensors: dict[str, StoredTensor]) -> None:

@@ -85,8 +85,8 @@ class DataTokenizer:
 
     Attributes:
         folder: relative to the data folder.
-        vocab_size: number of entries.
-        fingerprint: SHA-256, see :func:`recipes.common.tokenizer_files.fingerprint`.
+        vocab_size: the highest id plus one.
+        fingerprint: of :class:`recipes.common.tokenizer_files.TokenizerFolder`.
     """
 
     folder: str

@@ -75,7 +75,7 @@ class StageManifest:
         status: ``running``, also after a kill; ``stopped`` by a signal; ``failed``; ``finished``.
         tokens: that the stage trains on.
         tokens_before: that the run has trained on before it.
-        tokenizer_fingerprint: SHA-256, see :func:`recipes.common.tokenizer_files.fingerprint`.
+        tokenizer_fingerprint: of :class:`recipes.common.tokenizer_files.TokenizerFolder`.
         initial_state: the checkpoint that the stage starts from.
         data: prefix of each shard that the stage trains on -> the shard.
         data_progress_before: ``bin_sha256`` -> how far the stages before have read the shard.

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.common.errors import UserError
-from recipes.common.tokenizer_files import (
-    FINGERPRINT_TEXT,
-    fingerprint,
-    fingerprint_ids,
-    vocab_size,
-)
+from recipes.common.tokenizer_files import FINGERPRINT_TEXT, TokenizerFolder
 from recipes.registry.checks import require_processes
 from recipes.runs.data_folder import MANIFEST, DataManifest, check_packing
 from recipes.runs.stage_manifest import StageManifest, TrainingShard
@@ -22,20 +17,25 @@ _VOCABULARY_MULTIPLE = 128
 
 
 def check_data(
-    data: Path, manifest: DataManifest, prefixes: Sequence[str], recipe: PretrainRecipe
+    data: Path,
+    manifest: DataManifest,
+    tokenizer: TokenizerFolder,
+    prefixes: Sequence[str],
+    recipe: PretrainRecipe,
 ) -> None:
     """Check that a stage can train on the data.
 
     Args:
         data: the data folder.
         manifest: of the data folder.
+        tokenizer: in the data folder.
         prefixes: of the shards that the stage reads.
 
     Raises:
-        UserError: a tokenizer with more tokens than the model has rows, documents that were packed
-            for longer sequences, or too few documents.
+        UserError: a tokenizer with ids beyond the model's rows, documents that were packed for
+            longer sequences, or too few documents.
     """
-    _check_vocabulary(data / manifest.tokenizer.folder, recipe)
+    _check_vocabulary(tokenizer, recipe)
     check_packing(
         data,
         manifest,
@@ -46,14 +46,15 @@ def check_data(
     _check_documents(data, manifest, prefixes, recipe.split.value)
 
 
-def _check_vocabulary(tokenizer: Path, recipe: PretrainRecipe) -> None:
-    tokens = vocab_size(tokenizer)
+def _check_vocabulary(tokenizer: TokenizerFolder, recipe: PretrainRecipe) -> None:
+    tokens = tokenizer.vocab_size
     rows = recipe.model.vocab_size.value
     if tokens > rows:
         enough = math.ceil(tokens / _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
         raise UserError(
-            f"{tokenizer}: the tokenizer has {tokens:,} tokens but the model's vocabulary "
-            f"{rows:,}; use the tokenizer of the model, or set model.vocab_size={enough}"
+            f"{tokenizer.folder}: the tokenizer has ids up to {tokens - 1:,} but the model "
+            f"only {rows:,} rows; use the tokenizer of the model, or set "
+            f"model.vocab_size={enough}"
         )
 
 
@@ -91,21 +92,19 @@ def check_processes(recipe: PretrainRecipe) -> None:
     require_processes(recipe, int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def check_data_tokenizer(data: Path, manifest: DataManifest) -> None:
+def check_data_tokenizer(data: Path, manifest: DataManifest, tokenizer: TokenizerFolder) -> None:
     """Raise UserError where a data folder's tokenizer is not the one that encoded its data."""
-    tokenizer = data / manifest.tokenizer.folder
-    found = fingerprint(tokenizer)
     expected = manifest.tokenizer.fingerprint
-    if found != expected:
+    if not tokenizer.has_fingerprint(expected):
         raise UserError(
-            f"{tokenizer}: this tokenizer has fingerprint {found[:12]} but {data / MANIFEST} was "
-            f"written with {expected[:12]}; put the data's own tokenizer back, or prepare the data "
-            f"again"
+            f"{tokenizer.folder}: this tokenizer has fingerprint {tokenizer.fingerprint[:12]} but "
+            f"{data / MANIFEST} was written with {expected[:12]}; put the data's own tokenizer "
+            f"back, or prepare the data again"
         )
 
 
 def check_stage_tokenizer(
-    folder: Path, stage: StageManifest, data: Path, manifest: DataManifest
+    folder: Path, stage: StageManifest, data: Path, tokenizer: TokenizerFolder
 ) -> None:
     """Raise UserError where a stage was trained with another tokenizer than the data has.
 
@@ -113,13 +112,32 @@ def check_stage_tokenizer(
         folder: of the stage, or its checkpoint.
         stage: the stage's manifest.
         data: the data folder.
-        manifest: of the data folder.
+        tokenizer: in the data folder.
     """
-    expected = manifest.tokenizer.fingerprint
-    if stage.tokenizer_fingerprint != expected:
+    if not tokenizer.has_fingerprint(stage.tokenizer_fingerprint):
         raise UserError(
             f"{folder}: trained with tokenizer {stage.tokenizer_fingerprint[:12]} but {data} has "
-            f"{expected[:12]}; name data of the former tokenizer, or another --run-dir"
+            f"{tokenizer.fingerprint[:12]}; name data of the former tokenizer, or another "
+            f"--run-dir"
+        )
+
+
+def check_checkpoint_tokenizer(checkpoint: Path, data: Path, tokenizer: TokenizerFolder) -> None:
+    """Raise UserError where a checkpoint's own tokenizer is not the one that the data has.
+
+    Args:
+        checkpoint: a NeMo 2 checkpoint.
+        data: the data folder.
+        tokenizer: in the data folder.
+    """
+    from recipes.model.bridge.to_hf import read_context
+
+    _, folder = read_context(checkpoint / "context")
+    difference = TokenizerFolder(folder).difference(tokenizer)
+    if difference:
+        raise UserError(
+            f"{data}: has another tokenizer than {checkpoint}: {difference}; tokenize the data "
+            f"with the checkpoint's tokenizer ({folder}), or start from another checkpoint"
         )
 
 
@@ -134,25 +152,17 @@ def check_same_data(
         )
 
 
-def check_loader(tokenizer: Path) -> None:
+def check_loader(tokenizer: TokenizerFolder) -> None:
     """Raise UserError where transformers, and so NeMo, gives other ids than the data has."""
-    from transformers import AutoTokenizer
+    from recipes.model.transformers_model import load_tokenizer
 
-    remedy = (
-        "its tokenizer_config.json must name a class that adds no rule, such as "
-        "PreTrainedTokenizerFast"
-    )
-    try:
-        loaded = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    loaded = load_tokenizer(tokenizer)
+    found = loaded.encode(FINGERPRINT_TEXT, add_special_tokens=False)
+    end_of_text = tokenizer.end_of_text
+    if found != tokenizer.text_ids or loaded.eos_token_id != end_of_text:
         raise UserError(
-            f"{tokenizer}: transformers cannot load this tokenizer; {remedy}"
-        ) from error
-
-    found = fingerprint_ids(loaded.encode(FINGERPRINT_TEXT, add_special_tokens=False))
-    expected = fingerprint(tokenizer)
-    if found != expected:
-        raise UserError(
-            f"{tokenizer}: transformers loads this tokenizer with fingerprint {found[:12]} but its "
-            f"tokenizer.json has {expected[:12]}; {remedy}"
+            f"{tokenizer.folder}: transformers loads this tokenizer with other ids than its "
+            f"tokenizer.json has (end of text {loaded.eos_token_id} for {end_of_text}); its "
+            f"tokenizer_config.json must name a class that adds no rule, such as "
+            f"PreTrainedTokenizerFast"
         )

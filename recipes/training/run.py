@@ -8,6 +8,7 @@ from typing import Any
 
 from recipes.common.errors import LockedError, UserError
 from recipes.common.json_files import read_json
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.data_folder import (
     UNIGRAM_COUNTS,
@@ -32,6 +33,7 @@ from recipes.training.full_disk import disk_full_as_user_error, is_first_rank
 from recipes.training.initial_state import InitialState, initial_state
 from recipes.training.metrics import read_metrics
 from recipes.training.preconditions import (
+    check_checkpoint_tokenizer,
     check_data,
     check_data_tokenizer,
     check_loader,
@@ -165,7 +167,8 @@ def prepare(
     folder = run_folder / stage
     data_manifest = read_data_manifest(data)
     shards = _training_shards(recipe, data_manifest)
-    check_data(data, data_manifest, list(shards), recipe)
+    tokenizer = TokenizerFolder(data / data_manifest.tokenizer.folder)
+    check_data(data, data_manifest, tokenizer, list(shards), recipe)
     check_processes(recipe)
     if tracker:
         from recipes.training.trackers import check_tracker
@@ -177,14 +180,14 @@ def prepare(
     continues = former is not None and _has_learned(folder, former)
     state = InitialState() if continues else initial_state(recipe, run_folder, init)
 
-    _check_tokenizers(data, data_manifest, folder, former, state)
+    _check_tokenizers(data, data_manifest, tokenizer, folder, former, state)
     check_same_data(folder, former, data, shards)
     if former and former.is_finished:
         write_recipe(folder, recipe)
         log.info("%s: finished already, nothing to do (%s)", stage, folder)
         return None
 
-    check_loader(data / data_manifest.tokenizer.folder)
+    check_loader(tokenizer)
     manifest = _new_manifest(recipe, data_manifest, shards, state)
     if former:
         manifest = _continued_manifest(manifest, former, keeps_initial_state=continues)
@@ -200,17 +203,20 @@ def _has_learned(folder: Path, manifest: StageManifest) -> bool:
 def _check_tokenizers(
     data: Path,
     data_manifest: DataManifest,
+    tokenizer: TokenizerFolder,
     folder: Path,
     former: StageManifest | None,
     state: InitialState,
 ) -> None:
     """Check that the data, the stage's folder and its initial checkpoint have one tokenizer."""
     # the data with its own tokenizer, then each of the others with the data
-    check_data_tokenizer(data, data_manifest)
+    check_data_tokenizer(data, data_manifest, tokenizer)
     if former:
-        check_stage_tokenizer(folder, former, data, data_manifest)
+        check_stage_tokenizer(folder, former, data, tokenizer)
     if state.checkpoint and state.manifest:
-        check_stage_tokenizer(state.checkpoint, state.manifest, data, data_manifest)
+        check_stage_tokenizer(state.checkpoint, state.manifest, data, tokenizer)
+    if state.checkpoint:
+        check_checkpoint_tokenizer(state.checkpoint, data, tokenizer)
 
 
 def _training_shards(

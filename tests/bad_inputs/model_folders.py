@@ -293,11 +293,11 @@ FOLDERS: dict[str, tuple[list[Input], list[str]]] = {
             tensors(lambda all_: all_ | {EMBEDDING: tensor((15, 8))}),
             inputs.with_values("hf/config.json", vocab_size=15),
         ],
-        ["hf: the tokenizer has 16 tokens but the model 15"],
+        ["hf: the tokenizer has ids up to 15 but the model only 15 rows"],
     ),
     "a tokenizer that is cut off": (
         [config(), inputs.damaged("hf/tokenizer.json", inputs.cut)],
-        ["hf/tokenizer.json: is no"],
+        ["hf/tokenizer.json: is not valid JSON"],
     ),
     "an output head beside a tied embedding": (
         [tensors(lambda all_: all_ | {"lm_head.weight": tensor((16, 8), seed=99)})],

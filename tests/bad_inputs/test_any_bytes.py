@@ -18,9 +18,9 @@ from data_prep.mixtures.mixture import load_mixture, parse_tokens, plan
 from evaluation.backends import parse_arguments
 from evaluation.gates import gate_folder, has_passed
 from evaluation.results import read_evaluation
-from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
 from recipes.common.json_files import write_json
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.launch.chain import select_stages
 from recipes.model_folder.weights import open_granite
 from recipes.registry.resolve import resolve, resolve_pretraining
@@ -109,8 +109,7 @@ def _weights(folder: Path) -> None:
 
 
 def _tokenizer(folder: Path) -> None:
-    tokenizer_files.end_of_text(folder / "tokenizer")
-    tokenizer_files.fingerprint(folder / "tokenizer")
+    TokenizerFolder(folder / "tokenizer").identity  # noqa: B018 it reads all three files
 
 
 def _merged(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from data_prep import indexed, tokenizer
 from data_prep.assemble import TokenizedFolder, assemble, parse_components
+from data_prep.tokenization import tokenize
 from recipes.cli import main as cli
 from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
 from recipes.runs.data_folder import blend
+from tests.helpers.tokenizer_folders import add_token, change
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +45,7 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
             }
         )
     tokenizer_identity = {
-        "fingerprint": tokenizer_files.fingerprint(tokenizer_folder),
+        "fingerprint": tokenizer_files.TokenizerFolder(tokenizer_folder).fingerprint,
         "vocab_size": 258,
         "end_of_text": 0,
     }
@@ -106,13 +109,13 @@ def test_a_data_folder_of_two_components(
         "licenses": {"CC0-1.0": 3},
         "sources": {"somewhere": 3},
     }
-    fingerprint = tokenizer_files.fingerprint(tokenizer_folder)
+    fingerprint = tokenizer_files.TokenizerFolder(tokenizer_folder).fingerprint
     assert made["tokenizer"] == {
         "folder": "tokenizer",
         "vocab_size": 258,
         "fingerprint": fingerprint,
     }
-    assert tokenizer_files.fingerprint(data / "tokenizer") == fingerprint
+    assert tokenizer_files.TokenizerFolder(data / "tokenizer").fingerprint == fingerprint
     assert sorted(file.name for file in (data / "tokenizer").iterdir()) == [
         "special_tokens_map.json",
         "tokenizer.json",
@@ -228,14 +231,49 @@ def test_a_component_of_another_tokenizer_is_refused(
 ) -> None:
     tokenizer.train([tokenizer_files.FINGERPRINT_TEXT * 5], 300, tmp_path / "other")
     web = component(tmp_path / "web", tmp_path / "other", [["text"]])
-    one = tokenizer_files.fingerprint(tokenizer_folder)[:12]
-    other = tokenizer_files.fingerprint(tmp_path / "other")[:12]
+    one = tokenizer_files.TokenizerFolder(tokenizer_folder).fingerprint[:12]
+    other = tokenizer_files.TokenizerFolder(tmp_path / "other").fingerprint[:12]
     components = {"code": [TokenizedFolder(code)], "web": [TokenizedFolder(web)]}
     with pytest.raises(
         UserError, match=f"web: was encoded with tokenizer {other} but .*/tokenizer is {one};"
     ):
         assemble(tmp_path / "data", tokenizer_folder, components)
     assert not (tmp_path / "data").exists()
+
+
+def test_components_with_another_end_of_text_are_refused(
+    tmp_path: Path, tokenizer_folder: Path, code: Path
+) -> None:
+    other = shutil.copytree(tokenizer_folder, tmp_path / "other")
+    change(other, "tokenizer_config.json", eos_token=tokenizer.PAD)
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a"}\n')
+    tokenize([str(source)], tmp_path / "web", other)
+    components = {"code": [TokenizedFolder(code)], "web": [TokenizedFolder(tmp_path / "web")]}
+    for folder, refused in ((tokenizer_folder, "web"), (other, "code")):
+        with pytest.raises(UserError, match=f"{refused}: was encoded with tokenizer"):
+            assemble(tmp_path / "data", folder, components)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_component_of_a_former_version_is_accepted(
+    tmp_path: Path, tokenizer_folder: Path, code: Path
+) -> None:
+    files = tokenizer_files.TokenizerFolder(tokenizer_folder)
+    manifest = read(code)
+    manifest["tokenizer"]["fingerprint"] = tokenizer_files.fingerprint_ids(files.text_ids)
+    write(code, manifest)
+    made = assemble(tmp_path / "data", tokenizer_folder, {"code": [TokenizedFolder(code)]})
+    assert made.tokenizer.fingerprint == files.fingerprint
+
+    # its fingerprint does not tell, but its manifest does
+    change(tokenizer_folder, "tokenizer_config.json", eos_token=tokenizer.PAD)
+    with pytest.raises(UserError, match=r"code: was encoded with end_of_text 0, but .* has 1;"):
+        assemble(tmp_path / "more", tokenizer_folder, {"code": [TokenizedFolder(code)]})
+    add_token(tokenizer_folder)
+    change(tokenizer_folder, "tokenizer_config.json", eos_token=tokenizer.END_OF_TEXT)
+    with pytest.raises(UserError, match=r"was encoded with vocab_size 258, but .* has 70001;"):
+        assemble(tmp_path / "more", tokenizer_folder, {"code": [TokenizedFolder(code)]})
 
 
 @pytest.mark.parametrize(

@@ -438,7 +438,7 @@ def test_tokens_are_counted_by_the_reference_where_the_fast_encoder_differs(
 
     class Differing(Encoder):
         def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
-            if self._fast is not None:
+            if not self.reference_only:
                 raise EncoderMismatch(1)
             return super().encode(texts)
 
@@ -525,7 +525,10 @@ def test_bad_inputs_are_refused_before_anything_is_written(
         ({"inputs": [str(tmp_path / "absent.jsonl")]}, "no such file"),
         ({"folder": tmp_path / "absent"}, "no such folder"),
         ({"folder": empty}, "has no sub-folder"),
-        ({"inputs": [file], "tokenizer_folder": empty}, "expected a Hugging Face tokenizer"),
+        (
+            {"inputs": [file], "tokenizer_folder": empty},
+            "no such file; name the folder of a Hugging Face tokenizer",
+        ),
         ({"inputs": [file], "output": full}, "holds other files"),
     ]
     for arguments, message in cases:

@@ -73,7 +73,7 @@ def test_manifest_agrees_with_the_files(text_folder: Path, tmp_path: Path) -> No
         "under 200 characters": 1,
         "unknown kind of file": 1,
     }
-    fingerprint = tokenizer_files.fingerprint(output / "tokenizer")
+    fingerprint = tokenizer_files.TokenizerFolder(output / "tokenizer").fingerprint
     assert manifest.tokenizer == DataTokenizer("tokenizer", 300, fingerprint)
     assert "| text | the user's own text | text | 6 |" in (output / "LICENSES.md").read_text()
     assert str(tmp_path) not in (output / "manifest.json").read_text()

@@ -117,7 +117,7 @@ def test_the_manifests(small: Path, source: Path, tmp_path: Path, warnings) -> N
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     tokens = np.fromfile(tmp_path / "out/shard-00000.bin", np.uint16)
     identity = {
-        "fingerprint": tokenizer_files.fingerprint(small),
+        "fingerprint": tokenizer_files.TokenizerFolder(small).fingerprint,
         "vocab_size": 300,
         "end_of_text": 0,
     }
@@ -478,8 +478,8 @@ def test_a_truncated_input_keeps_finished_shards(small: Path, source: Path, tmp_
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"tokenizer\.json: no such file, expected a Hugging Face tokenizer"),
-        ({"tokenizer.json": "{"}, r"tokenizer\.json: is no Hugging Face tokenizer"),
+        ({}, r"tokenizer\.json: no such file; name the folder of a Hugging Face tokenizer"),
+        ({"tokenizer.json": "{"}, r"tokenizer\.json: is not valid JSON"),
         ({"tokenizer_config.json": "{}"}, r"tokenizer_config\.json: names no eos_token"),
         (
             {"tokenizer_config.json": '{"eos_token": "<x>"}'},

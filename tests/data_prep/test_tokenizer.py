@@ -19,7 +19,7 @@ TEXTS = [
 def test_exact_size_and_special_tokens(tmp_path: Path) -> None:
     tokenizer.train(TEXTS, 300, tmp_path / "t")
     loaded = tokenizer_files.load(tmp_path / "t")
-    assert tokenizer_files.vocab_size(tmp_path / "t") == 300
+    assert tokenizer_files.TokenizerFolder(tmp_path / "t").vocab_size == 300
     assert sorted(loaded.get_vocab().values()) == list(range(300))
     assert loaded.token_to_id("<|end_of_text|>") == 0
     assert loaded.token_to_id("<|pad|>") == 1
@@ -31,7 +31,7 @@ def test_auto_tokenizer_agrees_and_gives_back_the_text(tmp_path: Path) -> None:
     tokenizer.train(TEXTS, 300, tmp_path / "t")
     auto = AutoTokenizer.from_pretrained(tmp_path / "t")
     ids = auto(tokenizer_files.FINGERPRINT_TEXT, add_special_tokens=False)["input_ids"]
-    assert tokenizer_files.fingerprint_ids(ids) == tokenizer_files.fingerprint(tmp_path / "t")
+    assert ids == tokenizer_files.TokenizerFolder(tmp_path / "t").text_ids
     assert auto.decode(ids) == tokenizer_files.FINGERPRINT_TEXT
     assert (auto.bos_token_id, auto.eos_token_id, auto.pad_token_id) == (0, 0, 1)
     assert len(auto) == 300
@@ -45,12 +45,11 @@ def test_training_twice_gives_the_same_file_and_other_text_another_fingerprint(
     assert (tmp_path / "one/tokenizer.json").read_bytes() == (
         tmp_path / "two/tokenizer.json"
     ).read_bytes()
-    assert tokenizer_files.fingerprint(tmp_path / "one") == tokenizer_files.fingerprint(
-        tmp_path / "two"
+    one, two, other = (
+        tokenizer_files.TokenizerFolder(tmp_path / name).fingerprint
+        for name in ("one", "two", "other")
     )
-    assert tokenizer_files.fingerprint(tmp_path / "one") != tokenizer_files.fingerprint(
-        tmp_path / "other"
-    )
+    assert one == two != other
 
 
 def test_fingerprint_tells_the_two_published_split_expressions_apart(tmp_path: Path) -> None:
@@ -65,8 +64,9 @@ def test_fingerprint_tells_the_two_published_split_expressions_apart(tmp_path: P
     }
     (tmp_path / "gpt2").mkdir()
     Tokenizer.from_str(json.dumps(state)).save(str(tmp_path / "gpt2/tokenizer.json"))
-    assert tokenizer_files.fingerprint(tmp_path / "t") != tokenizer_files.fingerprint(
-        tmp_path / "gpt2"
+    published = tokenizer_files.TokenizerFolder(tmp_path / "t")
+    assert not published.has_fingerprint(
+        tokenizer_files.TokenizerFolder(tmp_path / "gpt2").fingerprint
     )
 
 
@@ -93,4 +93,4 @@ def test_vocab_size_too_large_for_the_text(tmp_path: Path) -> None:
 
 def test_missing_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
-        tokenizer_files.fingerprint(tmp_path)
+        tokenizer_files.TokenizerFolder(tmp_path)

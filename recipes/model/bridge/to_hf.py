@@ -13,6 +13,7 @@ from transformers import GenerationConfig, GraniteConfig
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory, check_space
 from recipes.common.json_files import write_json
+from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.model.bridge.mapping import CONFIG_FIELDS, Weight, weights
 from recipes.model.bridge.source_files import copy_kept_files, source_values
 from recipes.model.bridge.tensor_bytes import TORCH_TYPES, tensor_bytes_view
@@ -56,7 +57,7 @@ def export_hf(
                 f"context/"
             )
     config, tokenizer_folder = read_context(checkpoint / "context")
-    tokenizer = load_tokenizer(tokenizer_folder, config.vocab_size)
+    tokenizer = load_tokenizer(TokenizerFolder(tokenizer_folder), config.vocab_size)
     source = TorchDistCheckpoint(checkpoint / "weights")
     megatron_weights = weights(config)
     source.check_all(megatron_weights, config.num_hidden_layers)

@@ -16,21 +16,19 @@ pytestmark = pytest.mark.slow
 def test_reference_counts_where_the_fast_encoder_differs(
     made: Path, good: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    made_by: list[bool] = []
+    calls: list[bool] = []
 
     class Wrong(counting.Encoder):
-        def __init__(self, folder: Path, reference_only: bool = False, *settings: float) -> None:
-            made_by.append(reference_only)
-            super().__init__(folder, reference_only, *settings)
-
         def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-            if self.name.startswith("gigatoken"):
+            calls.append(self.reference_only)
+            if not self.reference_only:
                 raise EncoderMismatch(1)
             return super().encode(texts)
 
     monkeypatch.setattr(counting, "Encoder", Wrong)
     generate(good, [256], 3, tmp_path, tasks=["fwe"], workers=1)
-    assert made_by == [False, True]
+    assert calls[:2] == [False, True]
+    assert all(calls[1:])
     assert (
         samples_file(tmp_path, "fwe", 256).read_bytes()
         == samples_file(made, "fwe", 256).read_bytes()

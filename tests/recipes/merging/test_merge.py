@@ -41,6 +41,7 @@ from tests.helpers.nemo_checkpoints import (
     save_in_parallel,
     train_one_step,
 )
+from tests.helpers.tokenizer_folders import change, swap
 
 pytestmark = pytest.mark.slow
 
@@ -375,6 +376,18 @@ PARENTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / FILE).write_bytes(b"x" * 1000),
         "model.safetensors: damaged",
     ),
+    "other ids": (
+        lambda folder: swap(folder, "w5", "w6"),
+        "second: has another tokenizer than ",
+    ),
+    "other end of text": (
+        lambda folder: change(folder, "tokenizer_config.json", eos_token="<pad>"),
+        "first: its eos_token is '<pad>' (1) in place of '<end>' (2); merge models that",
+    ),
+    "damaged tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        "second/tokenizer.json: is not valid JSON",
+    ),
     "not finite": (
         with_nan,
         "model.norm.weight: the merge is not finite in torch.float32; a parent has NaN",
@@ -397,6 +410,26 @@ def test_refused_parents_leave_nothing(
         merge(method, [first, second], [0.5, 0.5], tmp_path / "out")
     assert message in str(refusal.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"first", "second"}
+
+
+def test_nemo_parents_of_other_tokenizers_are_refused(
+    nemo_models: list[Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(nemo_models[1], tmp_path / "other")
+    swap(other / "context" / "nemo_tokenizer", "w5", "w6")
+    with pytest.raises(UserError, match="2 of its tokens have other ids, such as 'w5' with 6"):
+        merge("linear", [nemo_models[0], other], [0.5, 0.5], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parent_without_a_tokenizer_is_merged_and_named(
+    models: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = shutil.copytree(models[1], tmp_path / "other")
+    for file in other.glob("*token*"):
+        file.unlink()
+    merge("linear", [models[0], other], [0.5, 0.5], tmp_path / "out")
+    assert f"{other}: has no tokenizer.json" in caplog.text
 
 
 def test_mixed_kinds_are_refused(

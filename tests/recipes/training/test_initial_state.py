@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from recipes.common.errors import UserError
+from recipes.common.tokenizer_files import TokenizerFolder, fingerprint_ids
 from recipes.model.bridge.mapping import weights
 from recipes.model.bridge.to_hf import read_context
 from recipes.model.bridge.torch_dist import TorchDistCheckpoint
 from recipes.registry.resolve import resolve_pretraining
 from recipes.training.initial_state import initial_state
+from recipes.training.run import prepare
+from tests.helpers.tokenizer_folders import change
 from tests.helpers.training import train
 
 pytestmark = pytest.mark.slow
@@ -205,15 +208,46 @@ def test_a_parent_of_another_tokenizer_or_that_has_not_finished_is_refused(
     shutil.copytree(chain / "phase1", tmp_path / "phase1")
     manifest = json.loads((tmp_path / "phase1/manifest.json").read_text())
     words = ("phase2", "tiny", tmp_path, data, [*SMALL, TOKENS])
-    for change, message in (
+    for values, message in (
         ({"tokenizer_fingerprint": "0123456789abcdef"}, "trained with tokenizer 0123456789ab but"),
         ({"status": "running"}, "phase1: the stage is running, not finished"),
         ({"status": "failed"}, "phase1: the stage is failed, not finished"),
     ):
-        (tmp_path / "phase1/manifest.json").write_text(json.dumps(manifest | change))
+        (tmp_path / "phase1/manifest.json").write_text(json.dumps(manifest | values))
         with pytest.raises(UserError, match=message):
             train(*words)
     assert not (tmp_path / "phase2").exists()
+
+
+def test_a_checkpoint_whose_own_tokenizer_is_another_is_refused(chain, data, tmp_path) -> None:
+    # as one that was imported, beside which no manifest says what it was trained with
+    released = shutil.copytree(_final(chain, "phase1"), tmp_path / "released")
+    words = ("phase2", "tiny", tmp_path / "run", data, [*SMALL, TOKENS], released)
+    assert prepare(*words) is not None
+    _, own = read_context(released / "context")
+    change(own, "tokenizer_config.json", eos_token="<|pad|>")
+    with pytest.raises(UserError) as refusal:
+        prepare(*words)
+    sentence = str(refusal.value)
+    assert f"{data}: has another tokenizer than {released}: its eos_token is " in sentence
+    assert "'<|end_of_text|>' (0) in place of '<|pad|>' (1)" in sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_and_stages_of_a_former_version_are_accepted(chain, data, tmp_path) -> None:
+    copied = shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(chain / "phase1", tmp_path / "run/phase1")
+    tokenizer = TokenizerFolder(copied / "tokenizer")
+    former = fingerprint_ids(tokenizer.text_ids)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    words = ("phase2", "tiny", tmp_path / "run", copied, [*SMALL, TOKENS])
+    change(tmp_path / "run/phase1", "manifest.json", tokenizer_fingerprint=former)
+    assert prepare(*words) is not None
+    change(copied, "manifest.json", tokenizer=manifest["tokenizer"] | {"fingerprint": former})
+    assert prepare(*words) is not None
+    change(copied / "tokenizer", "tokenizer.json", normalizer={"type": "Lowercase"})
+    with pytest.raises(UserError, match="put the data's own tokenizer back"):
+        prepare(*words)
 
 
 def test_a_checkpoint_without_an_optimizer_gives_fresh_moments(

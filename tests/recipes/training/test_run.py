@@ -12,10 +12,12 @@ import pytest
 from data_prep import tokenizer
 from recipes.cli import main as cli
 from recipes.common import tokenizer_files
+from recipes.common.errors import UserError
 from recipes.runs.data_folder import read_data_manifest
 from recipes.runs.stage_manifest import TrainingShard
 from recipes.training import run
 from tests.helpers.manifests import write_stage_manifest
+from tests.helpers.tokenizer_folders import add_token, change
 from tests.helpers.training import train
 
 pytestmark = pytest.mark.slow
@@ -27,7 +29,7 @@ REFUSED = {
     ),
     "tokenizer too large": (
         "phase1 --size tiny --data {data} model.vocab_size=384",
-        "the tokenizer has 512 tokens but the model's vocabulary 384",
+        "the tokenizer has ids up to 511 but the model only 384 rows",
     ),
     "planned stage": (
         "sft --size tiny --data {data}",
@@ -158,7 +160,8 @@ def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, cap
     shutil.rmtree(copied / "tokenizer")
     tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 258, copied / "tokenizer")
     found, expected = (
-        tokenizer_files.fingerprint(folder / "tokenizer")[:12] for folder in (copied, data)
+        tokenizer_files.TokenizerFolder(folder / "tokenizer").fingerprint[:12]
+        for folder in (copied, data)
     )
     words = [
         "train",
@@ -193,6 +196,23 @@ def test_a_stage_or_parent_of_another_tokenizer(data, tmp_path, monkeypatch, cap
     assert not (tmp_path / "run" / "phase2").exists()
 
 
+def test_the_models_rows_go_by_the_highest_id(data, tmp_path) -> None:
+    copied = _copied(data, tmp_path)
+    add_token(copied / "tokenizer", id=2100)
+    files = tokenizer_files.TokenizerFolder(copied / "tokenizer")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    change(
+        copied,
+        "manifest.json",
+        tokenizer=manifest["tokenizer"] | {"fingerprint": files.fingerprint},
+    )
+    words = ("phase1", "tiny", tmp_path / "run", copied)
+    with pytest.raises(UserError, match=r"has ids up to 2,100 but the model only 2,048 rows"):
+        run.prepare(*words, ["split=900,100,0"])
+    enough = ["split=900,100,0", "model.vocab_size=2176"]
+    assert run.prepare(*words, enough) is not None
+
+
 def test_a_tokenizer_that_transformers_loads_otherwise(data, tmp_path, monkeypatch, capsys) -> None:
     copied = _copied(data, tmp_path)
     path = copied / "tokenizer" / "tokenizer_config.json"
@@ -218,8 +238,9 @@ def test_a_tokenizer_that_transformers_loads_otherwise(data, tmp_path, monkeypat
     path.write_text(
         json.dumps(config | {"added_tokens_decoder": {"512": token | {"special": True}}})
     )
-    assert "transformers loads this tokenizer with fingerprint" in _granite41(
-        monkeypatch, capsys, *words
+    assert (
+        "transformers loads this tokenizer with other ids than its tokenizer.json has"
+        in _granite41(monkeypatch, capsys, *words)
     )
     path.write_text(json.dumps(config | {"tokenizer_class": "NoSuchTokenizer"}))
     assert "transformers cannot load this tokenizer" in _granite41(monkeypatch, capsys, *words)
