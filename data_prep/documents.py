@@ -125,7 +125,7 @@ def read(
     else:
         # numbers matter only where a field is kept
         exact = others is None or len(others) > 0
-        rows = (from_json(line, exact) for line in _lines(part))
+        rows = from_json(_lines(part), exact)
 
     for record, row in enumerate(rows, 1):
         if row is None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ class BadRow:
     reason: str
 
 
-def from_json(line: bytes, exact: bool) -> Any:
-    """Return the value of a line: None if it is blank, a :class:`BadRow` if it holds no JSON.
+def from_json(lines: Iterable[bytes], exact: bool) -> Iterator[Any]:
+    """Yield the value of each line: None if it is blank, a :class:`BadRow` if it holds no JSON.
 
     NaN and infinities, which Python writes, are read too. A byte order mark before the value is
     dropped.
@@ -31,17 +31,19 @@ def from_json(line: bytes, exact: bool) -> Any:
     Args:
         exact: read integers beyond 64 bits as they are, not as the nearest float.
     """
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        # looked at now only, which costs good lines nothing
-        line = line.removeprefix(_MARK)
-        if not line.strip():
-            return None
-        return _from_python_json(line, str(error), exact)
-    if exact and not _is_plain(value):
-        return _from_python_json(line, "", exact)
-    return value
+    for line in lines:
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            # looked at now only, which costs good lines nothing
+            value = None
+            line = line.removeprefix(_MARK)
+            if line.strip():
+                value = _from_python_json(line, str(error), exact)
+        else:
+            if exact and _has_inexact([value]):
+                value = _from_python_json(line, "", exact)
+        yield value
 
 
 def _from_python_json(line: bytes, orjson_error: str, exact: bool) -> Any:
@@ -76,8 +78,15 @@ def to_json(record: dict[str, Any]) -> bytes:
     Raises:
         TypeError: a value that JSON has no form for.
     """
-    if _is_plain(record):
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    try:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        # orjson writes null for NaN and infinities
+        if b"null" not in line or not _has_inexact([record]):
+            return line
+    except TypeError as error:
+        # for an integer beyond 64 bits there is another writer
+        if "64-bit" not in str(error):
+            raise
     text = json.dumps(
         record,
         ensure_ascii=False,
@@ -88,19 +97,21 @@ def to_json(record: dict[str, Any]) -> bytes:
     return text.encode("utf-8") + b"\n"
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether orjson reads and writes all numbers in a value as they are."""
-    kind = type(value)
-    if kind is float:
-        # false for NaN, too
-        return -_LEAST_INEXACT < value < _LEAST_INEXACT
-    if kind is int:
-        return -(2**63) <= value < 2**64
-    if kind is dict:
-        return all(map(_is_plain, value.values()))
-    if kind in (list, tuple):
-        return all(map(_is_plain, value))
-    return True
+def _has_inexact(values: Iterable[Any]) -> bool:
+    """Whether there is NaN, an infinity, or what may be an integer beyond 64 bits to orjson."""
+    # a loop, as this looks at every value of every record whose fields are kept
+    for value in values:
+        kind = type(value)
+        if kind is float:
+            # also true for NaN
+            if not -_LEAST_INEXACT < value < _LEAST_INEXACT:
+                return True
+        elif kind is dict:
+            if _has_inexact(value.values()):
+                return True
+        elif kind in (list, tuple) and _has_inexact(value):
+            return True
+    return False
 
 
 # --- The text of a record
