@@ -287,7 +287,7 @@ def test_a_recipe_with_a_number_out_of_all_bounds_is_damaged(tmp_path: Path) -> 
     write_stage(tmp_path, "phase1", 5)
     path = tmp_path / "phase1/recipe.yaml"
     path.write_text(path.read_text().replace("value: -0.51", f"value: {2**63}"))
-    assert "phase1/recipe.yaml: is damaged (OverflowError" in report(tmp_path)[1].words
+    assert "phase1/recipe.yaml: is damaged (UserError: schedule.b is" in report(tmp_path)[1].words
 
 
 def test_a_rate_that_overflows_later_in_the_stage_is_left_out(tmp_path: Path) -> None:
