@@ -182,13 +182,13 @@ class HFGraniteImporter(io.ModelConnector):
         # error
         size = sum(weight.elements * dtypes[weight.key].itemsize for weight in megatron_weights)
         check_space(output_path, size)
-        load_tokenizer(TokenizerFolder(source), config.vocab_size)
 
         with tempfile.TemporaryDirectory() as scratch:
             # NeMo copies the whole folder that a tokenizer is loaded from into the checkpoint,
             # under the folder's name
             tokenizer = Path(scratch) / "nemo_tokenizer"
             copy_files(source, nemo_tokenizer_files(source), tokenizer)
+            load_tokenizer(TokenizerFolder(tokenizer), config.vocab_size, given=source)
             model = _build_model(config, dtypes[megatron_weights[0].key], tokenizer)
             trainer = Trainer(
                 devices=1,

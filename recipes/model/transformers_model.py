@@ -1,5 +1,6 @@
 """A Hugging Face folder in transformers: its tokenizer and its model. Code in it is never run."""
 
+from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError
@@ -8,12 +9,15 @@ from recipes.model_folder.view import transformers_view
 from recipes.model_folder.weights import OpenedFolder
 
 
-def load_tokenizer(files: TokenizerFolder, vocab_size: int | None = None) -> Any:
+def load_tokenizer(
+    files: TokenizerFolder, vocab_size: int | None = None, given: Path | None = None
+) -> Any:
     """Load a tokenizer by the class that its tokenizer_config.json names.
 
     Args:
         files: its folder, whose damage is named by file and key before transformers meets it.
         vocab_size: of the model, which has a row for each id; None where it is not known.
+        given: the folder that the user named, where ``files`` are a copy of its own.
 
     Raises:
         UserError: it has ids from ``vocab_size`` up, or a class that transformers does not have.
@@ -28,10 +32,11 @@ def load_tokenizer(files: TokenizerFolder, vocab_size: int | None = None) -> Any
             str(files.folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # transformers and tokenizers raise anything for what they refuse
-        reason = " ".join(str(error).split())[:200]
+        given = given or files.folder
+        reason = " ".join(str(error).split()).replace(str(files.folder), str(given))
         raise UserError(
-            f"{files.folder}: transformers cannot load this tokenizer, whose own code is never "
-            f"run ({reason}); {CONFIG} must name a class of transformers, such as "
+            f"{given}: transformers cannot load this tokenizer, whose own code is never "
+            f"run ({reason:.200}); {CONFIG} must name a class of transformers, such as "
             f"PreTrainedTokenizerFast"
         ) from error
 

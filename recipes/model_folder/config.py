@@ -96,6 +96,7 @@ def read_values(folder: Path) -> dict[str, Any]:
             f"{path}: model_type is {values.get('model_type')!r:.60}, so this is not the config of "
             f"a model; {_REMEDY}"
         )
+    # transformers 5's names
     _put(values, "torch_dtype", values.pop("dtype", None), "dtype", path)
     # rope_scaling of another kind of model is transformers 4's own
     scaling_names = ["rope_parameters", "rope_scaling"]

@@ -69,6 +69,7 @@ def fingerprint(folder: Path) -> str:
 
 def _digest(folder: Path, tensors: Iterable[StoredTensor]) -> str:
     digest = hashlib.sha256()
+    # with lengths, so that no content can move from one file to the next
     for name in settings_files(folder):
         content = (folder / name).read_bytes()
         digest.update(f"{name} {len(content)}\n".encode())

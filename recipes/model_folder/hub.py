@@ -21,10 +21,12 @@ def local_folder(source: str) -> Path:
         return Path(source)
     from huggingface_hub import snapshot_download
 
-    # no modules with code
+    # no modules with code, and no second set of weights, as some models have for other programs
     patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+    others = ["consolidated*.safetensors"]
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
+        folder = snapshot_download(source, allow_patterns=patterns, ignore_patterns=others)
+        return Path(folder)
     except Exception as error:  # the library lets its transports' own exceptions through
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -115,6 +115,7 @@ def _parse(path: Path, header: bytes, size: int) -> tuple[StoredTensor, ...]:
     # an empty tensor begins where the next one does
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.num_bytes))
 
+    # the library refuses gaps, in which other content could hide
     end = data_start
     for tensor in tensors:
         if tensor.offset != end:

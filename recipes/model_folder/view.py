@@ -28,6 +28,7 @@ def transformers_view(opened: OpenedFolder) -> Iterator[Path]:
     types = sorted({tensor.dtype for tensor in opened.tensors.values()})
     if len(types) > 1:
         log.warning("%s: holds %s, but is computed in one type", folder, " and ".join(types))
+    # what is linked is what was checked
     names = [name for name in settings_files(folder) if name != CONFIG]
     names += [file.path.name for file in opened.files]
     if len(opened.files) > 1:

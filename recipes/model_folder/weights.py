@@ -30,6 +30,8 @@ def weight_files(folder: Path) -> tuple[SafetensorsFile, ...]:
         UserError: there are none, two sets of weights, or a file or the index is damaged.
     """
     _require_whole_model(folder)
+
+    # an index names the files, without one there is a single file
     index = folder / INDEX
     file_of_tensor = {}
     names = {WEIGHTS}
@@ -51,6 +53,8 @@ def weight_files(folder: Path) -> tuple[SafetensorsFile, ...]:
                     f"{tensor.name!r:.100}; download the folder again"
                 )
             stored[tensor.name] = file.path.name
+
+    # a name in only one of the two is harmless: required ones are looked for later
     for name, file_name in stored.items():
         file_in_index = file_of_tensor.get(name, file_name)
         if file_in_index != file_name:
@@ -144,6 +148,7 @@ def granite_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _check_tensors(folder: Path, config: ModelConfig, tensors: dict[str, StoredTensor]) -> None:
     shapes = granite_shapes(config)
+    # names first, as most of what does not belong together shows there
     missing = sorted(shapes.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - shapes.keys() - {TIED_EMBEDDING})
     if missing or unknown:
@@ -213,7 +218,11 @@ class OpenedFolder:
     @property
     def tensors(self) -> dict[str, StoredTensor]:
         """Name -> tensor, of all files."""
-        return {tensor.name: tensor for file in self.files for tensor in file.tensors}
+        found = {}
+        for file in self.files:
+            for tensor in file.tensors:
+                found[tensor.name] = tensor
+        return found
 
 
 @dataclass(frozen=True)

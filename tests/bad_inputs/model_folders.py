@@ -1,6 +1,7 @@
 """Hugging Face folders and checkpoints: ``import``, ``export``, ``merge``, ``generate``."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -373,10 +374,19 @@ ROWS = [
         [config(model_type="llama")],
     ),
     Row(
+        "a tokenizer without a class",
+        IMPORT,
+        ["hf: transformers cannot load this tokenizer"],
+        [config(), inputs.json_file("hf/tokenizer_config.json", {"eos_token": "<end>"})],
+        slow=True,
+    ),
+    Row(
         "a model of another kind without a context",
         EVAL,
         ["hf/config.json: max_position_embeddings is missing"],
         [config(model_type="llama", max_position_embeddings=...)],
     ),
-    *(row for name, (written, says) in FOLDERS.items() for row in folder_rows(name, written, says)),
+    *chain.from_iterable(
+        folder_rows(name, written, says) for name, (written, says) in FOLDERS.items()
+    ),
 ]

@@ -186,6 +186,31 @@ def test_hugging_face_folders_are_summed_in_fp32(
     ).read_bytes()
 
 
+def test_a_repeated_embedding_is_merged_with_it(models: list[Path], tmp_path: Path) -> None:
+    parents = []
+    for path in models[:2]:
+        parents.append(Path(shutil.copytree(path, tmp_path / path.name)))
+    # the second parent may do without
+    tensors = load_tensors(parents[0])
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, parents[0] / FILE, metadata={"format": "pt"})
+    merge("linear", parents, [0.5, 0.5], tmp_path / "out")
+    found = load_tensors(tmp_path / "out")
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    assert not torch.equal(found["lm_head.weight"], tensors["lm_head.weight"])
+
+
+def test_a_merge_keeps_the_files_of_its_first_parent(models: list[Path], tmp_path: Path) -> None:
+    first = Path(shutil.copytree(models[0], tmp_path / "first"))
+    (first / "additional_chat_templates").mkdir()
+    names = ("generation_config.json", "chat_template.jinja", "additional_chat_templates/a.jinja")
+    for name in names:
+        (first / name).write_text('{"temperature": 0.6}')
+    merge("linear", [first, models[1]], [0.5, 0.5], tmp_path / "out")
+    for name in names:
+        assert (tmp_path / "out" / name).read_text() == '{"temperature": 0.6}'
+
+
 @pytest.mark.parametrize("method", ["linear", "slerp"])
 def test_weights_one_and_zero_give_back_a_parent(
     method: str, bf16_models: list[Path], tmp_path: Path
