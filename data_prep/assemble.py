@@ -9,9 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep.indexed import index_bytes, token_type
-from data_prep.tokenized_folder import MANIFEST, TokenizedManifest, TokenizedShard, read_manifest
+from data_prep.tokenized_folder import (
+    MANIFEST,
+    TokenizedManifest,
+    TokenizedShard,
+    read_manifest,
+)
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
+from recipes.common.json_files import read_json
 from recipes.common.tokenizer_files import TOKENIZER_FILES, TokenizerFolder, TokenizerIdentity
 from recipes.runs.data_folder import (
     TOKENIZER,
@@ -19,6 +25,7 @@ from recipes.runs.data_folder import (
     DataManifest,
     DataShard,
     DataTokenizer,
+    read_data_manifest,
 )
 
 _TOTALS = ("documents", "tokens", "bytes")
@@ -105,7 +112,7 @@ def assemble(
             twice, or ``output`` holds something.
     """
     assembler = _Assembler(output, tokenizer)
-    assembled = {name: assembler.join(sources) for name, sources in components.items()}
+    assembled = {name: assembler.join(name, sources) for name, sources in components.items()}
     manifest = DataManifest(assembled, assembler.data_tokenizer)
     with atomic_directory(output) as partial:
         (partial / TOKENIZER).mkdir()
@@ -114,6 +121,54 @@ def assemble(
                 shutil.copyfile(tokenizer / name, partial / TOKENIZER / name)
         manifest.write(partial)
     return manifest
+
+
+def _read_source(folder: Path, component: str) -> TokenizedManifest:
+    """Return the manifest of a tokenized folder, or of a component of a data folder as such.
+
+    Raises:
+        UserError: neither is there, or it is damaged; the data folder has no such component, or one
+            whose sources have weights.
+    """
+    path = folder / MANIFEST
+    is_data_folder = path.exists() and "components" in read_json(path, "assemble the data again")
+    if not is_data_folder:
+        return read_manifest(folder)
+
+    data = read_data_manifest(folder)
+    if component not in data.components:
+        raise UserError(
+            f"{folder}: a data folder without a component {component!r}, it has "
+            f"{', '.join(data.components)}; name one of them, or a tokenized folder"
+        )
+    found = data.components[component]
+    if any(shard.share is not None for shard in found.shards):
+        raise UserError(
+            f"{folder}: the sources of its component {component!r} have weights of their own; "
+            f"name the tokenized folders that they are"
+        )
+    shards = []
+    for shard in found.shards:
+        fields = asdict(shard)
+        fields.pop("share")
+        shards.append(TokenizedShard(**fields))
+    # the data folder's own tokenizer ends its documents
+    tokenizer = TokenizerIdentity(
+        data.tokenizer.fingerprint,
+        data.tokenizer.vocab_size,
+        TokenizerFolder(folder / data.tokenizer.folder).end_of_text,
+    )
+    return TokenizedManifest(
+        documents=found.documents,
+        tokens=found.tokens,
+        bytes=found.bytes,
+        left_out=found.left_out,
+        licenses=found.licenses,
+        sources=found.sources,
+        tokenizer=tokenizer,
+        shards=shards,
+        packed_tokens=found.packed_tokens,
+    )
 
 
 class _Assembler:
@@ -133,8 +188,8 @@ class _Assembler:
         self._output = output
         self._prefix_of_sha256: dict[str, Path] = {}
 
-    def join(self, sources: Sequence[TokenizedFolder]) -> DataComponent:
-        """Return the component that consists of ``sources``."""
+    def join(self, name: str, sources: Sequence[TokenizedFolder]) -> DataComponent:
+        """Return the component ``name`` that consists of ``sources``."""
         total_weight = sum(source.weight or 0 for source in sources)
         shards = []
         totals = Counter(dict.fromkeys(_TOTALS, 0))
@@ -143,7 +198,7 @@ class _Assembler:
         packed_tokens = 0
 
         for source in sources:
-            manifest = read_manifest(source.folder)
+            manifest = _read_source(source.folder, name)
             self._check_manifest(source.folder, manifest)
             for shard in manifest.shards:
                 if not shard.documents:

@@ -1,11 +1,13 @@
 """Overrides of a recipe's values: ``key=value`` on the command line, read as YAML and checked."""
 
+import difflib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from recipes.common.errors import UserError, nearest
-from recipes.spec.origin import Sourced
+from recipes.spec.origin import Sourced, assumed
 from recipes.spec.recipe import (
     CommonRecipe,
     DocumentMasking,
@@ -42,6 +44,8 @@ MAY_BE_ZERO = {
 }
 # of every number; larger ones do not fit into a tensor
 LIMIT = 2**63
+# similarity of names: cod and code have 0.86, my_code and code 0.73
+_SLIP = 0.8
 _TYPE_NAMES = {
     bool: "true or false",
     int: "an integer",
@@ -62,6 +66,9 @@ def parse_overrides(recipe: CommonRecipe, overrides: Sequence[str]) -> dict[str,
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"override {override!r} has no '='; write key=value, such as seed=1")
+        if _is_new_component(key, current):
+            # its data is looked up by this name
+            current[key] = assumed(0.0, "not in the recipe")
         if key not in current:
             raise UserError(
                 f"unknown key {key!r} in override {override!r}{nearest(key, current)}; "
@@ -82,6 +89,17 @@ def parse_overrides(recipe: CommonRecipe, overrides: Sequence[str]) -> dict[str,
             f"set on the command line: {override}",
         )
     return leaves
+
+
+def _is_new_component(key: str, current: Mapping[str, Any]) -> bool:
+    """Whether ``key`` adds a component of the user's own to a recipe's mixture."""
+    prefix, _, name = key.partition(".")
+    if prefix != "mixture" or not re.fullmatch(r"\w+", name):
+        return False
+    components = [known.partition(".")[2] for known in current if known.startswith("mixture.")]
+    # what differs in a letter is a slip
+    is_slip = bool(difflib.get_close_matches(name, components, cutoff=_SLIP))
+    return bool(components) and not is_slip
 
 
 def _read_value(key: str, text: str, override: str) -> Any:

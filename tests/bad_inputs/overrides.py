@@ -135,6 +135,16 @@ CASES = [
         "set only one of the two",
     ),
     (
+        "a component of one's own without room for it",
+        "phase1 --size 8b mixture.mine=10",
+        "mixture sums to 110 percent, expected 100",
+    ),
+    (
+        "a component of a stage without a mixture",
+        "sft --size 8b mixture.mine=10",
+        "unknown key 'mixture.mine'",
+    ),
+    (
         "a mixture of more than everything",
         "phase1 --size 8b mixture.code=25",
         "mixture sums to 105 percent, expected 100",

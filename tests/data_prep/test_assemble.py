@@ -15,7 +15,8 @@ from data_prep.tokenization import tokenize
 from recipes.cli import main as cli
 from recipes.common import tokenizer_files
 from recipes.common.errors import UserError
-from recipes.runs.data_folder import blend
+from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.data_folder import blend, check_manifest
 from tests.helpers.tokenizer_folders import add_token, change
 
 pytestmark = pytest.mark.slow
@@ -304,3 +305,42 @@ def test_words_that_are_no_components(
         cli.main()
     assert caught.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_data_folders_components_are_sources_of_another(tmp_path, tokenizer_folder) -> None:
+    code = component(tmp_path / "code", tokenizer_folder, [["one", "two"], ["three"]])
+    mine = component(tmp_path / "mine", tokenizer_folder, [["my own"]])
+    first = tmp_path / "first"
+    assemble(first, tokenizer_folder, {"code": [TokenizedFolder(code)]})
+
+    second = tmp_path / "second"
+    components = {"code": [TokenizedFolder(first)], "mine": [TokenizedFolder(mine)]}
+    manifest = assemble(second, tokenizer_folder, components)
+    prefixes = [second / shard.prefix for shard in manifest.components["code"].shards]
+    assert [prefix.resolve() for prefix in prefixes] == [
+        code / "shard-00000",
+        code / "shard-00001",
+    ]
+    weights = [weight for weight, _ in blend(manifest, {"code": 90, "mine": 10})]
+    assert weights[-1] == pytest.approx(0.1)
+
+    with pytest.raises(UserError, match="a data folder without a component 'math', it has code;"):
+        assemble(tmp_path / "third", tokenizer_folder, {"math": [TokenizedFolder(first)]})
+    weighted = {"code": [TokenizedFolder(code, 1.0)]}
+    assemble(tmp_path / "weighted", tokenizer_folder, weighted)
+    again = {"code": [TokenizedFolder(tmp_path / "weighted")]}
+    with pytest.raises(UserError, match="have weights of their own; name the tokenized folders"):
+        assemble(tmp_path / "fourth", tokenizer_folder, again)
+
+
+def test_ones_own_source_joins_the_demos_data(tmp_path, data) -> None:
+    # as docs/add_a_source.md says
+    mine = component(tmp_path / "mine", data / "tokenizer", [["my own text"] * 50])
+    words = [f"text={data}", f"mine={mine}"]
+    folder = tmp_path / "data"
+    manifest = assemble(folder, data / "tokenizer", parse_components(words))
+    overrides = ["mixture.mine=10", "mixture.common_crawl=49", "split=900,100,0"]
+    recipe = resolve_pretraining("phase1", "tiny", overrides)
+    check_manifest(folder, manifest, recipe)
+    weights = blend(manifest, recipe.mixture_percent)
+    assert sum(weight for weight, path in weights if "mine" in str(path)) == pytest.approx(0.1)

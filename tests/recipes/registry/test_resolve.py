@@ -125,3 +125,8 @@ def test_types(override: str, path: str, expected: object) -> None:
 def test_a_mixture_can_be_changed_as_a_whole() -> None:
     recipe = resolve("phase1", "8b", ["mixture.code=25", "mixture.common_crawl=54"])
     assert recipe.mixture["code"].value == 25.0
+
+
+def test_a_mixture_takes_a_component_of_the_users_own() -> None:
+    recipe = resolve("phase1", "8b", ["mixture.mine=10", "mixture.common_crawl=49"])
+    assert (recipe.mixture["mine"].value, recipe.mixture["mine"].origin) == (10.0, "override")
