@@ -168,6 +168,23 @@ def build_parallelism(
     )
 
 
+def cuda_device_max_connections(parallel: Parallelism) -> str | None:
+    """Return ``CUDA_DEVICE_MAX_CONNECTIONS`` for a recipe, None where CUDA's own number is right.
+
+    Tensor and context parallelism overlap communication and kernels. Up to Hopper one connection
+    keeps the order that Megatron launches them in (megatron/core/tensor_parallel/layers.py);
+    Blackwell needs all 32 (nemo/lightning/pytorch/callbacks/megatron_comm_overlap.py).
+    """
+    overlaps = max(
+        parallel.tensor_model_parallel_size.value,
+        parallel.context_parallel_size.value,
+    )
+    gpu_type = parallel.gpu_type.value
+    if overlaps == 1 or gpu_type == "cpu":
+        return None
+    return "1" if gpu_type in ("h100", "h200") else "32"
+
+
 _TABLE_FIELDS = (
     "gpus",
     "tensor_model_parallel_size",

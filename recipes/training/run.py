@@ -1,6 +1,7 @@
 """Train one stage in its folder: check, resume, train, record. NeMo is imported when it trains."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from recipes.runs.stage_manifest import (
     read_manifest,
 )
 from recipes.runs.unigram_entropy import blend_entropy
+from recipes.spec.parallelism import cuda_device_max_connections
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.training.fit import FitResult, fit
 from recipes.training.full_disk import disk_full_as_user_error, is_first_rank
@@ -81,6 +83,11 @@ class StageRun:
             UserError: another process trains in the folder, or the disk is full.
             SystemExit: a signal stopped the stage.
         """
+        # CUDA reads it when it starts; a cluster file may say otherwise
+        connections = cuda_device_max_connections(self.recipe.parallelism)
+        if connections:
+            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", connections)
+
         # the other ranks train only: the first one locks and records
         if not is_first_rank():
             with disk_full_as_user_error(self.folder):

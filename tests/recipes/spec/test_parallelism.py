@@ -6,7 +6,12 @@ from recipes.common.errors import UserError
 from recipes.registry.checks import resolve_chain
 from recipes.registry.resolve import resolve, resolve_pretraining
 from recipes.registry.stages import stage_sizes
-from recipes.spec.parallelism import GPU_MEMORY, PARALLELISM, TOKENS_PER_GPU
+from recipes.spec.parallelism import (
+    GPU_MEMORY,
+    PARALLELISM,
+    TOKENS_PER_GPU,
+    cuda_device_max_connections,
+)
 
 SPLITS = [(size, gpu_type) for size, by_gpu_type in PARALLELISM.items() for gpu_type in by_gpu_type]
 
@@ -63,3 +68,15 @@ def test_a_gpu_type_without_a_split(size: str, gpu_type: str) -> None:
         UserError, match=f"parallelism.gpu_type is '{gpu_type}', but size {size} is split for"
     ):
         resolve_chain(size, "phase1", [f"parallelism.gpu_type={gpu_type}"])
+
+
+def test_cuda_has_the_connections_that_overlapped_communication_needs() -> None:
+    def connections(stage: str, size: str, gpu_type: str) -> str | None:
+        recipe = resolve_pretraining(stage, size, [f"parallelism.gpu_type={gpu_type}"])
+        return cuda_device_max_connections(recipe.parallelism)
+
+    # 8b has tensor parallelism 2 on H100, and context parallelism in long-context stages
+    assert connections("phase1", "8b", "h100") == "1"
+    assert connections("lce_32k", "3b", "gb200") == "32"
+    assert connections("phase1", "3b", "gb200") is None
+    assert cuda_device_max_connections(resolve("phase1", "tiny").parallelism) is None
