@@ -20,6 +20,7 @@ from recipes.common.json_files import read_record, write_record
 
 EVALUATION = "evaluation.json"
 UNIT = "unit.json"
+UNITS = "units"
 
 
 @dataclass(frozen=True)

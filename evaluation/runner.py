@@ -15,7 +15,7 @@ from evaluation.lm_eval_process import LmEvalJob
 from evaluation.lm_eval_result import LmEvalResult
 from evaluation.lm_eval_worker import LmEvalWorker, UnitFailed
 from evaluation.plan import Plan, PlannedUnit
-from evaluation.results import UNIT, Evaluation, Unit, read_unit, write_evaluation
+from evaluation.results import UNIT, UNITS, Evaluation, Unit, read_unit, write_evaluation
 from evaluation.ruler.generation import Metadata, generate, samples_file
 from evaluation.ruler.lm_eval_task import write_task_file
 from evaluation.suites import read_score, task_folders
@@ -30,7 +30,6 @@ from recipes.model_folder.folder import ModelFolder
 log = logging.getLogger(__name__)
 
 LOG = "lm_eval.log"
-UNITS = "units"
 
 
 @dataclass(frozen=True)

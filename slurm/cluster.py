@@ -23,6 +23,7 @@ _CONSTRAINT = r"[\w.@:,+\[\]&|*()-]+"
 _PATH = r"/[\w./@+-]*"
 _MOUNT = rf"{_PATH}:{_PATH}(:[\w+,]+)?"
 _IMAGE = r"[\w./@:+#-]+"
+_OPTION = r"--?[\w-]+(=[\w.,:/@+-]*)?"
 _MODULE = r"[\w./+-]+"
 # a leading dash would make it an option of ssh
 _HOST = r"\w[\w.:%-]*"
@@ -78,6 +79,7 @@ class Partition:
         memory: as ``sbatch --mem`` takes it; ``0`` is all of a node's.
         qos: as ``sbatch --qos`` takes it.
         constraint: as ``sbatch --constraint`` takes it.
+        environment: exported in its jobs, in addition to the cluster's.
     """
 
     partition: str = MISSING
@@ -88,11 +90,12 @@ class Partition:
     memory: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Compute(Partition):
-    """The partition that trains and evaluates.
+    """The partition that trains.
 
     Attributes:
         gpu_type: one of ``granite41 show``'s ``parallelism.gpu_type``; ``cpu`` trains size tiny.
@@ -112,7 +115,9 @@ class Cluster:
 
     Attributes:
         account: the account that is charged.
-        compute: the partition that trains and evaluates.
+        compute: the partition that trains.
+        evaluate: the partition of evaluations, of one process each; None gives them a node of
+            ``compute``.
         cpu_partition: the partition of preparation, merges, exports, gates and reports; None runs
             them on one node of ``compute``.
         folder: a folder that all nodes and the login node share: code, logs and, unless
@@ -123,6 +128,8 @@ class Cluster:
         python: the interpreter with the requirements, on the nodes or in the container.
         modules: loaded in every job.
         environment: exported in every job.
+        srun_args: more options of each job's ``srun``, such as ``--mpi=none``.
+        array_throttle: jobs of an array that run at the same time; None for all.
         launcher: one of :data:`LAUNCHERS`.
         stop_before_limit: seconds before the time limit at which a training job stops after its
             step, saves a checkpoint, and requeues itself.
@@ -139,6 +146,9 @@ class Cluster:
     python: str = "python"
     modules: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+    array_throttle: int | None = None
+    evaluate: Partition | None = None
     launcher: str = "torchrun"
     stop_before_limit: int = 600
     retries: int = 3
@@ -146,6 +156,8 @@ class Cluster:
     def partitions(self) -> list[tuple[str, Partition]]:
         """Return key and partition of those that the file names."""
         keys: list[tuple[str, Partition]] = [("compute", self.compute)]
+        if self.evaluate:
+            keys.append(("evaluate", self.evaluate))
         if self.cpu_partition:
             keys.append(("cpu_partition", self.cpu_partition))
         return keys
@@ -265,10 +277,10 @@ def _violations(cluster: Cluster) -> Iterator[str]:
             hint = nearest(value, choices)
             yield f"{key} is {value!r}{hint}, expected one of {', '.join(choices)}"
 
-    for name in cluster.environment:
+    for key, name in _variables(cluster):
         if _SECRET.search(name):
             yield (
-                f"environment.{name} looks like a secret, which would be written into every batch "
+                f"{key}.{name} looks like a secret, which would be written into every batch "
                 f"script; export it in the shell that runs granite41, sbatch passes it on"
             )
 
@@ -300,8 +312,10 @@ def _patterns(cluster: Cluster) -> Iterator[tuple[str, str | None, str, str]]:
     yield "scratch", cluster.scratch, _PATH, path
     for module in cluster.modules:
         yield "modules", module, _MODULE, "a module's name such as cuda/12.8"
-    for variable in cluster.environment:
-        yield "environment", variable, _VARIABLE, "a variable's name of letters, digits and _"
+    for key, variable in _variables(cluster):
+        yield key, variable, _VARIABLE, "a variable's name of letters, digits and _"
+    for word in cluster.srun_args:
+        yield "srun_args", word, _OPTION, "an option of srun such as --mpi=none"
 
     if cluster.container:
         yield "container.image", cluster.container.image, _IMAGE, "a path or REGISTRY#IMAGE:TAG"
@@ -313,14 +327,26 @@ def _patterns(cluster: Cluster) -> Iterator[tuple[str, str | None, str, str]]:
         yield "login.user", cluster.login.user, _HOST, "a name as ssh takes it"
 
 
+def _variables(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Yield key and name of each variable of the environment."""
+    for name in cluster.environment:
+        yield "environment", name
+    for key, partition in cluster.partitions():
+        for name in partition.environment:
+            yield f"{key}.environment", name
+
+
 def _numbers(cluster: Cluster) -> Sequence[tuple[str, int | None, int]]:
     """Return key, value and least value."""
-    cpu_partition = cluster.cpu_partition or Partition()
+    cpus = [
+        (f"{key}.cpus_per_task", partition.cpus_per_task, 1)
+        for key, partition in cluster.partitions()
+    ]
     return (
+        *cpus,
         ("compute.gpus_per_node", cluster.compute.gpus_per_node, 1),
-        ("compute.cpus_per_task", cluster.compute.cpus_per_task, 1),
         ("compute.segment", cluster.compute.segment, 1),
-        ("cpu_partition.cpus_per_task", cpu_partition.cpus_per_task, 1),
+        ("array_throttle", cluster.array_throttle, 1),
         ("stop_before_limit", cluster.stop_before_limit, 1),
         ("retries", cluster.retries, 0),
     )

@@ -1,41 +1,112 @@
-# What a job does around its command: it counts its starts, knows its end, and queues itself again when more is to do.
+# Around a job's command: it counts its starts, records each end, and queues itself again when more is to do.
 granite41_records=$granite41_records${SLURM_ARRAY_TASK_ID:+/$SLURM_ARRAY_TASK_ID}
 mkdir -p "$granite41_records"
 export GRANITE41_USER_ERROR_MARKER=$granite41_records/mistake
 rm -f "$GRANITE41_USER_ERROR_MARKER"
-granite41_cancelled=
-# far away where Slurm does not say
-granite41_end_time=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
-granite41_end_time=$(date -d "${granite41_end_time:-unknown}" +%s 2> /dev/null || date -d '10 years' +%s)
+
+# Python and libraries are those of the cluster file, not of the shell that submitted the job
+unset PYTHONPATH LD_LIBRARY_PATH
+export PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+# srun of Slurm 22.05 to 23.02 does not take it from the job
+if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+
+granite41_job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
 
 granite41_record() {
     printf '{"time": %s, "event": "%s", "job": %s, "start": %s, "nodes": "%s"}\n' \
-        "$(date +%s)" "$1" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}" "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" \
+        "$(date +%s)" "$1" "$granite41_job" "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" \
         >> "$granite41_records/events.jsonl"
 }
 
+# end the job with a sentence for its user
+granite41_fail() {
+    echo "granite41: $*"
+    touch "$GRANITE41_USER_ERROR_MARKER"
+    exit 2
+}
+
+granite41_load() {
+    module load "$1" || granite41_fail "module load $1 failed on $(hostname), as the lines before this say;" \
+        "correct modules in the cluster file"
+}
+
+# print what a Slurm command answers; ask for ten minutes while the controller is away
+granite41_ask() {
+    local answer delay=1 end=$(($(date +%s) + 600))
+    until answer=$("$@" 2>&1); do
+        case $answer in *disabled* | *denied* | *Invalid*) end=0 ;; esac
+        if [ "$(date +%s)" -ge "$end" ]; then
+            echo "$answer"
+            return 1
+        fi
+        if [ "$delay" -eq 1 ]; then echo "Slurm does not answer, it is asked again: $answer" >&2; fi
+        sleep "$delay"
+        delay=$((delay < 30 ? delay * 2 : 30))
+    done
+    echo "$answer"
+}
+
+# the first node's address, as Slurm itself uses it: a node may have several
+granite41_find_head() {
+    local node
+    node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    granite41_head_address=$(granite41_ask sinfo --noheader --nodes "$node" --format %o)
+    granite41_head_address=${granite41_head_address%%[[:space:]]*}
+    getent hosts "$granite41_head_address" > /dev/null ||
+        granite41_fail "$node: its address ${granite41_head_address:-} does not resolve on $(hostname), so other" \
+            "nodes cannot find it; ask the cluster's administrators"
+}
+
+granite41_requeue() {
+    local answer
+    # by which Slurm ends this start
+    trap '' TERM
+    if ! answer=$(granite41_ask scontrol requeue "$SLURM_JOB_ID"); then
+        granite41_record "requeue refused"
+        echo "granite41: Slurm did not queue the job again ($answer);" \
+            "\`granite41 resume\` continues from what is saved"
+    fi
+}
+
 granite41_end() {
-    local status=${exitcode:-$?} manifest="$granite41_stage/manifest.json"
+    local status=${exitcode:-$?}
     trap - EXIT
     if [ "$status" -eq 0 ]; then
         granite41_record finished
-    elif [ -n "$granite41_cancelled" ] && [ "$(date +%s)" -lt "$((granite41_end_time - 2))" ]; then
-        # by scancel, or to make room for another job: Slurm knows whether it starts again
-        granite41_record cancelled
-    elif [ -z "$granite41_stage" ] || [ -e "$GRANITE41_USER_ERROR_MARKER" ]; then
+    elif [ -n "$granite41_terminated" ]; then
+        : # recorded when the signal came; Slurm knows whether the job starts again
+    elif [ -z "$granite41_progress" ] || [ -e "$GRANITE41_USER_ERROR_MARKER" ]; then
         granite41_record failed
+    elif [ "$status" -eq 124 ] || grep -qs '"status": "stopped"' "$granite41_stage/manifest.json"; then
+        granite41_record stopped
+        granite41_requeue
+    elif [ -n "$granite41_stage" ]; then
+        granite41_record crashed
+        granite41_requeue
     else
-        if grep -q '"status": "stopped"' "$manifest"; then granite41_record stopped; else granite41_record crashed; fi
-        scontrol requeue "$SLURM_JOB_ID"
+        granite41_record failed
     fi
     exit "$status"
 }
 trap granite41_end EXIT
-trap 'granite41_cancelled=1' TERM
 
-# each start that follows one without a new checkpoint counts; any new checkpoint resets the count
+# by scancel, by hand, or to make room for another job; at the time limit the job requeues itself
+granite41_terminate() {
+    if [ "$(date +%s)" -lt "$((granite41_end_time - 2))" ]; then
+        granite41_terminated=1
+        granite41_record terminated
+    fi
+}
+granite41_terminated=
+trap granite41_terminate TERM
+
+# a start that has recorded no end has lost its node
+granite41_last=$(tail -n 1 "$granite41_records/events.jsonl" 2> /dev/null)
+case $granite41_last in *"\"started\", \"job\": $granite41_job,"*) granite41_record lost ;; esac
+
+# each start that follows one without new results counts; any new result resets the count
 granite41_newest=none granite41_before=none granite41_tries=0
-if [ -n "$granite41_stage" ]; then granite41_newest=$(ls -t "$granite41_stage/checkpoints" 2> /dev/null | head -n 1); fi
+if [ -n "$granite41_progress" ]; then granite41_newest=$(ls -t "$granite41_progress" 2> /dev/null | head -n 1); fi
 if [ -e "$granite41_records/progress" ]; then
     read -r granite41_before granite41_tries < "$granite41_records/progress"
 fi
@@ -51,3 +122,7 @@ if [ "$granite41_tries" -gt "$granite41_retries" ]; then
     exit 1
 fi
 granite41_record started
+
+# far away where Slurm does not say
+granite41_end_time=$(granite41_ask squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
+granite41_end_time=$(date -d "$granite41_end_time" +%s 2> /dev/null || date -d '10 years' +%s)

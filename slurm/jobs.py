@@ -64,5 +64,9 @@ def _build_job(
             f"{task.name}: {task.processes} processes do not fill nodes of {per_node} GPUs; "
             f"choose a multiple with --devices"
         )
-    partition = cluster.compute if task.needs_gpu else cpu_partition
+    partition = cpu_partition
+    if task.stage_folder:
+        partition = cluster.compute
+    elif task.needs_gpu:
+        partition = cluster.evaluate or cluster.compute
     return SlurmJob(task, partition, task.processes // per_node, per_node)

@@ -62,12 +62,13 @@ def check_cluster(
     # without a controller nothing else can be checked
     results = _query(cluster)
     controller = results["ping"]
+    # a frame of stars follows the line that says which is down
+    first_line = (controller.text or "no answer").splitlines()[0].strip()
     if controller.status or "DOWN" in controller.text:
         raise UserError(
-            f"Slurm's controller does not answer ({controller.reason}); "
+            f"Slurm's controller does not answer ({first_line}); "
             f"nothing was submitted, try again later"
         )
-    first_line = controller.text.splitlines()[0].strip()
     checks = [CheckResult("controller", True, first_line, "answers")]
 
     states = _parse_partitions(results["partitions"].text)
@@ -79,6 +80,7 @@ def check_cluster(
     checks.append(_check_accounting(results["accounting"]))
     checks += _check_programs(cluster, results)
     checks.append(_check_folder(cluster, results["folder"], needed_bytes))
+    checks += _check_arrays(jobs, results["arrays"])
     return checks
 
 
@@ -90,6 +92,7 @@ def _query(cluster: Cluster) -> dict[str, CommandResult]:
         "associations": "sacctmgr --noheader --parsable2 show associations "
         'user="$(id -un)" format=account,qos',
         "accounting": "sacct --noheader --starttime now",
+        "arrays": "scontrol show config | sed -n 's/^MaxArraySize *= *//p'",
         # the first submission creates the folder: until then an existing parent is tested
         "folder": f"d={shlex.quote(cluster.folder)}; "
         'while [ ! -e "$d" ]; do d=$(dirname "$d"); done; '
@@ -300,3 +303,12 @@ def _check_folder(cluster: Cluster, result: CommandResult, needed_bytes: int) ->
         f"{free / 1e9:,.4g} GB free",
         expected,
     )
+
+
+def _check_arrays(jobs: Sequence[SlurmJob], limit: CommandResult) -> Iterator[CheckResult]:
+    largest = max((job.task.array for job in jobs), default=1)
+    if largest == 1 or not limit.text.isdecimal():
+        return
+    # Slurm's number is one above the highest index
+    most = int(limit.text)
+    yield CheckResult("array", largest <= most, f"{largest:,} jobs", f"at most {most:,} (--shards)")

@@ -1,8 +1,11 @@
 """Commands on a cluster's login node: in a process of this machine, or through ssh."""
 
+import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from recipes.common.errors import UserError
@@ -10,6 +13,10 @@ from slurm.cluster import Cluster, Login
 
 # ssh's own exit status for what is wrong with the connection
 _SSH_FAILED = 255
+# set in a job or an allocation, or to change what Slurm's commands do
+_SLURM_VARIABLES = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SINFO_")
+# seconds between attempts while the controller is away
+_CANCEL_DELAYS = (1, 2, 5, 10, 20, 30)
 
 
 def last_line(output: str | bytes, otherwise: str = "no message") -> str:
@@ -17,6 +24,19 @@ def last_line(output: str | bytes, otherwise: str = "no message") -> str:
     text = output.decode(errors="replace") if isinstance(output, bytes) else output
     lines = text.strip().splitlines() or [otherwise]
     return lines[-1].strip()
+
+
+@contextmanager
+def outside_allocation() -> Iterator[None]:
+    """Hide Slurm's variables from commands, which would take them for options of new jobs."""
+    hidden = {}
+    for name in list(os.environ):
+        if name.startswith(_SLURM_VARIABLES) and name != "SLURM_CONF":
+            hidden[name] = os.environ.pop(name)
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class Shell:
@@ -38,7 +58,8 @@ class Shell:
         """
         command = self.local_command(words)
         try:
-            done = subprocess.run(command, capture_output=True, input=content)
+            with outside_allocation():
+                done = subprocess.run(command, capture_output=True, input=content)
         except FileNotFoundError as error:
             missing = f"{command[0]}: no such program on this machine"
             if self.login:
@@ -63,6 +84,22 @@ class Shell:
     def script(self, text: str, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run the lines of a POSIX shell script; what a user wrote must be quoted in it."""
         return self.run(["sh", "-c", text], content)
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Cancel jobs, also of a controller that is away for a minute.
+
+        Raises:
+            UserError: it does not answer; the sentence names the jobs that are left.
+        """
+        for delay in (*_CANCEL_DELAYS, 0):
+            done = self.run(["scancel", *ids])
+            if done.returncode == 0:
+                return
+            time.sleep(delay)
+        raise UserError(
+            f"the jobs {' '.join(ids)} could not be cancelled ({last_line(done.stderr)}); "
+            f"`scancel {' '.join(ids)}` when Slurm's controller answers again"
+        )
 
     def text(self, words: Sequence[str | PurePosixPath]) -> str:
         """Return what a command prints.

@@ -1,6 +1,7 @@
 """Status of a submitted chain, in two queries of Slurm for any number of jobs."""
 
 import io
+import logging
 import shlex
 import tarfile
 import tempfile
@@ -23,6 +24,12 @@ from slurm.submission import (
     records_folder,
 )
 
+log = logging.getLogger(__name__)
+
+# a sentence for the user; srun puts the number of the node before it
+_SENTENCE = "^([0-9]+: )?granite41: "
+# printed in place of the queue where squeue fails
+_NO_QUEUE = "granite41-no-queue"
 _ACTIVE = (
     "PENDING",
     "RUNNING",
@@ -54,6 +61,12 @@ _STATE_AFTER = {
     "finished": "COMPLETED",
     "stopped": "PENDING",
     "crashed": "PENDING",
+    "lost": "PENDING",
+    "terminated": "CANCELLED",
+}
+_REASON_AFTER = {
+    "given up": "as many starts as the cluster file allows brought nothing new",
+    "requeue refused": "Slurm did not queue it again; `granite41 resume` continues it",
 }
 
 
@@ -172,8 +185,8 @@ def query_status(
         jobs.append(status)
 
     # only failures need their logs read
-    failed = [job for job in jobs if job.has_failed]
-    messages = _last_messages(shell, run_folder, submission, failed)
+    failed = [job.task for job in jobs if job.has_failed]
+    messages = last_sentences(shell, run_folder, submission, failed)
     return [_explain(job, local_view, messages) for job in jobs]
 
 
@@ -188,11 +201,17 @@ def log_files(
     submission: Submission,
     task: str,
 ) -> list[str]:
-    """Return the paths on the cluster of a job's logs since the last submission, latest last."""
-    find = _find_logs(run_folder, submission, task)
-    done = shell.script(f"{find} -printf '%T@ %p\\n' | sort -n")
-    lines = done.stdout.decode(errors="replace").splitlines()
-    return [line.partition(" ")[2] for line in lines]
+    """Return the paths on the cluster of the logs of a job's latest start.
+
+    Returns:
+        The log of the batch script, with those of all starts, and the log of its command.
+    """
+    done = shell.script(_find_logs(run_folder, submission, task))
+    latest = {}
+    for path in done.stdout.decode(errors="replace").splitlines():
+        kind = PurePosixPath(path).name.partition("_")[0]
+        latest[kind.partition("-")[0]] = path
+    return [latest[kind] for kind in ("sbatch", "log") if kind in latest]
 
 
 class JobState(NamedTuple):
@@ -253,14 +272,15 @@ class JobHistory:
 
     def reason(self) -> str:
         """Return why the job waits or has failed, empty where Slurm gives no reason."""
-        if self._event_names()[-1:] == ["given up"]:
-            return "as many starts as the cluster file allows brought no new checkpoint"
+        names = self._event_names()
+        if names and names[-1] in _REASON_AFTER:
+            return _REASON_AFTER[names[-1]]
         current = self.queued or self._result()
         return current.reason if current else ""
 
     def num_starts(self) -> int:
-        """Return how often the job has started."""
-        return self._event_names().count("started")
+        """Return how often the task has started, in this submission and those before."""
+        return [event.name for event in self.events].count("started")
 
     def goodput(self) -> float | None:
         """Return seconds of steps over allocated seconds, of all jobs that the task has had."""
@@ -297,9 +317,9 @@ def _query_slurm(
     jobs = ",".join(sorted(ids))
     # neither knows all: squeue forgets what has ended, sacct may be missing
     done = shell.script(
-        f"squeue --noheader --jobs={jobs} --format='%i|%T|%r'; s=$?; echo; "
+        f"squeue --noheader --jobs={jobs} --format='%i|%T|%r' || {{ s=$?; echo {_NO_QUEUE}; }}; "
         f"sacct --noheader --parsable2 --allocations --duplicates --jobs={jobs} "
-        f"--format=JobID,State,ExitCode,ElapsedRaw || exit $s"
+        f"--format=JobID,State,ExitCode,ElapsedRaw || exit ${{s:-0}}"
     )
     if done.returncode:
         raise UserError(
@@ -307,9 +327,19 @@ def _query_slurm(
             f"the jobs are as they were, ask again later"
         )
 
+    lines = done.stdout.decode(errors="replace").splitlines()
+    errors = done.stderr.decode(errors="replace")
+    # jobs that Slurm has forgotten are no outage
+    if _NO_QUEUE in lines and "Invalid job id" not in errors:
+        log.warning(
+            "squeue does not answer (%s); the states are those of the accounting, which may be "
+            "old, and what waits is not in it",
+            errors.strip().partition("\n")[0],
+        )
+
     queue: dict[str, JobState] = {}
     accounting: dict[str, list[Attempt]] = {}
-    for line in done.stdout.decode(errors="replace").splitlines():
+    for line in lines:
         member, *fields = line.split("|")
         # 7_3 and 7_[4-9] are members of the array 7
         job = member.partition("_")[0]
@@ -341,37 +371,43 @@ def _explain(job: JobStatus, local_view: Path, messages: dict[str, str]) -> JobS
         manifest = read_manifest(local_view / job.task)
         if manifest and manifest.error:
             return replace(job, reason=manifest.error)
-    return replace(job, reason=messages.get(job.id) or job.reason)
+    return replace(job, reason=messages.get(job.task) or job.reason)
 
 
-def _last_messages(
+def last_sentences(
     shell: Shell,
     run_folder: PurePosixPath,
     submission: Submission,
-    failed: Sequence[JobStatus],
+    tasks: Sequence[str],
 ) -> dict[str, str]:
-    """Return job id -> the last sentence for the user in its log, where there is one."""
-    if not failed:
+    """Return task -> the last sentence for the user in its logs, where there is one."""
+    if not tasks:
         return {}
     # one visit to the cluster for all jobs
     lines = []
-    for job in failed:
-        find = _find_logs(run_folder, submission, job.task)
-        grep = f"{find} -exec grep -h '^granite41: ' {{}} + | tail -n 1 | tr '\n' ' '"
-        lines.append(f"echo '{job.id}|'$({grep})\n")
+    for task in tasks:
+        find = _find_logs(run_folder, submission, task)
+        grep = f"{find} | xargs -r grep -hE '{_SENTENCE}' | tail -n 1 | tr '\n' ' '"
+        lines.append(f"echo {shlex.quote(task)}'|'$({grep})\n")
 
-    messages = {}
+    sentences = {}
     for line in shell.script("".join(lines)).stdout.decode(errors="replace").splitlines():
-        job_id, _, message = line.partition("|")
-        messages[job_id] = message.strip().removeprefix("granite41: ")
-    return messages
+        task, _, text = line.partition("|")
+        sentence = text.partition("granite41: ")[2].strip()
+        if sentence:
+            sentences[task] = sentence
+    return sentences
 
 
 def _find_logs(run_folder: PurePosixPath, submission: Submission, task: str) -> str:
-    """Return the shell's words that list a job's logs."""
+    """Return a shell's command that lists a job's logs, the latest last.
+
+    A start has one of what surrounds its command, ``sbatch_*``, and one of the command, ``log-*``.
+    """
     folder = shlex.quote(str(experiments_folder(run_folder)))
-    logs = shlex.quote(f"*/{submission.experiment}/{task}/log-*.out")
-    return f"find {folder} -path {logs}"
+    logs = shlex.quote(f"*/{submission.experiment}/{task}/*.out")
+    by_time = "-printf '%T@ %p\\n' | sort -n | cut -d ' ' -f 2-"
+    return f"find {folder} -path {logs} {by_time}"
 
 
 def _read_events(folder: Path) -> list[Event]:

@@ -18,7 +18,7 @@ from slurm.batch_script import batch_script, build_executor, command
 from slurm.cluster import Cluster
 from slurm.jobs import SlurmJob, build_jobs
 from slurm.preflight import check_cluster
-from slurm.shell import Shell, last_line
+from slurm.shell import Shell, last_line, outside_allocation
 from slurm.submission import (
     Submission,
     SubmittedJob,
@@ -39,11 +39,12 @@ def dry_run_scripts(
     chain: Sequence[Task],
     cluster: Cluster,
     run_folder: PurePosixPath,
+    mounts: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return task -> the batch script that :func:`submit` sends, but for the experiment's id."""
     commit = (describe_commit() or "unknown").removesuffix("-dirty")
     return {
-        job.name: batch_script(job, cluster, run_folder, commit)
+        job.name: batch_script(job, cluster, run_folder, commit, mounts)
         for job in build_jobs(chain, cluster)
     }
 
@@ -53,7 +54,9 @@ def submit(
     cluster: Cluster,
     run_folder: PurePosixPath,
     request: ChainRequest | None = None,
+    *,
     needed_bytes: int = 0,
+    mounts: Sequence[str] = (),
 ) -> dict[str, str]:
     """Put a job for each task into the queue; return task -> job id.
 
@@ -66,6 +69,7 @@ def submit(
         run_folder: the run's folder on the cluster.
         request: what `granite41 resume` builds the chain from again.
         needed_bytes: free space that the cluster's shared folder must have.
+        mounts: folders that the jobs read, outside the run's and those of the cluster file.
 
     Raises:
         UserError: the cluster lacks what its file or the chain names; the code is in no git
@@ -75,7 +79,7 @@ def submit(
     _require_fitting(cluster, jobs, needed_bytes)
     shell = Shell(cluster)
     code = _copy_code(cluster, shell)
-    experiment, ids = _submit(jobs, cluster, run_folder, code)
+    experiment, ids = _submit(jobs, cluster, run_folder, code, mounts)
 
     submission = Submission(
         # how it is reached depends on where the user is
@@ -89,7 +93,7 @@ def submit(
         submission.write(shell, run_folder)
     except BaseException:
         # no command could find these jobs again
-        shell.run(["scancel", *ids.values()])
+        shell.cancel(list(ids.values()))
         raise
     return ids
 
@@ -144,6 +148,7 @@ def _submit(
     cluster: Cluster,
     run_folder: PurePosixPath,
     code: PurePosixPath,
+    mounts: Sequence[str] = (),
 ) -> tuple[str, dict[str, str]]:
     """Submit the jobs as one nemo-run experiment; return its id, and job -> Slurm's id.
 
@@ -164,7 +169,7 @@ def _submit(
     with keep_log_handlers(), run.Experiment(run_folder.name, **options) as experiment:
         for job in jobs:
             words = command(job, cluster)
-            executor = build_executor(job, cluster, run_folder, code.name)
+            executor = build_executor(job, cluster, run_folder, code.name, mounts)
             executor.tunnel = tunnel
             # every job has a link to the one copy of the code
             executor.packager = GitArchivePackager(symlink_from_remote_dir=str(code))
@@ -182,6 +187,7 @@ def _submit(
                 cluster,
                 run_folder,
                 code.name,
+                mounts,
                 experiment._id,
             )
             for job in jobs
@@ -218,11 +224,12 @@ def _run_or_cancel(experiment: "Experiment", cluster: Cluster) -> None:
     from invoke.exceptions import UnexpectedExit
 
     try:
-        experiment.run(detach=True)
+        with outside_allocation():
+            experiment.run(detach=True)
     except BaseException as error:
         submitted = [_slurm_id(job.handle) for job in experiment.jobs if job.handle]
         if submitted:
-            Shell(cluster).run(["scancel", *submitted])
+            Shell(cluster).cancel(submitted)
         if not isinstance(error, UnexpectedExit):
             raise
         raise UserError(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +31,15 @@ def check(
     """Check that a cluster has what its file says; exit status 1 where it has not."""
     from recipes.common.check_result import print_checks
     from slurm.cluster import load_cluster
+    from slurm.node_checks import check_nodes
     from slurm.preflight import check_cluster
 
-    if not print_checks({"": check_cluster(load_cluster(cluster_file))}, as_json):
+    cluster = load_cluster(cluster_file)
+    checks = check_cluster(cluster)
+    # nodes are tried when their partitions are known
+    if all(check.ok for check in checks):
+        checks += check_nodes(cluster)
+    if not print_checks({"": checks}, as_json):
         raise typer.Exit(1)
 
 
@@ -68,11 +73,11 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Print what is appended, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Print a job's log, of its latest start."""
+    """Print a job's logs, of its batch script and its latest start."""
     from recipes.launch.on_slurm import find_submission
     from recipes.registry.resolve import require_known
     from slurm.shell import Shell
-    from slurm.status import cli_flags, log_files
+    from slurm.status import cli_flags, last_sentences, log_files
 
     cluster, folder, submission = find_submission(run_dir, on)
     require_known("job", task, submission.jobs)
@@ -82,12 +87,15 @@ def logs(
         flags = cli_flags(cluster, on, folder)
         raise UserError(f"{task}: has no log yet; see its state with `granite41 status {flags}`")
 
-    latest = files[-1]
-    typer.echo(f"{latest}:", err=True)
-    tail = ["tail", "-n", "+1", "-f"] if follow else ["tail", "-n", "+1"]
-    command = shell.local_command([*tail, latest])
-    sys.stdout.flush()
-    os.execvp(command[0], command)  # noqa: S606
+    if follow:
+        command = shell.local_command(["tail", "-n", "+1", "-f", *files])
+        os.execvp(command[0], command)  # noqa: S606
+
+    typer.echo(shell.text(["tail", "-n", "+1", *files]))
+    # a launcher prints its own frames after the sentence that says why
+    reason = last_sentences(shell, folder, submission, [task]).get(task)
+    if reason:
+        typer.echo(f"{task}: {reason}")
 
 
 def cancel(run_dir: RunDirOption, on: OnOption = None) -> None:
@@ -102,7 +110,7 @@ def cancel(run_dir: RunDirOption, on: OnOption = None) -> None:
         ids = active_ids(query_status(cluster, local_view, folder, submission))
     if ids:
         # those that wait first, as the end of one starts the next
-        shell.text(["scancel", *reversed(ids)])
+        shell.cancel(list(reversed(ids)))
     flags = cli_flags(cluster, on, folder)
     typer.echo(
         f"cancelled {len(ids)} jobs; "

@@ -3,11 +3,12 @@
 import errno
 import logging
 import os
+import platform
 import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -64,20 +65,32 @@ def main() -> None:
     try:
         app(prog_name="granite41")
     except UserError as error:
-        print(f"granite41: {error}", file=sys.stderr)
-        if USER_ERROR_MARKER in os.environ and not isinstance(error, LockedError):
-            with suppress(OSError):
-                Path(os.environ[USER_ERROR_MARKER]).touch()
-        sys.exit(2)
+        _exit_with(error)
     except OSError as error:
         if error.errno not in _PATH_ERRORS or not error.filename:
             raise
         log.debug("%s", error, exc_info=True)
-        print(
-            f"granite41: {error.filename}: {error.strerror}; check this path and its permissions",
-            file=sys.stderr,
+        _exit_with(
+            UserError(f"{error.filename}: {error.strerror}; check this path and its permissions")
         )
-        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package in logs.PACKAGES:
+            raise
+        _exit_with(
+            UserError(
+                f"{sys.executable} on {platform.node()} lacks the package {package}; "
+                f"install requirements.txt into it, or name another interpreter"
+            )
+        )
+
+
+def _exit_with(error: UserError) -> NoReturn:
+    print(f"granite41: {error}", file=sys.stderr)
+    if USER_ERROR_MARKER in os.environ and not isinstance(error, LockedError):
+        with suppress(OSError):
+            Path(os.environ[USER_ERROR_MARKER]).touch()
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:

@@ -114,7 +114,7 @@ def run_stages(
         _print_tasks(request, chain)
         return
     # a dry run may name what does not exist yet
-    require_inputs(chain, data, init)
+    require_inputs(chain, request)
     _run_here(request, chain, run_folder, verbose=bool(ctx.obj))
 
 

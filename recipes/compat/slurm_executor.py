@@ -3,6 +3,8 @@
 - ``nemo_run/__init__.py`` imports eleven back ends, which takes 4 to 8 s. A dry run needs
   ``nemo_run/core/execution/slurm.py`` alone, which takes one second.
 - ``nemo_run/core/execution/utils.py``, ``fill_template`` compiles a template anew for each job.
+  That of ``templates/slurm.sh.j2`` prints each line of the script into the log, and gives all
+  addresses of the first node where one is expected.
 - ``nemo_run/run/torchx_backend/schedulers/slurm.py`` reads ``SLURM_JOB_DIRS`` once, when it is
   imported, and writes each job's script into the experiment's folder before it sends the folder.
 - ``nemo_run/core/frontend/console/api.py``, ``configure_logging`` drops the handlers of the root
@@ -36,10 +38,13 @@ _PACKAGES = (
 )
 
 
-def import_slurm_executor() -> None:
-    """Make ``nemo_run.core.execution.slurm`` importable, with a template that is compiled once.
+def import_slurm_executor(template: str) -> None:
+    """Make ``nemo_run.core.execution.slurm`` importable, with another template of batch scripts.
 
     A process that has not imported nemo-run gets the executor alone, and cannot use the rest.
+
+    Args:
+        template: of jinja, which gets the variables of nemo-run's own.
 
     Raises:
         RuntimeError: another nemo-run is installed than these patches were written for.
@@ -55,11 +60,10 @@ def import_slurm_executor() -> None:
     if slurm.fill_template.__module__ == __name__:
         return
     # batch scripts are shell, where nothing is escaped as HTML
-    loader = jinja2.FileSystemLoader(root / "core/execution/templates")
-    templates = jinja2.Environment(loader=loader)  # noqa: S701
+    compiled = jinja2.Environment(keep_trailing_newline=True).from_string(template)  # noqa: S701
 
     def fill_template(template_name: str, variables: dict[str, Any]) -> str:
-        return templates.get_template(template_name).render(**variables)
+        return compiled.render(**variables)
 
     replace(slurm, "fill_template", fill_template, _FILE)
 

@@ -7,7 +7,7 @@ from typing import cast
 
 from evaluation import suites
 from evaluation.gates import has_passed
-from evaluation.results import evaluation_name, is_complete
+from evaluation.results import UNITS, evaluation_name, is_complete
 from evaluation.suites import LONG_CONTEXT
 from recipes.common.errors import UserError
 from recipes.model_folder.hub import is_path
@@ -30,8 +30,7 @@ from recipes.runs.commands import (
     TinyDataOptions,
     TrainOptions,
 )
-from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
-from recipes.runs.data_folder import TOKENIZER
+from recipes.runs.data_folder import TOKENIZER, check_manifest, read_data_manifest
 from recipes.runs.stage_folder import MERGED, check_recipe
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
@@ -379,7 +378,9 @@ class ChainBuilder:
         label: str,
         after: Sequence[str | None],
     ) -> str:
-        name = f"{recipe.stage}-{evaluation_name(suite, label)}"
+        evaluation = evaluation_name(suite, label)
+        name = f"{recipe.stage}-{evaluation}"
+        units = self._run_folder / recipe.stage / _EVALUATIONS / evaluation / UNITS
         options = EvaluateOptions(
             suite=suite,
             model=recipe.stage,
@@ -392,7 +393,7 @@ class ChainBuilder:
             options = replace(options, corpora=self._corpora())
             lengths = self._ruler_lengths(recipe)
         if label or not self._on_cluster or len(lengths) < 2:
-            return self._add(name, options, after, needs_gpu=True)
+            return self._add(name, options, after, needs_gpu=True, units_folder=units)
 
         # a job for each length, and one that gathers their scores
         parts = []
@@ -402,6 +403,7 @@ class ChainBuilder:
                 replace(options, lengths=(length,)),
                 after,
                 needs_gpu=True,
+                units_folder=units,
             )
             parts.append(part)
         return self._add(name, options, after=parts)
@@ -455,12 +457,14 @@ class ChainBuilder:
         options: Options,
         after: Iterable[str | None] = (),
         needs_gpu: bool = False,
+        units_folder: Path | None = None,
     ) -> str:
         task = Task(
             name,
             options.to_argv(),
             _names(after),
             needs_gpu=needs_gpu,
+            units_folder=units_folder,
         )
         self.tasks.append(task)
         return name
@@ -492,24 +496,27 @@ class ChainBuilder:
         return [stage for stage in stages if STAGES[stage].kind == "long_context"][-1]
 
 
-def require_inputs(
-    chain: Sequence[Task],
-    data: Path | None,
-    init: str | None,
-) -> None:
+def require_inputs(chain: Sequence[Task], request: ChainRequest) -> None:
     """Check that the inputs of a chain's training exist, before anything is started.
 
     Raises:
-        UserError: no prepared data, or nothing that a stage can start from, such as a Hugging Face
-            folder that cannot be imported.
+        UserError: no prepared data, or data that cannot serve a stage; nothing that a stage can
+            start from.
     """
-    trainings = [task.arguments for task in chain if task.stage_folder]
-    if trainings and data and not (data / DATA_MANIFEST).exists():
-        raise UserError(
-            f"--data {data}: holds no {DATA_MANIFEST}, as prepared data does; "
-            f"`granite41 data` prepares it"
-        )
+    require_initial_checkpoint(chain, request.init)
+    recipes = trained_recipes(chain, request)
+    if recipes and request.data:
+        data = Path(request.data)
+        manifest = read_data_manifest(data)
+        for recipe in recipes:
+            check_manifest(data, manifest, recipe)
 
+
+def require_initial_checkpoint(chain: Sequence[Task], init: str | None) -> None:
+    """Raise UserError where nothing that a stage can start from is at ``--init``.
+
+    Neither is a Hugging Face folder that cannot be imported.
+    """
     if init is None:
         return
     if init.startswith("hf:"):
@@ -520,12 +527,18 @@ def require_inputs(
         return
     folder = Path(init)
     is_checkpoint = (folder / "weights").is_dir()
-    is_needed = any("--init" in arguments for arguments in trainings)
+    is_needed = any(task.stage_folder and "--init" in task.arguments for task in chain)
     if is_needed and not is_checkpoint and read_manifest(folder) is None:
         raise UserError(
             f"--init {init}: neither a NeMo checkpoint nor a finished stage is there; "
             f"name one, or a Hugging Face folder as hf:FOLDER"
         )
+
+
+def trained_recipes(chain: Sequence[Task], request: ChainRequest) -> list[PretrainRecipe]:
+    """Return the recipes of the stages that a chain trains."""
+    recipes = resolve_recipes(request)
+    return [recipes[task.name] for task in chain if task.stage_folder]
 
 
 def _names(after: Iterable[str | None]) -> tuple[str, ...]:

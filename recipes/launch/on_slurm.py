@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from evaluation.results import UNITS, evaluation_name
 from evaluation.suites import LONG_CONTEXT
 from evaluation.suites import lengths as ruler_lengths
 from recipes.common.errors import UserError
-from recipes.launch.chain import build_chain, require_inputs
+from recipes.launch.chain import build_chain, require_initial_checkpoint, trained_recipes
+from recipes.launch.cluster_inputs import input_folders, named_folders
+from recipes.model_folder.hub import is_path
 from recipes.registry.resolve import require_known, resolve_pretraining
 from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import EvaluateOptions, TokenizeOptions
+from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.runs.task import Task
 from recipes.spec.sizes import SIZES
@@ -65,7 +69,11 @@ def run_on_cluster(
         state = local_view_of_run(Shell(cluster), folder)
     with state as local_view:
         chain = _build_chain(request, folder, Path(local_view))
-    _print_scripts(chain, cluster, folder)
+
+    mounts = named_folders(request)
+    if request.data and not cluster.login and (Path(request.data) / DATA_MANIFEST).exists():
+        mounts = input_folders(Shell(cluster), request, trained_recipes(chain, request))
+    _print_scripts(chain, cluster, folder, mounts)
 
 
 def tokenize_on_cluster(
@@ -113,8 +121,12 @@ def tokenize_on_cluster(
 
     chain = [Task("tokenize", options.to_argv(), array=count)]
     folder = _run_folder(cluster, run_dir, Path(options.output).name)
+    # names of the Hub are no folders
+    files = [Path(name) for name in inputs if not name.startswith("hf:")]
+    mounts = [str(path if path.is_dir() else path.parent) for path in files]
+    mounts += [str(options.tokenizer), str(Path(options.output).parent)]
     if dryrun:
-        _print_scripts(chain, cluster, folder)
+        _print_scripts(chain, cluster, folder, mounts)
         return
 
     ids = submit(
@@ -122,6 +134,7 @@ def tokenize_on_cluster(
         cluster,
         folder,
         _former_request(cluster, on, folder),
+        mounts=mounts,
     )
     print(f"{ids['tokenize']}  {count} jobs for as many shards")
     log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
@@ -146,9 +159,10 @@ def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None
     folder = _run_folder(cluster, run_dir, options.size)
     options = _with_cluster_paths(options, cluster)
     options = replace(options, run_dir=str(folder))
-    chain = _evaluation_tasks(options)
+    chain = _evaluation_tasks(options, Path(folder))
+    mounts = _evaluation_folders(options)
     if dryrun:
-        _print_scripts(chain, cluster, folder)
+        _print_scripts(chain, cluster, folder, mounts)
         return
 
     # with the former request a chain of this folder can still be resumed
@@ -157,6 +171,7 @@ def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None
         cluster,
         folder,
         _former_request(cluster, on, folder),
+        mounts=mounts,
     )
     for task in chain:
         print(f"{ids[task.name]}  {task.name}")
@@ -214,11 +229,10 @@ def _submit(
     _former_request(cluster, on, folder)
     with local_view_of_run(Shell(cluster), folder) as local_view:
         chain = _build_chain(request, folder, local_view)
+    recipes = trained_recipes(chain, request)
+    mounts = input_folders(Shell(cluster), request, recipes)
     if not cluster.login:
-        data = None
-        if request.data:
-            data = Path(request.data)
-        require_inputs(chain, data, request.init)
+        require_initial_checkpoint(chain, request.init)
 
     # a finished stage has no task
     names = [task.name for task in chain]
@@ -227,17 +241,14 @@ def _submit(
             log.info("%s: finished already", stage)
 
     # what the stages that are trained will need on the cluster's disk
-    parameters = 0
-    for task in chain:
-        if task.stage_folder:
-            model = resolve_pretraining(task.name, request.size).model
-            parameters += model.parameter_count.value
+    parameters = sum(recipe.model.parameter_count.value for recipe in recipes)
     ids = submit(
         chain,
         cluster,
         folder,
         request,
-        parameters * _BYTES_PER_PARAMETER,
+        needed_bytes=parameters * _BYTES_PER_PARAMETER,
+        mounts=mounts,
     )
 
     for job in build_jobs(chain, cluster):
@@ -278,9 +289,10 @@ def _print_scripts(
     chain: Sequence[Task],
     cluster: Cluster,
     folder: PurePosixPath,
+    mounts: Sequence[str],
 ) -> None:
     """Print each job with its batch script."""
-    scripts = dry_run_scripts(chain, cluster, folder)
+    scripts = dry_run_scripts(chain, cluster, folder, mounts)
     for job in build_jobs(chain, cluster):
         print(f"==== {job}")
         print(scripts[job.name])
@@ -293,8 +305,8 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
         data = str(_cluster_path(cluster, Path(data), "--data"))
 
     init = request.init
-    if init and not init.startswith("hf:"):
-        init = str(_cluster_path(cluster, Path(init), "--init"))
+    if init:
+        init = _cluster_model(cluster, init, "--init")
 
     # the cluster's file says which GPUs it has, unless the user does; tiny needs none
     require_known("size", request.size, SIZES)
@@ -333,15 +345,37 @@ def _with_cluster_paths(options: EvaluateOptions, cluster: Cluster) -> EvaluateO
             path = _cluster_path(cluster, Path(value), flag)
             paths[name] = str(path)
 
-    # a stage or a name on the Hub is no path
-    model = options.model
-    if model not in STAGES and not model.startswith("hf:"):
-        path = _cluster_path(cluster, Path(model), "--model")
-        paths["model"] = str(path)
+    # a stage is no path
+    if options.model not in STAGES:
+        paths["model"] = _cluster_model(cluster, options.model, "--model")
     return replace(options, **paths)
 
 
-def _evaluation_tasks(options: EvaluateOptions) -> list[Task]:
+def _cluster_model(cluster: Cluster, model: str, option: str) -> str:
+    """Return a checkpoint's path, or a model's path or name after ``hf:``, as the jobs see it."""
+    if not model.startswith("hf:"):
+        return str(_cluster_path(cluster, Path(model), option))
+    name = model.removeprefix("hf:")
+    if is_path(name):
+        name = str(_cluster_path(cluster, Path(name), option))
+    return f"hf:{name}"
+
+
+def _evaluation_folders(options: EvaluateOptions) -> list[str]:
+    """Return the folders that an evaluation reads or writes outside the run's."""
+    values = (
+        options.model.removeprefix("hf:"),
+        options.ruler_samples,
+        options.corpora,
+    )
+    folders = [str(value) for value in values if value and PurePosixPath(value).is_absolute()]
+    if options.output:
+        # it may be that only its parent exists
+        folders.append(str(PurePosixPath(options.output).parent))
+    return folders
+
+
+def _evaluation_tasks(options: EvaluateOptions, run_folder: Path) -> list[Task]:
     """Return the tasks of an evaluation; of several lengths one each, and one that gathers them."""
     name = f"eval-{options.suite}"
     lengths = options.lengths
@@ -351,8 +385,12 @@ def _evaluation_tasks(options: EvaluateOptions) -> list[Task]:
         lengths = tuple(ruler_lengths(options.size, length))
         options = replace(options, lengths=lengths)
     argv = options.to_argv()
+    label = options.label or ("unmerged" if options.unmerged else "")
+    stage_folder = run_folder / (options.stage or options.model)
+    output = options.output or stage_folder / "eval" / evaluation_name(options.suite, label)
+    units = Path(output) / UNITS
     if len(lengths) <= 1:
-        return [Task(name, argv, needs_gpu=True)]
+        return [Task(name, argv, needs_gpu=True, units_folder=units)]
 
     # a job for each length, and one that gathers their scores
     parts = []
@@ -362,6 +400,7 @@ def _evaluation_tasks(options: EvaluateOptions) -> list[Task]:
             f"{name}-{length}",
             part.to_argv(),
             needs_gpu=True,
+            units_folder=units,
         )
         parts.append(task)
     names = tuple(part.name for part in parts)

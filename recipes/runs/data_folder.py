@@ -2,17 +2,20 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError, nearest
 from recipes.common.json_files import read_record, write_record
+from recipes.spec.pretraining import PretrainRecipe
 
 MANIFEST = "manifest.json"
 UNIGRAM_COUNTS = "unigram_counts.json"
 TOKENIZER = "tokenizer"
+# Megatron trains on rows in multiples of this
+_VOCABULARY_MULTIPLE = 128
 
 # component of a recipe's mixture -> prepared component that replaces it at size tiny
 STAND_INS = {
@@ -170,9 +173,11 @@ def _find_component(manifest: DataManifest, name: str) -> str:
     for candidate in (name, "text", STAND_INS.get(name)):
         if candidate in manifest.components:
             return candidate
+    # a name is no hint for itself
+    known = {*manifest.components, *STAND_INS} - {name}
     raise UserError(
         f"mixture: component {name!r} has no data among {', '.join(manifest.components)}"
-        f"{nearest(name, STAND_INS)}; prepare it, or take it out of the mixture"
+        f"{nearest(name, known)}; prepare it, or take it out of the mixture"
     )
 
 
@@ -204,6 +209,67 @@ def blend(manifest: DataManifest, mixture_percent: Mapping[str, float]) -> list[
             if share:
                 blended.append((weight * share, Path(shard.prefix)))
     return blended
+
+
+def check_manifest(data: Path, manifest: DataManifest, recipe: PretrainRecipe) -> None:
+    """Check by the manifest alone that a stage can train on a data folder.
+
+    Raises:
+        UserError: a component of the mixture has no data or too few documents, a tokenizer with
+            more tokens than the model has rows, or documents that were packed for longer sequences.
+    """
+    check_vocabulary(
+        data / manifest.tokenizer.folder,
+        manifest.tokenizer.vocab_size,
+        recipe,
+    )
+    check_packing(
+        data,
+        manifest,
+        recipe.mixture_percent,
+        recipe.stage,
+        recipe.sequence_length.value,
+    )
+    prefixes = [str(prefix) for _, prefix in blend(manifest, recipe.mixture_percent)]
+    check_documents(data, manifest, prefixes, recipe.split.value)
+
+
+def check_vocabulary(tokenizer: Path, tokens: int, recipe: PretrainRecipe) -> None:
+    """Raise UserError where a tokenizer has ids beyond the rows of the model's vocabulary.
+
+    Args:
+        tokenizer: its folder, for the sentence.
+        tokens: its highest id plus one.
+        recipe: of a stage that trains with it.
+    """
+    rows = recipe.model.vocab_size.value
+    if tokens > rows:
+        enough = math.ceil(tokens / _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+        raise UserError(
+            f"{tokenizer}: the tokenizer has ids up to {tokens - 1:,} but the model only "
+            f"{rows:,} rows; use the tokenizer of the model, or set model.vocab_size={enough}"
+        )
+
+
+def check_documents(
+    data: Path, manifest: DataManifest, prefixes: Sequence[str], split: str
+) -> None:
+    """Raise UserError where a part of the split has no document.
+
+    Megatron would count epochs for ever.
+    """
+    shards = manifest.shards()
+    # weights of training, validation and test
+    parts = [float(part) for part in split.split(",")]
+    training, validation, *_ = (part / sum(parts) for part in parts)
+    for prefix in prefixes:
+        _, shard = shards[prefix]
+        if any(0 < share * shard.documents < 1 for share in (training, validation)):
+            raise UserError(
+                f"{data / prefix}: {shard.documents} documents are too few for the split {split} "
+                f"into training and validation; prepare more text, or raise the smaller share with "
+                f"split=..."
+            )
 
 
 def check_packing(

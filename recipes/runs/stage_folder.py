@@ -19,6 +19,7 @@ RECIPE = "recipe.yaml"
 LOCK = "lock"
 # the merge that ends a stage of long-context extension, of its own checkpoint and its initial one
 MERGED = "merged"
+CHECKPOINTS = "checkpoints"
 CHECKPOINTS_KEPT = 3
 RECORDED_LIBRARIES = (
     "torch",
@@ -154,7 +155,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     # the marks of a whole checkpoint, as NeMo and Megatron leave them
     checkpoints = [
         path
-        for path in (folder / "checkpoints").glob("step=*")
+        for path in (folder / CHECKPOINTS).glob("step=*")
         if (path / "weights" / "metadata.json").exists()
         and (path / "context").is_dir()
         and not path.with_name(path.name + "-unfinished").exists()

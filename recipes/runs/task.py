@@ -16,6 +16,7 @@ class Task:
         processes: of the command; torchrun starts several.
         needs_gpu: whether it runs the model, which real sizes need a GPU for.
         stage_folder: of the stage that it trains, whose manifest says how that ended.
+        units_folder: of the evaluation that it makes, whose finished units are not repeated.
         array: jobs of an array on a cluster, each with one shard of the work.
     """
 
@@ -25,6 +26,7 @@ class Task:
     processes: int = 1
     needs_gpu: bool = False
     stage_folder: Path | None = None
+    units_folder: Path | None = None
     array: int = 1
 
     def __str__(self) -> str:

@@ -1,6 +1,5 @@
 """Checks of data, tokenizer and machine before a stage trains, each with one sentence."""
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +7,15 @@ from pathlib import Path
 from recipes.common.errors import UserError
 from recipes.common.tokenizer_files import FINGERPRINT_TEXT, TokenizerFolder
 from recipes.registry.checks import require_processes
-from recipes.runs.data_folder import MANIFEST, DataManifest, check_packing
+from recipes.runs.data_folder import (
+    MANIFEST,
+    DataManifest,
+    check_documents,
+    check_packing,
+    check_vocabulary,
+)
 from recipes.runs.stage_manifest import StageManifest, TrainingShard
 from recipes.spec.pretraining import PretrainRecipe
-
-# Megatron trains on rows in multiples of this
-_VOCABULARY_MULTIPLE = 128
 
 
 def check_data(
@@ -35,7 +37,7 @@ def check_data(
         UserError: a tokenizer with ids beyond the model's rows, documents that were packed for
             longer sequences, or too few documents.
     """
-    _check_vocabulary(tokenizer, recipe)
+    check_vocabulary(tokenizer.folder, tokenizer.vocab_size, recipe)
     check_packing(
         data,
         manifest,
@@ -43,37 +45,7 @@ def check_data(
         recipe.stage,
         recipe.sequence_length.value,
     )
-    _check_documents(data, manifest, prefixes, recipe.split.value)
-
-
-def _check_vocabulary(tokenizer: TokenizerFolder, recipe: PretrainRecipe) -> None:
-    tokens = tokenizer.vocab_size
-    rows = recipe.model.vocab_size.value
-    if tokens > rows:
-        enough = math.ceil(tokens / _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
-        raise UserError(
-            f"{tokenizer.folder}: the tokenizer has ids up to {tokens - 1:,} but the model "
-            f"only {rows:,} rows; use the tokenizer of the model, or set "
-            f"model.vocab_size={enough}"
-        )
-
-
-def _check_documents(
-    data: Path, manifest: DataManifest, prefixes: Sequence[str], split: str
-) -> None:
-    """Raise where a part of the split has no document: Megatron then counts epochs for ever."""
-    shards = manifest.shards()
-    # weights of training, validation and test
-    parts = [float(part) for part in split.split(",")]
-    training, validation, *_ = (part / sum(parts) for part in parts)
-    for prefix in prefixes:
-        _, shard = shards[prefix]
-        if any(0 < share * shard.documents < 1 for share in (training, validation)):
-            raise UserError(
-                f"{data / prefix}: {shard.documents} documents are too few for the split {split} "
-                f"into training and validation; prepare more text, or raise the smaller share with "
-                f"split=..."
-            )
+    check_documents(data, manifest, prefixes, recipe.split.value)
 
 
 def check_processes(recipe: PretrainRecipe) -> None:

@@ -109,7 +109,7 @@ ROWS = [
         "data without a manifest",
         "run phase1 --size tiny --run-dir run --data data",
         input=[inputs.empty_folder("data")],
-        says=["--data data: holds no manifest.json"],
+        says=["data/manifest.json: no such file"],
     ),
     Row(
         "an initial checkpoint that is not there",

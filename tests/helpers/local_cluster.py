@@ -197,6 +197,10 @@ class LocalCluster:
     def kill_controller(self) -> None:
         """Stop slurmctld. It saves its state: a crash would lose the jobs of the last seconds."""
         self.run("scontrol", "shutdown", "slurmctld")
+        self.wait_for_controller_end()
+
+    def wait_for_controller_end(self) -> None:
+        """Wait until slurmctld, which was shut down, has ended."""
         self._daemons.pop("slurmctld").wait(PATIENCE)
 
     def start_controller(self) -> None:

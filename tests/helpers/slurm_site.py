@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from recipes.runs.task import Task
 from tests.helpers.local_cluster import LocalCluster
 
 # steps of a model so small that most of a step is what torch does around it
@@ -31,6 +32,18 @@ SMALL_MODEL = (
 )
 
 Word = str | Path
+
+
+def submit_tasks(chain: list[Task], file: Path, run_folder: Path) -> dict[str, str] | str:
+    """Submit tasks; return task -> job id, or the sentence of a refusal."""
+    from recipes.common.errors import UserError
+    from slurm.cluster import load_cluster
+    from slurm.submit import submit
+
+    try:
+        return submit(chain, load_cluster(str(file)), PurePosixPath(run_folder))
+    except UserError as error:
+        return str(error)
 
 
 class Site:
@@ -131,6 +144,11 @@ class Site:
         path = self.run_folder / "slurm" / task / "events.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line)["event"] for line in lines]
+
+    def batch_log(self, task: str) -> str:
+        """Return what the batch script of a job has printed."""
+        logs = self.run_folder.glob(f"slurm/experiments/*/*/{task}/sbatch_*.out")
+        return "".join(log.read_text() for log in logs)
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest of phase 1."""

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from recipes.launch import preloaded
 from tests.helpers import local_cluster, ssh_server
+from tests.helpers.preloaded import PRELOADED
+from tests.helpers.slurm_site import Site
 
 
 @contextmanager
@@ -39,3 +42,19 @@ def ssh(cluster: local_cluster.LocalCluster) -> Iterator[ssh_server.SshServer]:
     """The cluster's login node."""
     with _short_folder() as folder, ssh_server.running(folder, cluster.environment) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def preloaded_environment(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Variables that lead a command to a process that has NeMo loaded."""
+    log = tmp_path_factory.mktemp("preloaded") / "imports.log"
+    with preloaded.server(PRELOADED, log) as environment:
+        yield environment
+
+
+@pytest.fixture
+def site(cluster, preloaded_environment, tmp_path) -> Iterator[Site]:
+    """A user of the cluster, whose jobs are cancelled at the end of a test."""
+    site = Site(cluster, preloaded_environment, tmp_path)
+    yield site
+    site.clean_up()

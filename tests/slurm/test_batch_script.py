@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.manifests import data_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +86,44 @@ def test_every_job_of_the_chain_with_its_nodes(chain) -> None:
 def test_scripts_of_a_cluster_with_containers(chain, job) -> None:
     (headline,) = [headline for headline in chain if headline.startswith(f"{job}:")]
     _require_snapshot(job, chain[headline])
+
+
+def _mounts(script: str) -> list[str]:
+    (mounts,) = re.findall(r"--container-mounts (\S+)", script)
+    return mounts.split(",")
+
+
+def test_what_a_job_reads_is_mounted(tmp_path) -> None:
+    # an assembled folder points at the shards of another
+    data = tmp_path / "data"
+    data.mkdir()
+    manifest = data_manifest(text={"../tokens/shard-00000": 1_000_000})
+    text = manifest.components["text"]
+    text.shards[0] = replace(text.shards[0], documents=10_000)
+    manifest.write(data)
+    flags = ["--size", "8b", "--on", "h100", "--run-dir", "/r/8b", "--no-eval"]
+    flags += ["--data", data, "--init", "hf:/models/granite"]
+    scripts = _dryrun("run", "phase1", *flags)
+    for script in scripts.values():
+        for folder in (data, tmp_path / "tokens", "/models/granite", "/r/8b"):
+            assert f"{folder}:{folder}" in _mounts(script)
+
+
+def test_jobs_without_a_gpu_start_an_image_for_gpus(chain) -> None:
+    by_name = {headline.partition(":")[0]: script for headline, script in chain.items()}
+    void = "export NVIDIA_VISIBLE_DEVICES=void"
+    assert void in by_name["lce_32k-merge"]
+    assert "NVIDIA_VISIBLE_DEVICES" in by_name["lce_32k-merge"].partition("--container-env ")[2]
+    assert void not in by_name["phase1"]
+    assert void not in by_name["phase1-base"]
+
+
+def test_an_evaluation_takes_one_gpu(chain) -> None:
+    by_name = {headline.partition(":")[0]: script for headline, script in chain.items()}
+    script = by_name["lce_32k-long-context-4096"]
+    assert "#SBATCH --gres=gpu:1\n" in script
+    assert "--exclusive" not in script
+    assert "timeout --kill-after=30 $granite41_seconds python -m recipes.cli eval" in script
 
 
 def test_a_script_of_bare_nodes_within_nvlink_domains_and_fault_tolerance(tmp_path) -> None:

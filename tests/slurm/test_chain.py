@@ -3,51 +3,21 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 import yaml
 
 from evaluation.results import read_evaluation
 from recipes.common.environment import PRELOADED
-from recipes.launch import preloaded
 from recipes.runs.task import Task
 from tests.helpers.eval_models import write_model
-from tests.helpers.local_cluster import LocalCluster
-from tests.helpers.preloaded import PRELOADED as MODULES
-from tests.helpers.slurm_site import STEPS, TOKENS_PER_STEP, Site
+from tests.helpers.slurm_site import STEPS, TOKENS_PER_STEP, Site, submit_tasks
 
 pytestmark = pytest.mark.slurm
 
 FEW_STEPS = f"tokens={40 * TOKENS_PER_STEP}"
 LIST = ("list", "--json")
-
-
-@pytest.fixture(scope="module")
-def preloaded_environment(tmp_path_factory) -> Iterator[dict[str, str]]:
-    log = tmp_path_factory.mktemp("preloaded") / "imports.log"
-    with preloaded.server(MODULES, log) as environment:
-        yield environment
-
-
-@pytest.fixture
-def site(cluster: LocalCluster, preloaded_environment, tmp_path) -> Iterator[Site]:
-    site = Site(cluster, preloaded_environment, tmp_path)
-    yield site
-    site.clean_up()
-
-
-def _submit(chain: list[Task], file: Path, run_folder: Path) -> dict[str, str] | str:
-    """Submit tasks; return task -> job id, or the sentence of a refusal."""
-    from recipes.common.errors import UserError
-    from slurm.cluster import load_cluster
-    from slurm.submit import submit
-
-    try:
-        return submit(chain, load_cluster(str(file)), PurePosixPath(run_folder))
-    except UserError as error:
-        return str(error)
 
 
 def _submitted_script(site: Site, job: str) -> str:
@@ -87,6 +57,11 @@ def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, da
     status = site.status()
     assert {job["state"] for job in status.values()} == {"COMPLETED"}
     assert status["phase1"]["starts"] == 4
+    # each start has an end in the record
+    events = site.events("phase1")
+    assert events[::2] == ["started"] * 4
+    assert set(events[1::2]) <= {"terminated", "lost", "finished"}
+    assert events[-1] == "finished"
     assert 0 < status["phase1"]["goodput"] < 1
     assert f"step {STEPS}/{STEPS}" in site.stdout("logs", "phase1", *site.flags)
     # what is done is not done again
@@ -119,7 +94,7 @@ def test_starts_without_a_new_checkpoint_are_counted_and_end(site, data, tmp_pat
     site.wait_for(ids["generate"], "CANCELLED")
     assert site.events("phase1") == ["started", "crashed", "started", "crashed", "given up"]
     phase1 = site.status()["phase1"]
-    reason = "as many starts as the cluster file allows brought no new checkpoint"
+    reason = "as many starts as the cluster file allows brought nothing new"
     assert (phase1["reason"], phase1["starts"]) == (reason, 2)
 
 
@@ -128,7 +103,13 @@ def test_a_users_mistake_is_not_tried_again(site, data, tmp_path) -> None:
     ids = site.submit(data, "--init", str(tmp_path))
     site.wait_for(ids["generate"], "CANCELLED")
     assert site.events("phase1") == ["started", "failed"]
-    assert f"{tmp_path}/weights/metadata.json: not found" in site.status()["phase1"]["reason"]
+    reason = site.status()["phase1"]["reason"]
+    assert f"{tmp_path}/weights/metadata.json: not found" in reason
+    # the launcher's frames follow the sentence in the log, but not in what is printed
+    logs = site.stdout("logs", "phase1", *site.flags)
+    assert logs.rstrip().splitlines()[-1] == f"phase1: {reason}"
+    assert "sbatch_one.phase1_" in logs
+    assert "+ granite41_records" not in logs
 
 
 def test_the_fault_tolerant_launcher_restarts_a_lost_process_in_the_job(site, data) -> None:
@@ -156,11 +137,14 @@ def test_cancel_and_resume(site, data) -> None:
     time.sleep(8)
     assert site.queue_is_empty()
     assert set(site.states().values()) == {"CANCELLED"}
+    assert site.events("phase1") == ["started", "terminated"]
 
     site.run("resume", *site.flags)
     site.wait_for(site.ids()["phase1"], "COMPLETED")
     assert site.steps() == list(range(1, STEPS + 1))
     assert site.manifest()["num_starts"] == 2
+    # those before the new submission count
+    assert site.status()["phase1"]["starts"] == 2
 
 
 def test_a_failed_job_ends_those_that_wait_for_it_with_its_reason(site, forked) -> None:
@@ -173,7 +157,7 @@ def test_a_failed_job_ends_those_that_wait_for_it_with_its_reason(site, forked) 
         Task("three", LIST, ("two",)),
         Task("four", LIST, ("one",)),
     ]
-    ids = forked(_submit, chain, site.file, site.run_folder)
+    ids = forked(submit_tasks, chain, site.file, site.run_folder)
     site.wait_for(ids["three"], "CANCELLED")
     site.wait_for(ids["four"], "COMPLETED")
     assert site.states() == {
@@ -221,7 +205,7 @@ def test_a_stage_with_its_merge_evaluations_and_gate(site, data, forked) -> None
     long_context = str(folder / "eval/long-context")
     gate = ("eval", "gate", "--folders", long_context, "--reference", "none")
     chain = [Task("gate", gate), Task("next", LIST, ("gate",))]
-    ids = forked(_submit, chain, site.file, site.run_folder)
+    ids = forked(submit_tasks, chain, site.file, site.run_folder)
     site.wait_for(ids["next"], "CANCELLED")
     assert site.status()["gate"]["state"] == "FAILED"
     assert "fallback" in site.status()["gate"]["reason"]
@@ -232,7 +216,7 @@ def test_what_sbatch_refuses_leaves_nothing_in_the_queue(site, forked) -> None:
     site.cluster.run(*limit, "maxsubmitjobs=2")
     try:
         chain = [Task("one", LIST), Task("two", LIST, ("one",)), Task("three", LIST, ("two",))]
-        refusal = forked(_submit, chain, site.file, site.run_folder)
+        refusal = forked(submit_tasks, chain, site.file, site.run_folder)
     finally:
         site.cluster.run(*limit, "maxsubmitjobs=-1")
     assert "sbatch refused a job, the 2 before it were cancelled: " in refusal

@@ -13,7 +13,7 @@ def test_another_nemo_run_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(slurm_executor, "WRITTEN_FOR", {"nemo-run": "0.0.1"})
     loaded = set(sys.modules)
     with pytest.raises(RuntimeError, match=r"slurm_executor.py patches nemo-run 0.0.1 but "):
-        slurm_executor.import_slurm_executor()
+        slurm_executor.import_slurm_executor("")
     with pytest.raises(RuntimeError, match=r"slurm_executor.py patches nemo-run 0.0.1 but "):
         slurm_executor.use_home("/home")
     assert set(sys.modules) == loaded
