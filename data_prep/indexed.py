@@ -141,6 +141,7 @@ def lengths(prefix: Path) -> np.ndarray:
         and starts[0] == 0
         and starts[-1] == sequences
         and np.all(np.diff(starts) >= 0)
+        and np.all(sequence_lengths >= 0)
     )
     if not is_valid:
         raise UserError(

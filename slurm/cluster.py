@@ -3,9 +3,9 @@
 import getpass
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -261,6 +261,9 @@ def _require_mapping(path: Path, content: Any) -> None:
 
 def _violations(cluster: Cluster) -> Iterator[str]:
     """Yield a sentence for each value that no cluster can have."""
+    for key in _missing(asdict(cluster)):
+        yield f"{key} is missing"
+
     for key, value, pattern, expected in _patterns(cluster):
         if value is not None and not re.fullmatch(pattern, value):
             yield f"{key} is {value!r}, expected {expected}"
@@ -291,6 +294,15 @@ def _violations(cluster: Cluster) -> Iterator[str]:
             f"stop_before_limit is {cluster.stop_before_limit} s, but compute.time_limit "
             f"{time_limit} is no longer; raise the one or lower the other"
         )
+
+
+def _missing(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys without a value, of a record that was read without them."""
+    for name, value in values.items():
+        if value == MISSING:
+            yield f"{prefix}{name}"
+        elif isinstance(value, dict):
+            yield from _missing(value, f"{prefix}{name}.")
 
 
 def _patterns(cluster: Cluster) -> Iterator[tuple[str, str | None, str, str]]:

@@ -293,6 +293,13 @@ ROWS = [
     ),
     _changed_record(
         STATUS,
+        "a cluster without its GPUs",
+        "cluster.compute",
+        {"partition": "batch", "time_limit": "04:00:00", "gpu_type": "h100"},
+        "key 'cluster': compute.gpus_per_node is missing",
+    ),
+    _changed_record(
+        STATUS,
         "an option of ssh as its host",
         "cluster.login",
         {"host": "-oProxyCommand=x"},

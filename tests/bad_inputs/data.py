@@ -163,6 +163,24 @@ ROWS = [
         says=["data/text.idx: is not Megatron's index (version 1)"],
     ),
     Row(
+        "lengths below zero",
+        "data lengths --data data",
+        input=[inputs.prepared_data, inputs.text("data/text.idx", inputs.index([3, -2]))],
+        says=["data/text.idx: is damaged, its documents do not follow each other"],
+    ),
+    Row(
+        "lengths that are all zero",
+        "data lengths --data data",
+        input=[inputs.prepared_data, inputs.text("data/text.idx", inputs.index([0, 0]))],
+        says=["text: holds no token, expected documents"],
+    ),
+    Row(
+        "lengths that are cut off",
+        "data lengths --data data",
+        input=[inputs.prepared_data, inputs.text("data/text.idx", inputs.index([3, 2])[:-1])],
+        says=["data/text.idx: is truncated, expected 2 documents"],
+    ),
+    Row(
         "lengths for a stage that does not exist",
         "data lengths --data data --stage lce_512",
         ["unknown stage 'lce_512' (did you mean 'lce_512k'?)"],

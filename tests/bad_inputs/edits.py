@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from recipes.common.errors import UserError
+
 # what stands in a file where something else was expected
 ODD_VALUES = [
     None,
@@ -41,6 +43,16 @@ ODD_VALUES = [
 ]
 REMOVED = object()
 Keys = tuple[str | int, ...]
+
+
+def read_or_refuse(read: Callable[[], object]) -> bool:
+    """Whether ``read`` returns; otherwise it must raise a UserError of one line."""
+    try:
+        read()
+    except UserError as error:
+        assert "\n" not in str(error), error
+        return False
+    return True
 
 
 def edited_bytes(valid: bytes) -> st.SearchStrategy[bytes]:

@@ -1,6 +1,7 @@
 """Functions that write the inputs of rows: each takes the folder in which the command will run."""
 
 import json
+import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -147,6 +148,16 @@ def prepared_data(folder: Path) -> None:
     """Write the manifest of prepared data into ``data/``."""
     (folder / "data").mkdir()
     data_manifest(text={"text": 5}).write(folder / "data")
+
+
+def index(lengths: Sequence[int]) -> bytes:
+    """Return Megatron's index of documents of one sequence each."""
+    count = len(lengths)
+    header = struct.pack("<9sQBQQ", b"MMIDIDX", 1, 8, count, count + 1)
+    # where a sequence begins in .bin, and which one begins a document
+    pointers = struct.pack(f"<{count}q", *range(count))
+    documents = struct.pack(f"<{count + 1}q", *range(count + 1))
+    return header + struct.pack(f"<{count}i", *lengths) + pointers + documents
 
 
 def tokenized(folder: Path) -> None:
