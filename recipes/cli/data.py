@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from recipes.common.errors import UserError
 from recipes.common.multi_value import MultiValueCommand
 from recipes.registry.stages import PRETRAIN_STAGES
 from recipes.spec.sizes import SIZES
+
+if TYPE_CHECKING:
+    from data_prep.tokenized_folder import TokenizedManifest
 
 log = logging.getLogger(__name__)
 
@@ -133,11 +136,7 @@ def data_tokenize(
         from recipes.launch.on_slurm import tokenize_on_cluster
         from recipes.runs.commands import TokenizeOptions
 
-        if shard is not None:
-            raise UserError(
-                f"--shard {shard}: --on {on} does every shard, each in its job; "
-                f"leave one of the two out"
-            )
+        _require_no_shard(shard, on)
         options = TokenizeOptions(
             inputs=tuple(inputs or []),
             output=output,
@@ -150,7 +149,7 @@ def data_tokenize(
         )
         tokenize_on_cluster(on, run_dir, options, dryrun)
         return
-    from data_prep import summary
+
     from data_prep.tokenization import tokenize
 
     manifest = tokenize(
@@ -167,10 +166,24 @@ def data_tokenize(
     )
     # of a job array the last job has it
     if manifest:
-        read = manifest.documents + sum(manifest.left_out.values())
-        kept = {"documents": manifest.documents, "tokens": manifest.tokens}
-        summary.print_counts({"records": read}, manifest.left_out, kept)
-        summary.print_passed_over(manifest.passed_over)
+        _print_tokenized(manifest)
+
+
+def _require_no_shard(shard: int | None, on: str) -> None:
+    if shard is not None:
+        raise UserError(
+            f"--shard {shard}: --on {on} does every shard, each in its job; "
+            f"leave one of the two out"
+        )
+
+
+def _print_tokenized(manifest: "TokenizedManifest") -> None:
+    from data_prep import summary
+
+    read = manifest.documents + sum(manifest.left_out.values())
+    kept = {"documents": manifest.documents, "tokens": manifest.tokens}
+    summary.print_counts({"records": read}, manifest.left_out, kept)
+    summary.print_passed_over(manifest.passed_over)
 
 
 def _read_catalog(source: str) -> tuple[list[str], str, str | None]:

@@ -121,10 +121,7 @@ def tokenize_on_cluster(
 
     chain = [Task("tokenize", options.to_argv(), array=count)]
     folder = _run_folder(cluster, run_dir, Path(options.output).name)
-    # names of the Hub are no folders
-    files = [Path(name) for name in inputs if not name.startswith("hf:")]
-    mounts = [str(path if path.is_dir() else path.parent) for path in files]
-    mounts += [str(options.tokenizer), str(Path(options.output).parent)]
+    mounts = _tokenization_folders(options)
     if dryrun:
         _print_scripts(chain, cluster, folder, mounts)
         return
@@ -138,6 +135,17 @@ def tokenize_on_cluster(
     )
     print(f"{ids['tokenize']}  {count} jobs for as many shards")
     log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
+
+
+def _tokenization_folders(options: TokenizeOptions) -> list[str]:
+    """Return the folders that a tokenization reads or writes outside the run's."""
+    folders = [str(options.tokenizer), str(Path(options.output).parent)]
+    for name in options.inputs:
+        # a name of the Hub is no folder
+        if not name.startswith("hf:"):
+            path = Path(name)
+            folders.append(str(path if path.is_dir() else path.parent))
+    return folders
 
 
 def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None:

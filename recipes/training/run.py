@@ -140,6 +140,14 @@ class StageRun:
         }
 
 
+def _check_tracker(tracker: str | None) -> None:
+    """Raise UserError where a tracker is not installed."""
+    if tracker:
+        from recipes.training.trackers import check_tracker
+
+        check_tracker(tracker)
+
+
 def prepare(
     stage: str,
     size: str,
@@ -177,10 +185,7 @@ def prepare(
     tokenizer = TokenizerFolder(data / data_manifest.tokenizer.folder)
     check_data(data, data_manifest, tokenizer, list(shards), recipe)
     check_processes(recipe)
-    if tracker:
-        from recipes.training.trackers import check_tracker
-
-        check_tracker(tracker)
+    _check_tracker(tracker)
 
     # what a stage has learned is its own; before its first checkpoint it starts again
     former = read_manifest(folder)
