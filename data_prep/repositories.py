@@ -152,6 +152,29 @@ def _check_arguments(inputs: list[str] | None, folder: Path | None, max_tokens: 
 _COUNTS = ("repositories", "files", "cut_files", "documents", "long_documents", "tokens", "bytes")
 
 
+@dataclass(frozen=True)
+class _Distributed:
+    """A shard's manifest after the first pass, see :func:`distribute`."""
+
+    buckets: list[int]
+    left_out: dict[str, int]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A shard's manifest after the second pass; ``left_out`` is reason -> files."""
+
+    repositories: int
+    files: int
+    cut_files: int
+    documents: int
+    long_documents: int
+    tokens: int
+    bytes: int
+    left_out: dict[str, int]
+
+
 def _first_pass(
     partition: Path,
     plan: Plan,
@@ -173,10 +196,10 @@ def _first_pass(
     shards.run(partition, plan, settings, work, workers=workers)
 
     notes = []
-    manifests = shards.manifests(partition) or []
+    manifests = shards.read_manifests(partition, _Distributed) or []
     for manifest in manifests:
-        left_out.update(manifest["left_out"])
-        notes += manifest["notes"]
+        left_out.update(manifest.left_out)
+        notes += manifest.notes
     by_bucket = _bucket_parts(partition, manifests, buckets)
     if not by_bucket:
         raise _no_record(plan.inputs[0].path, fields, notes)
@@ -209,12 +232,14 @@ def _write_manifest(
     """
     counts = Counter(dict.fromkeys(_COUNTS, 0))
     entries = []
-    for manifest in shards.manifests(output) or []:
-        counts.update({key: manifest[key] for key in _COUNTS})
-        left_out.update(manifest["left_out"])
-        name = shards.shard_name(manifest["index"])
-        entry = {"file": f"{name}.jsonl"}
-        entry |= {key: manifest[key] for key in ("documents", "tokens")}
+    for index, packed in enumerate(shards.read_manifests(output, _Packed) or []):
+        counts.update({key: getattr(packed, key) for key in _COUNTS})
+        left_out.update(packed.left_out)
+        entry = {
+            "file": f"{shards.shard_name(index)}.jsonl",
+            "documents": packed.documents,
+            "tokens": packed.tokens,
+        }
         entries.append(entry)
     if not counts["documents"]:
         raise UserError(
@@ -534,16 +559,15 @@ def _bucket(repository: str, buckets: int) -> int:
 
 def _bucket_parts(
     partition: Path,
-    manifests: list[dict[str, Any]],
+    manifests: list[_Distributed],
     buckets: int,
 ) -> list[list[Part]]:
     """Return for each bucket with a record where its records are in the first pass's files."""
     by_bucket: list[list[Part]] = [[] for _ in range(buckets)]
-    for manifest in manifests:
-        name = shards.shard_name(manifest["index"])
-        file = str(partition / f"{name}.jsonl")
+    for index, manifest in enumerate(manifests):
+        file = str(partition / f"{shards.shard_name(index)}.jsonl")
         # each bucket's records are the bytes from its offset to the next one's
-        bounds = pairwise(manifest["buckets"])
+        bounds = pairwise(manifest.buckets)
         for bucket, (start, stop) in enumerate(bounds):
             part = Part(file, start, stop, stop - start)
             if part.bytes:

@@ -141,7 +141,7 @@ def run(
         )
         shards.run(output, plan, settings, work, workers=workers)
         manifest = {
-            **_total(shards.manifests(output) or [], chosen),
+            **_total(shards.read_manifests(output, _Filtered) or [], chosen),
             "settings": settings,
             "evaluation": evaluation,
             "inputs": sources,
@@ -395,7 +395,19 @@ def _compressed(file: Path) -> Iterator[Any]:
         yield writer
 
 
-def _total(manifests: list[dict[str, Any]], chosen: Steps) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Filtered:
+    """A shard's manifest; ``removed`` is step -> documents."""
+
+    documents_in: int
+    documents: int
+    changed: int
+    bytes_in: int
+    bytes: int
+    removed: dict[str, int]
+
+
+def _total(manifests: list[_Filtered], chosen: Steps) -> dict[str, Any]:
     """Sum the shards' counts; a chosen step that removed nothing says so."""
     totals = dict.fromkeys(("documents_in", "documents", "changed", "bytes_in", "bytes"), 0)
     # empty documents are always removed; normalize removes none
@@ -404,6 +416,6 @@ def _total(manifests: list[dict[str, Any]], chosen: Steps) -> dict[str, Any]:
 
     for manifest in manifests:
         for key in totals:
-            totals[key] += manifest[key]
-        removed.update(manifest["removed"])
+            totals[key] += getattr(manifest, key)
+        removed.update(manifest.removed)
     return {**totals, "removed": dict(removed)}

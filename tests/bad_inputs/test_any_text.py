@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from data_prep import documents, indexed, repositories, tokenization
 from data_prep.lengths import measure
 from data_prep.quality import filter
 from tests.bad_inputs import inputs
-from tests.bad_inputs.edits import edited_bytes, edited_json_lines, read_or_refuse
+from tests.bad_inputs.edits import edited_bytes, edited_json, edited_json_lines, read_or_refuse
 
 RECORDS = [
     {"text": "a first text", "id": 2**70, "score": 0.5, "repo": "r", "path": "a.py"},
@@ -120,3 +121,29 @@ def test_a_folder_is_whole_or_unfinished(command: Callable[[Path], None]) -> Non
             assert not [name for name in names if name.endswith(".partial")]
 
     write()
+
+
+@slow
+@pytest.mark.parametrize("name", ["plan.json", "shard-00000.json", "manifest.json"])
+@pytest.mark.parametrize("command", [_filter, _tokenize, _pack])
+def test_a_run_continues_from_any_record_or_refuses_it(
+    command: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    inputs.tokenizer(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    command(tmp_path)
+    output = tmp_path / "out"
+    kept = tmp_path / "kept"
+    output.rename(kept)
+
+    @settings(max_examples=settings().max_examples // 4)
+    @given(edited_json((kept / name).read_bytes()))
+    def run_again(content: bytes) -> None:
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(kept, output)
+        # shards are looked at where the whole is not finished
+        (output / "manifest.json").unlink()
+        (output / name).write_bytes(content)
+        read_or_refuse(lambda: command(tmp_path))
+
+    run_again()
