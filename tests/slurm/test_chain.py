@@ -60,7 +60,7 @@ def test_two_nodes_train_through_a_requeue_a_preemption_and_a_lost_node(site, da
     # each start has an end in the record
     events = site.events("phase1")
     assert events[::2] == ["started"] * 4
-    assert set(events[1::2]) <= {"terminated", "lost", "finished"}
+    assert set(events[1::2]) <= {"terminated", "stopped", "lost", "finished"}
     assert events[-1] == "finished"
     assert 0 < status["phase1"]["goodput"] < 1
     assert f"step {STEPS}/{STEPS}" in site.stdout("logs", "phase1", *site.flags)
