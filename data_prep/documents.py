@@ -114,6 +114,38 @@ def read(
     Raises:
         UserError: a file that is truncated, damaged or gone; ``on_bad`` does not receive that.
     """
+    for record, row in _rows(part, field, others):
+        text = get_text(row, field)
+        if isinstance(text, BadRow):
+            on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
+            continue
+        names = others
+        if names is None:
+            names = tuple(name for name in row if name != field)
+        fields = {name: row.get(name) for name in names}
+        yield Document(record, text, fields)
+
+
+def read_records(
+    part: Part, field: str, others: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Yield number and value of a part's records, where :func:`read` yields their text.
+
+    Args:
+        part: of :func:`split_inputs`.
+        field, others: the fields that are needed; a record may have more, or lack one.
+
+    Raises:
+        UserError: a file that is truncated, damaged or gone.
+    """
+    for record, row in _rows(part, field, others):
+        if not isinstance(row, dict | BadRow):
+            row = BadRow(f"holds {type(row).__name__}, expected an object; repair it")
+        yield record, row
+
+
+def _rows(part: Part, field: str, others: tuple[str, ...] | None) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of a part's records: a :class:`BadRow` where one cannot be read."""
     kind = kind_of(part.input)
     # a row is a record's value, None for a blank line, or a BadRow
     if kind in TEXT:
@@ -126,19 +158,10 @@ def read(
         # numbers matter only where a field is kept
         exact = others is None or len(others) > 0
         rows = from_json(_lines(part), exact)
-
     for record, row in enumerate(rows, 1):
-        if row is None:
-            continue  # counts as a record
-        text = get_text(row, field)
-        if isinstance(text, BadRow):
-            on_bad(BadRecord(f"{where(part, record)}: {text.reason}"))
-            continue
-        names = others
-        if names is None:
-            names = tuple(name for name in row if name != field)
-        fields = {name: row.get(name) for name in names}
-        yield Document(record, text, fields)
+        # a blank line counts as a record
+        if row is not None:
+            yield record, row
 
 
 def where(part: Part, record: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError
 from recipes.common.multi_value import MultiValueCommand
-from recipes.registry.stages import PRETRAIN_STAGES
+from recipes.registry.stages import PRETRAIN_STAGES, STAGES
 from recipes.spec.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -425,6 +426,65 @@ def data_filter(
     )
     print_table(["step", "removed", "changed", "remaining"], filter.table(manifest))
     summary.print_passed_over(manifest["passed_over"])
+
+
+SequenceLength = Annotated[int, typer.Option(min=2, help="The most tokens of a sequence.")]
+SpecialTokens = Annotated[
+    str,
+    typer.Option(
+        metavar="refuse|escape",
+        help="What to do with special tokens that a text spells out.",
+    ),
+]
+
+
+@data_app.command("pack", cls=MultiValueCommand)
+def data_pack(
+    inputs: Inputs,
+    tokenizer: Tokenizer,
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    sequence_length: SequenceLength = STAGES["sft"].sequence_length.value,
+    special_tokens: SpecialTokens = "refuse",
+    skip_bad_records: SkipBadRecords = False,
+    workers: Workers = None,
+    dryrun: Dryrun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pack conversations whole into sequences, with the mask of what is trained."""
+    from data_prep import summary
+    from data_prep.conversations.pack import Settings, pack
+
+    if special_tokens not in ("refuse", "escape"):
+        raise UserError(
+            f"--special-tokens {special_tokens}: expected refuse or escape; choose one of them"
+        )
+    settings = Settings(
+        tokenizer,
+        sequence_length,
+        escape=special_tokens == "escape",
+        skip_bad_records=skip_bad_records,
+    )
+    manifest = pack(inputs, output, settings, workers=workers or usable_cpus(), dryrun=dryrun)
+    if manifest is None:
+        return
+    if as_json:
+        _print_json(asdict(manifest))
+        return
+    left_out = sum(manifest.left_out.values())
+    kept = {
+        "conversations": manifest.conversations,
+        "sequences": manifest.sequences,
+        "tokens": manifest.tokens,
+        "trained tokens": manifest.trained_tokens,
+    }
+    escaped = {f"{name} escaped": count for name, count in manifest.special_tokens.items()}
+    read = {"records": manifest.conversations + left_out}
+    summary.print_counts(read, manifest.left_out, kept | escaped)
+    summary.print_passed_over(manifest.passed_over)
+    typer.echo(
+        f"{manifest.trained_share:.1%} of the tokens are trained; tokens fill "
+        f"{manifest.efficiency:.1%} of the sequences"
+    )
 
 
 def _print_json(value: object) -> None:

@@ -18,7 +18,6 @@ from recipes.common.json_files import read_json
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
-TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP)
 SPECIAL_ROLES = ("bos_token", "eos_token", "pad_token")
 
 # The languages that Granite 4.1 names, code, digits and white space: where split expressions and

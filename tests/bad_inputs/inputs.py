@@ -44,6 +44,11 @@ def link(path: str, target: str) -> Input:
     return lambda folder: (folder / path).symlink_to(target)
 
 
+def removed(path: str) -> Input:
+    """Remove a file that an input before this one wrote."""
+    return lambda folder: (folder / path).unlink()
+
+
 def damaged(path: str, damage: Damage) -> Input:
     """Change the content of a file that an input before this one wrote."""
 
@@ -112,15 +117,15 @@ def _tokenizer_files() -> dict[str, str]:
     # not at import, as the tokenizers library is read by some rows only
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from data_prep.tokenizer import END_OF_TEXT, PAD
+    from data_prep.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, PAD, SPECIAL_TOKENS
 
-    vocabulary = {END_OF_TEXT: 0, PAD: 1}
+    vocabulary = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
     for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary[character] = len(vocabulary)
     tokens = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokens.decoder = decoders.ByteLevel()
-    tokens.add_special_tokens([END_OF_TEXT, PAD])
+    tokens.add_special_tokens(SPECIAL_TOKENS)
 
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": PAD}
     config = {
@@ -128,13 +133,23 @@ def _tokenizer_files() -> dict[str, str]:
         "model_input_names": ["input_ids", "attention_mask"],
         **special,
     }
-    return {"tokenizer.json": tokens.to_str(), "tokenizer_config.json": json.dumps(config)}
+    return {
+        "tokenizer.json": tokens.to_str(),
+        "tokenizer_config.json": json.dumps(config),
+        CHAT_TEMPLATE.name: CHAT_TEMPLATE.read_text(encoding="utf-8"),
+    }
 
 
 def documents(folder: Path) -> None:
     """Write three documents into ``a.jsonl``."""
     lines = [json.dumps({"text": f"document {number}"}) for number in range(3)]
     text("a.jsonl", "\n".join(lines) + "\n")(folder)
+
+
+def conversations(folder: Path) -> None:
+    """Write a conversation into ``a.jsonl``."""
+    messages = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    json_file("a.jsonl", {"messages": messages})(folder)
 
 
 def run(folder: Path) -> None:
@@ -171,7 +186,7 @@ def tokenized(folder: Path) -> None:
         "left_out": {"no text": 2},
         "licenses": {"CC0-1.0": 1},
         "sources": {"a.jsonl": 1},
-        "tokenizer": {"fingerprint": "2" * 64, "vocab_size": 258, "end_of_text": 0},
+        "tokenizer": {"fingerprint": "2" * 64, "vocab_size": 260, "end_of_text": 0},
         "shards": [shard | hashes],
     }
     json_file("tokenized/manifest.json", manifest)(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_inputs import data, inputs, mixtures, runs, table
+from tests.bad_inputs import conversations, data, inputs, mixtures, runs, table
 from tests.bad_inputs.row import Input, Row, listing, run
 
 ROWS = table.rows()
@@ -41,6 +41,7 @@ def test_a_bad_input_is_refused(row: Row, tmp_path: Path, request) -> None:
         (runs.RUN, [inputs.run]),
         (mixtures.PLAN, [inputs.text("mine.yaml", mixtures.GOOD_FILE)]),
         (data.TOKENIZE, [inputs.tokenizer, inputs.documents]),
+        (conversations.PACK, [inputs.tokenizer, inputs.conversations]),
     ],
 )
 def test_the_same_inputs_are_accepted_before_they_are_damaged(

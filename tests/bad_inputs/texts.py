@@ -12,6 +12,7 @@ COMMANDS = {
     "tokenize": "data tokenize --tokenizer tokenizer --output out --input {}",
     "filter": "data filter --normalize --output out --input {}",
     "repositories": "data repositories --tokenizer tokenizer --output out --input {}",
+    "pack": "data pack --tokenizer tokenizer --output out --input {}",
     "decontaminate": "data filter --output out --input a.jsonl --decontaminate {}",
 }
 

@@ -39,6 +39,7 @@ OPTIONS = {
             "2",
         ),
     ],
+    "conversations.py": ["--lengths", "1000", "--conversations", "20"],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
     "checkpoint.py": ["--params", "1", "--saves", "1"],
     "pipeline.py": ["--rounds", "1", "--tokens", "8192"],

@@ -1,0 +1,167 @@
+"""A folder of packed conversations: its manifest, and its sequences read from mapped files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recipes.common.errors import UserError
+from recipes.common.json_files import read_record, write_record
+from recipes.common.tokenizer_files import TokenizerIdentity
+
+MANIFEST = "manifest.json"
+IDS = "ids.npy"
+LOSS_MASK = "loss_mask.npy"
+CUMULATIVE_LENGTHS = "cumulative_lengths.npy"
+FIRST_CONVERSATIONS = "first_conversations.npy"
+
+_REMEDY = "pack the conversations again with `granite41 data pack`"
+_DTYPES = {
+    IDS: np.dtype(np.int32),
+    LOSS_MASK: np.dtype(bool),
+    CUMULATIVE_LENGTHS: np.dtype(np.int64),
+    FIRST_CONVERSATIONS: np.dtype(np.int64),
+}
+
+
+@dataclass(frozen=True)
+class PackedManifest:
+    """The manifest of a packed folder.
+
+    Attributes:
+        sequences: how many.
+        sequence_length: the most tokens of one.
+        conversations, tokens: in all sequences; no token is a pad.
+        trained_tokens: of them, those that the loss counts.
+        longest: tokens of the longest conversation.
+        left_out: reason -> records; ``left_out.jsonl`` lists them.
+        special_tokens: special token -> how often a conversation spelled it out, and it was
+            escaped.
+        unread_keys: key of a message that templates do not read -> messages.
+        sources: input -> conversations.
+        passed_over: reason -> files of the inputs that were not read.
+        tokenizer: that encoded all of them.
+        template_sha256: of the chat template, in hex.
+    """
+
+    sequences: int
+    sequence_length: int
+    conversations: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    left_out: dict[str, int]
+    special_tokens: dict[str, int]
+    unread_keys: dict[str, int]
+    sources: dict[str, int]
+    passed_over: dict[str, int]
+    tokenizer: TokenizerIdentity
+    template_sha256: str
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the sequences' room that tokens fill."""
+        return self.tokens / (self.sequences * self.sequence_length)
+
+    @property
+    def trained_share(self) -> float:
+        """The share of the tokens that are trained."""
+        return self.trained_tokens / self.tokens
+
+    def write(self, folder: Path) -> None:
+        """Write it into ``folder``, whole or not at all."""
+        write_record(folder / MANIFEST, self)
+
+
+@dataclass(frozen=True)
+class PackedSequence:
+    """Whole conversations one after the other.
+
+    Positions, boundaries and what attends to what all follow from ``cumulative_lengths``.
+
+    Attributes:
+        ids: int32, shape (tokens,).
+        loss_mask: bool, shape (tokens,): whether the model learns to predict the token.
+        cumulative_lengths: int64, shape (conversations + 1,): where each begins, and the end; 0
+            first.
+    """
+
+    ids: np.ndarray
+    loss_mask: np.ndarray
+    cumulative_lengths: np.ndarray
+
+    def conversation_numbers(self) -> np.ndarray:
+        """Return the number, from 0, of each token's conversation: shape (tokens,)."""
+        lengths = np.diff(self.cumulative_lengths)
+        return np.repeat(np.arange(len(lengths)), lengths)
+
+    def positions(self) -> np.ndarray:
+        """Return each token's position in its conversation: shape (tokens,)."""
+        starts = self.cumulative_lengths[self.conversation_numbers()]
+        return np.arange(len(self.ids)) - starts
+
+
+class PackedFolder:
+    """A folder that ``granite41 data pack`` wrote; its files are mapped, not read.
+
+    Attributes:
+        manifest: of the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Map the files.
+
+        Raises:
+            UserError: a file is missing, damaged, or not of the size that the manifest states.
+        """
+        self.manifest = read_record(PackedManifest, folder / MANIFEST, _REMEDY)
+        self._ids = _map(folder / IDS, self.manifest.tokens)
+        self._loss_mask = _map(folder / LOSS_MASK, self.manifest.tokens)
+        self._starts = _map_bounds(
+            folder / CUMULATIVE_LENGTHS, self.manifest.conversations, self.manifest.tokens
+        )
+        self._first = _map_bounds(
+            folder / FIRST_CONVERSATIONS, self.manifest.sequences, self.manifest.conversations
+        )
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return len(self._first) - 1
+
+    def __getitem__(self, index: int) -> PackedSequence:
+        """Return a sequence by its number, from 0."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        first = self._first[index]
+        last = self._first[index + 1]
+        bounds = np.array(self._starts[first : last + 1])
+        tokens = slice(bounds[0], bounds[-1])
+        return PackedSequence(
+            ids=self._ids[tokens],
+            loss_mask=self._loss_mask[tokens],
+            cumulative_lengths=bounds - bounds[0],
+        )
+
+
+def _map_bounds(file: Path, pieces: int, end: int) -> np.ndarray:
+    """Map where pieces that cover 0 to ``end`` begin, and the end."""
+    bounds = _map(file, pieces + 1)
+    if bounds[0] != 0 or bounds[-1] != end or not (np.diff(bounds) > 0).all():
+        raise UserError(f"{file}: does not rise from 0 to {end:,} by {MANIFEST}; {_REMEDY}")
+    return bounds
+
+
+def _map(file: Path, length: int) -> np.ndarray:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; {_REMEDY}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: is no array of numpy ({error}); {_REMEDY}") from error
+    expected = _DTYPES[file.name]
+    if array.dtype != expected or array.shape != (length,):
+        raise UserError(
+            f"{file}: holds {array.dtype} of shape {array.shape}, expected {expected} of shape "
+            f"({length},) by {MANIFEST}; {_REMEDY}"
+        )
+    return array
