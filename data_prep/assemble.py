@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,8 @@ from data_prep.tokenized_folder import (
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.json_files import read_json
-from recipes.common.tokenizer_files import TOKENIZER_FILES, TokenizerFolder, TokenizerIdentity
+from recipes.common.tokenizer_files import TokenizerFolder, TokenizerIdentity
+from recipes.model_folder.files import copy_files, tokenizer_files
 from recipes.runs.data_folder import (
     TOKENIZER,
     DataComponent,
@@ -116,9 +116,7 @@ def assemble(
     manifest = DataManifest(assembled, assembler.data_tokenizer)
     with atomic_directory(output) as partial:
         (partial / TOKENIZER).mkdir()
-        for name in TOKENIZER_FILES:
-            if (tokenizer / name).exists():
-                shutil.copyfile(tokenizer / name, partial / TOKENIZER / name)
+        copy_files(tokenizer, tokenizer_files(tokenizer), partial / TOKENIZER)
         manifest.write(partial)
     return manifest
 

@@ -46,7 +46,7 @@ def prepare(
 
     Args:
         output: a folder that does not exist yet, is empty, or holds an earlier preparation.
-        vocab_size: entries of the tokenizer, its two special tokens included.
+        vocab_size: entries of the tokenizer, its special tokens included.
         text: a folder of the user's own text, to be used instead of what the machine holds.
 
     Returns:

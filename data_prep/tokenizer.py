@@ -1,5 +1,6 @@
 """Train a small byte-level BPE tokenizer in the Hugging Face format."""
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,8 +11,13 @@ from recipes.common.json_files import write_json
 
 END_OF_TEXT = "<|end_of_text|>"  # id 0; begin and end of text are one token, as in Granite 4.1
 PAD = "<|pad|>"  # id 1
-SPECIAL_TOKENS = [END_OF_TEXT, PAD]
+# around the role of a conversation's turn, whose end is END_OF_TEXT
+START_OF_ROLE = "<|start_of_role|>"
+END_OF_ROLE = "<|end_of_role|>"
+SPECIAL_TOKENS = [END_OF_TEXT, PAD, START_OF_ROLE, END_OF_ROLE]
 MINIMUM_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has an entry, so no text is unknown
+
+CHAT_TEMPLATE = Path(__file__).parent / "conversations" / "chat_template.jinja"
 
 # Granite 4.1's tokenizer.json splits by cl100k's expression; its tokenizer_config.json names the
 # class of GPT-2, whose own expression differs. Pinned here: cl100k's, written into tokenizer.json,
@@ -27,8 +33,9 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
 
     Args:
         texts: documents to learn the merges from.
-        vocab_size: exact number of entries, the two special tokens included.
-        folder: created; receives tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+        vocab_size: exact number of entries, the special tokens included.
+        folder: created; receives tokenizer.json, tokenizer_config.json, special_tokens_map.json and
+            chat_template.jinja.
 
     Raises:
         UserError: ``vocab_size`` is too small for bytes and special tokens, or too large for the
@@ -70,6 +77,7 @@ def train(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", special)
+    shutil.copyfile(CHAT_TEMPLATE, folder / CHAT_TEMPLATE.name)
     return tokenizer
 
 

@@ -75,7 +75,7 @@ def test_an_example_runs_dry(name: str, tmp_path: Path) -> None:
         "TEXT": str(tmp_path / "text.jsonl"),
         "TOKENIZER": str(tmp_path / "tokenizer"),
     }
-    tokenizer.train([FINGERPRINT_TEXT], 258, tmp_path / "tokenizer")
+    tokenizer.train([FINGERPRINT_TEXT], 260, tmp_path / "tokenizer")
     arguments = [words.get(word, word) for word in EXAMPLES[name]]
     done = subprocess.run(
         [str(script), *arguments, "--dryrun"],

@@ -68,7 +68,7 @@ ROWS = [
     Row(
         "a vocabulary that is too small",
         "data tiny --output out --vocab-size 100",
-        ["vocab_size: 100 is too small", "at least 258"],
+        ["vocab_size: 100 is too small", "at least 260"],
     ),
     *(
         Row(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def tokenizer_folder(tmp_path: Path) -> Path:
-    tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 258, tmp_path / "tokenizer")
+    tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 260, tmp_path / "tokenizer")
     return tmp_path / "tokenizer"
 
 
@@ -45,11 +46,7 @@ def component(folder: Path, tokenizer_folder: Path, texts: list[list[str]]) -> P
                 "idx_sha256": sha256(Path(f"{prefix}.idx")),
             }
         )
-    tokenizer_identity = {
-        "fingerprint": tokenizer_files.TokenizerFolder(tokenizer_folder).fingerprint,
-        "vocab_size": 258,
-        "end_of_text": 0,
-    }
+    tokenizer_identity = asdict(tokenizer_files.TokenizerFolder(tokenizer_folder).identity)
     manifest = {
         "documents": sum(shard["documents"] for shard in shards),
         "tokens": sum(shard["tokens"] for shard in shards),
@@ -113,11 +110,12 @@ def test_a_data_folder_of_two_components(
     fingerprint = tokenizer_files.TokenizerFolder(tokenizer_folder).fingerprint
     assert made["tokenizer"] == {
         "folder": "tokenizer",
-        "vocab_size": 258,
+        "vocab_size": 260,
         "fingerprint": fingerprint,
     }
     assert tokenizer_files.TokenizerFolder(data / "tokenizer").fingerprint == fingerprint
     assert sorted(file.name for file in (data / "tokenizer").iterdir()) == [
+        "chat_template.jinja",
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -273,7 +271,7 @@ def test_a_component_of_a_former_version_is_accepted(
         assemble(tmp_path / "more", tokenizer_folder, {"code": [TokenizedFolder(code)]})
     add_token(tokenizer_folder)
     change(tokenizer_folder, "tokenizer_config.json", eos_token=tokenizer.END_OF_TEXT)
-    with pytest.raises(UserError, match=r"was encoded with vocab_size 258, but .* has 70001;"):
+    with pytest.raises(UserError, match=r"was encoded with vocab_size 260, but .* has 70001;"):
         assemble(tmp_path / "more", tokenizer_folder, {"code": [TokenizedFolder(code)]})
 
 

@@ -79,9 +79,9 @@ def test_fingerprint_of_known_ids() -> None:
 
 
 def test_vocab_size_too_small(tmp_path: Path) -> None:
-    tokenizer.train(TEXTS, 258, tmp_path / "least")
-    with pytest.raises(UserError, match="257 is too small, expected at least 258"):
-        tokenizer.train(TEXTS, 257, tmp_path / "t")
+    tokenizer.train(TEXTS, 260, tmp_path / "least")
+    with pytest.raises(UserError, match="259 is too small, expected at least 260"):
+        tokenizer.train(TEXTS, 259, tmp_path / "t")
     assert not (tmp_path / "t").exists()
 
 

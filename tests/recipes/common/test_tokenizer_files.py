@@ -22,14 +22,14 @@ from tests.helpers.tokenizer_folders import HOLE, SHORTENED, add_token, change, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tokenizer.train([FINGERPRINT_TEXT], 258, tmp_path / "t")
+    tokenizer.train([FINGERPRINT_TEXT], 260, tmp_path / "t")
     return tmp_path / "t"
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """The same tokenizer a second time."""
-    tokenizer.train([FINGERPRINT_TEXT], 258, tmp_path / "other")
+    tokenizer.train([FINGERPRINT_TEXT], 260, tmp_path / "other")
     return tmp_path / "other"
 
 
@@ -53,7 +53,7 @@ def test_ids_are_those_of_the_file_and_may_have_holes(folder: Path, tmp_path: Pa
     add_token(folder)
     files = TokenizerFolder(folder)
     assert files.vocab_size == HOLE + 1
-    assert len(files.entries) == 259
+    assert len(files.entries) == 261
     assert files.tokenizer.decode([HOLE]) == "<x>"
     for encoder in (Encoder(folder), Encoder(folder, reference_only=True)):
         assert encoder.encode(["<x>a<x>"])[0].tolist() == [
@@ -76,7 +76,7 @@ def test_ids_are_those_of_the_file_and_may_have_holes(folder: Path, tmp_path: Pa
 def test_ids_that_transformers_does_not_give(folder: Path) -> None:
     TokenizerFolder(folder).check_library_ids()
     add_token(folder)
-    with pytest.raises(UserError, match=r"states id 70000 for .* but transformers gives it 258"):
+    with pytest.raises(UserError, match=r"states id 70000 for .* but transformers gives it 260"):
         TokenizerFolder(folder).check_library_ids()
 
 
@@ -172,8 +172,8 @@ def test_special_tokens_map_adds_what_the_config_lacks(folder: Path) -> None:
             "2 of its tokens have other ids, such as 'Q' with ",
         ),
         (
-            lambda folder: add_token(folder, id=258),
-            "1 of its tokens have other ids, such as '<x>' with 258 in place of None",
+            lambda folder: add_token(folder, id=260),
+            "1 of its tokens have other ids, such as '<x>' with 260 in place of None",
         ),
         (
             lambda folder: change(folder, "tokenizer.json", normalizer={"type": "Lowercase"}),

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tokenizer.train([FINGERPRINT_TEXT], 258, tmp_path / "t")
+    tokenizer.train([FINGERPRINT_TEXT], 260, tmp_path / "t")
     return tmp_path / "t"
 
 

@@ -158,7 +158,7 @@ def test_data_that_was_packed_for_longer_sequences(data, tmp_path, monkeypatch, 
 def test_data_of_another_tokenizer_than_its_own(data, tmp_path, monkeypatch, capsys) -> None:
     copied = _copied(data, tmp_path)
     shutil.rmtree(copied / "tokenizer")
-    tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 258, copied / "tokenizer")
+    tokenizer.train([tokenizer_files.FINGERPRINT_TEXT], 260, copied / "tokenizer")
     found, expected = (
         tokenizer_files.TokenizerFolder(folder / "tokenizer").fingerprint[:12]
         for folder in (copied, data)
