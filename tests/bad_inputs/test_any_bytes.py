@@ -51,6 +51,8 @@ from tests.bad_inputs.row import Input, listing
 from tests.helpers import model_folders
 from tests.helpers.report_pages import write_stage
 
+pytestmark = pytest.mark.slow
+
 Edited = Callable[[bytes], st.SearchStrategy[bytes]]
 MIXTURE = {"code": 100.0}
 

@@ -23,7 +23,9 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(iter([])
 def exact(value: Any) -> str:
     """Types and values: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     if isinstance(value, int | float | str):
-        return f"{type(value)}{hash(value)}{str(value)[:99] if not isinstance(value, int) else ''}"
+        # of huge numbers the text would take minutes
+        text = f"{value:x}" if isinstance(value, int) else repr(value)
+        return f"{type(value)}{text}"
     if isinstance(value, dict):
         return f"{type(value)}{[(exact(key), exact(held)) for key, held in value.items()]}"
     if isinstance(value, list | tuple | set | frozenset):
@@ -31,7 +33,7 @@ def exact(value: Any) -> str:
     return repr(value)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: exact(value)[:60])
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_plain_values_come_back_as_they_are(value: Any) -> None:
     assert decode(encode(value)) == value
     assert exact(decode(encode(value))) == exact(value)

@@ -25,6 +25,8 @@ from tests.helpers.completions_server import (
     requests_of,
 )
 
+pytestmark = pytest.mark.slow
+
 PAYLOAD = {"model": "tiny", "prompt": "a", "max_tokens": 1}
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -267,7 +269,6 @@ CHOICE = {"index": 0, "text": "a", "logprobs": log_probabilities([5, 6, 7])}
 ANSWER = json.dumps({"choices": [CHOICE], "usage": {"prompt_tokens": 3}}).encode()
 
 
-@pytest.mark.slow
 @given(edited_json(MODELS) | edited_json(ANSWER), strategies.sampled_from([200, 400]))
 def test_any_answer_is_read_or_refused(content: bytes, status: int) -> None:
     _read_or_refuse(_response(status, content))

@@ -19,6 +19,8 @@ from recipes.model_folder.folder import open_model
 from recipes.runs.commands import EvaluateOptions
 from tests.helpers.model_folders import write_model
 
+pytestmark = pytest.mark.slow
+
 # files of a model that change its answers
 MODEL = (
     "config.json",

@@ -21,6 +21,8 @@ from recipes.reports.plots import (
     schedule_curve,
 )
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["phase1", "phase2", "phase3", "phase4", "lce_32k", "lce_128k", "lce_512k"]
 
 
