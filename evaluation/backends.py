@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from evaluation.plan import Plan
-from evaluation.server import Server, ServerRefused, ServerStopped, check_url, shorten
+from evaluation.server import COMPLETIONS, Server, ServerRefused, ServerStopped
 from recipes.common.errors import UserError, nearest
+from recipes.common.servers import check_url, shorten
 from recipes.model_folder.folder import ModelFolder
 from recipes.runs.commands import EvaluateOptions
 
@@ -174,7 +175,7 @@ def _server_arguments(url: str, model: ModelFolder) -> dict[str, Any]:
 
 def _find_served(url: str, extra: Mapping[str, Any], longest: int) -> dict[str, Any]:
     """Return what the server says of the one model that it has, or that ``extra`` names."""
-    check_url(url)
+    check_url("--url", url, COMPLETIONS)
     for key in extra:
         if key not in _SERVER_ARGUMENTS:
             raise UserError(

@@ -3,35 +3,34 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from operator import itemgetter
 from time import sleep
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from recipes.common.errors import UserError
+from recipes.common.servers import (
+    RATE_LIMITED,
+    TIMED_OUT,
+    api_key,
+    error_words,
+    seconds_to_wait,
+    shorten,
+)
 
 if TYPE_CHECKING:
     import requests
 
 log = logging.getLogger(__name__)
 
-KEY = "OPENAI_API_KEY"
 COMPLETIONS = "/completions"
 TRIES = 5
 TIMEOUT_SECONDS = 300.0
 # what one request waits for rate limits, all its waits together
 PATIENCE_SECONDS = 600.0
 _LONGEST_WAIT_SECONDS = 60.0
-_RATE_LIMITED = 429
-# the server had no time for the request, which is no answer to it
-_TIMED_OUT = 408
-_WORDS = 300
 # of an entry of /v1/models, what vLLM makes anew for each answer
 _VOLATILE = ("created", "permission")
 
@@ -173,13 +172,13 @@ class Server:
             return response
 
         status = response.status_code
-        reason = f"{status}: {_error_words(response)}"
-        if status < 500 and status not in (_RATE_LIMITED, _TIMED_OUT):
+        reason = f"{status}: {error_words(response.text or response.reason)}"
+        if status < 500 and status not in (RATE_LIMITED, TIMED_OUT):
             raise ServerRefused(f"{address}: answers {reason}")
         raise _NotNow(
             reason,
             seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC)),
-            is_limit=status == _RATE_LIMITED,
+            is_limit=status == RATE_LIMITED,
         )
 
     @cached_property
@@ -194,35 +193,6 @@ class Server:
             # as a function, or the machine's .netrc would replace it
             session.auth = lambda request: _with_key(request, key)
         return session
-
-
-def check_url(url: str) -> None:
-    """Raise UserError unless ``url`` is an address of completions without a password."""
-    try:
-        address = urlsplit(url)
-    except ValueError as error:
-        raise UserError(f"--url {url}: is no address ({error}); correct it") from error
-    if address.scheme not in ("http", "https") or not url.endswith(COMPLETIONS):
-        raise UserError(
-            f"--url {url}: expected the address of completions, as http://HOST:PORT/v1/completions"
-        )
-    if address.username is not None:
-        raise UserError(
-            f"--url {address.scheme}://...@{address.hostname}: results and logs name the address; "
-            f"leave the password out of it, and put a key into the environment variable {KEY}"
-        )
-
-
-def api_key() -> str:
-    """Return the key of the environment, which is never written anywhere; "" without one.
-
-    Raises:
-        UserError: a request cannot carry it.
-    """
-    key = os.environ.get(KEY, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(f"{KEY}: holds characters that no key has; set it again")
-    return key
 
 
 def count_log_probabilities(choice: Mapping[str, Any]) -> int:
@@ -247,33 +217,6 @@ def count_log_probabilities(choice: Mapping[str, Any]) -> int:
     return max(0, len(values) - 1)
 
 
-def seconds_to_wait(header: str | None, now: datetime) -> float | None:
-    """Return the seconds of a ``Retry-After`` header, a number or a date; None without one."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except (ValueError, TypeError, OverflowError):
-            return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        seconds = (date - now).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def shorten(words: str) -> str:
-    """Return the beginning of a server's words: printable, on one line and without the key."""
-    key = api_key()
-    if key:
-        words = words.replace(key, f"${KEY}")
-    line = " ".join(words[: 4 * _WORDS].split())
-    printable = [character if character.isprintable() else "?" for character in line[:_WORDS]]
-    return "".join(printable)
-
-
 def _read_model(entry: Mapping[str, Any]) -> Served:
     name = entry["id"]
     if not isinstance(name, str):
@@ -296,20 +239,6 @@ def _parse(response: "requests.Response", address: str) -> dict[str, Any]:
             f"look at the server's log"
         )
     return answer
-
-
-def _error_words(response: "requests.Response") -> str:
-    """Return what the server says of an error."""
-    words = response.text
-    try:
-        content = response.json()
-        for name in ("error", "message", "detail"):
-            if isinstance(content, dict):
-                content = content.get(name, content)
-        words = content if isinstance(content, str) else json.dumps(content)
-    except (ValueError, RecursionError):
-        pass
-    return shorten(words or response.reason)
 
 
 def _with_key(request: "requests.PreparedRequest", key: str) -> "requests.PreparedRequest":

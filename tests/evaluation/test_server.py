@@ -1,8 +1,7 @@
 """The client of a server: what is served, refusals, waits, keys and what counts as an answer."""
 
 import json
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, strategies
@@ -12,9 +11,7 @@ from evaluation.server import (
     Server,
     ServerRefused,
     ServerStopped,
-    check_url,
     count_log_probabilities,
-    seconds_to_wait,
 )
 from recipes.common.errors import UserError
 from tests.bad_inputs.edits import edited_json
@@ -134,31 +131,6 @@ def test_the_wait_for_a_rate_limit_is_bounded(waits, header, most) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("120", 120),
-        ("-3", 0),
-        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90),
-        (format_datetime(NOW - timedelta(days=1), usegmt=True), 0),
-        ("Sat, 28 Nov 2026 12:01:00", 60),
-        ("soon", None),
-        ("nan", None),
-        ("inf", None),
-        ("", None),
-    ],
-)
-def test_retry_after(header, seconds) -> None:
-    assert seconds_to_wait(header, NOW) == seconds
-
-
-@given(strategies.text())
-def test_any_retry_after_is_a_number_or_none(header) -> None:
-    seconds = seconds_to_wait(header, NOW)
-    assert seconds is None or seconds >= 0
-
-
-@pytest.mark.parametrize(
     "body",
     [
         {},
@@ -225,21 +197,6 @@ def test_the_key_does_not_follow_to_another_server(monkeypatch, tmp_path) -> Non
             assert Server(url).complete(PAYLOAD)["choices"]
     (request,) = requests_of(log)
     assert "Authorization" not in request["headers"]
-
-
-@pytest.mark.parametrize(
-    ("url", "sentence"),
-    [
-        ("ftp://host/v1/completions", "expected the address of completions"),
-        ("http://host/v1/chat", "expected the address of completions"),
-        ("http://[::1/v1/completions", "is no address"),
-        ("http://me:secret@host/v1/completions", "leave the password out"),
-    ],
-)
-def test_addresses_that_are_refused(url, sentence) -> None:
-    with pytest.raises(UserError, match=sentence) as found:
-        check_url(url)
-    assert "secret" not in str(found.value)
 
 
 @pytest.mark.parametrize("host", ["a" * 80, ".host", "host:99999999", "host:port", "%", "\x00"])
