@@ -1,0 +1,1 @@
+"""A language model as the judge of conversations: prompts, verdicts, and how well it agrees."""

@@ -1,0 +1,124 @@
+"""Judging the conversations of files: a line a verdict, and counts."""
+
+import json
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_prep.conversations.judge.cache import open_cache
+from data_prep.conversations.judge.client import Budget, Client, Endpoint
+from data_prep.conversations.judge.judging import Judge, Judgement, judge_all
+from data_prep.conversations.judge.prompts import CATEGORIES
+from data_prep.conversations.judge.reading import read_conversations
+from data_prep.conversations.judge.rubric import BUCKETS, Rubric
+from recipes.common.errors import UserError
+from recipes.common.files import atomic_write
+from recipes.common.json_files import write_json
+
+log = logging.getLogger(__name__)
+
+VERDICTS = "verdicts.jsonl"
+SUMMARY = "summary.json"
+_LOG_EVERY = 1000
+
+
+@dataclass
+class Summary:
+    """Counts of a run.
+
+    Attributes:
+        model: the judge's name.
+        conversations: read; the sum of ``buckets``, and of all counts in ``categories``.
+        buckets: bucket -> conversations.
+        categories: category -> bucket -> conversations.
+        faults: fault -> conversations that have it.
+        requests, tokens: that this run cost.
+        rubric: weights and thresholds with their origins.
+    """
+
+    model: str
+    rubric: dict[str, Any]
+    conversations: int = 0
+    buckets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BUCKETS, 0))
+    categories: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {name: dict.fromkeys(BUCKETS, 0) for name in CATEGORIES}
+    )
+    faults: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    tokens: int = 0
+
+    def add(self, judgement: Judgement) -> None:
+        """Count a conversation."""
+        self.conversations += 1
+        self.buckets[judgement.bucket] += 1
+        self.categories[judgement.category][judgement.bucket] += 1
+        if judgement.verdict:
+            self.faults.update(name for name, has in judgement.verdict.faults.items() if has)
+
+
+async def judge_files(
+    inputs: list[str], output: Path, rubric: Rubric, endpoint: Endpoint, budget: Budget
+) -> Summary:
+    """Judge the conversations of ``inputs``; write ``verdicts.jsonl`` and ``summary.json``.
+
+    Both appear whole, at the end. Answers are kept in ``judge.sqlite`` from the first on, so a run
+    that ended early is continued by the same one.
+
+    Args:
+        inputs: files or folders of JSON lines.
+        output: a folder.
+        rubric: weights and thresholds.
+        endpoint: the judge.
+        budget: of this run.
+
+    Raises:
+        UserError: as :func:`read_conversations` and :meth:`Client.ask`; there is no space.
+    """
+    records = read_conversations(inputs)
+    # before anything is written
+    first = next(records, None)
+    if first is None:
+        raise UserError(f"{', '.join(inputs)}: no conversation in it; name other files")
+    client = Client(endpoint, rubric.sampling, budget)
+    summary = Summary(client.model, asdict(rubric))
+
+    with open_cache(output) as cache:
+        async with client:
+            with (
+                atomic_write(output / VERDICTS) as temporary,
+                temporary.open("w", encoding="utf-8") as file,
+            ):
+                judge = Judge(rubric, client, cache)
+                await _write(judge, chain([first], records), file, summary, endpoint.in_flight)
+        summary.requests = budget.requests
+        summary.tokens = budget.tokens
+        write_json(output / SUMMARY, asdict(summary))
+    return summary
+
+
+async def _write(
+    judge: Judge,
+    records: Iterator[tuple[str, dict[str, Any]]],
+    file: TextIO,
+    summary: Summary,
+    in_flight: int,
+) -> None:
+    places: deque[str] = deque()
+
+    def conversations() -> Iterator[dict[str, Any]]:
+        for place, conversation in records:
+            places.append(place)
+            yield conversation
+
+    async with aclosing(judge_all(judge, conversations(), in_flight)) as judgements:
+        async for judgement in judgements:
+            line = {"record": places.popleft(), **asdict(judgement)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            summary.add(judgement)
+            if summary.conversations % _LOG_EVERY == 0:
+                log.info("%s conversations judged", f"{summary.conversations:,}")
