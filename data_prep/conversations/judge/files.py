@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
@@ -48,7 +48,7 @@ class Summary:
     categories: dict[str, dict[str, int]] = field(
         default_factory=lambda: {name: dict.fromkeys(BUCKETS, 0) for name in CATEGORIES}
     )
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: dict[str, int] = field(default_factory=dict)
     requests: int = 0
     tokens: int = 0
 
@@ -57,8 +57,10 @@ class Summary:
         self.conversations += 1
         self.buckets[judgement.bucket] += 1
         self.categories[judgement.category][judgement.bucket] += 1
-        if judgement.verdict:
-            self.faults.update(name for name, has in judgement.verdict.faults.items() if has)
+        if judgement.verdict is None:
+            return
+        for name, has_fault in judgement.verdict.faults.items():
+            self.faults[name] = self.faults.get(name, 0) + has_fault
 
 
 async def judge_files(

@@ -145,6 +145,8 @@ async def judge_all(
     try:
         for conversation in conversations:
             window.append(asyncio.create_task(judge.judge(conversation)))
+            # the first requests are sent while later conversations are read
+            await asyncio.sleep(0)
             if len(window) >= _AHEAD * in_flight:
                 yield await window.popleft()
         while window:
