@@ -21,6 +21,7 @@ Started = dict[str, tuple[subprocess.Popen, Path]]
 
 OPTIONS = {
     "cli.py": ["--runs", "1"],
+    "judge.py": ["--samples", "20", "--in-flight", "10", "--seconds", "0.1", "--rounds", "1"],
     "training.py": ["--steps", "1", "--blocks", "2"],
     "phase1_gpu.py": ["--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
@@ -139,6 +140,15 @@ def test_cli(started) -> None:
         assert ratio == pytest.approx(median / figures["python -c pass"][0], abs=0.02), name
     assert "\nmachine: " in out
     assert re.search(r"^command: python .*benchmarks/cli.py --runs 1$", out, flags=re.MULTILINE)
+
+
+def test_judge(started) -> None:
+    figures = rows(printed(started, "judge.py"))
+    assert list(figures) == ["ideal", "best", "median", "worst", "from the cache"]
+    # two waves of a tenth of a second, and the probe's
+    assert figures["ideal"][0] == pytest.approx(0.3)
+    assert figures["ideal"][0] <= figures["best"][0] <= figures["worst"][0]
+    assert 0 < figures["median"][1] <= figures["median"][0]
 
 
 def test_training(started) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -140,8 +141,9 @@ class Client:
         self._slots = asyncio.Semaphore(endpoint.in_flight)
         self._probing = asyncio.Lock()
         self._is_structured: bool | None = None
-        # why no request is sent any more
+        # why no request is sent any more, and that it is so
         self._stopped: UserError | None = None
+        self._ending = asyncio.Event()
 
     @property
     def model(self) -> str:
@@ -192,6 +194,7 @@ class Client:
                 return await self._persist(body, self._endpoint.tries)
             except UserError as error:
                 self._stopped = self._stopped or error
+                self._ending.set()
                 raise
 
     async def _probe(self, schema: Mapping[str, Any]) -> None:
@@ -262,7 +265,9 @@ class Client:
                         f"again"
                     ) from error
                 log.debug("%s; asked again in %.1f s", error.reason, seconds)
-            await asyncio.sleep(seconds)
+            # whoever waits ends with the run
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), seconds)
 
     async def _send(self, body: bytes) -> Answer:
         """Send a request once."""

@@ -93,7 +93,8 @@ async def judge_files(
         async with client:
             with (
                 atomic_write(output / VERDICTS) as temporary,
-                temporary.open("w", encoding="utf-8") as file,
+                # half of a surrogate pair in the judge's words becomes an escape, which is JSON too
+                temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 judge = Judge(rubric, client, cache)
                 await _write(judge, chain([first], records), file, summary, endpoint.in_flight)

@@ -80,6 +80,16 @@ def test_a_limit_without_an_end_ends() -> None:
     assert "429: slow down" in str(error)
 
 
+def test_a_request_that_waits_ends_with_the_others() -> None:
+    def fault(number: int):
+        # the first one waits for longer than any test may take
+        return (429, {"Retry-After": "599"}, "") if number == 1 else None
+
+    with judge_server(reply=reply, fault=fault) as url:
+        answers = ask(url, times=5, budget=Budget(max_requests=4), in_flight=2)
+    assert "--max-requests 4: the budget is spent" in str(answers[0])
+
+
 def test_a_server_that_stopped_ends_every_request(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with judge_server(fault=first(10**6, 500, {}, "dead"), log=log) as url:

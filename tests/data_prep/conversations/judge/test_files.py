@@ -165,6 +165,19 @@ def test_a_sample_that_the_server_refuses_is_undecided_and_not_kept(tmp_path: Pa
         assert judge(file, tmp_path / "out", url).buckets["accept"] == 1
 
 
+def test_any_words_of_the_judge_are_written(tmp_path: Path) -> None:
+    file = write(tmp_path, ["score 9"])
+    words = "half of a pair \ud83d, a line\u2028and <|im_end|>"
+
+    def reply(asked: Asked) -> str:
+        return json.dumps(asked.verdict() | {"reason": words})
+
+    with judge_server(reply=reply) as url:
+        judge(file, tmp_path / "out", url)
+    (line,) = (tmp_path / "out/verdicts.jsonl").read_text().split("\n")[:-1]
+    assert json.loads(line)["verdict"]["reason"] == words
+
+
 def test_the_summary_has_all_buckets(tmp_path: Path) -> None:
     file = write(tmp_path, ["score 9"])
     with judge_server(reply=by_the_reply) as url:
