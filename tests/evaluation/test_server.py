@@ -1,7 +1,6 @@
 """The client of a server: what is served, refusals, waits, keys and what counts as an answer."""
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, strategies
@@ -25,7 +24,6 @@ from tests.helpers.completions_server import (
 pytestmark = pytest.mark.slow
 
 PAYLOAD = {"model": "tiny", "prompt": "a", "max_tokens": 1}
-NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def cache_key(model: str, prompt_version: str, sample: str, sampling: Sampling) 
         sample: of :func:`sample_hash`.
         sampling: of the judge's answer.
     """
-    content = [model, prompt_version, sample, asdict(sampling)]
+    content = [model, prompt_version, sample, vars(sampling)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

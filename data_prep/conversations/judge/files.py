@@ -120,7 +120,9 @@ async def _write(
 
     async with aclosing(judge_all(judge, conversations(), in_flight)) as judgements:
         async for judgement in judgements:
-            line = {"record": places.popleft(), **asdict(judgement)}
+            line = {"record": places.popleft(), **vars(judgement)}
+            if judgement.verdict:
+                line["verdict"] = vars(judgement.verdict)
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             summary.add(judgement)
             if summary.conversations % _LOG_EVERY == 0:

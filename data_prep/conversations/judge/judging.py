@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -115,7 +115,7 @@ class Judge:
                 if reply.is_cut:
                     reason = "the judge's reply was cut off at max_tokens"
                 continue
-            return self._keep(key, {"verdict": asdict(verdict)})
+            return self._keep(key, {"verdict": vars(verdict)})
         return self._keep(key, {"undecided": reason})
 
     def _keep(self, key: str, answer: dict[str, Any]) -> dict[str, Any]:

@@ -148,8 +148,11 @@ def category_of(conversation: Mapping[str, Any]) -> str:
         is_english = language.lower().split("-")[0] in ("en", "english")
         return "multi_turn" if is_english else "multilingual"
     contents = [message.get("content") for message in messages]
-    letters = [letter for text in contents if isinstance(text, str) for letter in text]
-    letters = list(filter(str.isalpha, letters))
+    text = "".join(content for content in contents if isinstance(content, str))
+    if text.isascii():
+        return "multi_turn"
+    letters = list(filter(str.isalpha, text))
+    # beyond the letters of European languages
     others = sum(letter > "ɏ" for letter in letters)
     return "multilingual" if 2 * others > len(letters) else "multi_turn"
 

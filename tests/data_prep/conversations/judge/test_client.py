@@ -160,7 +160,7 @@ def test_a_redirect_is_refused_with_the_key_kept(monkeypatch, tmp_path: Path) ->
 
 def test_the_key_is_sent_and_logged_nowhere(monkeypatch, caplog) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="data_prep")
     with judge_server(reply=reply, key=KEY, fault=first(1, 500, {}, f"no {KEY}")) as url:
         (answer,) = ask(url)
     assert answer.text == "a reply"
