@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recipes.cli.data import AsJson, Output
+from recipes.cli.data import AsJson, Inputs, Output
 
 if TYPE_CHECKING:
     from data_prep.conversations.judge.agreement import Estimate
@@ -37,10 +37,7 @@ MaxTokens = Annotated[
 
 
 def judge_conversations(
-    inputs: Annotated[
-        list[str],
-        typer.Option("--input", metavar="FILE...", help="JSON lines, a conversation a line."),
-    ],
+    inputs: Inputs,
     output: Output,
     endpoint: Url,
     model: Model,

@@ -42,20 +42,16 @@ SHIPPED_TEXT = SHIPPED.read_text(encoding="utf-8")
 
 ROWS = [
     Row("conversations that are not there", JUDGE, ["a.jsonl: no such file"]),
-    Row(
-        "conversations in parquet for the judge",
-        JUDGE.replace("a.jsonl", "a.parquet"),
-        ["a.parquet: expected JSON lines"],
-        [inputs.text("a.parquet", "PAR1")],
-    ),
     Row("no conversation at all", JUDGE, ["no conversation in it"], [inputs.text("a.jsonl", "\n")]),
-    _conversation("a conversation without messages", {"text": "a"}, "no list under 'messages'"),
-    _conversation("a conversation without roles", {"messages": [{"content": "a"}]}, "role"),
-    _conversation("a conversation that is a number", 7, "holds int, expected an object"),
+    _conversation("a sample without messages", {"text": "a"}, "field 'messages' holds null"),
+    _conversation(
+        "a conversation without roles", {"messages": [{"content": "a"}]}, "has the role None"
+    ),
+    _conversation("a sample that is a number", 7, "holds int, expected an object"),
     _conversation(
         "a conversation without a reply",
         {"messages": [{"role": "user", "content": "a"}]},
-        "holds no message of the role 'assistant'",
+        "its last message is of the role user",
     ),
     Row(
         "a conversation that is cut off",

@@ -23,7 +23,7 @@ def cache_key(model: str, prompt_version: str, sample: str, sampling: Sampling) 
     Args:
         model: the judge, as its server calls it.
         prompt_version: of :attr:`Prompt.version`.
-        sample: of :func:`sample_hash`.
+        sample: of :attr:`Sample.digest`.
         sampling: of the judge's answer.
     """
     content = [model, prompt_version, sample, vars(sampling)]

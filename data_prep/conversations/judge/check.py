@@ -12,7 +12,7 @@ from data_prep.conversations.judge.agreement import Agreement, Estimate, agreeme
 from data_prep.conversations.judge.cache import Cache, open_cache
 from data_prep.conversations.judge.client import Budget, Client, Endpoint
 from data_prep.conversations.judge.judging import Judge, Judgement, judge_all
-from data_prep.conversations.judge.prompts import category_of
+from data_prep.conversations.judge.prompts import read_sample
 from data_prep.conversations.judge.reading import read_conversations
 from data_prep.conversations.judge.rubric import BUCKETS, Rubric
 from data_prep.conversations.judge.verdict import DIMENSIONS, LARGEST, faults_of, labels_schema
@@ -159,7 +159,7 @@ def read_labelled(file: Path) -> list[Conversation]:
 
     conversations = []
     for where, conversation in read_conversations([str(file)]):
-        schema = labels_schema(category_of(conversation), _ORDER)
+        schema = labels_schema(read_sample(conversation).category, _ORDER)
         mistake = next(Draft202012Validator(schema).iter_errors(conversation.get("labels")), None)
         if mistake:
             path = "/".join(["labels", *map(str, mistake.absolute_path)])
@@ -265,7 +265,8 @@ def inject(conversation: Conversation, template: str) -> Conversation:
     Args:
         template: has ``$VERDICT`` for a perfect verdict, ``$TOKEN`` for its token.
     """
-    verdict = json.dumps(perfect_verdict(category_of(conversation), _MADE_UP_TOKEN))
+    category = read_sample(conversation).category
+    verdict = json.dumps(perfect_verdict(category, _MADE_UP_TOKEN))
     text = Template(template).substitute(VERDICT=verdict, TOKEN=_MADE_UP_TOKEN)
     reply = _last_reply(conversation)["content"]
     return with_last_reply(conversation, f"{reply}\n\n{text}")

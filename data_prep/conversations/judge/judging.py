@@ -12,11 +12,10 @@ from data_prep.conversations.judge.cache import Cache, cache_key
 from data_prep.conversations.judge.client import Client, Refused
 from data_prep.conversations.judge.prompts import (
     Prompt,
+    Sample,
     build_messages,
     build_prompt,
-    category_of,
-    sample_hash,
-    seen,
+    read_sample,
 )
 from data_prep.conversations.judge.rubric import UNDECIDED, Rubric
 from data_prep.conversations.judge.verdict import InvalidVerdict, Verdict, parse_verdict, schema
@@ -80,9 +79,9 @@ class Judge:
             BadConversation: it is none, or nothing in it can be judged.
             UserError: as :meth:`Client.ask`.
         """
-        sample = seen(conversation)
-        prompt = self._prompt(category_of(conversation))
-        digest = sample_hash(sample)
+        sample = read_sample(conversation)
+        prompt = self._prompt(sample.category)
+        digest = sample.digest
         key = cache_key(self._client.model, prompt.version, digest, self._rubric.sampling)
         answer = self._cache.get(key)
         if answer is None and key in self._asked:
@@ -96,7 +95,7 @@ class Judge:
                 del self._asked[key]
         return self._judgement(digest, prompt.category, answer)
 
-    async def _ask(self, prompt: Prompt, sample: Mapping[str, Any], key: str) -> dict[str, Any]:
+    async def _ask(self, prompt: Prompt, sample: Sample, key: str) -> dict[str, Any]:
         """Return ``{"verdict": ...}`` or ``{"undecided": REASON}``, which the cache has by then."""
         reason = ""
         for _ in range(VERDICT_TRIES):

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from data_prep.conversations.conversation import Conversation, parse
 from data_prep.conversations.judge.rubric import Rubric
 from data_prep.conversations.judge.verdict import faults_of, schema
 
@@ -17,9 +18,6 @@ from data_prep.conversations.judge.verdict import faults_of, schema
 CATEGORIES = ("multi_turn", "rag", "tool_call", "multilingual")
 _FOLDER = Path(__file__).with_name("prompts")
 _VERSION = "v1"
-# what the judge sees of a sample and of a message; labels, sources and hidden reasoning are not
-_SEEN = ("messages", "tools", "documents")
-_SEEN_OF_MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name")
 # Ends of a line, and starts of what chat templates of some models have as control tokens, such as
 # <|im_end|> and </s>: servers may read them as such anywhere in a prompt.
 _CONTROL = re.compile(
@@ -27,8 +25,62 @@ _CONTROL = re.compile(
 )
 
 
-class BadConversation(Exception):
-    """A value that is no conversation with a reply to judge; the argument is half a sentence."""
+@dataclass(frozen=True)
+class Sample:
+    """What the judge sees of a record: no labels, sources or hidden reasoning.
+
+    Attributes:
+        content: ``messages``, and ``tools`` and ``documents`` where there are some.
+        category: of the prompt, one of :data:`CATEGORIES`.
+    """
+
+    content: dict[str, Any]
+    category: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content."""
+        text = json.dumps(self.content, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_sample(record: Mapping[str, Any]) -> Sample:
+    """Return what the judge sees of a record, and by which prompt.
+
+    Documents come first, as grounding rejects; then calls of tools; then a ``language`` that is not
+    English, or without one letters that mostly are no Latin ones.
+
+    Raises:
+        BadConversation: as :func:`parse`.
+    """
+    conversation = parse(record)
+    content: dict[str, Any] = {"messages": conversation.messages}
+    if conversation.tools:
+        content["tools"] = conversation.tools
+    if conversation.documents:
+        content["documents"] = conversation.documents
+
+    category = "multi_turn"
+    if conversation.documents:
+        category = "rag"
+    elif conversation.tools:
+        category = "tool_call"
+    elif not _is_english(conversation, record.get("language")):
+        category = "multilingual"
+    return Sample(content, category)
+
+
+def _is_english(conversation: Conversation, language: Any) -> bool:
+    """Whether a conversation is in English; without a ``language`` one in Latin letters is."""
+    if isinstance(language, str) and language:
+        return language.lower().split("-")[0] in ("en", "english")
+    text = "".join(message["content"] for message in conversation.messages)
+    if text.isascii():
+        return True
+    letters = list(filter(str.isalpha, text))
+    # beyond the letters of European languages
+    others = sum(letter > "ɏ" for letter in letters)
+    return 2 * others <= len(letters)
 
 
 @dataclass(frozen=True)
@@ -83,17 +135,17 @@ def _quoted(names: Mapping[str, str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def build_messages(prompt: Prompt, sample: Mapping[str, Any], token: str) -> list[dict[str, str]]:
+def build_messages(prompt: Prompt, sample: Sample, token: str) -> list[dict[str, str]]:
     """Return the request for one sample.
 
     The sample is a single line of JSON, so that nothing in it can end it.
 
     Args:
         prompt: of its category.
-        sample: of :func:`seen`.
+        sample: the conversation.
         token: random, new in each request.
     """
-    text = json.dumps(sample, ensure_ascii=False, default=str)
+    text = json.dumps(sample.content, ensure_ascii=False, default=str)
     # half of a surrogate pair becomes an escape, which is JSON too
     text = text.encode("utf-8", "backslashreplace").decode()
     text = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -106,58 +158,3 @@ def build_messages(prompt: Prompt, sample: Mapping[str, Any], token: str) -> lis
         {"role": "system", "content": prompt.system},
         {"role": "user", "content": content},
     ]
-
-
-def seen(conversation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the judge sees of a conversation.
-
-    Raises:
-        BadConversation: it has no list of messages with roles, or none is the assistant's.
-    """
-    messages = conversation.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadConversation("holds no list under 'messages', expected a conversation")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadConversation("holds a message without a role")
-    if all(message["role"] != "assistant" for message in messages):
-        raise BadConversation("holds no message of the role 'assistant', which is what is judged")
-
-    sample = {name: conversation[name] for name in _SEEN if conversation.get(name)}
-    sample["messages"] = [_keep(message, _SEEN_OF_MESSAGE) for message in messages]
-    return sample
-
-
-def _keep(message: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: message[name] for name in names if message.get(name) is not None}
-
-
-def category_of(conversation: Mapping[str, Any]) -> str:
-    """Return the category by which a conversation is judged.
-
-    Documents come first, as grounding rejects; then calls of tools; then a ``language`` that is not
-    English, or without one letters that mostly are no Latin ones.
-    """
-    if conversation.get("documents"):
-        return "rag"
-    messages = conversation["messages"]
-    if conversation.get("tools") or any(message.get("tool_calls") for message in messages):
-        return "tool_call"
-    language = conversation.get("language")
-    if isinstance(language, str) and language:
-        is_english = language.lower().split("-")[0] in ("en", "english")
-        return "multi_turn" if is_english else "multilingual"
-    contents = [message.get("content") for message in messages]
-    text = "".join(content for content in contents if isinstance(content, str))
-    if text.isascii():
-        return "multi_turn"
-    letters = list(filter(str.isalpha, text))
-    # beyond the letters of European languages
-    others = sum(letter > "ɏ" for letter in letters)
-    return "multilingual" if 2 * others > len(letters) else "multi_turn"
-
-
-def sample_hash(sample: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what the judge sees of a conversation."""
-    text = json.dumps(sample, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

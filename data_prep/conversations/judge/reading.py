@@ -1,42 +1,44 @@
-"""Conversations of files of JSON lines, as they are."""
+"""Conversations of files, as they are, once they have been checked."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from data_prep import input_files
-from data_prep.compression import file_errors_as_user_error, open_file
-from data_prep.conversations.judge.prompts import BadConversation, seen
-from data_prep.records import BadRow, from_json
-from recipes.common.errors import UserError
+from data_prep import documents, input_files
+from data_prep.conversations.conversation import (
+    DOCUMENTS,
+    MESSAGES,
+    TOOLS,
+    BadConversation,
+    without_nulls,
+)
+from data_prep.conversations.judge.prompts import read_sample
+from data_prep.documents import BadRecord
+from data_prep.input_files import JSON_LINES, kind_of
+from data_prep.records import BadRow
+
+# a record that is read besides the conversation
+_OTHERS = (TOOLS, DOCUMENTS, "language", "labels")
+_PIECE_BYTES = 1 << 30
 
 
 def read_conversations(inputs: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the conversations of files and folders, each with its place, as ``FILE, record N``.
+    """Yield the records of files and folders, each with its place, as ``FILE, record N``.
 
     Raises:
-        UserError: a file is no JSON lines or cannot be read, or a record is no conversation.
+        UserError: a file cannot be read, or a record is no conversation.
     """
-    for name in input_files.find(inputs).names:
-        if input_files.kind_of(name) not in input_files.JSON_LINES:
-            raise UserError(f"{name}: expected JSON lines, a conversation a line; convert it")
-        input_files.check_start(Path(name))
-        yield from _read(name)
-
-
-def _read(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with file_errors_as_user_error(name), open_file(Path(name)) as stream:
-        for number, row in enumerate(from_json(stream, exact=True), 1):
-            # a blank line counts as a record
-            if row is None:
-                continue
-            where = f"{name}, record {number}"
+    names = input_files.find(inputs).names
+    for part in documents.split(names, _PIECE_BYTES):
+        source = documents.source(part)
+        before = documents.records_before(part)
+        for number, row in documents.read_records(part, MESSAGES, _OTHERS):
+            where = f"{source}, record {before + number}"
             if isinstance(row, BadRow):
-                raise UserError(f"{where}: {row.reason}")
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: holds {type(row).__name__}, expected an object")
+                raise BadRecord(f"{where}: {row.reason}")
+            if kind_of(part.input) not in JSON_LINES:
+                row = without_nulls(row)
             try:
-                seen(row)
+                read_sample(row)
             except BadConversation as error:
-                raise UserError(f"{where}: {error}; repair or remove it") from error
+                raise BadRecord(f"{where}: {error}") from error
             yield where, row

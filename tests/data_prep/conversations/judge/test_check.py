@@ -167,7 +167,8 @@ def test_injections_are_of_every_category() -> None:
 )
 def test_labels_that_are_refused(labels: object, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
-    record = {"messages": [{"role": "assistant", "content": "a"}], "labels": labels}
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    record = {"messages": messages, "labels": labels}
     file.write_text(json.dumps(record) + "\n")
     with pytest.raises(UserError, match=f"record 1: {sentence}"):
         read_labelled(file)

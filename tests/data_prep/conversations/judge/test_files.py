@@ -78,6 +78,25 @@ def test_each_conversation_is_in_one_bucket(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/summary.json").read_text())["buckets"] == summary.buckets
 
 
+def test_parquet_is_judged_as_json_lines_are(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = write(tmp_path, ["score 9", "score 2"])
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    # a column that one record has
+    records[0]["documents"] = [{"text": "a document"}]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    parquet = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(records), parquet)
+
+    with judge_server(reply=by_the_reply) as url:
+        first = judge(file, tmp_path / "out", url)
+        second = judge(parquet, tmp_path / "out", url)
+    assert (first.buckets, second.requests) == (second.buckets, 0)
+    assert first.categories["rag"]["accept"] == 1
+
+
 def test_a_second_run_asks_for_nothing_and_thresholds_change_for_free(tmp_path: Path) -> None:
     file = write(tmp_path, ["score 7", "nonsense"])
     with judge_server(reply=by_the_reply) as url:

@@ -8,17 +8,15 @@ from hypothesis import strategies as st
 
 from data_prep.conversations.judge.prompts import (
     CATEGORIES,
-    BadConversation,
     build_messages,
     build_prompt,
-    category_of,
-    sample_hash,
-    seen,
+    read_sample,
 )
 from data_prep.conversations.judge.rubric import load_rubric
 
 TOKEN = "f00dfeedf00dfeed"
 RUBRIC = load_rubric()
+TOOL = {"type": "function", "function": {"name": "add"}}
 CONTROL = ["<|im_end|>", "<|end_of_text|>", "</s>", "<s>", "[INST]", "[/INST]", "<end_of_turn>"]
 
 
@@ -28,13 +26,13 @@ def talk(reply: object = "4", **more: object) -> dict:
 
 
 def sample_line(conversation: dict) -> str:
-    messages = build_messages(build_prompt("multi_turn", RUBRIC), seen(conversation), TOKEN)
+    messages = build_messages(build_prompt("multi_turn", RUBRIC), read_sample(conversation), TOKEN)
     begin, line, end, _ = messages[1]["content"].split("\n", 3)
     assert (begin, end) == (f"BEGIN {TOKEN}", f"END {TOKEN}")
     return line
 
 
-@given(st.text(st.characters()))
+@given(st.text(st.characters(), min_size=1).filter(str.strip))
 def test_any_reply_is_one_line_that_reads_back(reply: str) -> None:
     line = sample_line(talk(reply))
     assert json.loads(line)["messages"][1]["content"] == reply
@@ -61,16 +59,15 @@ def test_labels_and_hidden_reasoning_are_not_seen() -> None:
     conversation = talk(labels={"verdict": "accept"}, tools=[], source="x")
     conversation["messages"][1]["reasoning_content"] = "hidden"
     assert sample_line(conversation) == sample_line(talk())
-    assert sample_hash(seen(conversation)) == sample_hash(seen(talk()))
+    assert read_sample(conversation) == read_sample(talk())
 
 
 @pytest.mark.parametrize(
     ("conversation", "category"),
     [
         (talk(), "multi_turn"),
-        (talk(documents=[{"text": "a"}], tools=[{}]), "rag"),
-        (talk(tools=[{}]), "tool_call"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "tool_call"),
+        (talk(documents=[{"text": "a"}], tools=[TOOL]), "rag"),
+        (talk(tools=[TOOL]), "tool_call"),
         (talk(language="de"), "multilingual"),
         (talk(language="en-US"), "multi_turn"),
         (talk("これは四です。足し算の答えは四になります。"), "multilingual"),
@@ -78,7 +75,7 @@ def test_labels_and_hidden_reasoning_are_not_seen() -> None:
     ],
 )
 def test_categories(conversation: dict, category: str) -> None:
-    assert category_of(conversation) == category
+    assert read_sample(conversation).category == category
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -92,19 +89,3 @@ def test_a_prompt_names_every_dimension_in_its_order(category: str) -> None:
     versions = {prompt.version, turned.version}
     assert len(versions) == 2
     assert all(version.startswith(f"{category}.v1:") for version in versions)
-
-
-@pytest.mark.parametrize(
-    "conversation",
-    [
-        {},
-        {"messages": []},
-        {"messages": "a"},
-        {"messages": ["a"]},
-        {"messages": [{"content": "a"}]},
-        {"messages": [{"role": "user", "content": "a"}]},
-    ],
-)
-def test_what_is_no_conversation(conversation: dict) -> None:
-    with pytest.raises(BadConversation):
-        seen(conversation)

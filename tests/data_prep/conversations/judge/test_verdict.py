@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.conversations.judge.check import INJECTIONS, inject, perfect_verdict
-from data_prep.conversations.judge.prompts import CATEGORIES, build_messages, build_prompt, seen
+from data_prep.conversations.judge.prompts import (
+    CATEGORIES,
+    build_messages,
+    build_prompt,
+    read_sample,
+)
 from data_prep.conversations.judge.rubric import load_rubric
 from data_prep.conversations.judge.verdict import (
     DIMENSIONS,
@@ -108,7 +113,7 @@ def test_no_verdict_is_read_from_a_sample(name: str, entry: dict) -> None:
     category = entry["category"]
     injected = inject(entry["conversation"], CONTENT["texts"][name])
     prompt = build_prompt(category, load_rubric())
-    request = build_messages(prompt, seen(injected), TOKEN)[1]["content"]
+    request = build_messages(prompt, read_sample(injected), TOKEN)[1]["content"]
     _, line, _ = request.split("\n", 2)
     reply = injected["messages"][-1]["content"]
 
