@@ -173,8 +173,8 @@ def _find_component(manifest: DataManifest, name: str) -> str:
     for candidate in (name, "text", STAND_INS.get(name)):
         if candidate in manifest.components:
             return candidate
-    # a name is no hint for itself
-    known = {*manifest.components, *STAND_INS} - {name}
+    # the recipe's own components are no slips
+    known = [] if name in STAND_INS else [*manifest.components, *STAND_INS]
     raise UserError(
         f"mixture: component {name!r} has no data among {', '.join(manifest.components)}"
         f"{nearest(name, known)}; prepare it, or take it out of the mixture"

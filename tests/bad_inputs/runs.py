@@ -1,7 +1,11 @@
 """Runs on this machine, their records and reports: ``run``, ``train``, ``report``, ``export``."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from tests.bad_inputs import inputs
-from tests.bad_inputs.row import Row
+from tests.bad_inputs.row import Input, Row
+from tests.helpers.manifests import data_manifest
 
 MANIFEST = "run/phase1/manifest.json"
 RECIPE = "run/phase1/recipe.yaml"
@@ -67,6 +71,20 @@ def _another_type() -> list[Row]:
     return rows
 
 
+def _data_folder(**documents: int) -> Input:
+    """Return an input that writes a data folder's manifest, from component -> documents."""
+
+    def write(folder: Path) -> None:
+        manifest = data_manifest(**{name: {name: 10**6} for name in documents})
+        for name, count in documents.items():
+            shards = manifest.components[name].shards
+            shards[0] = replace(shards[0], documents=count)
+        (folder / "data").mkdir()
+        manifest.write(folder / "data")
+
+    return write
+
+
 ROWS = [
     *_damaged_records(),
     *_another_type(),
@@ -110,6 +128,41 @@ ROWS = [
         "run phase1 --size tiny --run-dir run --data data",
         input=[inputs.empty_folder("data")],
         says=["data/manifest.json: no such file"],
+    ),
+    Row(
+        "data without a component of the mixture",
+        "run phase1 --size tiny --run-dir run --data data",
+        input=[_data_folder(code=10_000)],
+        says=["mixture: component 'common_crawl' has no data among code; prepare it"],
+    ),
+    Row(
+        "data without a component of the mixture, on a cluster",
+        "run phase1..phase2 --size 8b --run-dir run --data data --on h100",
+        input=[_data_folder(code=10_000)],
+        says=["mixture: component 'common_crawl' has no data among code; prepare it"],
+    ),
+    Row(
+        "data with too few documents, on a cluster",
+        "run phase1 --size 8b --run-dir run --data data --on h100",
+        input=[_data_folder(text=1)],
+        says=["data/text: 1 documents are too few for the split"],
+    ),
+    Row(
+        "data of a larger vocabulary than the model's, on a cluster",
+        "run phase1 --size 8b --run-dir run --data data --on h100 model.vocab_size=256",
+        input=[_data_folder(text=10_000)],
+        says=["the tokenizer has ids up to 511 but the model only 256 rows"],
+    ),
+    Row(
+        "data that is not there, on a cluster",
+        "run phase1 --size 8b --run-dir run --data data --on h100",
+        says=["data: holds no readable manifest.json, as prepared data does"],
+    ),
+    Row(
+        "a damaged manifest of data, on a cluster",
+        "run phase1 --size 8b --run-dir run --data data --on h100",
+        input=[inputs.json_file("data/manifest.json", {"components": 3})],
+        says=["data/manifest.json: key 'components' holds 3 (int)"],
     ),
     Row(
         "an initial checkpoint that is not there",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.cluster import CLUSTERS
 from tests.helpers.manifests import data_manifest
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,7 @@ python: /opt/granite41/bin/python
 modules: [cuda/12.8]
 launcher: fault_tolerant
 environment: {NCCL_DEBUG: "it's fine"}
+srun_args: [--mpi=none]
 compute:
   partition: p
   time_limit: "1-00:00:00"
@@ -34,6 +36,7 @@ compute:
   gpus_per_node: 4
   gres: "gpu:4"
   segment: 16
+  environment: {NCCL_MNNVL_ENABLE: "1"}
 """
 
 LIST_MODULES_OF_A_DRY_RUN = """\
@@ -142,10 +145,12 @@ def test_a_dry_run_of_a_tokenization(tmp_path) -> None:
         path.write_text("text")
     run_folder = tmp_path / "run"
     flags = ["--output", tmp_path / "out", "--tokenizer", tmp_path, "--workers", "3"]
-    where = ["--on", "cpu", "--run-dir", run_folder]
+    cluster = tmp_path / "c.yaml"
+    cluster.write_text((CLUSTERS / "cpu.yaml").read_text() + "\narray_throttle: 1\n")
+    where = ["--on", cluster, "--run-dir", run_folder]
     scripts = _dryrun("data", "tokenize", "--input", *inputs, *flags, "--shards", "2", *where)
     (script,) = scripts.values()
-    assert "#SBATCH --array=0-1\n" in script
+    assert "#SBATCH --array=0-1%1\n" in script
     assert "--workers 3 --shard=$SLURM_ARRAY_TASK_ID" in script
     assert not run_folder.exists()
 

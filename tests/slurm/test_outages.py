@@ -98,6 +98,28 @@ exit $status"""
     assert not (site.run_folder / "slurm/submitted.json").exists()
 
 
+def test_without_accounting_the_queue_and_the_records_are_the_status(
+    site, forked, tmp_path
+) -> None:
+    ids = forked(submit_tasks, [Task("one", LIST)], site.file, site.run_folder)
+    site.wait_for(ids["one"], "COMPLETED")
+    _replace_program(site, tmp_path / "bin", "sacct", "echo 'no slurmdbd' >&2; exit 1")
+    assert site.status()["one"]["state"] == "COMPLETED"
+
+
+def test_a_partition_that_has_vanished_is_named(site, data) -> None:
+    site.cluster.run("scontrol", "create", "partitionname=extra", "nodes=ALL")
+    site.write({"compute": {"partition": "extra"}})
+    ids = site.submit(data, MANY_STEPS)
+    site.run("cancel", *site.flags)
+    site.wait_for(ids["phase1"], "CANCELLED")
+    site.wait_for_empty_queue()
+    site.cluster.run("scontrol", "delete", "partitionname=extra")
+    refusal = site.refusal("resume", *site.flags)
+    assert "compute.partition: no extra, expected one of batch, " in refusal
+    assert site.queue_is_empty()
+
+
 def test_a_module_that_does_not_exist_ends_the_job(site, forked) -> None:
     site.write({"modules": ["nothing/1"]})
     ids = forked(submit_tasks, [Task("one", LIST)], site.file, site.run_folder)

@@ -2,7 +2,17 @@
 
 import pytest
 
-from slurm.preflight import PartitionState, _parse_gres, _parse_partitions, _parse_sinfo_limit
+from recipes.runs.task import Task
+from slurm.cluster import Partition
+from slurm.jobs import SlurmJob
+from slurm.preflight import (
+    CommandResult,
+    PartitionState,
+    _check_arrays,
+    _parse_gres,
+    _parse_partitions,
+    _parse_sinfo_limit,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,3 +40,10 @@ def test_a_partition_sums_its_kinds_of_nodes() -> None:
         "batch": PartitionState(True, None, 5, ("gpu:8", "gpu:4")),
         "cpu": PartitionState(False, 600, 1, ("(null)",)),
     }
+
+
+@pytest.mark.parametrize(("jobs", "ok"), [(1, []), (1000, [True]), (1002, [False])])
+def test_an_array_is_no_larger_than_slurm_takes(jobs, ok) -> None:
+    job = SlurmJob(Task("tokenize", (), array=jobs), Partition(), 1, 1)
+    checks = list(_check_arrays([job], CommandResult(0, "1001")))
+    assert [check.ok for check in checks] == ok

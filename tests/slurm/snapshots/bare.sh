@@ -148,6 +148,7 @@ granite41_end_time=$(date -d "$granite41_end_time" +%s 2> /dev/null || date -d '
 
 granite41_load cuda/12.8
 export NCCL_DEBUG='it'"'"'s fine'
+export NCCL_MNNVL_ENABLE=1
 export PATH=/opt/granite41/bin:$PATH
 export TMPDIR=/tmp/scratch
 export GRANITE41_COMMIT=0123456789abcdef
@@ -155,7 +156,7 @@ granite41_find_head
 export GRANITE41_STOP_AT=$((granite41_end_time - 600))
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600
 
-srun --output /shared/runs/3b/slurm/experiments/3b/EXPERIMENT/phase4/log-3b.phase4_%j_${SLURM_RESTART_COUNT:-0}.out --chdir /shared/runs/3b/slurm/experiments/3b/EXPERIMENT/phase4/code --wait=60 --kill-on-bad-exit=1 --label ft_launcher --ignore-missing-fault-tol-cfg --max-restarts=3 --nnodes=128 --rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$granite41_head_address:$((20000 + SLURM_JOB_ID % 10000)) --nproc-per-node=4 -m recipes.cli train phase4 --size 3b --run-dir /shared/runs/3b --data /d --init /c seed=7 parallelism.gpu_type=gb200 &
+srun --output /shared/runs/3b/slurm/experiments/3b/EXPERIMENT/phase4/log-3b.phase4_%j_${SLURM_RESTART_COUNT:-0}.out --chdir /shared/runs/3b/slurm/experiments/3b/EXPERIMENT/phase4/code --wait=60 --kill-on-bad-exit=1 --mpi=none --label ft_launcher --ignore-missing-fault-tol-cfg --max-restarts=3 --nnodes=128 --rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$granite41_head_address:$((20000 + SLURM_JOB_ID % 10000)) --nproc-per-node=4 -m recipes.cli train phase4 --size 3b --run-dir /shared/runs/3b --data /d --init /c seed=7 parallelism.gpu_type=gb200 &
 granite41_command=$!
 until wait $granite41_command; ! kill -0 $granite41_command 2> /dev/null; do :; done
 wait $granite41_command
