@@ -16,7 +16,7 @@ from data_prep.conversations.judge.verdict import faults_of, schema
 
 # published: recipes/facts.yaml, sft.curation.judge.prompts_by_type
 CATEGORIES = ("multi_turn", "rag", "tool_call", "multilingual")
-_FOLDER = Path(__file__).with_name("prompts")
+_FOLDER = Path(__file__).with_name("instructions")
 _VERSION = "v1"
 # Ends of a line, and starts of what chat templates of some models have as control tokens, such as
 # <|im_end|> and </s>: servers may read them as such anywhere in a prompt.
