@@ -11,7 +11,7 @@ from data_prep.conversations.encoder import ChatEncoder
 from data_prep.conversations.pack import Settings, pack
 from recipes.common.errors import UserError
 from recipes.runs.packed_folder import PackedFolder, PackedManifest
-from tests.bad_inputs.row import listing
+from tests.bad_inputs.row import listing, run
 from tests.helpers.conversations import conversations
 
 
@@ -139,3 +139,20 @@ def test_a_packed_folder_that_is_damaged(tmp_path: Path, tokenizer_folder: Path)
     (output / "ids.npy").unlink()
     with pytest.raises(UserError, match=r"ids\.npy: no such file; pack the conversations again"):
         PackedFolder(output)
+
+
+def test_the_command_prints_counts_or_the_manifest(tmp_path: Path, tokenizer_folder: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
+    write(tmp_path / "a.jsonl", [{"messages": turns}] * 3 + [{}])
+    command = f"data pack --input a.jsonl --tokenizer {tokenizer_folder} --skip-bad-records"
+    printed = run(f"{command} --output one --workers 1", tmp_path, {})
+    assert printed.status == 0
+    for words in ("left out: no conversation", "trained tokens", "% of the tokens are trained"):
+        assert words in printed.stdout
+    assert "messages have a key 'weight', which no template reads: 3" in printed.stderr
+
+    printed = run(f"{command} --output two --workers 1 --json", tmp_path, {})
+    manifest = json.loads(printed.stdout)
+    assert manifest == json.loads((tmp_path / "two/manifest.json").read_text())
+    assert manifest["conversations"] == 3
+    assert manifest["left_out"] == {"no conversation": 1}
