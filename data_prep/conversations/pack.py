@@ -126,17 +126,14 @@ def pack(
     found = input_files.find(inputs)
     parts = documents.split(found.names, _PART_BYTES)
     if dryrun:
-        print(
-            f"{len(found.names):,} files of {found.bytes / 1e6:,.1f} MB, in {len(parts):,} parts, "
-            f"would be packed to sequences of {settings.sequence_length:,} tokens in {output}"
-        )
+        files = f"{len(found.names):,} files of {found.bytes / 1e6:,.1f} MB"
+        print(f"{files}, in {len(parts):,} parts, would be packed into {output}")
         return None
 
     with atomic_directory(output) as folder:
         results = _encode_parts(parts, folder, settings, workers)
         total = _merge(results)
-        if not total.lengths:
-            raise _nothing_left(inputs, total)
+        _require_conversations(inputs, total)
         lengths = np.array(total.lengths, dtype=np.int64)
         sequences = best_fit(lengths, settings.sequence_length)
         _write_sequences(folder, results, lengths, sequences)
@@ -157,14 +154,20 @@ def pack(
             template_sha256=encoder.template.sha256,
         )
         manifest.write(folder)
-    for key, count in manifest.unread_keys.items():
-        log.warning("messages have a key %r, which no template reads: %s", key, f"{count:,}")
+    _warn_of_unread_keys(manifest)
     return manifest
 
 
-def _nothing_left(inputs: Sequence[str], total: _PartResult) -> UserError:
+def _warn_of_unread_keys(manifest: PackedManifest) -> None:
+    for key, count in manifest.unread_keys.items():
+        log.warning("messages have a key %r, which no template reads: %s", key, f"{count:,}")
+
+
+def _require_conversations(inputs: Sequence[str], total: _PartResult) -> None:
+    if total.lengths:
+        return
     counts = [f"{count:,} {reason}" for reason, count in total.reasons.items()]
-    return UserError(
+    raise UserError(
         f"{', '.join(inputs)}: no conversation is left to pack "
         f"({', '.join(counts) or 'there is none'}); check the records, or give a larger "
         f"--sequence-length"
