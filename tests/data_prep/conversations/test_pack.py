@@ -14,6 +14,8 @@ from recipes.runs.packed_folder import PackedFolder, PackedManifest
 from tests.bad_inputs.row import listing, run
 from tests.helpers.conversations import conversations
 
+pytestmark = pytest.mark.slow
+
 
 def write(file: Path, records: list[Any]) -> str:
     file.write_text("".join(json.dumps(record) + "\n" for record in records))

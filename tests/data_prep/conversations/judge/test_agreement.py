@@ -6,6 +6,8 @@ import pytest
 
 from data_prep.conversations.judge.agreement import agreement, mean_estimate
 
+pytestmark = pytest.mark.slow
+
 
 def test_kappa_is_scikit_learns() -> None:
     from sklearn.metrics import cohen_kappa_score

@@ -13,6 +13,8 @@ from data_prep.conversations.judge.rubric import load_rubric
 from recipes.common.errors import UserError
 from tests.helpers.judge_server import Asked, answers, judge_server
 
+pytestmark = pytest.mark.slow
+
 LABELS = [9, 9, 7, 3, 2, 9]
 
 

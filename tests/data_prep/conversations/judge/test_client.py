@@ -13,6 +13,8 @@ from data_prep.conversations.judge.verdict import schema
 from recipes.common.errors import UserError
 from tests.helpers.judge_server import HANG, entries, judge_server
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [
     {"role": "system", "content": "Judge."},
     {"role": "user", "content": 'BEGIN t\n{"messages": []}\nEND t\n'},

@@ -20,6 +20,8 @@ from data_prep.conversations.judge.rubric import BUCKETS, load_rubric
 from recipes.common.errors import LockedError, UserError
 from tests.helpers.judge_server import HANG, Asked, answers, entries, judge_server
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = 30
 IN_FLIGHT = 4
 
