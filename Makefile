@@ -14,7 +14,7 @@ test: setup
 	@$(BIN)/ruff format --check $(TIDY)
 	@$(BIN)/mypy
 	@echo "== fast tests: the plain layer and the maths"
-	@$(BIN)/pytest -m fast
+	@$(BIN)/pytest -m fast -n 2 --dist worksteal
 	@echo "== tests that train, export, evaluate and generate"
 	@$(BIN)/pytest -m 'not fast' -n 2 --dist loadfile --no-loadscope-reorder
 
