@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.common.servers import (
     RATE_LIMITED,
     TIMED_OUT,
+    NotNow,
     api_key,
     error_words,
     seconds_to_wait,
@@ -41,16 +42,6 @@ class ServerRefused(Exception):
 
 class ServerStopped(Exception):
     """The server did not answer, however often it was asked; the argument is half a sentence."""
-
-
-class _NotNow(Exception):
-    """A request without an answer, to be sent again: the reason, and when the server names it."""
-
-    def __init__(self, reason: str, seconds: float | None = None, is_limit: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.seconds = seconds
-        self.is_limit = is_limit
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ class Server:
         address = self.url.removesuffix("/v1" + COMPLETIONS) + "/version"
         try:
             answer = _parse(self._ask("GET", address), address)
-        except (ServerRefused, _NotNow):
+        except (ServerRefused, NotNow):
             return None
         version = answer.get("version")
         return version if isinstance(version, str) else None
@@ -146,7 +137,7 @@ class Server:
         while True:
             try:
                 return self._ask(method, address, content)
-            except _NotNow as error:
+            except NotNow as error:
                 # a limit is no failure, but ends too
                 failures += not error.is_limit
                 seconds = error.seconds
@@ -162,12 +153,12 @@ class Server:
     def _ask(
         self, method: str, address: str, content: Mapping[str, Any] | None = None
     ) -> "requests.Response":
-        """Return a good answer; raise ServerRefused for one of 4xx, _NotNow where there is none."""
+        """Return a good answer; raise ServerRefused for one of 4xx, NotNow where there is none."""
         try:
             response = self._session.request(method, address, json=content, timeout=self.timeout)
         # requests has errors of both kinds that are none of its own
         except (OSError, ValueError) as error:
-            raise _NotNow(f"{type(error).__name__}: {shorten(str(error))}") from error
+            raise NotNow(f"{type(error).__name__}: {shorten(str(error))}") from error
         if response.ok:
             return response
 
@@ -175,7 +166,7 @@ class Server:
         reason = f"{status}: {error_words(response.text or response.reason)}"
         if status < 500 and status not in (RATE_LIMITED, TIMED_OUT):
             raise ServerRefused(f"{address}: answers {reason}")
-        raise _NotNow(
+        raise NotNow(
             reason,
             seconds_to_wait(response.headers.get("Retry-After"), datetime.now(UTC)),
             is_limit=status == RATE_LIMITED,

@@ -16,6 +16,16 @@ TIMED_OUT = 408
 _WORDS = 300
 
 
+class NotNow(Exception):
+    """A request without an answer, to be sent again: the reason, and when the server names it."""
+
+    def __init__(self, reason: str, seconds: float | None = None, is_limit: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.seconds = seconds
+        self.is_limit = is_limit
+
+
 def check_url(option: str, url: str, ending: str) -> None:
     """Raise UserError unless ``url`` is an address without a password that ends with ``ending``.
 

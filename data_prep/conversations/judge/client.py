@@ -17,6 +17,7 @@ from recipes.common.servers import (
     KEY,
     RATE_LIMITED,
     TIMED_OUT,
+    NotNow,
     api_key,
     check_url,
     error_words,
@@ -47,16 +48,6 @@ Messages = Sequence[Mapping[str, str]]
 
 class Refused(Exception):
     """The server refuses this request and no other; the argument says why."""
-
-
-class _NotNow(Exception):
-    """A request without an answer, to be sent again: the reason, and when the server names it."""
-
-    def __init__(self, reason: str, seconds: float | None = None, is_limit: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.seconds = seconds
-        self.is_limit = is_limit
 
 
 @dataclass(frozen=True)
@@ -250,7 +241,7 @@ class Client:
             self.budget.take()
             try:
                 return await self._send(body)
-            except _NotNow as error:
+            except NotNow as error:
                 # a limit is no failure, but ends too
                 failures += not error.is_limit
                 seconds = error.seconds
@@ -280,7 +271,7 @@ class Client:
                 content = await _read(response)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = shorten(str(error))
-            raise _NotNow(f"{type(error).__name__}: {words}") from error
+            raise NotNow(f"{type(error).__name__}: {words}") from error
         if response.status != 200:
             self._raise_for(response, content.decode("utf-8", "replace"))
         return self._parse(content, len(body))
@@ -291,7 +282,7 @@ class Client:
         if status >= 500 or status in (RATE_LIMITED, TIMED_OUT):
             header = response.headers.get("Retry-After")
             seconds = seconds_to_wait(header, datetime.now(UTC))
-            raise _NotNow(words, seconds, is_limit=status == RATE_LIMITED)
+            raise NotNow(words, seconds, is_limit=status == RATE_LIMITED)
         if status in _BAD_CONTENT:
             raise Refused(words)
         remedy = f"check the address and --model {self.model}"
@@ -306,7 +297,7 @@ class Client:
             text = choice["message"]["content"]
         except (ValueError, RecursionError, LookupError, TypeError) as error:
             words = shorten(content.decode("utf-8", "replace"))
-            raise _NotNow(f"answers with what is no chat completion: {words}") from error
+            raise NotNow(f"answers with what is no chat completion: {words}") from error
         # null, for a refusal or where all tokens went into reasoning
         if not isinstance(text, str):
             text = ""
