@@ -15,12 +15,14 @@ import asyncio
 import json
 import math
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from cli import report
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from data_prep.conversations.judge.client import Budget, Endpoint
 from data_prep.conversations.judge.files import judge_files
 from data_prep.conversations.judge.rubric import load_rubric
