@@ -1,0 +1,1 @@
+"""Alignment after pre-training: supervised fine-tuning and reinforcement learning."""
