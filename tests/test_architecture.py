@@ -30,7 +30,9 @@ PLAIN = (
     "recipes.model_folder",
 )
 ARROWS |= {
-    "data_prep": PLAIN,
+    # apart from the rest of alignment: what prepares prompts checks their gold answers with it
+    "recipes.alignment.rewards": PLAIN,
+    "data_prep": (*PLAIN, "recipes.alignment.rewards"),
     "slurm": (*PLAIN, "recipes.compat"),
     "evaluation": (*PLAIN, "recipes.compat"),
     "recipes.model": (*PLAIN, "recipes.compat"),
@@ -38,6 +40,7 @@ ARROWS |= {
     "recipes.training": (*PLAIN, "recipes.compat", "recipes.model"),
     "recipes.alignment": (
         *PLAIN,
+        "recipes.alignment.rewards",
         "recipes.compat",
         "recipes.model",
         "recipes.training",

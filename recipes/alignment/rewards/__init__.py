@@ -1,0 +1,1 @@
+"""Rewards: what an answer of the policy is worth, one module a domain."""
