@@ -1,0 +1,1 @@
+"""Reinforcement learning: on-policy GRPO with the DAPO loss."""

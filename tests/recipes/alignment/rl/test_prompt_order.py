@@ -1,0 +1,58 @@
+"""Every prompt is drawn exactly once a pass, whatever the ranks and the interruptions."""
+
+from collections import Counter
+
+import pytest
+
+from recipes.alignment.rl.prompt_order import PromptOrder, part_of_rank
+from recipes.rl import RL_IDENTITY
+
+IDENTITY = PromptOrder(prompts=1728, seed=1234)
+
+
+def test_identity_stage_is_one_pass_and_a_half() -> None:
+    """40 steps of 64 prompts are 1.48 passes of 1,728."""
+    steps = RL_IDENTITY.steps.value
+    per_step = RL_IDENTITY.train_batch_size.value // RL_IDENTITY.samples_per_prompt.value
+    assert RL_IDENTITY.prompts.value == IDENTITY.prompts
+    drawn = [number for step in range(steps) for number in IDENTITY.draw(step * per_step, per_step)]
+    assert len(drawn) == 2560
+    assert sorted(drawn[:1728]) == list(range(1728))
+    assert Counter(Counter(drawn).values()) == {1: 2 * 1728 - 2560, 2: 2560 - 1728}
+
+
+def test_order_depends_on_seed_and_pass() -> None:
+    first = IDENTITY.draw(0, 1728)
+    second = IDENTITY.draw(1728, 1728)
+    other = PromptOrder(1728, seed=1235).draw(0, 1728)
+    assert sorted(first) == sorted(second) == sorted(other)
+    assert first != second
+    assert first != other
+    assert first != list(range(1728))
+    assert PromptOrder(1728, seed=1234).draw(0, 1728) == first
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_ranks_share_a_step_without_overlap(ranks) -> None:
+    places = [place for rank in range(ranks) for place in part_of_rank(64, rank, ranks)]
+    assert places == list(range(64))
+    sizes = {len(part_of_rank(64, rank, ranks)) for rank in range(ranks)}
+    assert sizes == {64 // ranks}
+
+
+def test_ranks_that_do_not_divide_a_step_are_refused() -> None:
+    with pytest.raises(ValueError, match="64 prompts a step cannot be split over 3 ranks"):
+        part_of_rank(64, 0, 3)
+
+
+@pytest.mark.parametrize("prompts", [1, 5, 64, 100])
+def test_draws_go_on_over_any_number_of_passes(prompts) -> None:
+    order = PromptOrder(prompts, seed=7)
+    passes = 3
+    in_one_go = order.draw(0, passes * prompts)
+    in_pieces = []
+    while len(in_pieces) < len(in_one_go):
+        count = min(7, len(in_one_go) - len(in_pieces))
+        in_pieces += order.draw(len(in_pieces), count)
+    assert in_pieces == in_one_go
+    assert set(Counter(in_one_go).values()) == {passes}
