@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
@@ -31,13 +32,16 @@ class SdpaCoreAttention(MegatronModule):
     not falling along the sequence; a token attends to earlier tokens of its own document only), or
     Megatron's own boolean mask [batch or 1, 1, queries, keys] in which True hides a key.
 
+    Or there is no mask but packed sequences, in Megatron's ``thd`` format as TransformerEngine
+    takes them: each is attended to by itself.
+
     With context parallelism each rank holds two of ``2 * cp`` equal chunks of the sequence,
     ``rank`` and ``2 * cp - 1 - rank``, as Megatron's ``get_batch_on_this_cp_rank`` cuts them;
-    document ids are cut the same way.
+    document ids are cut the same way. Of packed sequences it holds two chunks of each.
 
     Raises:
-        ValueError: attention dropout, an attention bias, packed sequences, or a boolean mask under
-            context parallelism.
+        ValueError: attention dropout, an attention bias, or a boolean mask under context
+            parallelism.
     """
 
     def __init__(
@@ -71,25 +75,26 @@ class SdpaCoreAttention(MegatronModule):
         attention_mask: Tensor | None,
         attn_mask_type: AttnMaskType | None = None,
         attention_bias: Tensor | None = None,
-        packed_seq_params: Any = None,
+        packed_seq_params: PackedSeqParams | None = None,
     ) -> Tensor:
         """Attend.
 
         Args:
-            query: [sequence, batch, heads, head_dim] of this tensor-parallel rank.
+            query: [sequence, batch, heads, head_dim] of this tensor-parallel rank, without the
+                batch if sequences are packed.
             key: [sequence, batch, groups, head_dim]; ``heads`` is a multiple of ``groups``.
             value: as ``key``.
             attention_mask: None, document ids or a boolean mask (see the class).
             attn_mask_type: ``no_mask`` when one token is decoded against a cache, else causal.
+            packed_seq_params: where packed sequences begin, which are causal.
 
         Returns:
-            [sequence, batch, heads * head_dim].
+            [sequence, batch, heads * head_dim], without the batch if sequences are packed.
         """
-        if attention_bias is not None or packed_seq_params is not None:
-            raise ValueError(
-                "attention bias and packed sequences need TransformerEngine; pass document ids "
-                "instead"
-            )
+        if attention_bias is not None:
+            raise ValueError("an attention bias needs TransformerEngine")
+        if packed_seq_params is not None:
+            return self._packed(query, key, value, packed_seq_params)
         has_boolean_mask = attention_mask is not None and attention_mask.dtype == torch.bool
         documents = None
         if attention_mask is not None and not has_boolean_mask:
@@ -101,7 +106,7 @@ class SdpaCoreAttention(MegatronModule):
                     "a boolean attention mask cannot be cut over context-parallel ranks: pass "
                     "document ids"
                 )
-            starts = self._context_parallel_starts(query)
+            starts = self._context_parallel_starts(query.shape[0])
             key, value, documents = _gather_context(key, value, documents)
         else:
             # with a cache of keys the queries are the end of the sequence
@@ -122,6 +127,37 @@ class SdpaCoreAttention(MegatronModule):
             attended = self._causal_chunks(query, key, value, starts, documents)
         # back to [sequence, batch, heads * head_dim]
         return attended.permute(2, 0, 1, 3).flatten(2)
+
+    def _packed(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
+        """Attend within each of packed sequences: [tokens, heads, head_dim] to [tokens, heads *
+        head_dim].
+        """
+        bounds = packed.cu_seqlens_q
+        if packed.cu_seqlens_q_padded is not None:
+            bounds = packed.cu_seqlens_q_padded
+        cp = self.config.context_parallel_size
+        if cp > 1:
+            group = parallel_state.get_context_parallel_group()
+            key_value = torch.cat([key, value], dim=-1)
+            gathered = _gather_sequence(key_value, group, bounds)
+            key, value = gathered.split(key.shape[-1], dim=-1)
+
+        lengths = bounds.diff()
+        own_lengths = (lengths // cp).tolist()
+        # [tokens, heads, head_dim] -> [1, heads, tokens, head_dim], one of each sequence
+        parts = zip(
+            query.transpose(0, 1)[None].split(own_lengths, dim=2),
+            key.transpose(0, 1)[None].split(lengths.tolist(), dim=2),
+            value.transpose(0, 1)[None].split(lengths.tolist(), dim=2),
+            strict=True,
+        )
+        attended = []
+        for part_query, part_key, part_value in parts:
+            starts = [0]
+            if cp > 1:
+                starts = self._context_parallel_starts(part_query.shape[2])
+            attended.append(self._causal_chunks(part_query, part_key, part_value, starts, None))
+        return torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1)
 
     def _causal_chunks(
         self,
@@ -147,10 +183,10 @@ class SdpaCoreAttention(MegatronModule):
         return torch.cat(blocks, dim=2)
 
     @staticmethod
-    def _context_parallel_starts(query: Tensor) -> list[int]:
+    def _context_parallel_starts(queries: int) -> list[int]:
         """Return the positions of this rank's two chunks of queries."""
         group = parallel_state.get_context_parallel_group()
-        chunk = query.shape[0] // 2
+        chunk = queries // 2
         # rank r has chunk r from the start and chunk r from the end, so that work is even
         first = group.rank()
         second = 2 * group.size() - 1 - first
@@ -225,25 +261,50 @@ class SdpaCoreAttention(MegatronModule):
         )
 
 
+def context_parallel_order(bounds: Tensor, size: int) -> Tensor:
+    """Return the order of tokens on context-parallel ranks: the first one's, the second's ...
+
+    Of each sequence rank ``r`` holds chunks ``r`` and ``2 * size - 1 - r`` of ``2 * size`` equal
+    ones, so that the work is even: as Megatron's ``get_batch_on_this_cp_rank`` cuts one sequence,
+    and its rotary embedding and TransformerEngine expect packed ones to be cut.
+
+    Args:
+        bounds: [sequences + 1], where each sequence begins, and the end.
+        size: ranks.
+
+    Returns:
+        [tokens], positions in the sequences.
+    """
+    lengths = bounds.diff()
+    starts = bounds[:-1].repeat_interleave(lengths)
+    positions = torch.arange(len(starts), device=bounds.device) - starts
+    chunks = positions * 2 * size // lengths.repeat_interleave(lengths)
+    ranks = torch.minimum(chunks, 2 * size - 1 - chunks)
+    return ranks.argsort(stable=True)
+
+
 def _gather_context(
     key: Tensor, value: Tensor, documents: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gather keys, values and document ids of the whole sequence from all ranks."""
     group = parallel_state.get_context_parallel_group()
+    bounds = torch.tensor([0, key.shape[0] * group.size()], device=key.device)
     # one message for both
     key_value = torch.cat([key, value], dim=-1)
-    gathered = _gather_sequence(key_value, group)
+    gathered = _gather_sequence(key_value, group, bounds)
     keys, values = gathered.split(key.shape[-1], dim=-1)
     if documents is not None:
         # [batch, sequence]: the sequence comes first on the way
         local = documents.t().contiguous()
-        documents = _gather_sequence(local, group).t()
+        documents = _gather_sequence(local, group, bounds).t()
     return keys, values, documents
 
 
-def _gather_sequence(local: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
-    """Gather [local sequence, ...] over the context-parallel group, in the natural order of the
-    sequence.
+def _gather_sequence(
+    local: Tensor, group: torch.distributed.ProcessGroup, bounds: Tensor
+) -> Tensor:
+    """Gather [local tokens, ...] over the context-parallel group, in the natural order of the
+    sequences that ``bounds`` separate.
     """
     if local.is_floating_point():
         gathered = gather_from_sequence_parallel_region(local, group=group)
@@ -251,8 +312,4 @@ def _gather_sequence(local: Tensor, group: torch.distributed.ProcessGroup) -> Te
         length = group.size() * local.shape[0]
         gathered = local.new_empty((length, *local.shape[1:]))
         torch.distributed.all_gather_into_tensor(gathered, local, group=group)
-    # [rank, first or second chunk, ...]: the second chunks run from the end of the sequence
-    chunks = gathered.unflatten(0, (group.size(), 2, -1))
-    first_half = chunks[:, 0].flatten(0, 1)
-    second_half = chunks[:, 1].flip(0).flatten(0, 1)
-    return torch.cat([first_half, second_half])
+    return gathered[context_parallel_order(bounds, group.size()).argsort()]

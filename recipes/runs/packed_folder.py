@@ -128,6 +128,11 @@ class PackedFolder:
         """Return the number of sequences."""
         return len(self._first) - 1
 
+    def longest(self, multiple: int = 1) -> int:
+        """Return the tokens of the longest sequence, each conversation filled to a multiple."""
+        lengths = -(-np.diff(self._starts) // multiple) * multiple
+        return int(np.add.reduceat(lengths, self._first[:-1]).max())
+
     def __getitem__(self, index: int) -> PackedSequence:
         """Return a sequence by its number, from 0."""
         if not 0 <= index < len(self):

@@ -92,6 +92,23 @@ def _check_masks():
         )
 
 
+def _check_packed():
+    """Compare packed sequences, in one row, with document ids."""
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    # the second of the batch behind the first
+    row = [x.transpose(0, 1).flatten(0, 1)[:, None].requires_grad_() for x in _inputs()]
+    documents = _documents()
+    documents[1] += documents.max() + 1
+    documents = documents.view(1, 1, -1)
+    bounds = documents.unique(return_counts=True)[1].cumsum(0)
+    bounds = torch.nn.functional.pad(bounds, (1, 0)).int()
+    packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds)
+    core = _core()
+    output = core(*(x[:, 0] for x in row), None, packed_seq_params=packed)
+    _assert_equal(row, output[:, None], core(*row, documents))
+
+
 def _check_cache():
     from megatron.core.transformer.enums import AttnMaskType
 
@@ -109,8 +126,8 @@ def _check_refusals():
     query, key, value = _inputs()
     with pytest.raises(ValueError, match="dropout"):
         _core(attention_dropout=0.1)
-    with pytest.raises(ValueError, match="packed sequences"):
-        _core()(query, key, value, None, packed_seq_params=object())
+    with pytest.raises(ValueError, match="attention bias"):
+        _core()(query, key, value, None, attention_bias=query)
 
 
 def _check_context_parallel():
@@ -158,6 +175,10 @@ def _peak_of_long_sequence():
 
 def test_masks_equal_a_plain_softmax(forked):
     forked(_check_masks)
+
+
+def test_packed_sequences_equal_documents(forked):
+    forked(_check_packed)
 
 
 def test_decoding_against_a_cache(forked):
