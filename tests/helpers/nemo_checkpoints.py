@@ -25,10 +25,21 @@ def logits_of_checkpoint(checkpoint: Path, ids: np.ndarray) -> np.ndarray:
     return logits.float().numpy()
 
 
-def save_in_parallel(checkpoint: Path, output: Path, tp: int, pp: int) -> None:
-    """Load a checkpoint into ``tp * pp`` ranks, this one among them, and save it from there."""
+def save_in_parallel(
+    checkpoint: Path, output: Path, tp: int, pp: int, live: Path | None = None
+) -> None:
+    """Load a checkpoint into ``tp * pp`` ranks, this one among them, and save it from there.
+
+    Args:
+        checkpoint: an imported one.
+        output: new checkpoint.
+        tp, pp: parallel sizes.
+        live: new Hugging Face folder, written from the ranks' memory.
+    """
     from nemo.lightning import MegatronStrategy, Trainer
     from nemo.lightning.io import ModelConnector
+
+    from recipes.model.bridge.live import export_live
 
     # the ranks run already: Lightning must not start them
     os.environ["TORCHELASTIC_RUN_ID"] = "parallel"
@@ -43,8 +54,17 @@ def save_in_parallel(checkpoint: Path, output: Path, tp: int, pp: int) -> None:
     )
     trainer = Trainer(devices=tp * pp, accelerator="cpu", strategy=strategy)
     connector = ModelConnector(str(checkpoint))
-    _, trainer = connector.nemo_load(checkpoint, trainer=trainer)
+    model, trainer = connector.nemo_load(checkpoint, trainer=trainer)
     connector.nemo_save(output, trainer)
+    if live:
+        export_live(megatron_model(model), checkpoint / "context" / "hf_source", live)
+
+
+def megatron_model(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the Megatron-Core model within NeMo's and Lightning's wrappers."""
+    from megatron.core.models.gpt.gpt_model import GPTModel
+
+    return next(module for module in model.modules() if type(module) is GPTModel)
 
 
 def train_one_step(checkpoint: Path, runs: Path) -> str:

@@ -4,10 +4,11 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 import yaml
+from torch import Tensor
 from transformers import GenerationConfig, GraniteConfig
 
 from recipes.common.errors import UserError
@@ -30,6 +31,18 @@ MAX_SHARD_BYTES = 5 * 10**9
 # one write of a whole tensor took several times as long as writes of this size (Linux 6.18, ext4)
 _WRITE_BYTES = 2**20
 _SAFETENSORS_TYPES = {dtype: name for name, dtype in TORCH_TYPES.items()}
+
+
+class WeightSource(Protocol):
+    """What holds a model's weights: a checkpoint's folder, or a model in memory."""
+
+    def dtype(self, weight: Weight) -> torch.dtype:
+        """Return the type in which a tensor is stored."""
+        ...
+
+    def read(self, weight: Weight) -> Tensor:
+        """Return a tensor, of Megatron's shape."""
+        ...
 
 
 def export_hf(
@@ -68,7 +81,7 @@ def export_hf(
         dtype = source.dtype(megatron_weights[0])
         _write_configs(checkpoint / "context", config, dtype, tokenizer, temporary)
         copy_files(tokenizer_folder, tokenizer_files(tokenizer_folder), temporary)
-        _write_shards(shards, source, temporary)
+        write_shards(shards, source, temporary)
 
 
 def _write_configs(
@@ -104,7 +117,7 @@ def _new_values(tokenizer: Any) -> dict[str, Any]:
     return hf_config.to_diff_dict()
 
 
-def _write_shards(shards: list["Shard"], source: TorchDistCheckpoint, folder: Path) -> None:
+def write_shards(shards: list["Shard"], source: WeightSource, folder: Path) -> None:
     """Write the safetensors files, and their index where there are several."""
     file_of_tensor: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
@@ -182,7 +195,7 @@ class Shard:
             }
             self.tensor_bytes = end
 
-    def write(self, file: BinaryIO, source: TorchDistCheckpoint) -> None:
+    def write(self, file: BinaryIO, source: WeightSource) -> None:
         """Write the file: 8 bytes of header length, the JSON header, the tensors' bytes."""
         header = json.dumps({"__metadata__": {"format": "pt"}, **self.header}).encode()
         header += b" " * (-len(header) % 8)
@@ -195,7 +208,7 @@ class Shard:
 
 
 def plan_shards(
-    megatron_weights: list[Weight], source: TorchDistCheckpoint, max_shard_bytes: int
+    megatron_weights: list[Weight], source: WeightSource, max_shard_bytes: int
 ) -> list[Shard]:
     """Put the tensors into as few files as the limit and their order allow.
 
@@ -209,8 +222,7 @@ def plan_shards(
         dtype = source.dtype(weight)
         if dtype not in _SAFETENSORS_TYPES:
             raise UserError(
-                f"{source.folder}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be "
-                f"exported"
+                f"{source}: {weight.key} is {dtype}, but only bf16, fp16 and fp32 can be exported"
             )
         bytes_with_weight = shards[-1].tensor_bytes + weight.elements * dtype.itemsize
         if shards[-1].weights and bytes_with_weight > max_shard_bytes:

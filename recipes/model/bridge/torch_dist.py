@@ -97,6 +97,9 @@ class TorchDistCheckpoint:
                 f"{path}: damaged or not a checkpoint's metadata ({error}); use another checkpoint"
             ) from error
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     @property
     def holds_optimizer(self) -> bool:
         """Whether an optimizer's state was saved with the weights."""

@@ -238,13 +238,23 @@ def test_nemo_imports_by_url(folders: tuple[Path, Path], forked: Callable, tmp_p
 def test_parallel_ranks_give_the_same_export(
     tensor: int, pipeline: int, folders: tuple[Path, Path], forked: Callable, tmp_path: Path
 ) -> None:
-    forked(save_in_parallel, folders[1], tmp_path / "nemo", tensor, pipeline, world_size=2)
+    forked(
+        save_in_parallel,
+        folders[1],
+        tmp_path / "nemo",
+        tensor,
+        pipeline,
+        tmp_path / "live",
+        world_size=2,
+    )
     assert {file.name[:4] for file in (tmp_path / "nemo" / "weights").glob("*.distcp")} == {
         "__0_",
         "__1_",
     }
     export_hf(tmp_path / "nemo", tmp_path / "back")
     assert_same_tensors(tmp_path / "back", folders[0])
+    # as written from the ranks' memory
+    assert_same_tensors(tmp_path / "live", folders[0])
 
 
 def test_training_starts_from_an_import_and_its_checkpoint_is_exported(
