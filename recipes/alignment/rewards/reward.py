@@ -55,3 +55,15 @@ def timed_out(reason: str) -> Reward:
 def infrastructure(reason: str) -> Reward:
     """Return what stands for the reward of an answer that could not be scored."""
     return Reward(math.nan, Outcome.INFRASTRUCTURE, reason)
+
+
+class NoAnswer(Exception):
+    """An answer states nothing that can be read; the argument says why, half a sentence."""
+
+
+class SeveralAnswers(Exception):
+    """An answer states several things, of which one may be right."""
+
+
+class BadGold(Exception):
+    """A gold answer cannot be used; the argument says why, half a sentence."""
