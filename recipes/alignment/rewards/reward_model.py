@@ -234,9 +234,9 @@ class LocalRewardModel:
         if not (folder / "config.json").is_file():
             raise UserError(f"{_OPTION} {folder}: holds no config.json, expected a model's folder")
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._model = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True
+                folder, use_safetensors=True, trust_remote_code=False
             )
         # whatever transformers makes of files from elsewhere
         except Exception as error:
