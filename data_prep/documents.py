@@ -127,13 +127,14 @@ def read(
 
 
 def read_records(
-    part: Part, field: str, others: tuple[str, ...]
+    part: Part, field: str, others: tuple[str, ...] | None
 ) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """Yield number and value of a part's records, where :func:`read` yields their text.
 
     Args:
         part: of :func:`split_inputs`.
-        field, others: the fields that are needed; a record may have more, or lack one.
+        field, others: the fields that are needed; a record may have more, or lack one. With None
+            for ``others`` a record has all of its fields.
 
     Raises:
         UserError: a file that is truncated, damaged or gone.

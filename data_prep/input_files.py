@@ -23,7 +23,15 @@ GIT = ".git"  # a folder, or a file in a submodule
 
 _PLAN = "plan.json"
 # what this project's own commands write next to documents, in a folder with a plan
-_OWN_RECORDS = (_PLAN, "manifest.json", "shard-*.json", "*.removed.jsonl")
+_OWN_RECORDS = (
+    _PLAN,
+    "manifest.json",
+    "shard-*.json",
+    "*.removed.jsonl",
+    "*.audit.jsonl",
+    "*.undecided.jsonl",
+    "curation.*",
+)
 
 HIDDEN = "hidden"
 OWN = "records of granite41 data"

@@ -347,7 +347,7 @@ class _ShardProgress:
         self._progress.advance(self._sizes[index])
 
         counts = []
-        for key in ("documents", "tokens"):
+        for key in ("documents", "tokens", "read", "kept"):
             if key in manifest:
                 counts.append(f"{manifest[key]:,} {key}")
         speed = f"{self._progress.rate / 1e6:.1f} MB/s of input"
@@ -387,6 +387,15 @@ def read_plan(output: Path) -> Plan:
         UserError: it is missing, damaged, or of a former version, which did not identify inputs.
     """
     return _read_plan_file(output).plan
+
+
+def read_settings(output: Path) -> dict[str, Any]:
+    """Return the settings with which a folder was started, as JSON gives them back.
+
+    Raises:
+        UserError: as :func:`read_plan`.
+    """
+    return _read_plan_file(output).settings
 
 
 def _read_plan_file(output: Path) -> _PlanFile:

@@ -51,8 +51,20 @@ def parse(record: Mapping[str, Any]) -> Conversation:
         BadConversation: an unknown role, content that is no text, an order that makes no
             conversation, a call of a tool that was not declared, arguments that are no object.
     """
+    conversation = read(record)
+    check_order(conversation.messages)
+    check_calls(conversation)
+    return conversation
+
+
+def read(record: Mapping[str, Any]) -> Conversation:
+    """Return the conversation of a record before :func:`check_order` and :func:`check_calls`.
+
+    Raises:
+        BadConversation: an unknown role, content that is no text, tools or documents that are no
+            objects.
+    """
     tools = _objects(record, TOOLS)
-    names = {_tool_name(tool, number) for number, tool in enumerate(tools, 1)}
     documents = _objects(record, DOCUMENTS)
     raw = record.get(MESSAGES)
     if not isinstance(raw, list) or not raw:
@@ -64,9 +76,8 @@ def parse(record: Mapping[str, Any]) -> Conversation:
     messages = []
     unread = Counter[str]()
     for number, message in enumerate(raw, 1):
-        messages.append(_message(message, f"message {number}", names))
+        messages.append(_message(message, f"message {number}"))
         unread.update(key for key in message if key not in _KEYS and message[key] is not None)
-    _check_order(messages)
     return Conversation(messages, tools, documents, unread)
 
 
@@ -85,7 +96,7 @@ def without_nulls(value: Any) -> Any:
 # --- A message
 
 
-def _message(message: Any, where: str, tool_names: set[str]) -> dict[str, Any]:
+def _message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         _refuse(f"{where} is {_kind(message)}, expected an object with role and content")
     role = message.get("role")
@@ -108,7 +119,7 @@ def _message(message: Any, where: str, tool_names: set[str]) -> dict[str, Any]:
         if isinstance(message.get(key), str):
             clean[key] = message[key]
     if calls:
-        clean["tool_calls"] = [_call(call, where, tool_names) for call in calls]
+        clean["tool_calls"] = [_call(call, where) for call in calls]
     return clean
 
 
@@ -131,35 +142,29 @@ def _text(content: Any, where: str, allow_none: bool) -> str:
     return text
 
 
-def _call(call: Any, where: str, tool_names: set[str]) -> dict[str, Any]:
+def _call(call: Any, where: str) -> dict[str, Any]:
     # some data has the function without the object around it
     function = call.get("function") or call if isinstance(call, dict) else call
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         _refuse(f"{where} has a call without a function's name; repair it")
-    name = function["name"]
-    if name not in tool_names:
-        declared = ", ".join(sorted(tool_names)) or "none"
-        _refuse(
-            f"{where} calls {name!r:.60}, which is no tool that the conversation declares "
-            f"({declared:.200}); declare it"
-        )
-    arguments = function.get("arguments")
-    if arguments is None:
-        arguments = {}
-    arguments = _parsed(arguments, f"{where} has a string of arguments of {name} that")
-    if not isinstance(arguments, dict):
-        _refuse(f"{where} has arguments of {name} that are {_kind(arguments)}, expected an object")
     clean: dict[str, Any] = {
         "type": "function",
-        "function": {"name": name, "arguments": arguments},
+        "function": {"name": function["name"], "arguments": function.get("arguments")},
     }
     if isinstance(call.get("id"), str):
         clean["id"] = call["id"]
     return clean
 
 
-def _check_order(messages: list[dict[str, Any]]) -> None:
-    """Raise unless the messages can have been said one after the other, the assistant last."""
+# --- What messages make together
+
+
+def check_order(messages: list[dict[str, Any]]) -> None:
+    """Check that the messages can have been said one after the other, the assistant last.
+
+    Raises:
+        BadConversation: they cannot.
+    """
     if messages[0]["role"] == ASSISTANT:
         _refuse("message 1 is the assistant's, expected what it answers before it")
     previous = messages[0]
@@ -173,6 +178,36 @@ def _check_order(messages: list[dict[str, Any]]) -> None:
             f"its last message is of the role {previous['role']}, expected the assistant's; "
             f"cut the conversation after its last reply"
         )
+
+
+def check_calls(conversation: Conversation) -> None:
+    """Check that each call is one of a declared tool; make its arguments an object.
+
+    Raises:
+        BadConversation: a tool without a name, a call of another tool, arguments that are no
+            object.
+    """
+    names = {tool_name(tool, number) for number, tool in enumerate(conversation.tools, 1)}
+    for number, message in enumerate(conversation.messages, 1):
+        for call in message.get("tool_calls", ()):
+            _check_call(call["function"], f"message {number}", names)
+
+
+def _check_call(function: dict[str, Any], where: str, tool_names: set[str]) -> None:
+    name = function["name"]
+    if name not in tool_names:
+        declared = ", ".join(sorted(tool_names)) or "none"
+        _refuse(
+            f"{where} calls {name!r:.60}, which is no tool that the conversation declares "
+            f"({declared:.200}); declare it"
+        )
+    arguments = function["arguments"]
+    if arguments is None:
+        arguments = {}
+    arguments = _parsed(arguments, f"{where} has a string of arguments of {name} that")
+    if not isinstance(arguments, dict):
+        _refuse(f"{where} has arguments of {name} that are {_kind(arguments)}, expected an object")
+    function["arguments"] = arguments
 
 
 # --- Tools, documents and values in strings
@@ -190,7 +225,12 @@ def _objects(record: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
     return objects
 
 
-def _tool_name(tool: dict[str, Any], number: int) -> str:
+def tool_name(tool: dict[str, Any], number: int) -> str:
+    """Return the name of a tool's schema, which is in an object ``function`` or not.
+
+    Raises:
+        BadConversation: it has none, or one that templates could not write between quotes.
+    """
     function = tool.get("function", tool)
     name = function.get("name") if isinstance(function, dict) else None
     # templates put it between quotes as it is

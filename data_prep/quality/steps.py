@@ -41,6 +41,13 @@ def normalize(text: str) -> str:
         if any(possible_encoding(text, encoding) for encoding in CHARMAP_ENCODINGS):
             text = ftfy.fix_encoding(text, _ENCODING)
         text = fixes.fix_c1_controls(text)
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """Return ``text`` after steps 3 to 5 of :func:`normalize`, which guess nothing."""
+    if not _UNUSUAL.search(text):
+        return text
     text = fixes.remove_terminal_escapes(fixes.fix_line_breaks(text))
     return unicodedata.normalize("NFC", _REMOVED.sub("", text))
 

@@ -80,8 +80,8 @@ def _print_summary(summary: "Summary") -> None:
     rows.append(["all", *(f"{count:,}" for count in summary.buckets.values())])
     print_table(["conversations", *buckets], rows)
     typer.echo(
-        f"{summary.conversations:,} conversations judged; this run: {summary.requests:,} requests, "
-        f"{summary.tokens:,} tokens"
+        f"{summary.conversations:,} conversations judged, {summary.bad_records:,} bad records; "
+        f"this run: {summary.requests:,} requests, {summary.tokens:,} tokens"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from recipes.cli import checkpoints, cluster, judge, reports, run, stages
+from recipes.cli import checkpoints, cluster, curate, judge, reports, run, stages
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
 from recipes.cli.grouped_help import GroupedHelp
@@ -138,6 +138,7 @@ app.command("import")(checkpoints.import_folder)
 app.command()(checkpoints.generate)
 app.command()(reports.report)
 app.add_typer(reports.plot_app, name="plot")
+data_app.command("curate", cls=MultiValueCommand)(curate.curate_conversations)
 data_app.command("judge", cls=MultiValueCommand)(judge.judge_conversations)
 data_app.command("judge-check")(judge.check_judge)
 app.add_typer(data_app, name="data")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from recipes.runs.curated_folder import MOST_CHARACTERS
+
 # a path of this machine, or of a cluster
 PathLike: TypeAlias = Path | str
 
@@ -70,6 +72,30 @@ class TokenizeOptions(Options):
     license: str | None = None
     skip_bad_records: bool = False
     workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateOptions(Options):
+    """``granite41 data curate``."""
+
+    command = ("data", "curate")
+
+    inputs: tuple[str, ...] = field(metadata={"flag": "--input"})
+    output: PathLike
+    min_reply_characters: int = 1
+    max_characters: int = MOST_CHARACTERS
+    decontaminate: tuple[str, ...] = ()
+    ngram_words: int = 13
+    judge: str | None = None
+    model: str | None = None
+    rubric: PathLike | None = None
+    keep_borderline: bool = False
+    in_flight: int = 64
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    workers: int | None = None
+    shards: int | None = None
+    only_pass: str | None = field(default=None, metadata={"flag": "--pass"})
 
 
 @dataclass(frozen=True, kw_only=True)

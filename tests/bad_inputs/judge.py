@@ -56,7 +56,7 @@ ROWS = [
     Row(
         "a conversation that is cut off",
         JUDGE,
-        ["a.jsonl, record 1: is not JSON"],
+        ["a.jsonl: no conversation in it", "a.jsonl, record 1: is not JSON"],
         [_lines(GOOD), inputs.damaged("a.jsonl", inputs.cut)],
     ),
     _endpoint("of completions", "http://h/v1/completions", "expected the address of chat comp"),

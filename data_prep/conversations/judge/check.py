@@ -16,6 +16,8 @@ from data_prep.conversations.judge.prompts import read_sample
 from data_prep.conversations.judge.reading import read_conversations
 from data_prep.conversations.judge.rubric import BUCKETS, Rubric
 from data_prep.conversations.judge.verdict import DIMENSIONS, LARGEST, faults_of, labels_schema
+from data_prep.documents import BadRecord
+from data_prep.records import BadRow
 from recipes.common.errors import UserError
 from recipes.common.files import write_text
 
@@ -159,6 +161,9 @@ def read_labelled(file: Path) -> list[Conversation]:
 
     conversations = []
     for where, conversation in read_conversations([str(file)]):
+        # nobody labels what is no conversation
+        if isinstance(conversation, BadRow):
+            raise BadRecord(f"{where}: {conversation.reason}")
         schema = labels_schema(read_sample(conversation).category, _ORDER)
         mistake = next(Draft202012Validator(schema).iter_errors(conversation.get("labels")), None)
         if mistake:

@@ -62,6 +62,7 @@ class Endpoint:
         timeout: seconds that an answer may take.
         first_wait: seconds before the second try; each further wait is twice as long.
         patience: seconds that one request waits for rate limits, all its waits together.
+        option: that gave the address, for messages.
     """
 
     url: str
@@ -71,6 +72,7 @@ class Endpoint:
     timeout: float = 300.0
     first_wait: float = 1.0
     patience: float = 600.0
+    option: str = "--endpoint"
 
 
 @dataclass
@@ -125,8 +127,9 @@ class Client:
     """
 
     def __init__(self, endpoint: Endpoint, sampling: Sampling, budget: Budget) -> None:
-        check_url("--endpoint", endpoint.url, CHAT_COMPLETIONS)
+        check_url(endpoint.option, endpoint.url, CHAT_COMPLETIONS)
         self._endpoint = endpoint
+        self._where = f"{endpoint.option} {endpoint.url}"
         self._sampling = sampling
         self.budget = budget
         self._slots = asyncio.Semaphore(endpoint.in_flight)
@@ -180,7 +183,7 @@ class Client:
         """
         async with self._slots:
             try:
-                await self._probe(schema)
+                await self.probe(schema)
                 body = self._body(messages, self._sampling.max_tokens, schema)
                 return await self._persist(body, self._endpoint.tries)
             except UserError as error:
@@ -188,8 +191,12 @@ class Client:
                 self._ending.set()
                 raise
 
-    async def _probe(self, schema: Mapping[str, Any]) -> None:
-        """Find out, once, whether the server answers, and takes a schema."""
+    async def probe(self, schema: Mapping[str, Any]) -> None:
+        """Find out, once, whether the server answers, and takes a schema.
+
+        Raises:
+            UserError: it does not answer, or refuses the address, the key or the model.
+        """
         async with self._probing:
             if self._is_structured is not None:
                 return
@@ -209,7 +216,7 @@ class Client:
                 await self._persist(self._body(messages, _PROBE_TOKENS, schema), tries=1)
             except Refused as error:
                 raise UserError(
-                    f"--endpoint {self._endpoint.url}: refuses a request of two lines ({error}); "
+                    f"{self._where}: refuses a request of two lines ({error}); "
                     f"check --model {self.model} and the server's log"
                 ) from error
             log.warning(
@@ -251,7 +258,7 @@ class Client:
                 waited += seconds
                 if failures >= tries or waited > self._endpoint.patience:
                     raise UserError(
-                        f"--endpoint {self._endpoint.url}: gives no answer ({error.reason}); the "
+                        f"{self._where}: gives no answer ({error.reason}); the "
                         f"answers before are kept, look at the server and run the same command "
                         f"again"
                     ) from error
@@ -288,7 +295,7 @@ class Client:
         remedy = f"check the address and --model {self.model}"
         if status in _UNAUTHORIZED:
             remedy = f"set the key in the environment variable {KEY}"
-        raise UserError(f"--endpoint {self._endpoint.url}: answers {words}; {remedy}")
+        raise UserError(f"{self._where}: answers {words}; {remedy}")
 
     def _parse(self, content: bytes, sent: int) -> Answer:
         try:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +15,7 @@ from data_prep.conversations.judge.judging import Judge, Judgement, judge_all
 from data_prep.conversations.judge.prompts import CATEGORIES
 from data_prep.conversations.judge.reading import read_conversations
 from data_prep.conversations.judge.rubric import BUCKETS, Rubric
+from data_prep.records import BadRow
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_write
 from recipes.common.json_files import write_json
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 VERDICTS = "verdicts.jsonl"
 SUMMARY = "summary.json"
+BAD_RECORD = "bad_record"
 _LOG_EVERY = 1000
 
 
@@ -33,7 +34,8 @@ class Summary:
 
     Attributes:
         model: the judge's name.
-        conversations: read; the sum of ``buckets``, and of all counts in ``categories``.
+        conversations: judged; the sum of ``buckets``, and of all counts in ``categories``.
+        bad_records: records that are no conversation.
         buckets: bucket -> conversations.
         categories: category -> bucket -> conversations.
         faults: fault -> conversations that have it.
@@ -44,6 +46,7 @@ class Summary:
     model: str
     rubric: dict[str, Any]
     conversations: int = 0
+    bad_records: int = 0
     buckets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BUCKETS, 0))
     categories: dict[str, dict[str, int]] = field(
         default_factory=lambda: {name: dict.fromkeys(BUCKETS, 0) for name in CATEGORIES}
@@ -81,11 +84,8 @@ async def judge_files(
     Raises:
         UserError: as :func:`read_conversations` and :meth:`Client.ask`; there is no space.
     """
-    records = read_conversations(inputs)
     # before anything is written
-    first = next(records, None)
-    if first is None:
-        raise UserError(f"{', '.join(inputs)}: no conversation in it; name other files")
+    _require_conversation(inputs)
     client = Client(endpoint, rubric.sampling, budget)
     summary = Summary(client.model, asdict(rubric))
 
@@ -97,33 +97,68 @@ async def judge_files(
                 temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
             ):
                 judge = Judge(rubric, client, cache)
-                await _write(judge, chain([first], records), file, summary, endpoint.in_flight)
+                records = read_conversations(inputs)
+                await _write(judge, records, file, summary, endpoint.in_flight)
         summary.requests = budget.requests
         summary.tokens = budget.tokens
         write_json(output / SUMMARY, asdict(summary))
     return summary
 
 
+def _require_conversation(inputs: list[str]) -> None:
+    """Raise UserError where no record can be judged."""
+    bad: list[str] = []
+    count = 0
+    for where, row in read_conversations(inputs):
+        if not isinstance(row, BadRow):
+            return
+        count += 1
+        if not bad:
+            bad = [f", but {where}: {row.reason}"]
+    more = f" and {count - 1:,} more" if count > 1 else ""
+    raise UserError(
+        f"{', '.join(inputs)}: no conversation in it{''.join(bad)}{more}; name other files"
+    )
+
+
 async def _write(
     judge: Judge,
-    records: Iterator[tuple[str, dict[str, Any]]],
+    records: Iterator[tuple[str, dict[str, Any] | BadRow]],
     file: TextIO,
     summary: Summary,
     in_flight: int,
 ) -> None:
-    places: deque[str] = deque()
+    """Write a line a record, in order."""
+    # place, and why it is not judged, of records without a line
+    waiting: deque[tuple[str, str]] = deque()
 
     def conversations() -> Iterator[dict[str, Any]]:
-        for place, conversation in records:
-            places.append(place)
-            yield conversation
+        for place, row in records:
+            if isinstance(row, BadRow):
+                waiting.append((place, row.reason))
+                continue
+            waiting.append((place, ""))
+            yield row
+
+    def write_bad() -> None:
+        while waiting and waiting[0][1]:
+            place, reason = waiting.popleft()
+            _write_line(file, {"record": place, "bucket": BAD_RECORD, "reason": reason})
+            summary.bad_records += 1
 
     async with aclosing(judge_all(judge, conversations(), in_flight)) as judgements:
         async for judgement in judgements:
-            line = {"record": places.popleft(), **vars(judgement)}
+            write_bad()
+            place, _ = waiting.popleft()
+            line = {"record": place, **vars(judgement)}
             if judgement.verdict:
                 line["verdict"] = vars(judgement.verdict)
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            _write_line(file, line)
             summary.add(judgement)
             if summary.conversations % _LOG_EVERY == 0:
                 log.info("%s conversations judged", f"{summary.conversations:,}")
+    write_bad()
+
+
+def _write_line(file: TextIO, line: dict[str, Any]) -> None:
+    file.write(json.dumps(line, ensure_ascii=False) + "\n")

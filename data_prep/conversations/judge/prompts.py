@@ -47,9 +47,6 @@ class Sample:
 def read_sample(record: Mapping[str, Any]) -> Sample:
     """Return what the judge sees of a record, and by which prompt.
 
-    Documents come first, as grounding rejects; then calls of tools; then a ``language`` that is not
-    English, or without one letters that mostly are no Latin ones.
-
     Raises:
         BadConversation: as :func:`parse`.
     """
@@ -59,15 +56,22 @@ def read_sample(record: Mapping[str, Any]) -> Sample:
         content["tools"] = conversation.tools
     if conversation.documents:
         content["documents"] = conversation.documents
+    return Sample(content, category_of(conversation, record.get("language")))
 
-    category = "multi_turn"
+
+def category_of(conversation: Conversation, language: Any) -> str:
+    """Return the category of a conversation, one of :data:`CATEGORIES`.
+
+    Documents come first, as grounding rejects; then calls of tools; then a ``language`` that is not
+    English, or without one letters that mostly are no Latin ones.
+    """
     if conversation.documents:
-        category = "rag"
-    elif conversation.tools:
-        category = "tool_call"
-    elif not _is_english(conversation, record.get("language")):
-        category = "multilingual"
-    return Sample(content, category)
+        return "rag"
+    if conversation.tools:
+        return "tool_call"
+    if not _is_english(conversation, language):
+        return "multilingual"
+    return "multi_turn"
 
 
 def _is_english(conversation: Conversation, language: Any) -> bool:

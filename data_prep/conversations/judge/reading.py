@@ -12,7 +12,6 @@ from data_prep.conversations.conversation import (
     without_nulls,
 )
 from data_prep.conversations.judge.prompts import read_sample
-from data_prep.documents import BadRecord
 from data_prep.input_files import JSON_LINES, kind_of
 from data_prep.records import BadRow
 
@@ -21,24 +20,31 @@ _OTHERS = (TOOLS, DOCUMENTS, "language", "labels")
 _PIECE_BYTES = 1 << 30
 
 
-def read_conversations(inputs: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_conversations(
+    inputs: Iterable[str],
+) -> Iterator[tuple[str, dict[str, Any] | BadRow]]:
     """Yield the records of files and folders, each with its place, as ``FILE, record N``.
 
+    One that cannot be judged is a :class:`BadRow`.
+
     Raises:
-        UserError: a file cannot be read, or a record is no conversation.
+        UserError: a file cannot be read.
     """
     names = input_files.find(inputs).names
     for part in documents.split(names, _PIECE_BYTES):
         source = documents.source(part)
         before = documents.records_before(part)
+        is_json = kind_of(part.input) in JSON_LINES
         for number, row in documents.read_records(part, MESSAGES, _OTHERS):
-            where = f"{source}, record {before + number}"
-            if isinstance(row, BadRow):
-                raise BadRecord(f"{where}: {row.reason}")
-            if kind_of(part.input) not in JSON_LINES:
-                row = without_nulls(row)
-            try:
-                read_sample(row)
-            except BadConversation as error:
-                raise BadRecord(f"{where}: {error}") from error
-            yield where, row
+            yield f"{source}, record {before + number}", _read(row, is_json)
+
+
+def _read(row: dict[str, Any] | BadRow, is_json: bool) -> dict[str, Any] | BadRow:
+    if isinstance(row, BadRow):
+        return row
+    record = row if is_json else without_nulls(row)
+    try:
+        read_sample(record)
+    except BadConversation as error:
+        return BadRow(str(error))
+    return record

@@ -11,6 +11,7 @@ import typer
 from recipes.cli.main import app
 from recipes.runs.commands import (
     CorporaOptions,
+    CurateOptions,
     EvaluateOptions,
     ExportOptions,
     GateOptions,
@@ -37,6 +38,24 @@ EVERY_OPTION = [
         license="MIT",
         skip_bad_records=True,
         workers=3,
+    ),
+    CurateOptions(
+        inputs=("a.jsonl", "hf:b"),
+        output=HERE,
+        min_reply_characters=2,
+        max_characters=9,
+        decontaminate=("a.txt", "task:b"),
+        ngram_words=8,
+        judge="http://h/v1/chat/completions",
+        model="judge",
+        rubric=HERE / "rubric.yaml",
+        keep_borderline=True,
+        in_flight=2,
+        max_requests=3,
+        max_tokens=4,
+        workers=5,
+        shards=7,
+        only_pass="rules",
     ),
     ImportOptions(hf="ibm-granite/granite", output=HERE),
     TrainOptions(

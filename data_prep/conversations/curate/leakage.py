@@ -1,0 +1,48 @@
+"""Leakage: texts of evaluation suites, and prompts that hold their own answer."""
+
+from data_prep.conversations.conversation import ASSISTANT, SYSTEM, USER, Conversation
+from data_prep.quality import ngrams
+from data_prep.quality.contamination import NGRAM_WORDS
+
+# words before a short answer at the end of a prompt
+_LABELS = ((b"answer",), (b"answer", b"is"), (b"solution",), (b"solution", b"is"))
+
+
+def all_text(conversation: Conversation) -> str:
+    """Return what is said in a conversation, and the texts of its documents."""
+    texts = [message["content"] for message in conversation.messages]
+    for document in conversation.documents:
+        texts += [value for value in document.values() if isinstance(value, str)]
+    return "\n".join(texts)
+
+
+def find_own_answer(conversation: Conversation) -> str | None:
+    """Return where a prompt holds the reply to it, a part of a sentence, or None.
+
+    It does if the whole reply, of at least 13 words, is in what the user or the system prompt said
+    before it, or if the user's message ends with ``answer:`` and the reply. Documents and answers
+    of tools are there to be quoted.
+    """
+    prompts: list[str] = []
+    for number, message in enumerate(conversation.messages, 1):
+        content = message["content"]
+        if message["role"] in (SYSTEM, USER):
+            prompts.append(content)
+        elif message["role"] == ASSISTANT and _is_given(content, prompts):
+            return f"message {number} stands in what comes before it"
+    return None
+
+
+def _is_given(content: str, prompts: list[str]) -> bool:
+    # a longer text cannot be in a shorter one
+    if not prompts or len(content) > sum(map(len, prompts)):
+        return False
+    reply = ngrams.words(content)
+    if not reply:
+        return False
+    if len(reply) >= NGRAM_WORDS:
+        words = b" ".join(ngrams.words("\n".join(prompts)))
+        return b" %b " % b" ".join(reply) in b" %b " % words
+    last = ngrams.words(prompts[-1])
+    endings = [[*label, *reply] for label in _LABELS]
+    return any(last[-len(ending) :] == ending for ending in endings)

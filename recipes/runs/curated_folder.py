@@ -1,0 +1,142 @@
+"""The manifest of a folder of curated conversations: counts of what was kept and why not."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipes.common.json_files import read_record, write_record
+from recipes.registry.stages import STAGES
+
+MANIFEST = "manifest.json"
+KEPT = "kept"
+DROPPED = "dropped"
+UNDECIDED = "undecided"
+OUTCOMES = (KEPT, DROPPED, UNDECIDED)
+MOST_EXAMPLES = 3
+# derived: 8 characters for each token of SFT's sequences; hardly any text has as many, so what is
+# longer would be left out when it is packed
+MOST_CHARACTERS = 8 * STAGES["sft"].sequence_length.value
+_REMEDY = "curate the conversations again with `granite41 data curate`"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation that was not kept.
+
+    Attributes:
+        input, record: where it is from.
+        why: reason.
+        prompt, reply: beginnings of the first user's and the last assistant's message.
+    """
+
+    input: str
+    record: int
+    why: str
+    prompt: str
+    reply: str
+
+
+@dataclass
+class CurationCounts:
+    """Counts of conversations.
+
+    Attributes:
+        read: all of them; the sum of the next three.
+        kept, dropped, undecided: by what became of them.
+        dropped_by: step -> those that it dropped.
+        changed_by: step -> those that it changed.
+        categories: category -> outcome -> conversations.
+        buckets: bucket of the judge -> conversations.
+        faults: fault that the judge found -> conversations.
+        dimensions: dimension of the judge -> outcome -> conversations with a score of 1, 2 ... 10.
+        examples: step -> the first few that it did not keep.
+    """
+
+    read: int = 0
+    kept: int = 0
+    dropped: int = 0
+    undecided: int = 0
+    dropped_by: dict[str, int] = field(default_factory=dict)
+    changed_by: dict[str, int] = field(default_factory=dict)
+    categories: dict[str, dict[str, int]] = field(default_factory=dict)
+    buckets: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    dimensions: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every conversation that was read has an outcome."""
+        return self.read == self.kept + self.dropped + self.undecided
+
+    def add_outcome(self, outcome: str, category: str) -> None:
+        """Count what became of a conversation."""
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        by_outcome = self.categories.setdefault(category, dict.fromkeys(OUTCOMES, 0))
+        by_outcome[outcome] += 1
+
+    def add_example(self, step: str, example: Example) -> None:
+        """Keep an example of what a step did not keep, if it is one of the first."""
+        examples = self.examples.setdefault(step, [])
+        if len(examples) < MOST_EXAMPLES:
+            examples.append(example)
+
+    def add(self, more: "CurationCounts") -> None:
+        """Add the counts of other conversations, which come after these."""
+        for name in ("read", *OUTCOMES):
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        for name in ("dropped_by", "changed_by", "categories", "buckets", "faults", "dimensions"):
+            _add(getattr(self, name), getattr(more, name))
+        for step, examples in more.examples.items():
+            for example in examples:
+                self.add_example(step, example)
+
+
+def _add(into: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add numbers, lists of numbers and dicts of them by key."""
+    for key, value in more.items():
+        if isinstance(value, dict):
+            _add(into.setdefault(key, {}), value)
+        elif isinstance(value, list):
+            before = into.get(key, [0] * len(value))
+            into[key] = [a + b for a, b in zip(before, value, strict=True)]
+        else:
+            into[key] = into.get(key, 0) + value
+
+
+@dataclass
+class CurationManifest(CurationCounts):
+    """The contents of the folder's manifest.json.
+
+    Attributes:
+        steps: names, in the order in which they see a conversation.
+        settings: of the rules, and of the judge where there is one.
+        passed_over: reason -> files of the inputs that were not read.
+    """
+
+    steps: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest, whole or not at all."""
+        write_record(folder / MANIFEST, self)
+
+    @classmethod
+    def read_from(cls, folder: Path) -> "CurationManifest":
+        """Return the manifest of a folder.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return read_record(cls, folder / MANIFEST, _REMEDY)
+
+    def rows(self) -> list[tuple[str, int, int, int]]:
+        """Return step, conversations that it changed and dropped, and those left after it."""
+        left = self.read
+        rows = []
+        for step in self.steps:
+            dropped = self.dropped_by.get(step, 0)
+            left -= dropped
+            rows.append((step, self.changed_by.get(step, 0), dropped, left))
+        return rows
