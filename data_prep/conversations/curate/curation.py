@@ -102,11 +102,7 @@ def curate(
         UserError: an input cannot be read; the judge does not answer or its budget is spent; the
             output was started with other inputs or settings; there is no space.
     """
-    if only_shard is not None and only_pass not in (RULES, SELECTION):
-        raise UserError(
-            f"--shard {only_shard}: expected --pass {RULES} or --pass {SELECTION} with it; "
-            f"name one, or leave --shard out"
-        )
+    _require_pass(only_pass, only_shard)
     shards.check_output(output)
     plan = shards.make_plan(inputs, max_shards)
     run = _Run(output, plan, settings, judging, workers)
@@ -129,6 +125,14 @@ def curate(
             _decide(run)
         _select(run, index)
     return finish(output)
+
+
+def _require_pass(name: str | None, shard: int | None) -> None:
+    if shard is not None and name not in (RULES, SELECTION):
+        raise UserError(
+            f"--shard {shard}: expected --pass {RULES} or --pass {SELECTION} with it; "
+            f"name one, or leave --shard out"
+        )
 
 
 async def _probe(judging: Judging) -> None:

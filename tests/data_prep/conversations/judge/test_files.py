@@ -80,6 +80,20 @@ def test_each_conversation_is_in_one_bucket(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/summary.json").read_text())["buckets"] == summary.buckets
 
 
+def test_bad_records_are_counted_and_the_others_judged(tmp_path: Path) -> None:
+    file = write(tmp_path, ["score 9", "score 2"])
+    first, second = file.read_text().splitlines()
+    file.write_text("\n".join(["[]", first, '{"text": "a"}', "{", second, "7"]) + "\n")
+    with judge_server(reply=by_the_reply) as url:
+        summary = judge(file, tmp_path / "out", url)
+    assert (summary.conversations, summary.bad_records) == (2, 4)
+    found = lines(tmp_path / "out")
+    assert [line["record"] for line in found] == [f"{file}, record {n}" for n in range(1, 7)]
+    bad = "bad_record"
+    assert [line["bucket"] for line in found] == [bad, "accept", bad, bad, "reject", bad]
+    assert found[2]["reason"].startswith("field 'messages' holds null")
+
+
 def test_parquet_is_judged_as_json_lines_are(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
