@@ -21,6 +21,7 @@ ARROWS = {
     "recipes.runs": ("recipes.common", "recipes.spec", "recipes.registry"),
     "recipes.model_folder": ("recipes.common",),
     "recipes.compat": ("recipes.common", "recipes.spec"),
+    "recipes.planning": ("recipes.common", "recipes.spec", "recipes.registry", "recipes.runs"),
 }
 PLAIN = (
     "recipes.common",
@@ -62,6 +63,7 @@ ARROWS |= {
 }
 ARROWS["recipes.cli"] += (
     *PLAIN,
+    "recipes.planning",
     "recipes.compat",
     "recipes.training",
     "recipes.alignment",

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from recipes.cli import checkpoints, cluster, curate, judge, reports, run, stages
+from recipes.cli import checkpoints, cluster, curate, judge, plan, reports, run, stages
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
 from recipes.cli.grouped_help import GroupedHelp
@@ -126,6 +126,7 @@ def _options(
 app.command("list")(stages.list_stages)
 app.command()(stages.show)
 app.command("check")(stages.check_recipes)
+app.command("plan")(plan.plan)
 app.command("run")(run.run_stages)
 app.command()(run.resume)
 app.command()(run.train)

@@ -86,11 +86,14 @@ def check_recipes(
         ),
     ] = None,
     overrides: OverridesArgument = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Run a whole step of a rank on fake tensors, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Prove a recipe without GPUs: its arithmetic, its memory (an estimate), the model's shards."""
     from recipes.model.shards import check_stages
 
-    checks = check_stages(size, stage, overrides or [])
+    checks = check_stages(size, stage, overrides or [], trace)
     if not print_checks(checks, as_json, size=size):
         raise typer.Exit(1)

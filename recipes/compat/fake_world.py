@@ -7,9 +7,10 @@ takes part, belongs to torch's own tests (``torch.testing._internal``), and so m
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from recipes.common.errors import UserError
+from recipes.compat import patching
 
 
 def without_gpus() -> None:
@@ -38,13 +39,12 @@ def without_gpus() -> None:
 
 @contextmanager
 def rank_of_world(rank: int, world_size: int, tp: int, pp: int, cp: int) -> Iterator[None]:
-    """Be a rank with Megatron's parallel groups set up; new tensors are on the meta device.
+    """Be a rank with Megatron's parallel groups set up.
 
     Args:
         rank: 0 to ``world_size - 1``.
         world_size: a multiple of ``tp * pp * cp``, the sizes of the parallel groups.
     """
-    import torch
     import torch.distributed as dist
     from megatron.core import parallel_state
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -57,8 +57,23 @@ def rank_of_world(rank: int, world_size: int, tp: int, pp: int, cp: int) -> Iter
             context_parallel_size=cp,
             create_gloo_process_groups=False,
         )
-        with torch.device("meta"):
-            yield
+        yield
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+
+
+def without_random_states() -> None:
+    """Let Megatron neither read nor set random states, whose tensors are never fake ones.
+
+    Granite draws no random number in a step: it has no dropout.
+    """
+    # megatron/core/tensor_parallel/random.py
+    from megatron.core.tensor_parallel import random
+
+    def replace(target: object, name: str, value: object) -> None:
+        patching.replace(target, name, value, patched_by="recipes/compat/fake_world.py")
+
+    replace(random, "_get_all_rng_states", lambda: (None, None, None))
+    replace(random, "_set_all_rng_states", lambda *states: None)
+    replace(random.CudaRNGStatesTracker, "fork", lambda self, *name: nullcontext())

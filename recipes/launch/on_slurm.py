@@ -21,7 +21,7 @@ from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import EvaluateOptions, TokenizeOptions
 from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
-from recipes.runs.stage_folder import CHECKPOINTS_KEPT
+from recipes.runs.stage_folder import STAGE_BYTES
 from recipes.runs.task import Task
 from recipes.spec.sizes import SIZES
 from slurm.cluster import Cluster, load_cluster
@@ -32,13 +32,6 @@ from slurm.submission import Submission
 from slurm.submit import dry_run_scripts, submit
 
 log = logging.getLogger(__name__)
-
-# a checkpoint has bf16 weights, fp32 weights and two moments; one more exists while it is written
-_CHECKPOINT_BYTES = 2 + 4 + 4 + 4
-_MERGE_BYTES = 2
-_EXPORT_BYTES = 2
-# that a trained stage leaves for each parameter
-_BYTES_PER_PARAMETER = _CHECKPOINT_BYTES * (CHECKPOINTS_KEPT + 1) + _MERGE_BYTES + _EXPORT_BYTES
 
 
 def run_on_cluster(
@@ -255,7 +248,7 @@ def _submit(
         cluster,
         folder,
         request,
-        needed_bytes=parameters * _BYTES_PER_PARAMETER,
+        needed_bytes=parameters * STAGE_BYTES,
         mounts=mounts,
     )
 

@@ -35,6 +35,13 @@ from recipes.model_folder.weights import GraniteFolder, open_granite
 if TYPE_CHECKING:
     from recipes.spec.sizes import Size
 
+# every layer keeps its input alone and runs forward again in the backward pass
+FULL_RECOMPUTE = {
+    "recompute_granularity": "full",
+    "recompute_method": "uniform",
+    "recompute_num_layers": 1,
+}
+
 
 def granite_forward_step(model: "GraniteModel", batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Run one micro-batch: token ids and labels to per-token losses, all [batch, sequence].

@@ -42,7 +42,7 @@ class Shard:
 
 
 def check_stages(
-    size: str, stage: str | None = None, overrides: Sequence[str] = ()
+    size: str, stage: str | None = None, overrides: Sequence[str] = (), trace: bool = False
 ) -> dict[str, list[CheckResult]]:
     """Check a stage, or all stages of pre-training and long-context extension that ``size`` has.
 
@@ -50,6 +50,7 @@ def check_stages(
         size: model size.
         stage: one stage; None for all.
         overrides: ``key=value`` as ``granite41 show`` names them, for every stage that is checked.
+        trace: whether to run a whole step of each pipeline stage on fake tensors, too.
 
     Returns:
         Stage -> its checks.
@@ -59,7 +60,15 @@ def check_stages(
     """
     recipes = resolve_chain(size, stage, overrides)
     numbers = check_numbers(recipes)
-    return {name: [*numbers[name], *check_model(recipe)] for name, recipe in recipes.items()}
+    checks = {name: [*numbers[name], *check_model(recipe)] for name, recipe in recipes.items()}
+    if trace:
+        from recipes.model.traced_step import check_trace
+
+        for name, recipe in recipes.items():
+            # what cannot be built has failed already
+            if all(check.ok for check in checks[name] if check.name == "shards"):
+                checks[name] += check_trace(recipe)
+    return checks
 
 
 def check_model(recipe: PretrainRecipe) -> Iterator[CheckResult]:
@@ -215,7 +224,7 @@ def _build(
     from recipes.model.nemo import GraniteConfig
 
     tp, pp, cp, _ = _parallel_sizes(parallel)
-    with rank_of_world(rank, world_size, tp, pp, cp):
+    with rank_of_world(rank, world_size, tp, pp, cp), torch.device("meta"):
         config = GraniteConfig(
             **GraniteConfig.transformer_settings(model),
             seq_length=sequence_length,

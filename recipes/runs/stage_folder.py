@@ -21,6 +21,13 @@ LOCK = "lock"
 MERGED = "merged"
 CHECKPOINTS = "checkpoints"
 CHECKPOINTS_KEPT = 3
+
+# bytes of a parameter; a checkpoint has bf16 weights, fp32 weights and two moments
+CHECKPOINT_BYTES = 2 + 4 + 4 + 4
+MERGE_BYTES = 2
+EXPORT_BYTES = 2
+# that a trained stage leaves; one checkpoint more exists while it is written
+STAGE_BYTES = CHECKPOINT_BYTES * (CHECKPOINTS_KEPT + 1) + MERGE_BYTES + EXPORT_BYTES
 RECORDED_LIBRARIES = (
     "torch",
     "megatron-core",

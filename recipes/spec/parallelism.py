@@ -6,8 +6,8 @@ IBM published the GPU type only, and SFT's number of GPUs. Three limits decide e
 - The batch. It has 4M tokens in every stage, so at 8K tokens a GPU it feeds 512 replicas of the
   model's tensor- and pipeline-parallel GPUs at any sequence length: as the length grows, context
   parallelism takes over from data parallelism and the number of GPUs stays.
-- The network. Tensor parallelism stays within the eight GPUs of a node on H100 and H200, the four
-  of a tray on GB200.
+- The network. Tensor parallelism stays within the eight GPUs of a node on H100, H200 and B200, the
+  four of a tray on GB200.
 """
 
 from dataclasses import replace
@@ -23,6 +23,7 @@ from recipes.spec.tree import COMPUTED, Rule
 GPU_MEMORY: dict[GpuType, Sourced[int]] = {
     "h100": derived(80, "NVIDIA's data sheet of the H100 SXM"),
     "h200": derived(141, "NVIDIA's data sheet of the H200 SXM"),
+    "b200": derived(180, "NVIDIA's data sheet of the DGX B200: 1,440 GB / 8 GPUs"),
     "gb200": derived(186, "NVIDIA's data sheet of the GB200 NVL72: 13.4 TB / 72 GPUs"),
     "cpu": assumed(4, "what a laptop can spare"),
 }
@@ -87,8 +88,8 @@ _30B = Parallelism(
 
 # at sequences of 4K tokens; `build_parallelism` derives the longer stages
 PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
-    "3b": {"h100": _3B, "h200": _3B, "gb200": _3B},
-    "8b": {"h100": _8B, "h200": _8B, "gb200": _8B},
+    "3b": {"h100": _3B, "h200": _3B, "b200": _3B, "gb200": _3B},
+    "8b": {"h100": _8B, "h200": _8B, "b200": _8B, "gb200": _8B},
     "30b": {
         "h100": replace(
             _30B,
@@ -105,6 +106,7 @@ PARALLELISM: dict[str, dict[GpuType, Parallelism]] = {
             ),
         ),
         "h200": _30B,
+        "b200": _30B,
         "gb200": _30B,
     },
     "tiny": {

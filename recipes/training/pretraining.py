@@ -13,19 +13,12 @@ from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
-from recipes.model.nemo import GraniteConfig, GraniteModel
+from recipes.model.nemo import FULL_RECOMPUTE, GraniteConfig, GraniteModel
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.stage_folder import CHECKPOINTS_KEPT
 from recipes.training.callbacks import StageCheckpoint, StageProgress
 from recipes.training.data import GraniteDataModule
 from recipes.training.schedule import StageScheduler, is_hidden_matrix
-
-# every layer keeps its input alone and runs forward again in the backward pass
-FULL_RECOMPUTE = {
-    "recompute_granularity": "full",
-    "recompute_method": "uniform",
-    "recompute_num_layers": 1,
-}
 
 
 def pretraining_recipe(

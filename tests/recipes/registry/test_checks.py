@@ -105,7 +105,7 @@ def test_every_stage_holds(size: str, gpu_type: str) -> None:
             "phase1",
             ["parallelism.micro_batch_size=32", "parallelism.gpus=64"],
             "memory (estimate)",
-            "GB: parameters 8.4",
+            "GB: weights 8.4",
         ),
     ],
 )

@@ -1,0 +1,1 @@
+"""What stages need and cost: memory, time, energy, storage, layouts and failures, without torch."""
