@@ -1,14 +1,21 @@
 """Conversations as token ids and the mask of what is trained, by two methods that must agree."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from data_prep.conversations.conversation import BadConversation, Conversation
 from data_prep.conversations.special_tokens import SpecialTokens
 from data_prep.conversations.template import Rendering, load_template
+from recipes.common.encoder import Encoder
 from recipes.common.tokenizer_files import TokenizerFolder
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,12 @@ class ChatEncoder:
         special_tokens: those of the tokenizer.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fast: bool = False) -> None:
         """Read a tokenizer's folder.
+
+        Args:
+            folder: holds the tokenizer and its template.
+            fast: encode by gigatoken, within :meth:`run`.
 
         Raises:
             UserError: it holds no tokenizer, names no end-of-text, or has no template that can be
@@ -45,6 +56,18 @@ class ChatEncoder:
         self.template = load_template(folder, files.special_tokens)
         self.special_tokens = SpecialTokens(files.tokenizer)
         self._tokenizer = files.tokenizer
+        self._encoder = Encoder(folder, reference_only=not fast)
+        self._token_bytes = _token_bytes(files.tokenizer, self.identity.vocab_size)
+        self._token_lengths = np.array([len(token) for token in self._token_bytes])
+
+    @property
+    def differing(self) -> int:
+        """The texts of the sample that gigatoken gave other ids than Hugging Face's library."""
+        return self._encoder.differing
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Return ``work()``, which is called again where gigatoken's ids are other ones."""
+        return self._encoder.run(work)
 
     def encode(self, conversation: Conversation) -> EncodedConversation:
         """Return the ids of a conversation and which of them are trained.
@@ -54,6 +77,7 @@ class ChatEncoder:
 
         Raises:
             BadConversation: it cannot be rendered, the methods differ, or all or none is trained.
+            EncoderMismatch: of :meth:`run`, with the fast encoder.
         """
         tagged = self.template.render(conversation)
         by_prefixes = self.template.render_by_prefixes(conversation)
@@ -74,13 +98,24 @@ class ChatEncoder:
         return EncodedConversation(ids, trained)
 
     def _mask_by_characters(self, rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
-        encoding = self._tokenizer.encode(rendering.text, add_special_tokens=False)
-        ids = np.array(encoding.ids, dtype=np.int32)
-        starts = np.array([start for start, _ in encoding.offsets], dtype=np.int64)
+        ids, _ = self._encoder.encode([rendering.text])
+        starts = self._starts(rendering.text, ids)
         trained = np.zeros(len(ids), dtype=bool)
-        for start, end in rendering.spans:
-            trained |= (starts >= start) & (starts < end)
-        return ids, trained
+        for span in rendering.spans:
+            start, end = (len(rendering.text[:character].encode()) for character in span)
+            first, last = np.searchsorted(starts, [start, end])
+            trained[first:last] = True
+        return ids.astype(np.int32), trained
+
+    def _starts(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """Return the byte of the text that each token begins at."""
+        if b"".join(map(self._token_bytes.__getitem__, ids.tolist())) == text.encode():
+            lengths = self._token_lengths[ids]
+            return np.cumsum(lengths) - lengths
+        # a tokenizer that is not of bytes, or changes the text
+        ends = np.cumsum([0] + [len(character.encode()) for character in text])
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return ends[[start for start, _ in encoding.offsets]]
 
     def _mask_by_pieces(self, rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
         # every second piece is trained
@@ -89,11 +124,27 @@ class ChatEncoder:
             bounds += span
         bounds.append(len(rendering.text))
 
-        ids = []
-        trained = []
-        for number in range(len(bounds) - 1):
-            piece = rendering.text[bounds[number] : bounds[number + 1]]
-            piece_ids = self._tokenizer.encode(piece, add_special_tokens=False).ids
-            ids += piece_ids
-            trained += [number % 2 == 1] * len(piece_ids)
-        return np.array(ids, dtype=np.int32), np.array(trained, dtype=bool)
+        pieces = [rendering.text[start:end] for start, end in pairwise(bounds)]
+        ids, lengths = self._encoder.encode(pieces)
+        is_trained = np.arange(len(pieces)) % 2 == 1
+        return ids.astype(np.int32), is_trained.repeat(lengths)
+
+
+def _token_bytes(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
+    """Return the bytes that each id of a byte-level tokenizer stands for.
+
+    Its vocabulary spells every byte as one character: itself where it can be seen, else one of
+    those from 256 on.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    bytes_of = {chr(byte): byte for byte in visible}
+    bytes_of |= {chr(256 + number): byte for number, byte in enumerate(hidden)}
+
+    found = [b""] * vocab_size
+    for token, number in tokenizer.get_vocab(with_added_tokens=False).items():
+        if bytes_of.keys() >= set(token):
+            found[number] = bytes(bytes_of[character] for character in token)
+    for number, added in tokenizer.get_added_tokens_decoder().items():
+        found[number] = added.content.encode()
+    return found

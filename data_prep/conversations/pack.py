@@ -81,6 +81,8 @@ class _PartResult:
         trained_tokens: of all of them.
         left_out: a line of ``left_out.jsonl`` for each record left out.
         special_tokens, unread_keys, sources: as in :class:`PackedManifest`.
+        differing: texts of a sample whose ids by gigatoken were wrong, so that Hugging Face's
+            library encoded the part.
     """
 
     lengths: list[int] = field(default_factory=list)
@@ -89,6 +91,7 @@ class _PartResult:
     special_tokens: Counter[str] = field(default_factory=Counter)
     unread_keys: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
+    differing: int = 0
 
     @property
     def reasons(self) -> Counter[str]:
@@ -154,13 +157,19 @@ def pack(
             template_sha256=encoder.template.sha256,
         )
         manifest.write(folder)
-    _warn_of_unread_keys(manifest)
+    _warn(total)
     return manifest
 
 
-def _warn_of_unread_keys(manifest: PackedManifest) -> None:
-    for key, count in manifest.unread_keys.items():
+def _warn(total: _PartResult) -> None:
+    for key, count in total.unread_keys.items():
         log.warning("messages have a key %r, which no template reads: %s", key, f"{count:,}")
+    if total.differing:
+        log.warning(
+            "gigatoken gave other ids than tokenizers for %s texts compared; their parts were "
+            "encoded by tokenizers",
+            f"{total.differing:,}",
+        )
 
 
 def _require_conversations(inputs: Sequence[str], total: _PartResult) -> None:
@@ -183,6 +192,7 @@ def _merge(results: list[_PartResult]) -> _PartResult:
         total.special_tokens.update(result.special_tokens)
         total.unread_keys.update(result.unread_keys)
         total.sources.update(result.sources)
+        total.differing += result.differing
     return total
 
 
@@ -242,10 +252,17 @@ def encode_part(numbered: tuple[int, Part], folder: Path, settings: Settings) ->
     """
     number, part = numbered
     ids_file, mask_file = _token_files(folder, number)
-    reader = _PartEncoder(part, settings)
-    with ids_file.open("wb") as ids, mask_file.open("wb") as mask:
-        reader.encode(ids, mask)
-    return reader.result
+    encoder = ChatEncoder(settings.tokenizer, fast=True)
+
+    def encode() -> _PartResult:
+        reader = _PartEncoder(part, settings, encoder)
+        with ids_file.open("wb") as ids, mask_file.open("wb") as mask:
+            reader.encode(ids, mask)
+        return reader.result
+
+    result = encoder.run(encode)
+    result.differing = encoder.differing
+    return result
 
 
 class _PartEncoder:
@@ -255,10 +272,10 @@ class _PartEncoder:
         result: of what was encoded so far.
     """
 
-    def __init__(self, part: Part, settings: Settings) -> None:
+    def __init__(self, part: Part, settings: Settings, encoder: ChatEncoder) -> None:
         self._part = part
         self._settings = settings
-        self._encoder = ChatEncoder(settings.tokenizer)
+        self._encoder = encoder
         # for parquet a read of the file
         self._records_before = lru_cache(1)(documents.records_before)
         self.result = _PartResult()

@@ -112,7 +112,9 @@ class ChatTemplate:
             if message["role"] != ASSISTANT:
                 continue
             before = self._text(conversation, index, add_generation_prompt=True)
-            after = self._text(conversation, index + 1)
+            after = text
+            if index + 1 < len(conversation.messages):
+                after = self._text(conversation, index + 1)
             last = after.rfind(end_of_text, len(before))
             if not (after.startswith(before) and text.startswith(after) and last >= 0):
                 raise BadConversation(
@@ -216,6 +218,8 @@ class _Generation(Extension):
 
 
 def _without_marks(text: str) -> Rendering:
+    if _START_MARK not in text:
+        return Rendering(text, [])
     pieces = []
     spans = []
     length = 0

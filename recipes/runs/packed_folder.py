@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_record, write_record
@@ -114,6 +115,7 @@ class PackedFolder:
         Raises:
             UserError: a file is missing, damaged, or not of the size that the manifest states.
         """
+        self._folder = folder
         self.manifest = read_record(PackedManifest, folder / MANIFEST, _REMEDY)
         self._ids = _map(folder / IDS, self.manifest.tokens)
         self._loss_mask = _map(folder / LOSS_MASK, self.manifest.tokens)
@@ -123,6 +125,11 @@ class PackedFolder:
         self._first = _map_bounds(
             folder / FIRST_CONVERSATIONS, self.manifest.sequences, self.manifest.conversations
         )
+        if self.longest() > self.manifest.sequence_length:
+            raise UserError(
+                f"{folder}: holds a sequence of {self.longest():,} tokens, expected at most "
+                f"{self.manifest.sequence_length:,} by {MANIFEST}; {_REMEDY}"
+            )
 
     def __len__(self) -> int:
         """Return the number of sequences."""
@@ -134,15 +141,26 @@ class PackedFolder:
         return int(np.add.reduceat(lengths, self._first[:-1]).max())
 
     def __getitem__(self, index: int) -> PackedSequence:
-        """Return a sequence by its number, from 0."""
+        """Return a sequence by its number, from 0.
+
+        Raises:
+            UserError: the tokenizer has no such ids.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"sequence {index} of {len(self)}")
         first = self._first[index]
         last = self._first[index + 1]
         bounds = np.array(self._starts[first : last + 1])
         tokens = slice(bounds[0], bounds[-1])
+        ids = self._ids[tokens]
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= self.manifest.tokenizer.vocab_size:
+            raise UserError(
+                f"{self._folder / IDS}: sequence {index + 1} has ids from {lowest} to {highest}, "
+                f"beyond the tokenizer's {self.manifest.tokenizer.vocab_size:,}; {_REMEDY}"
+            )
         return PackedSequence(
-            ids=self._ids[tokens],
+            ids=ids,
             loss_mask=self._loss_mask[tokens],
             cumulative_lengths=bounds - bounds[0],
         )
@@ -158,11 +176,12 @@ def _map_bounds(file: Path, pieces: int, end: int) -> np.ndarray:
 
 def _map(file: Path, length: int) -> np.ndarray:
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = open_memmap(file, mode="r")
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; {_REMEDY}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: is no array of numpy ({error}); {_REMEDY}") from error
+    except Exception as error:  # numpy evaluates the header, which may fail in any way
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: is no array of numpy ({reason:.100}); {_REMEDY}") from error
     expected = _DTYPES[file.name]
     if array.dtype != expected or array.shape != (length,):
         raise UserError(

@@ -7,10 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recipes.registry.resolve import resolve_pretraining
+from recipes.runs.packed_folder import PackedSequence
 from recipes.runs.stage_folder import write_recipe
 from tests.bad_inputs.row import Input
 from tests.helpers.manifests import data_manifest, write_stage_manifest
+from tests.helpers.packed_folders import write_packed
 from tests.helpers.report_pages import unit, write_scores
 
 Damage = Callable[[bytes], bytes]
@@ -150,6 +154,16 @@ def conversations(folder: Path) -> None:
     """Write a conversation into ``a.jsonl``."""
     messages = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
     json_file("a.jsonl", {"messages": messages})(folder)
+
+
+def packed(folder: Path) -> None:
+    """Write two sequences of three conversations into ``packed/``."""
+    ids = np.arange(12, dtype=np.int32)
+    both = [
+        PackedSequence(ids[:8], ids[:8] % 2 == 1, np.array([0, 3, 8])),
+        PackedSequence(ids[8:], ids[8:] % 2 == 1, np.array([0, 4])),
+    ]
+    write_packed(folder / "packed", both)
 
 
 def run(folder: Path) -> None:

@@ -28,6 +28,13 @@ from recipes.reports import run as run_report
 from recipes.reports.records import Problems, read_entries, read_merges, read_stages
 from recipes.runs.data_folder import component_weights, read_data_manifest
 from recipes.runs.merge_manifest import MergeManifest, MergeParent
+from recipes.runs.packed_folder import (
+    CUMULATIVE_LENGTHS,
+    FIRST_CONVERSATIONS,
+    IDS,
+    LOSS_MASK,
+    PackedFolder,
+)
 from recipes.runs.stage_folder import check_recipe
 from recipes.runs.stage_manifest import read_manifest
 from recipes.spec.tree import flatten
@@ -157,6 +164,16 @@ def _entries(folder: Path) -> None:
     read_entries(Problems(folder / "run"))
 
 
+def _packed(folder: Path) -> None:
+    sequences = PackedFolder(folder / "packed")
+    assert 0 <= sequences.manifest.efficiency <= 1
+    assert sequences.longest(4) >= 4
+    for number in range(len(sequences)):
+        sequence = sequences[number]
+        assert sequence.positions().min() >= 0
+        assert sequence.cumulative_lengths[-1] == len(sequence.ids) == len(sequence.loss_mask)
+
+
 def _report(folder: Path) -> None:
     run_report.write_report(folder / "run")
     evaluation_report.write_report(folder / "run")
@@ -224,6 +241,18 @@ SLOW_READERS = {
         lambda folder: tokenized_folder.read_manifest(folder / "tokenized"),
         edited_json,
     ),
+    "packed sequences' manifest": Reader(
+        "packed/manifest.json",
+        [inputs.packed],
+        _packed,
+        edited_json,
+    ),
+    **{
+        f"packed sequences' {name}": Reader(
+            f"packed/{name}", [inputs.packed], _packed, edited_bytes
+        )
+        for name in (IDS, LOSS_MASK, CUMULATIVE_LENGTHS, FIRST_CONVERSATIONS)
+    },
     "a model's index": Reader(
         "model/model.safetensors.index.json",
         [_sharded_model],

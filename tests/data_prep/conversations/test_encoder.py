@@ -56,6 +56,25 @@ def test_the_two_methods_agree_on_a_thousand_conversations(encoder: ChatEncoder)
         assert decoded(encoder, encoded.ids) == encoder.template.render(conversation).text
 
 
+@pytest.mark.slow
+def test_the_fast_encoder_gives_the_same(encoder: ChatEncoder, tokenizer_folder: Path) -> None:
+    fast = ChatEncoder(tokenizer_folder, fast=True)
+    of_characters = ChatEncoder(tokenizer_folder)
+    # as those of a tokenizer that is not byte-level
+    of_characters._token_bytes = [b""] * len(of_characters._token_bytes)
+    records = [parse(record) for record in conversations(100)]
+    # of a character that only the reference knows
+    records[0].messages[0]["content"] += "\U000323b0"
+
+    expected = [encoder.encode(record) for record in records]
+    for other in (fast, of_characters):
+        found = other.run(lambda other=other: [other.encode(record) for record in records])
+        for left, right in zip(found, expected, strict=True):
+            assert left.ids.tolist() == right.ids.tolist()
+            assert left.trained.tolist() == right.trained.tolist()
+    assert fast.differing == 0
+
+
 def test_calls_are_read_back_with_name_and_arguments(encoder: ChatEncoder) -> None:
     arguments = {"q": '"größer" \n <b>', "n": [1, 2.5, None, {"a": True}]}
     call = {"name": "find", "arguments": json.dumps(arguments)}

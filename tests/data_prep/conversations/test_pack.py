@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gigatoken
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from data_prep.conversations import pack as pack_module
 from data_prep.conversations.conversation import parse
 from data_prep.conversations.encoder import ChatEncoder
 from data_prep.conversations.pack import Settings, pack
+from recipes.common import encoder as encoder_module
 from recipes.common.errors import UserError
 from recipes.runs.packed_folder import PackedFolder, PackedManifest
 from tests.bad_inputs.row import listing, run
@@ -77,6 +79,44 @@ def test_workers_and_parts_change_nothing(
     packed([file], tmp_path / "two_workers", settings, workers=2)
     assert listing(tmp_path / "one") == listing(tmp_path / "three")
     assert listing(tmp_path / "one") == listing(tmp_path / "two_workers")
+
+
+class Wrong:
+    """gigatoken with one error: it takes every Japanese text for an x."""
+
+    def __init__(self, inner: gigatoken.Tokenizer) -> None:
+        self.inner = inner
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.inner.encode(self.changed(text))
+
+    def encode_batch(self, texts: list[str], parallel: bool) -> Any:
+        return self.inner.encode_batch(list(map(self.changed, texts)), parallel=parallel)
+
+    def changed(self, text: str) -> str:
+        return text.replace("日本語", "x")
+
+
+def test_a_difference_of_the_fast_encoder_is_mended_and_told(
+    tmp_path: Path,
+    tokenizer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = write(tmp_path / "a.jsonl", list(conversations(20)))
+    settings = Settings(tokenizer_folder, 4096)
+    packed([file], tmp_path / "right", settings)
+    real = gigatoken.Tokenizer.from_json
+    monkeypatch.setattr(
+        gigatoken.Tokenizer, "from_json", staticmethod(lambda data: Wrong(real(data)))
+    )
+    encoder_module._load.cache_clear()
+    try:
+        packed([file], tmp_path / "wrong", settings)
+    finally:
+        encoder_module._load.cache_clear()
+    assert "gigatoken gave other ids than tokenizers for 1 texts compared" in caplog.text
+    assert listing(tmp_path / "wrong") == listing(tmp_path / "right")
 
 
 def test_what_is_left_out_is_listed_and_counted(tmp_path: Path, tokenizer_folder: Path) -> None:

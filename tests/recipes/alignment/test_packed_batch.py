@@ -83,6 +83,16 @@ def test_pads_are_found_by_length_and_not_by_id() -> None:
     assert batch.packed_seq_params.cu_seqlens_q.tolist() == [0, 4, 8]
 
 
+def test_a_sequence_without_tokens_is_pads() -> None:
+    from recipes.alignment.packed_batch import collate
+
+    empty = PackedSequence(np.empty(0, np.int32), np.empty(0, bool), np.zeros(1, np.int64))
+    batch = collate([empty, *sequences()[1:2]], 9)
+    assert batch.packed_seq_params.cu_seqlens_q.tolist() == [0, 9, 18]
+    assert batch.loss_mask.sum() == 3
+    assert not batch.loss_mask[0, :9].any()
+
+
 def test_a_sequence_without_room_for_its_pads_is_refused() -> None:
     from recipes.alignment.packed_batch import collate
 
