@@ -210,11 +210,12 @@ def gate(
 
     A score passes when it is at least ``reference - tolerance - Z * SE`` with the SE of both;
     where lower is better, at most ``reference + tolerance + Z * SE``. RULER is compared with
-    references by its mean over the tasks at each length.
+    references by its mean over the tasks at each length. Some benchmarks have a least score of
+    their own in ``suites.yaml``.
 
     Args:
         evaluation: the one to check.
-        against: IBM's or calibrated numbers; None checks only that the evaluation is whole.
+        against: IBM's or calibrated numbers; None for none.
         baseline: the same suite on the model before a merge or a long-context stage, whose mean
             must not fall.
         allow_fallback: whether RULER's fallback texts are accepted.
@@ -223,6 +224,7 @@ def gate(
         UserError: the baseline is of another suite, size or settings, or has no unit in common.
     """
     checks = _check_units(evaluation, allow_fallback)
+    checks += _check_least(evaluation)
     if against is not None:
         checks += _check_scores(evaluation, against)
     if baseline is not None:
@@ -385,6 +387,17 @@ def _unit_problems(unit: Unit, allow_fallback: bool) -> Iterator[CheckResult]:
         if allow_fallback:
             check = replace(check, ok=True, reason=f"allowed: {reason}")
         yield check
+
+
+def _check_least(evaluation: Evaluation) -> Iterator[CheckResult]:
+    """Check the scores that must reach what the suite states."""
+    tasks = get_suite(evaluation.suite, evaluation.size).tasks
+    for unit in _finite(evaluation.units):
+        least = tasks[unit.task].least if unit.task in tasks else None
+        if least is not None:
+            ok = unit.score >= least
+            reason = "the least score of suites.yaml" if ok else "below the least score"
+            yield CheckResult(f"{unit.name} least", ok, unit.score, least, reason)
 
 
 def _check_scores(evaluation: Evaluation, against: Reference) -> Iterator[CheckResult]:

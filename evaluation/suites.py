@@ -40,6 +40,7 @@ class Benchmark:
         chat_template: whether prompts go through the tokenizer's chat template.
         unsafe_code: whether code that the model writes is run.
         percent: whether the metric is a share.
+        least: a score below which a gate fails, or None.
         needs: requirements that lm-eval's base installation does not meet.
         note: assumptions, and differences from IBM's setting.
         unavailable: why it cannot be run here, or None.
@@ -55,6 +56,7 @@ class Benchmark:
     chat_template: bool = False
     unsafe_code: bool = False
     percent: bool = True
+    least: float | None = None
     needs: tuple[str, ...] = ()
     note: str | None = None
     unavailable: str | None = None

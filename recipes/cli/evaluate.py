@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUITES = ("base", "instruct", "long-context", "smoke")
+SUITES = ("base", "instruct", "long-context", "smoke", "chat")
 REFERENCE = "reference.json"
 
 eval_app = typer.Typer(

@@ -59,6 +59,28 @@ class TinyDataOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MadeUpOptions(Options):
+    """``granite41 data made-up``."""
+
+    command = ("data", "made-up")
+
+    output: PathLike
+    conversations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(Options):
+    """``granite41 data pack``."""
+
+    command = ("data", "pack")
+
+    inputs: tuple[PathLike, ...] = field(metadata={"flag": "--input"})
+    tokenizer: PathLike
+    sequence_length: int
+    output: PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizeOptions(Options):
     """``granite41 data tokenize``."""
 

@@ -72,6 +72,19 @@ def test_the_bound_against_published_scores() -> None:
     assert check.reason == "worse than the bound 70.6 = 73.6 - 2 - 2 x 0.5"
 
 
+def test_a_benchmark_may_have_a_least_score() -> None:
+    least = get_suite("chat", "tiny").tasks["chat_string"].least
+    assert least
+    for score, ok in ((least, True), (least - 0.1, False)):
+        found = evaluation([unit("chat_string", score, None)], "chat", size="tiny")
+        whole, check = gates.gate(found, None)
+        assert (whole.ok, check.ok) == (True, ok)
+        assert (check.name, check.found, check.expected) == ("chat_string least", score, least)
+    # nothing is asked of the others
+    found = evaluation([unit("chat_arithmetic", 0.0, None)], "chat", size="tiny")
+    assert len(gates.gate(found, None)) == 1
+
+
 def test_rulers_mean_is_compared_with_ibms() -> None:
     # IBM's 83.6 at 32K; the standard error of the mean is sqrt(13 x 4) / 13
     stderr = math.sqrt(13 * 4) / 13

@@ -134,7 +134,8 @@ def test_a_task_is_found_in_one_way(suite: str, task: suites.Benchmark) -> None:
     assert bool(task.own or task.folders) == (suite != suites.LONG_CONTEXT)
     assert task.unsafe_code == (task.name in CODE)
     assert task.percent == (task.name != "smoke_text")
-    assert task.chat_template == (suite == "instruct" and task.name not in CODE)
+    is_chat = suite in ("instruct", "chat")
+    assert task.chat_template == (is_chat and task.name not in CODE)
 
 
 def test_what_is_unavailable_says_why_and_is_no_unit() -> None:
@@ -177,6 +178,7 @@ def test_samples_and_settings_by_size() -> None:
         None,
         500,
         None,
+        None,
     ]
     assert [suites.samples(suite, "tiny") for suite in ("long-context", "smoke")] == [32, 16]
     assert (
@@ -207,7 +209,8 @@ def test_every_stage_is_followed_by_suites() -> None:
     assert suites.stage_suites("lce_128k", "30b") == ("long-context", "base")
     assert suites.stage_suites("sft", "3b") == ("instruct",)
     assert suites.stage_suites("lce_128k", "tiny") == ("long-context", "smoke")
-    assert suites.stage_suites("sft", "tiny") == suites.stage_suites("phase1", "tiny") == ("smoke",)
+    assert suites.stage_suites("phase1", "tiny") == ("smoke",)
+    assert suites.stage_suites("sft", "tiny") == suites.stage_suites("rl_math", "tiny") == ("chat",)
     assert suites.lengths("tiny", resolve("lce_32k", "tiny").sequence_length.value) == [256, 2048]
 
 

@@ -21,6 +21,10 @@ pytestmark = pytest.mark.slow
 
 TASKS = Path(sandbox.__file__).parent / "tasks"
 ENTRIES = [
+    "chat_arithmetic",
+    "chat_look_up",
+    "chat_string",
+    "chat_tool_call",
     "humaneval",
     "humaneval_plus",
     "mbpp",
@@ -154,6 +158,44 @@ def test_recall_strips_what_surrounds_the_word() -> None:
     assert prompt == items[0]["prompt"]
     assert settings["until"] == ["\n"]
     assert (settings["max_gen_toks"], settings["do_sample"]) == (8, False)
+
+
+class Chat(Canned):
+    """Has a chat template: the messages, as JSON."""
+
+    tokenizer_name = "json"
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        assert add_generation_prompt
+        return json.dumps(chat_history)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return "json"
+
+
+@pytest.mark.parametrize("task", ["chat_arithmetic", "chat_tool_call"])
+def test_a_question_goes_through_the_chat_template_with_its_system_turn(task: str) -> None:
+    items = documents(f"{task}.jsonl")
+    answers = [item["answer"] for item in items]
+    model = Chat([f"{answers[0]}.", f" {answers[1]}", *answers[2:]])
+    manager = TaskManager(include_defaults=False, include_path=[TASKS])
+    results = lm_eval.simple_evaluate(
+        model=model,
+        tasks=[task],
+        task_manager=manager,
+        apply_chat_template=True,
+        bootstrap_iters=100,
+    )
+    # a reply is right as a whole or not at all
+    assert results["results"][task]["exact_match,none"] == 14 / 16
+    for item, (prompt, settings) in zip(items, model.requests, strict=True):
+        expected = [{"role": "user", "content": item["question"]}]
+        if item["system"]:
+            expected.insert(0, {"role": "system", "content": item["system"]})
+        assert json.loads(prompt) == expected
+        assert (settings["until"], settings["max_gen_toks"]) == ([], 48)
 
 
 def test_text_of_one_bit_per_byte() -> None:
