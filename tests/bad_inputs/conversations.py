@@ -203,6 +203,17 @@ ROWS = [
         says=["a.jsonl: no conversation is left to pack (there is none)"],
     ),
     Row(
+        "made-up conversations in a folder that holds something",
+        "data made-up --conversations 10 --output out",
+        input=[inputs.text("out/cat.jpg", "")],
+        says=["out: exists already and would be overwritten"],
+    ),
+    Row(
+        "no made-up conversation",
+        "data made-up --conversations 0 --output out",
+        ["Invalid value for '--conversations'"],
+    ),
+    Row(
         "packing into a folder that holds something",
         PACK,
         input=[inputs.tokenizer, inputs.conversations, inputs.text("out/cat.jpg", "")],
