@@ -162,7 +162,7 @@ ROWS = [
             f"eval {suite} --model nowhere --size 8b --output out",
             ["nowhere: neither a stage nor a folder"],
         )
-        for suite in ("base", "instruct", "long-context", "smoke")
+        for suite in ("base", "instruct", "long-context", "smoke", "chat")
     ),
     Row("a suite that does not exist", "eval list nothing", ["unknown suite 'nothing'"]),
     Row(
