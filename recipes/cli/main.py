@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from recipes.cli import checkpoints, cluster, curate, judge, plan, reports, run, stages
+from recipes.cli import checkpoints, cluster, curate, judge, plan, prompts, reports, run, stages
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
 from recipes.cli.grouped_help import GroupedHelp
@@ -142,6 +142,7 @@ app.add_typer(reports.plot_app, name="plot")
 data_app.command("curate", cls=MultiValueCommand)(curate.curate_conversations)
 data_app.command("judge", cls=MultiValueCommand)(judge.judge_conversations)
 data_app.command("judge-check")(judge.check_judge)
+data_app.command("prompts", cls=MultiValueCommand)(prompts.data_prompts)
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")
 app.add_typer(cluster.cluster_app, name="cluster")

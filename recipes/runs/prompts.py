@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import UserError
+from recipes.common.files import atomic_write
 from recipes.common.json_files import parse_record, read_record, write_record
 
 PROMPTS = "prompts.jsonl"
@@ -174,7 +175,7 @@ def write_prompts(
     domains: Counter[str] = Counter()
     rewards: Counter[str] = Counter()
     ids: set[str] = set()
-    with (folder / PROMPTS).open("wb") as file:
+    with atomic_write(folder / PROMPTS) as temporary, temporary.open("wb") as file:
         for prompt in prompts:
             if prompt.id in ids:
                 raise ValueError(f"two prompts have the id {prompt.id!r}")

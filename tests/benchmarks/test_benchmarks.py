@@ -22,6 +22,7 @@ Started = dict[str, tuple[subprocess.Popen, Path]]
 OPTIONS = {
     "cli.py": ["--runs", "1"],
     "judge.py": ["--samples", "20", "--in-flight", "10", "--seconds", "0.1", "--rounds", "1"],
+    "rewards.py": ["--prompts", "4", "--samples", "2", "--rounds", "1"],
     "training.py": ["--steps", "1", "--blocks", "2"],
     "phase1_gpu.py": ["--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
@@ -149,6 +150,13 @@ def test_judge(started) -> None:
     assert figures["ideal"][0] == pytest.approx(0.3)
     assert figures["ideal"][0] <= figures["best"][0] <= figures["worst"][0]
     assert 0 < figures["median"][1] <= figures["median"][0]
+
+
+def test_rewards(started) -> None:
+    figures = rows(printed(started, "rewards.py"))
+    assert "math, expressions" in figures
+    assert len(figures) == 12
+    assert_positive(figures)
 
 
 def test_training(started) -> None:

@@ -56,15 +56,19 @@ class Cache:
 
 
 @contextmanager
-def open_cache(folder: Path) -> Iterator[Cache]:
+def open_cache(folder: Path, name: str = FILE) -> Iterator[Cache]:
     """Open the cache of an output folder, for this process alone.
+
+    Args:
+        folder: created, and removed again if no answer is kept.
+        name: of the file in it.
 
     Raises:
         UserError: its file is damaged or of another version, or there is no space.
         LockedError: another process has it open.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
+    path = folder / name
     with _errors(path):
         # each statement is a transaction
         connection = sqlite3.connect(path, timeout=1, isolation_level=None)
@@ -107,7 +111,7 @@ def _errors(path: Path) -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_BUSY"):
             raise LockedError(
-                f"{path}: another process judges in this folder; wait until it has ended, or name "
+                f"{path}: another process works in this folder; wait until it has ended, or name "
                 f"another --output"
             ) from error
         if name.startswith("SQLITE_FULL"):

@@ -43,7 +43,7 @@ _CHARACTERS_A_TOKEN = 4
 # requests that failed together are not sent again together
 _RANDOM = random.SystemRandom()
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 class Refused(Exception):
@@ -169,12 +169,18 @@ class Client:
         """Close the connections."""
         await self._session.close()
 
-    async def ask(self, messages: Messages, schema: Mapping[str, Any]) -> Answer:
-        """Return the judge's reply.
+    async def ask(
+        self,
+        messages: Messages,
+        schema: Mapping[str, Any] | None,
+        others: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Return the model's reply.
 
         Args:
             messages: the request's.
-            schema: JSON Schema that a server with structured output keeps to.
+            schema: JSON Schema that a server with structured output keeps to; None for free text.
+            others: further fields of the request, such as ``tools``.
 
         Raises:
             Refused: the server refuses these messages, as those beyond its context.
@@ -184,14 +190,14 @@ class Client:
         async with self._slots:
             try:
                 await self.probe(schema)
-                body = self._body(messages, self._sampling.max_tokens, schema)
+                body = self._body(messages, self._sampling.max_tokens, schema, others)
                 return await self._persist(body, self._endpoint.tries)
             except UserError as error:
                 self._stopped = self._stopped or error
                 self._ending.set()
                 raise
 
-    async def probe(self, schema: Mapping[str, Any]) -> None:
+    async def probe(self, schema: Mapping[str, Any] | None) -> None:
         """Find out, once, whether the server answers, and takes a schema.
 
         Raises:
@@ -202,7 +208,7 @@ class Client:
                 return
             messages = [{"role": "user", "content": _PROBE}]
             # as if it were, for the first body
-            self._is_structured = True
+            self._is_structured = schema is not None
             try:
                 await self._persist(self._body(messages, _PROBE_TOKENS, schema), tries=1)
                 return
@@ -225,12 +231,19 @@ class Client:
                 refusal,
             )
 
-    def _body(self, messages: Messages, max_tokens: int, schema: Mapping[str, Any]) -> bytes:
+    def _body(
+        self,
+        messages: Messages,
+        max_tokens: int,
+        schema: Mapping[str, Any] | None,
+        others: Mapping[str, Any] | None = None,
+    ) -> bytes:
         content: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
             "temperature": self._sampling.temperature,
             "max_tokens": max_tokens,
+            **(others or {}),
         }
         if self._is_structured:
             wanted = {"name": "verdict", "strict": True, "schema": schema}

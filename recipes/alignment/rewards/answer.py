@@ -41,12 +41,18 @@ def refuse(answer: str, question: str) -> Reward | None:
         return unreadable(f"it has {len(answer):,} characters, of {LONGEST:,} that are read")
     if "\x00" in answer or any(0xD800 <= ord(character) <= 0xDFFF for character in answer):
         return unreadable("it holds a character that is none")
-    token = _ROLE_TOKEN.search(answer)
+    token = role_token(answer)
     if token:
-        return wrong(f"it spells out {token[0]}")
+        return wrong(f"it spells out {token}")
     if answer.split() == question.split():
         return wrong("it is the prompt")
     return None
+
+
+def role_token(text: str) -> str:
+    """Return a token of turns or calls that a text spells out, or ""."""
+    token = _ROLE_TOKEN.search(text)
+    return token[0] if token else ""
 
 
 def question_of(prompt: Prompt) -> str:
@@ -122,6 +128,6 @@ def _stripped(text: str) -> str:
 def normalized(text: str) -> str:
     """Return words for a comparison: without case, articles and marks, but those in numbers."""
     words = unicodedata.normalize("NFKC", text).casefold()
-    words = _MARKS.sub(" ", words)
-    words = _ARTICLES.sub(" ", words)
-    return " ".join(words.split())
+    words = " ".join(_MARKS.sub(" ", words).split())
+    # of the letter "a" something is left
+    return " ".join(_ARTICLES.sub(" ", words).split()) or words

@@ -38,7 +38,7 @@ def example(gold: Gold) -> str:
     """
     if not gold.says or not all(gold.says):
         raise BadGold("nothing is to be said, or a group of it is empty")
-    return "I am " + ", ".join(group[0] for group in gold.says)
+    return ", ".join(group[0] for group in gold.says)
 
 
 def score(answer: str, gold: Gold, question: str) -> Reward:

@@ -37,7 +37,8 @@ class Workers:
 
     Args:
         workers: processes.
-        rewards: names of reward functions, whose libraries are loaded once for all workers.
+        rewards: names of reward functions whose libraries are loaded at once; those of others are
+            when they are needed. Either way once for all workers.
         seconds: of wall-clock time for an answer.
         memory_bytes: of address space, that an answer may take.
 
@@ -48,15 +49,17 @@ class Workers:
     def __init__(
         self,
         workers: int,
-        rewards: Iterable[str],
+        rewards: Iterable[str] = (),
         *,
         seconds: float = SECONDS,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._seconds = seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="granite41-rewards-")
-        self._nursery = _Nursery(functions.libraries(rewards), memory_bytes, self._folder.name)
         self._count = workers
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._folder = tempfile.TemporaryDirectory(prefix="granite41-rewards-")
+        self._rewards = set(rewards)
+        self._nursery = self._start_nursery()
         # forked when they are needed, as the nursery loads libraries until then
         self._idle: list[_Worker] = []
         self.restarts = 0
@@ -74,6 +77,19 @@ class Workers:
         """End the processes."""
         self._nursery.end()
         self._folder.cleanup()
+
+    def _start_nursery(self) -> "_Nursery":
+        libraries = functions.libraries(sorted(self._rewards))
+        return _Nursery(libraries, self._memory_bytes, self._folder.name)
+
+    def _load(self, rewards: set[str]) -> None:
+        """Start another nursery if these rewards need libraries that this one has not."""
+        if rewards <= self._rewards:
+            return
+        self._nursery.end()
+        self._idle.clear()
+        self._rewards |= rewards
+        self._nursery = self._start_nursery()
 
     def score(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Reward]:
         """Return the rewards of answers, in their order.
@@ -97,6 +113,7 @@ class Workers:
 
     def _run(self, tasks: Sequence[_Task]) -> list[Reward]:
         """Give tasks to workers until each has a reward."""
+        self._load({prompt.reward for prompt, _ in tasks})
         rewards: dict[int, Reward] = {}
         waiting = deque(range(len(tasks)))
         busy: dict[int, _Worker] = {}
@@ -184,6 +201,9 @@ class _Nursery:
             "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
             # workers are the parallelism
             "OMP_NUM_THREADS": "1",
+            # lm-eval's checks of instructions download nltk's data as they are imported, unless
+            # another process is the first of the machine
+            "LOCAL_RANK": "1",
         }
         arguments = [str(theirs.fileno()), str(memory_bytes), folder, *modules]
         with theirs:
@@ -192,6 +212,8 @@ class _Nursery:
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                # what libraries print is no result
+                stdout=2,
             )
         self._control = Connection(ours.detach())
 

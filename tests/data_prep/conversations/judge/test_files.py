@@ -223,7 +223,7 @@ def test_the_summary_has_all_buckets(tmp_path: Path) -> None:
 def test_two_processes_do_not_judge_in_one_folder(tmp_path: Path) -> None:
     with (
         open_cache(tmp_path) as cache,
-        pytest.raises(LockedError, match="another process judges"),
+        pytest.raises(LockedError, match="another process works"),
     ):
         cache.put("key", {"undecided": ""})
         with open_cache(tmp_path):

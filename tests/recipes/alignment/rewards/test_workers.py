@@ -130,10 +130,16 @@ with Workers(1, ["math"], seconds=600) as workers:
     print(workers._idle[0].process, flush=True)
     workers.score([(EXPRESSION, HANGING)])
 """
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    # its workers' output goes to where its errors go
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdout
     worker = int(child.stdout.readline())
     os.kill(worker, 0)
     child.kill()
-    # its output ends once nobody has it, and workers inherit it
+    # which ends once no process has it
     child.communicate(timeout=60)

@@ -1,0 +1,1 @@
+"""Prompts for reinforcement learning: made up by rule, or of public data sets."""

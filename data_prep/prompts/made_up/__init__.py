@@ -1,0 +1,1 @@
+"""Prompts that are made up by rule, so that their gold answers are right."""

@@ -1,0 +1,98 @@
+"""The generators of prompts by name."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from data_prep.prompts.made_up import (
+    arithmetic,
+    in_context,
+    instructions,
+    logic,
+    look_up,
+    persona,
+    structured_output,
+    temporal,
+    text2sql,
+)
+from data_prep.prompts.made_up.draft import Draft
+from recipes.common.errors import UserError
+from recipes.runs.prompts import Prompt
+
+# what is made up here is as free as this project
+LICENSE = "Apache-2.0"
+# draws without anything new, before there is nothing new
+_VAIN_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Makes up prompts.
+
+    Attributes:
+        domain: of a stage's table.
+        reward: name of the reward function.
+        draw: returns a question and its gold answer; the second argument asks for an easy one.
+    """
+
+    domain: str
+    reward: str
+    draw: Callable[[random.Random, bool], Draft]
+
+
+GENERATORS = {
+    "arithmetic": Generator("math", "math", arithmetic.draw),
+    "look_up": Generator("science", "science", look_up.draw),
+    "logic": Generator("logical reasoning", "logic", logic.draw),
+    "instructions": Generator("instruction following", "instruction_following", instructions.draw),
+    "structured_output": Generator(
+        "structured output", "structured_output", structured_output.draw
+    ),
+    "text2sql": Generator("text2sql", "text2sql", text2sql.draw),
+    "temporal": Generator("temporal reasoning", "temporal", temporal.draw),
+    "in_context": Generator("in-context learning", "in_context", in_context.draw),
+    "chat": Generator("general chat", "chat", persona.draw_chat),
+    "identity": Generator("identity", "identity", persona.draw_identity),
+    "calibration": Generator("calibration", "calibration", persona.draw_calibration),
+}
+
+
+def make_up(name: str, count: int, seed: int, is_easy: bool) -> Iterator[Prompt]:
+    """Yield prompts of a generator, no two of which are the same.
+
+    Args:
+        name: of :data:`GENERATORS`.
+        count: how many.
+        seed: two runs with the same one make up the same.
+        is_easy: small enough for a model of size tiny.
+
+    Raises:
+        UserError: there are not so many different ones.
+    """
+    generator = GENERATORS[name]
+    draw = random.Random(f"{name}-{seed}")  # noqa: S311  no secret
+    seen: set[str] = set()
+    vain = 0
+    while len(seen) < count:
+        draft = generator.draw(draw, is_easy)
+        content = json.dumps([draft.question, draft.documents])
+        if content in seen:
+            vain += 1
+            if vain > _VAIN_DRAWS:
+                raise UserError(
+                    f"--source {name}={count}: there are no more than {len(seen):,} different "
+                    f"prompts; ask for fewer"
+                )
+            continue
+        vain = 0
+        seen.add(content)
+        yield Prompt(
+            id=f"{name}-{len(seen)}",
+            domain=generator.domain,
+            messages=[{"role": "user", "content": draft.question}],
+            reward=generator.reward,
+            gold=draft.gold,
+            documents=draft.documents,
+            source=name,
+        )
