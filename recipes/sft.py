@@ -5,6 +5,7 @@ from typing import Any
 from recipes.lce import ROPE_THETA_RELEASED
 from recipes.spec import tiny
 from recipes.spec.origin import assumed, derived, published
+from recipes.spec.recipe import OPTIMIZER, Optimizer
 from recipes.spec.schedules import LinearDecay
 from recipes.spec.sft import SftStage
 from recipes.spec.stage import EVERY_PUBLISHED_SIZE
@@ -34,11 +35,13 @@ RULES: tuple[Rule[Any], ...] = (
     ),
 )
 
+_FALLBACK = "fallback: granite.build, Granite 4.0 350M recipe; not published for 4.1"
+
 SFT = SftStage(
     name="sft",
     title="supervised fine-tuning",
     kind="sft",
-    status="planned",
+    status="ready",
     sizes=EVERY_PUBLISHED_SIZE,
     # the checkpoint it starts from
     follows="lce_512k",
@@ -61,9 +64,18 @@ SFT = SftStage(
         warmup_tokens=COMPUTED,
     ),
     warmup_fraction=published(0.03, "W", "sft.warmup_fraction"),
+    optimizer=Optimizer(
+        betas=OPTIMIZER.betas,
+        eps=OPTIMIZER.eps,
+        weight_decay=assumed(0.0, _FALLBACK),
+        gradient_clip=assumed(1.0, _FALLBACK),
+    ),
     # intervals in steps
     checkpoint_every_steps=assumed(1000, "25 checkpoints over the stage"),
     validate_every_steps=assumed(500, "twice per checkpoint"),
+    validation_share=assumed(
+        0.001, "about 2,100 of 2.1M packed sequences, eight batches; not published"
+    ),
     gpus=derived(64, "sft.hardware: 16 nodes x 4 GB200"),
     rules=RULES,
     tiny=tiny.SFT,

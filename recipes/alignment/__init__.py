@@ -1,1 +1,5 @@
-"""Alignment after pre-training: supervised fine-tuning and reinforcement learning."""
+"""Supervised fine-tuning and reinforcement learning on NeMo-Aligner.
+
+What both share: the modules ``processes``, ``model``, ``optimizer``, ``checkpoint`` and
+``packed_batch``.
+"""

@@ -86,6 +86,33 @@ def resolve_pretraining(
     return recipe
 
 
+def resolve_ready(stage: str, size: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return :func:`resolve`'s recipe of a stage that can be trained.
+
+    Raises:
+        UserError: as :func:`resolve`, and for a stage that is planned.
+    """
+    recipe = resolve(stage, size, overrides)
+    if recipe.status == "planned":
+        ready = [name for name, other in STAGES.items() if other.status == "ready"]
+        raise UserError(
+            f"{stage} is planned and cannot be trained yet; choose one of {', '.join(ready)}"
+        )
+    return recipe
+
+
+def resolve_sft(stage: str, size: str, overrides: Sequence[str] = ()) -> SftRecipe:
+    """Return :func:`resolve`'s recipe of supervised fine-tuning.
+
+    Raises:
+        UserError: as :func:`resolve`, and for a stage of another kind.
+    """
+    recipe = resolve(stage, size, overrides)
+    if not isinstance(recipe, SftRecipe):
+        raise UserError(f"{stage} is no stage of supervised fine-tuning; choose sft")
+    return recipe
+
+
 def require_known(what: str, name: str, known: Mapping[str, Any]) -> None:
     """Raise :class:`UserError` unless ``name`` is a key of ``known``."""
     if name not in known:

@@ -25,6 +25,8 @@ DIVISORS = (
     ("samples_per_prompt", "train_batch_size"),
     (_MICRO_BATCH, "train_batch_size"),
     (_MICRO_BATCH, "global_batch_size"),
+    # NeMo-Aligner validates before it saves
+    ("validate_every_steps", "checkpoint_every_steps"),
 )
 
 
@@ -50,6 +52,11 @@ def _training(values: dict[str, Any]) -> Iterator[str]:
         yield (
             f"split is {split!r}, expected three whole numbers such as 950,50,0, only the last 0"
         )
+
+
+    share = values.get("validation_share", 0.5)
+    if not 0 < share < 1:
+        yield f"validation_share is {share:g}, expected a part between 0 and 1"
 
 
 def _divisors(values: dict[str, Any]) -> Iterator[str]:

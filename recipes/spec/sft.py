@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from recipes.spec.origin import Sourced
-from recipes.spec.recipe import ALIGNMENT_LR_DIVISOR, OPTIMIZER, CommonRecipe, Optimizer
+from recipes.spec.recipe import ALIGNMENT_LR_DIVISOR, CommonRecipe, Optimizer
 from recipes.spec.schedules import LinearDecay
 from recipes.spec.sizes import Size
 from recipes.spec.stage import Stage
@@ -20,12 +20,13 @@ class SftStage(Stage):
     global_batch_size: Sourced[int]
     schedule: LinearDecay
     warmup_fraction: Sourced[float]
+    optimizer: Optimizer
     checkpoint_every_steps: Sourced[int]
     validate_every_steps: Sourced[int]
+    validation_share: Sourced[float]
 
     tokens: Sourced[int] = COMPUTED
     hidden_lr_divisor: Sourced[float] = ALIGNMENT_LR_DIVISOR
-    optimizer: Optimizer = OPTIMIZER
 
     def build(self, size: Size, parent: str | None) -> "SftRecipe":
         """Return the recipe as the published size has it, before any rule is applied."""
@@ -44,6 +45,7 @@ class SftRecipe(CommonRecipe):
         tokens: steps x global_batch_size x sequence_length.
         warmup_fraction: share of the steps over which the learning rate rises linearly.
         checkpoint_every_steps, validate_every_steps: intervals in optimizer steps.
+        validation_share: share of the packed sequences that are held out.
     """
 
     samples: Sourced[int]
@@ -55,3 +57,4 @@ class SftRecipe(CommonRecipe):
     schedule: LinearDecay
     checkpoint_every_steps: Sourced[int]
     validate_every_steps: Sourced[int]
+    validation_share: Sourced[float]

@@ -25,10 +25,14 @@ TOKEN_FACTOR = assumed(8_000_000, "phase 1's 10T tokens become 1.25M, two minute
 BATCH_FACTOR = assumed(
     32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 153 steps, enough to learn"
 )
-ALIGNMENT_BATCH_FACTOR = assumed(
-    16, "SFT's batch becomes 16 sequences, RL's 64 samples: 4 prompts x 16"
+SFT_BATCH_FACTOR = assumed(32, "SFT's batch becomes 8 sequences, 8,192 tokens")
+SFT_STEP_FACTOR = assumed(500, "SFT's 25K steps become 50, half a minute on a CPU")
+SFT_LEARNING_RATE = assumed(
+    2e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-6 in 50 steps"
 )
-ALIGNMENT_STEP_FACTOR = assumed(100, "SFT's 25K steps become 250, minutes on a CPU")
+SFT_VALIDATION_SHARE = assumed(0.05, "of some hundred sequences a few")
+ALIGNMENT_BATCH_FACTOR = assumed(16, "RL's batch becomes 64 samples: 4 prompts x 16")
+ALIGNMENT_STEP_FACTOR = assumed(100, "RL's steps become few, minutes on a CPU")
 WARMUP_FRACTION = assumed(0.1, "phase 1 has 153 steps, too few to show the full size's 0.01%")
 INTERVALS = assumed(10, "shows interruption and resumption in the longer stages")
 TOKENS_PER_MICRO_BATCH = assumed(
@@ -92,12 +96,14 @@ def _scale_pretraining(full: PretrainRecipe) -> PretrainRecipe:
 
 def _scale_sft(full: SftRecipe) -> SftRecipe:
     # fewer steps, and fewer samples in each: epochs stay the full size's
-    samples_factor = ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value
+    samples_factor = SFT_BATCH_FACTOR.value * SFT_STEP_FACTOR.value
     return replace(
         _common(full),
         samples=_divided(full.samples, samples_factor),
-        steps=_divided(full.steps, ALIGNMENT_STEP_FACTOR.value),
-        global_batch_size=_divided(full.global_batch_size, ALIGNMENT_BATCH_FACTOR.value),
+        steps=_divided(full.steps, SFT_STEP_FACTOR.value),
+        global_batch_size=_divided(full.global_batch_size, SFT_BATCH_FACTOR.value),
+        schedule=replace(full.schedule, lr_start=SFT_LEARNING_RATE),
+        validation_share=SFT_VALIDATION_SHARE,
         checkpoint_every_steps=COMPUTED,
         validate_every_steps=COMPUTED,
     )

@@ -27,7 +27,7 @@ def disk_full_as_user_error(folder: Path) -> Iterator[None]:
         if not _is_full_disk(error, folder):
             raise
         if is_first_rank():
-            _remove_unfinished(folder / "checkpoints")
+            remove_unfinished(folder / "checkpoints")
         last = latest_checkpoint(folder)
         raise UserError(
             f"{folder}: no space left on the device, the last whole checkpoint is "
@@ -40,10 +40,12 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _remove_unfinished(checkpoints: Path) -> None:
+def remove_unfinished(checkpoints: Path) -> None:
+    """Remove the checkpoints that were not written to their end."""
     for marker in checkpoints.glob("*-unfinished"):
         checkpoint = marker.with_name(marker.name.removesuffix("-unfinished"))
         shutil.rmtree(checkpoint, ignore_errors=True)
+        marker.unlink()
 
 
 def _is_full_disk(error: BaseException | None, folder: Path) -> bool:

@@ -26,19 +26,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def open_metrics(path: Path, step: int) -> TextIO:
+def open_metrics(path: Path, step: int, *, is_validated: bool = False) -> TextIO:
     """Open a metrics file to append to, without the lines of what comes after ``step``.
+
+    Args:
+        path: of the file.
+        step: the last one that is done.
+        is_validated: whether the validation after it is done too.
 
     Raises:
         UserError: as :func:`read_metrics`.
     """
     lines = read_metrics(path) if path.exists() else []
-    done = [json.dumps(line) + "\n" for line in lines if _is_done(line, step)]
+    done = [json.dumps(line) + "\n" for line in lines if _is_done(line, step, is_validated)]
     write_text(path, "".join(done))
     return path.open("a", encoding="utf-8")
 
 
-def _is_done(line: dict[str, Any], step: int) -> bool:
+def _is_done(line: dict[str, Any], step: int, is_validated: bool) -> bool:
     """Whether a stage that continues after ``step`` will not do again what a line describes."""
-    is_validation = "val_loss" in line
-    return line["step"] < step or (line["step"] == step and not is_validation)
+    is_kept = is_validated or "val_loss" not in line
+    return line["step"] < step or (line["step"] == step and is_kept)

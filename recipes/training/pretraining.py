@@ -123,7 +123,6 @@ def pretraining_recipe(
                 stage=stage,
                 tokens_per_step=sequence_length * global_batch_size,
                 metrics=str(Path(folder) / "metrics" / "steps.jsonl"),
-                print_every=max(1, min(recipe.steps.value // 50, 100)),
             )
         ],
     )

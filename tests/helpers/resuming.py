@@ -217,7 +217,7 @@ def fill(stream: Any, trainer: int) -> None:
 
 def no_repeats_apart() -> None:
     """Take every further signal for a second one."""
-    mock.patch("recipes.training.callbacks.REPEATED_SECONDS", 0).start()
+    mock.patch("recipes.training.stop_request.REPEATED_SECONDS", 0).start()
 
 
 def lines(run_folder: Path) -> list[dict[str, Any]]:
