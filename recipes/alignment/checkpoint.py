@@ -83,9 +83,8 @@ def _optimizer_state(
     parameters = {
         name: value for name, value in sharded.items() if not name.endswith("_extra_state")
     }
-    return optimizer.sharded_state_dict(
-        parameters, is_loading=is_loading, dist_ckpt_parallel_save=True
-    )
+    # not NeMo's own method, which asks for a form that only the distributed optimizer has
+    return optimizer.mcore_optimizer.sharded_state_dict(parameters, is_loading=is_loading)
 
 
 class CheckpointWriter:
@@ -108,6 +107,7 @@ class CheckpointWriter:
         self._context = TrainerContext(
             model=GraniteModel(granite_config(recipe), tokenizer=AutoTokenizer(str(tokenizer))),
             trainer=nl.Trainer(accelerator="cpu", devices=1, logger=False),
+            extra={},
         )
 
     def save(self, training: Training, step: int, progress: dict[str, int]) -> None:

@@ -53,10 +53,10 @@ def fit(
     """
     import fiddle
 
-    from recipes.training.trackers import add_tracker, tracked
+    from recipes.training.trackers import add_tracker, tracked, tracker_loggers
 
     # the recipe is plain configuration until fiddle builds it
-    _quiet_libraries()
+    quiet_libraries()
     recipe = _build_recipe(manifest, overrides, folder, data, tokenizer)
     _set_environment(recipe)
     _set_checkpoint(recipe, manifest.stage, folder, initial_state)
@@ -65,7 +65,7 @@ def fit(
 
     # from here on NeMo's objects exist: model, data module, trainer, loggers
     pretrain = fiddle.build(recipe)
-    loggers = pretrain.keywords["log"]
+    loggers = tracker_loggers(pretrain.keywords["log"])
     with tracked(loggers, tracker, folder, manifest), _log_file_errors_ignored():
         pretrain()
 
@@ -158,7 +158,7 @@ def _shard_states(manifest: StageManifest) -> Mapping[str, dict[str, Any]]:
     return states
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Leave the terminal to progress lines and errors; NeMo logs everything in ``folder/logs``."""
     from nemo.utils import logging as nemo_logging
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.common.errors import UserError
-from recipes.registry.resolve import resolve_pretraining
+from recipes.registry.resolve import resolve
 from recipes.runs.stage_folder import MERGED, final_checkpoint, finished_manifest
 from recipes.runs.stage_manifest import StageManifest
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.spec.recipe import OptimizerState
+from recipes.spec.recipe import CommonRecipe, OptimizerState
 from recipes.spec.sizes import Size
 
 
@@ -30,7 +30,7 @@ class InitialState:
     manifest: StageManifest | None = None
 
 
-def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -> InitialState:
+def initial_state(recipe: CommonRecipe, run_folder: Path, init: Path | None) -> InitialState:
     """Return the state that ``recipe`` starts from: ``init``, or the end of its parent in the run.
 
     Args:
@@ -70,7 +70,8 @@ def initial_state(recipe: PretrainRecipe, run_folder: Path, init: Path | None) -
 
 def _check_merged(folder: Path, manifest: StageManifest) -> None:
     """Raise where a stage ends with a merge that has not been made."""
-    needs_merge = resolve_pretraining(manifest.stage, manifest.size).merge
+    recipe = resolve(manifest.stage, manifest.size)
+    needs_merge = isinstance(recipe, PretrainRecipe) and recipe.merge is not None
     if needs_merge and not (folder / MERGED).exists():
         raise UserError(
             f"{folder}: is trained but not merged, as a long-context stage ends; "
@@ -94,7 +95,7 @@ def _check_model(checkpoint: Path, model: Size) -> bool:
     return weights.holds_optimizer
 
 
-def _check_theta(checkpoint: Path, recipe: PretrainRecipe) -> None:
+def _check_theta(checkpoint: Path, recipe: CommonRecipe) -> None:
     """Raise where theta would go down: positions that the model knows would turn faster."""
     from recipes.model.bridge.to_hf import read_context
 

@@ -1,13 +1,11 @@
 """Train one stage in its folder: check, resume, train, record. NeMo is imported when it trains."""
 
-import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import LockedError, UserError
+from recipes.common.errors import UserError
 from recipes.common.json_files import read_json
 from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.registry.resolve import resolve_pretraining
@@ -18,7 +16,6 @@ from recipes.runs.data_folder import (
     component_weights,
     read_data_manifest,
 )
-from recipes.runs.stage_folder import latest_checkpoint, locked, write_recipe
 from recipes.runs.stage_manifest import (
     RANDOM_WEIGHTS,
     InitialCheckpoint,
@@ -28,12 +25,9 @@ from recipes.runs.stage_manifest import (
     read_manifest,
 )
 from recipes.runs.unigram_entropy import blend_entropy
-from recipes.spec.parallelism import cuda_device_max_connections
 from recipes.spec.pretraining import PretrainRecipe
-from recipes.training.fit import FitResult, fit
-from recipes.training.full_disk import disk_full_as_user_error, is_first_rank
+from recipes.training.fit import fit
 from recipes.training.initial_state import InitialState, initial_state
-from recipes.training.metrics import read_metrics
 from recipes.training.preconditions import (
     check_checkpoint_tokenizer,
     check_data,
@@ -43,73 +37,36 @@ from recipes.training.preconditions import (
     check_same_data,
     check_stage_tokenizer,
 )
-from recipes.training.stage_record import StageRecord, failures_recorded
+from recipes.training.stage_run import (
+    StageRun,
+    check_tracker,
+    continued_manifest,
+    has_learned,
+    is_finished,
+)
 
-log = logging.getLogger(__name__)
 
-
-@dataclass
-class StageRun:
-    """One start of a stage whose checks have passed.
+@dataclass(kw_only=True)
+class PretrainRun(StageRun):
+    """One start of a stage of pre-training or long-context extension.
 
     Attributes:
         recipe: of the stage.
         overrides: that the recipe was resolved with.
-        folder: of the stage.
         data: the folder of prepared data.
         data_manifest: of that folder.
         initial_state: what the stage starts from where it has no checkpoint of its own yet.
-        former_manifest: what the folder held before; None where it held nothing.
-        manifest: of this start.
-        tracker: an experiment tracker in addition to TensorBoard.
-        has_begun: whether this process has written the manifest of this start.
     """
 
     recipe: PretrainRecipe
     overrides: Sequence[str]
-    folder: Path
     data: Path
     data_manifest: DataManifest
     initial_state: InitialState
-    former_manifest: StageManifest | None
-    manifest: StageManifest
-    tracker: str | None = None
-    has_begun: bool = False
 
-    def train(self) -> None:
-        """Train the stage to its end; on the first rank also lock its folder and record the result.
-
-        Raises:
-            UserError: another process trains in the folder, or the disk is full.
-            SystemExit: a signal stopped the stage.
-        """
-        # CUDA reads it when it starts; a cluster file may say otherwise
-        connections = cuda_device_max_connections(self.recipe.parallelism)
-        if connections:
-            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", connections)
-
-        # the other ranks train only: the first one locks and records
-        if not is_first_rank():
-            with disk_full_as_user_error(self.folder):
-                self._fit()
-            return
-
-        with locked(self.folder):
-            if read_manifest(self.folder) != self.former_manifest:
-                raise LockedError(
-                    f"{self.folder}: another process trained in this folder until just now; run "
-                    f"again to continue"
-                )
-            # the manifest says running before the first step, so that a kill leaves it so
-            write_recipe(self.folder, self.recipe)
-            record = StageRecord(self.folder, self.manifest)
-            record.begin()
-            self.has_begun = True
-            with failures_recorded(record), disk_full_as_user_error(self.folder):
-                record.finish(**self._results(self._fit()))
-
-    def _fit(self) -> FitResult:
-        return fit(
+    def fit(self) -> dict[str, Any]:
+        """Train; see :meth:`StageRun.fit`."""
+        fitted = fit(
             self.manifest,
             self.overrides,
             self.folder,
@@ -119,33 +76,16 @@ class StageRun:
             self.tracker,
         )
 
-    def _results(self, fitted: FitResult) -> dict[str, Any]:
-        """Return the fields that only a finished stage's manifest has."""
-        # the last checkpoint is of the last step: training saves there in any case
-        checkpoint = latest_checkpoint(self.folder)
-        lines = read_metrics(self.folder / "metrics" / "steps.jsonl")
-        validation_losses = [line["val_loss"] for line in lines if "val_loss" in line]
-
         # shards that this stage does not read keep their progress for the next stages
         progress = dict(self.manifest.data_progress_before)
         for prefix, read in fitted.read.items():
             shard = self.manifest.data[prefix]
             progress[shard.bin_sha256] = ShardProgress(prefix, **read)
         return {
-            "checkpoint": str(checkpoint.relative_to(self.folder)) if checkpoint else None,
-            "validation_loss": validation_losses[-1],
             "unigram_entropy": unigram_entropy(self.data, self.data_manifest, self.recipe),
             "data_progress": progress,
             "repeated_components": fitted.repeated_components,
         }
-
-
-def _check_tracker(tracker: str | None) -> None:
-    """Raise UserError where a tracker is not installed."""
-    if tracker:
-        from recipes.training.trackers import check_tracker
-
-        check_tracker(tracker)
 
 
 def prepare(
@@ -156,7 +96,7 @@ def prepare(
     overrides: Sequence[str] = (),
     init: Path | None = None,
     tracker: str | None = None,
-) -> StageRun | None:
+) -> PretrainRun | None:
     """Check all that a stage needs in ``run_folder/stage``; None where it is finished already.
 
     A stage starts from the weights of the stage before it, its own learning rate, and no sample
@@ -185,31 +125,33 @@ def prepare(
     tokenizer = TokenizerFolder(data / data_manifest.tokenizer.folder)
     check_data(data, data_manifest, tokenizer, list(shards), recipe)
     check_processes(recipe)
-    _check_tracker(tracker)
+    check_tracker(tracker)
 
-    # what a stage has learned is its own; before its first checkpoint it starts again
+    # what a stage has learned is its own
     former = read_manifest(folder)
-    continues = former is not None and _has_learned(folder, former)
+    continues = has_learned(folder, former)
     state = InitialState() if continues else initial_state(recipe, run_folder, init)
 
     _check_tokenizers(data, data_manifest, tokenizer, folder, former, state)
     check_same_data(folder, former, data, shards)
-    if former and former.is_finished:
-        write_recipe(folder, recipe)
-        log.info("%s: finished already, nothing to do (%s)", stage, folder)
+    if is_finished(folder, recipe, former):
         return None
 
     check_loader(tokenizer)
     manifest = _new_manifest(recipe, data_manifest, shards, state)
     if former:
-        manifest = _continued_manifest(manifest, former, keeps_initial_state=continues)
-    return StageRun(
-        recipe, overrides, folder, data, data_manifest, state, former, manifest, tracker
+        manifest = continued_manifest(manifest, former, keeps_initial_state=continues)
+    return PretrainRun(
+        recipe=recipe,
+        folder=folder,
+        former_manifest=former,
+        manifest=manifest,
+        tracker=tracker,
+        overrides=overrides,
+        data=data,
+        data_manifest=data_manifest,
+        initial_state=state,
     )
-
-
-def _has_learned(folder: Path, manifest: StageManifest) -> bool:
-    return manifest.is_finished or latest_checkpoint(folder) is not None
 
 
 def _check_tokenizers(
@@ -267,24 +209,6 @@ def _new_manifest(
         data_progress_before=state.manifest.data_progress if state.manifest else {},
         num_starts=1,
     )
-
-
-def _continued_manifest(
-    manifest: StageManifest, former: StageManifest, keeps_initial_state: bool
-) -> StageManifest:
-    """Return the manifest of a further start.
-
-    A stage that continues keeps its initial state even if its parent's folder has changed.
-    """
-    manifest = replace(
-        manifest,
-        data_progress_before=former.data_progress_before,
-        num_starts=former.num_starts + 1,
-        seconds=former.seconds,
-    )
-    if not keeps_initial_state:
-        return manifest
-    return replace(manifest, initial_state=former.initial_state, tokens_before=former.tokens_before)
 
 
 def unigram_entropy(

@@ -8,7 +8,7 @@ recipe holds none of them, so that no secret is in a file of the run.
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,11 @@ def check_tracker(tracker: str, is_used_here: bool = True) -> None:
         )
 
 
-def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
-    """Add Lightning's logger for ``tracker`` to the ``NeMoLogger`` of a ``nemo_run`` recipe.
+def tracker_logger(tracker: str, folder: Path) -> Any:
+    """Return ``run.Config`` of Lightning's logger for a tracker.
 
     Args:
-        log_config: ``run.Config`` of a ``NeMoLogger``.
+        tracker: one of :data:`TRACKERS`.
         folder: of the stage; its parent is the run's.
     """
     import nemo_run as run
@@ -56,32 +56,45 @@ def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
     name = f"{run_folder.name}/{folder.name}"
     run_id = (read_json_or_none(folder / RUN_IDS) or {}).get(tracker)
     if tracker == "wandb":
-        log_config.wandb = run.Config(
+        return run.Config(
             WandbLogger,
             name=name,
             id=run_id,
             save_dir=str(folder / "metrics"),
             project=os.environ.get("WANDB_PROJECT", PROJECT),
         )
+    return run.Config(
+        StageMLFlowLogger,
+        run_name=name,
+        run_id=run_id,
+        save_dir=str(run_folder / "mlruns"),
+        experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+    )
+
+
+def add_tracker(log_config: Any, tracker: str, folder: Path) -> None:
+    """Add :func:`tracker_logger` to the ``NeMoLogger`` of a ``nemo_run`` recipe.
+
+    Args:
+        log_config: ``run.Config`` of a ``NeMoLogger``.
+        tracker: one of :data:`TRACKERS`.
+        folder: of the stage.
+    """
+    config = tracker_logger(tracker, folder)
+    if tracker == "wandb":
+        log_config.wandb = config
     else:
-        config = run.Config(
-            StageMLFlowLogger,
-            run_name=name,
-            run_id=run_id,
-            save_dir=str(run_folder / "mlruns"),
-            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
-        )
         log_config.extra_loggers = [config]
 
 
 @contextmanager
 def tracked(
-    nemo_logger: Any, tracker: str | None, folder: Path, manifest: StageManifest
+    loggers: Sequence[Any], tracker: str | None, folder: Path, manifest: StageManifest
 ) -> Iterator[None]:
     """Have the tracker's run of a stage, new or continued, record its lineage and its end.
 
     Args:
-        nemo_logger: the ``NeMoLogger``.
+        loggers: Lightning's, of the tracker; none without one.
         tracker: None for no tracker.
         folder: of the stage.
         manifest: of the stage, as it is at its start.
@@ -89,7 +102,6 @@ def tracked(
     Raises:
         UserError: the tracker cannot start a run.
     """
-    loggers = [logger for logger in _loggers(nemo_logger) if tracker]
     for logger in loggers:
         try:
             logger.log_hyperparams(lineage(folder, manifest))
@@ -163,7 +175,7 @@ def _parent(manifest: StageManifest) -> dict[str, Any]:
     return parent
 
 
-def _loggers(nemo_logger: Any) -> list[Any]:
-    """Return Lightning's loggers of the trackers."""
+def tracker_loggers(nemo_logger: Any) -> list[Any]:
+    """Return Lightning's loggers of the trackers in a ``NeMoLogger``."""
     loggers = [nemo_logger.wandb, *nemo_logger.extra_loggers]
     return [logger for logger in loggers if logger is not None]
