@@ -8,7 +8,6 @@ transformers renders with the same settings of jinja2. It is not used here, as i
 seconds, and as it gives templates the day, on which no rendering may depend.
 """
 
-import hashlib
 import json
 import re
 import secrets
@@ -23,11 +22,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from data_prep.conversations.conversation import ASSISTANT, BadConversation, Conversation
+from recipes.common.chat_template import read_chat_template, template_sha256
 from recipes.common.errors import UserError
-from recipes.common.json_files import read_json
-from recipes.common.tokenizer_files import CONFIG
-
-CHAT_TEMPLATE = "chat_template.jinja"
 
 # in Granite's template: the branch of an assistant's message, and in it the header before the
 # content, and the end of the turn
@@ -76,7 +72,7 @@ class ChatTemplate:
             UserError: it cannot be compiled, or has no place for the tags.
         """
         self.name = name
-        self.sha256 = hashlib.sha256(source.encode()).hexdigest()
+        self.sha256 = template_sha256(source)
         self._tokens = tokens
         environment = _environment()
         try:
@@ -155,22 +151,7 @@ def load_template(folder: Path, tokens: Mapping[str, str]) -> ChatTemplate:
     Raises:
         UserError: there is none, or it cannot be used.
     """
-    file = folder / CHAT_TEMPLATE
-    source: Any = None
-    if file.is_file():
-        try:
-            source = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: cannot be read ({error}); fetch it again") from error
-    elif (folder / CONFIG).is_file():
-        # where former versions of transformers wrote it
-        file = folder / CONFIG
-        source = read_json(file, "fetch the tokenizer again").get("chat_template")
-    if not isinstance(source, str):
-        raise UserError(
-            f"{folder}: holds no {CHAT_TEMPLATE}, expected the template that conversations are "
-            f"rendered with; copy that of the model into it"
-        )
+    source, file = read_chat_template(folder)
     return ChatTemplate(source, str(file), tokens)
 
 

@@ -41,7 +41,12 @@ class AlignedGranite(MegatronGraniteModel):
 
     The gradient of a step is that of a sum over tokens, divided by the number of tokens that count
     in the global batch: over all micro-batches and all ranks, whatever the split.
+
+    Attributes:
+        model: this pipeline stage's part as NeMo 1 keeps it, in a list of one.
     """
+
+    model: list[torch.nn.Module]
 
     @property
     def core(self) -> GPTModel:
@@ -102,7 +107,7 @@ class GraniteSFTModel(AlignedGranite, GPTSFTModel):
     """Granite for supervised fine-tuning: trained to predict the tokens that the mask names."""
 
     def forward_step(self, micro_batches: Iterator[PackedBatch], model: torch.nn.Module) -> Any:
-        """Return the losses of a micro-batch's tokens, [1, tokens], and the function of their sum."""
+        """Return the losses of a micro-batch's tokens, [1, tokens], and their sum's function."""
         batch = next(micro_batches).on_this_context_parallel_rank()
         batch = batch.to(torch.cuda.current_device())
         losses = model(
@@ -192,7 +197,7 @@ def model_settings(recipe: CommonRecipe, global_batch_size: int) -> DictConfig:
         "micro_batch_size": parallel.micro_batch_size.value,
         "global_batch_size": global_batch_size,
     }
-    settings = {
+    settings: dict[str, Any] = {
         name: value
         for name, value in vars(granite_config(recipe)).items()
         if isinstance(value, float | int | str | bool)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.alignment.packed_batch import PackedBatch, collate, padded_length
-from recipes.runs.packed_folder import PackedFolder, PackedSequence
+from recipes.runs.packed_folder import PackedFolder, PackedSequence, num_held_out
 from recipes.spec.recipe import Parallelism
 
 # in place of a sequence, where the last batch of a validation has none left
@@ -32,9 +32,9 @@ class SequenceOrder:
     """
 
     def __init__(self, sequences: int, seed: int, validation_share: float) -> None:
-        """Draw the sequences that are held out: a share, at least one."""
+        """Draw the sequences that are held out."""
         order = np.random.default_rng([seed, 0]).permutation(sequences)
-        count = max(1, round(validation_share * sequences))
+        count = num_held_out(sequences, validation_share)
         self.held_out = order[:count]
         self.trained = np.sort(order[count:])
         self._seed = seed
@@ -89,9 +89,7 @@ class TrainBatches:
 class ValidationBatches:
     """This data-parallel rank's part of each batch of the sequences that are held out."""
 
-    def __init__(
-        self, order: SequenceOrder, global_batch_size: int, rank: int, ranks: int
-    ) -> None:
+    def __init__(self, order: SequenceOrder, global_batch_size: int, rank: int, ranks: int) -> None:
         self._sequences = [int(number) for number in order.held_out]
         self._global_batch_size = global_batch_size
         self._rank = rank

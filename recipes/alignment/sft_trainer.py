@@ -35,8 +35,7 @@ class StageTrainer(SupervisedTrainer):
         self,
         recipe: SftRecipe,
         training: Training,
-        batches: DataLoader,
-        validation: DataLoader,
+        loaders: tuple[DataLoader, DataLoader],
         writer: CheckpointWriter,
         lines: StepLog,
         loggers: list[Logger],
@@ -46,8 +45,7 @@ class StageTrainer(SupervisedTrainer):
         Args:
             recipe: of the stage.
             training: at the stage's start.
-            batches: loader of training batches.
-            validation: loader of what is held out.
+            loaders: of training batches, and of what is held out.
             writer: of checkpoints.
             lines: of the metrics file.
             loggers: TensorBoard's and others.
@@ -67,8 +65,8 @@ class StageTrainer(SupervisedTrainer):
             model=training.model,
             optimizer=training.optimizer,
             scheduler=training.scheduler,
-            train_dataloader=batches,
-            val_dataloader=validation,
+            train_dataloader=loaders[0],
+            val_dataloader=loaders[1],
             test_dataloader=None,
             logger=CustomLoggerWrapper(loggers),
             ckpt_callback=None,

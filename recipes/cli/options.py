@@ -21,6 +21,10 @@ DataOption = Annotated[
         help="A folder of prepared data  [default for tiny: prepared in the run's folder]"
     ),
 ]
+PackedOption = Annotated[
+    Path | None,
+    typer.Option(help="A folder of packed conversations, of `granite41 data pack`, for sft."),
+]
 TrackerOption = Annotated[
     str | None,
     typer.Option("--log", help="Log to wandb or mlflow too, beside TensorBoard's files."),

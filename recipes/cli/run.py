@@ -12,6 +12,7 @@ from recipes.cli.cluster import OnOption, RunDirOption
 from recipes.cli.options import (
     DataOption,
     OverridesArgument,
+    PackedOption,
     SizeOption,
     StageArgument,
     TrackerOption,
@@ -22,6 +23,7 @@ from recipes.common.progress import duration
 if TYPE_CHECKING:
     from recipes.runs.chain_request import ChainRequest
     from recipes.runs.task import Task
+    from recipes.training.stage_run import StageRun
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ def run_stages(
     on: WhereOption = "local",
     run_dir: RunFolderOption = None,
     data: DataOption = None,
+    packed: PackedOption = None,
     devices: DevicesOption = None,
     first: FromOption = None,
     init: InitOption = None,
@@ -93,6 +96,7 @@ def run_stages(
         init=init,
         evaluate=evaluate,
         log=log,
+        packed=str(packed) if packed else None,
     )
     # before anything starts, rather than in the first stage's task
     if log:
@@ -163,8 +167,9 @@ def train(
     stage: StageArgument,
     size: SizeOption,
     run_dir: Annotated[Path, typer.Option(help="The run's folder.")],
-    data: Annotated[Path, typer.Option(help="A folder of prepared data.")],
     overrides: OverridesArgument = None,
+    data: Annotated[Path | None, typer.Option(help="A folder of prepared data.")] = None,
+    packed: PackedOption = None,
     init: Annotated[
         Path | None,
         typer.Option(
@@ -174,9 +179,11 @@ def train(
     log: TrackerOption = None,
 ) -> None:
     """Train one stage in this process, or in each one of torchrun; continue it if interrupted."""
-    from recipes.training.run import prepare
+    from recipes.registry.resolve import resolve_ready
 
-    stage_run = prepare(stage, size, run_dir, data, overrides or [], init, log)
+    # a wrong stage or override first
+    resolve_ready(stage, size, overrides or [])
+    stage_run = _prepare(stage, size, run_dir, overrides or [], data, packed, init, log)
     if stage_run is None:
         return
     try:
@@ -185,6 +192,40 @@ def train(
         # also of a stage that has failed or was stopped
         if stage_run.has_begun:
             _write_report(run_dir)
+
+
+def _prepare(
+    stage: str,
+    size: str,
+    run_folder: Path,
+    overrides: Sequence[str],
+    data: Path | None,
+    packed: Path | None,
+    init: Path | None,
+    log: str | None,
+) -> "StageRun | None":
+    """Check what a stage needs, by what its kind trains on; None where it is finished already.
+
+    Raises:
+        UserError: that is not named; and as the two functions ``prepare``.
+    """
+    from recipes.registry.stages import STAGES
+
+    if STAGES[stage].kind == "sft":
+        if packed is None:
+            raise UserError(
+                f"{stage} trains on packed conversations: name the folder of "
+                f"`granite41 data pack` with --packed"
+            )
+        from recipes.alignment.sft_run import prepare as prepare_sft
+
+        return prepare_sft(stage, size, run_folder, packed, overrides, init, log)
+
+    if data is None:
+        raise UserError(f"{stage} trains on prepared data: name its folder with --data")
+    from recipes.training.run import prepare
+
+    return prepare(stage, size, run_folder, data, overrides, init, log)
 
 
 def _write_report(run_folder: Path) -> None:

@@ -13,7 +13,7 @@ from recipes.common.errors import UserError
 from recipes.model_folder.hub import is_path
 from recipes.model_folder.weights import open_granite
 from recipes.registry.checks import require_processes
-from recipes.registry.resolve import require_known, resolve_pretraining
+from recipes.registry.resolve import ReadyRecipe, require_known, resolve_ready
 from recipes.registry.stages import STAGES, stage_sizes
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import (
@@ -31,10 +31,12 @@ from recipes.runs.commands import (
     TrainOptions,
 )
 from recipes.runs.data_folder import TOKENIZER, check_manifest, read_data_manifest
+from recipes.runs.packed_folder import PackedFolder, check_packed
 from recipes.runs.stage_folder import MERGED, check_recipe
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
-from recipes.spec.pretraining import PretrainRecipe
+from recipes.spec.pretraining import PretrainRecipe, stage_merge
+from recipes.spec.sft import SftRecipe
 from recipes.spec.sizes import SIZES
 from recipes.spec.tree import flatten
 
@@ -114,7 +116,7 @@ def build_chain(
         state: the run's folder as seen from here, where ``run_folder`` is on a cluster.
 
     Raises:
-        UserError: an unknown override; a stage of another kind; no data for a size that does not
+        UserError: an unknown override; a planned stage; no data for a size that does not
             prepare its own; a stage that finished with another recipe; a number of processes that
             a stage cannot use; a damaged manifest or recipe.
     """
@@ -182,10 +184,17 @@ class ChainBuilder:
         # size tiny prepares its own data
         self._prepares_data = request.data is None
         self._data = run_folder / _DATA
+        needs_data = self._is_left(PretrainRecipe)
         if request.data is not None:
             self._data = Path(request.data)
-        elif not self._is_tiny:
+        elif needs_data and not self._is_tiny:
             raise UserError(f"size {request.size} needs prepared data: name its folder with --data")
+        self._packed = request.packed
+        if request.packed is None and self._is_left(SftRecipe):
+            raise UserError(
+                "supervised fine-tuning needs packed conversations: name the folder of "
+                "`granite41 data pack` with --packed"
+            )
 
         # a Hugging Face model is imported into the run's folder first
         self._import: str | None = None
@@ -196,8 +205,7 @@ class ChainBuilder:
 
     def data(self) -> str | None:
         """Prepare the data of size tiny."""
-        needs_data = not all(map(self._is_finished, self.recipes))
-        if not self._prepares_data or not needs_data:
+        if not self._prepares_data or not self._is_left(PretrainRecipe):
             return None
         model = self.recipes[self._first_stage].model
         options = TinyDataOptions(
@@ -228,7 +236,7 @@ class ChainBuilder:
         for stage in self.recipes:
             has_ruler = LONG_CONTEXT in suites.stage_suites(stage, self._size)
             if has_ruler and not self._is_evaluated(stage, LONG_CONTEXT):
-                recipe = resolve_pretraining(stage, self._size)
+                recipe = resolve_ready(stage, self._size)
                 lengths |= set(self._ruler_lengths(recipe))
         if not lengths:
             return None
@@ -252,7 +260,7 @@ class ChainBuilder:
 
     def train(
         self,
-        recipe: PretrainRecipe,
+        recipe: ReadyRecipe,
         after: Iterable[str | None],
     ) -> str | None:
         """Train a stage; check the recipe of one that has finished."""
@@ -268,11 +276,13 @@ class ChainBuilder:
         if self._devices:
             processes = self._devices
         require_processes(recipe, processes)
+        is_sft = isinstance(recipe, SftRecipe)
         options = TrainOptions(
             stage=stage,
             size=self._size,
             run_dir=self._run_folder,
-            data=self._data,
+            data=None if is_sft else self._data,
+            packed=self._packed if is_sft else None,
             init=self._get_init(stage),
             log=self._log,
             overrides=tuple(self._overrides[stage]),
@@ -288,11 +298,12 @@ class ChainBuilder:
         self.tasks.append(task)
         return stage
 
-    def merge(self, recipe: PretrainRecipe, trained: str | None) -> str | None:
+    def merge(self, recipe: ReadyRecipe, trained: str | None) -> str | None:
         """Merge a long-context stage with its initial checkpoint; other stages end when trained."""
         stage = recipe.stage
+        merge = stage_merge(recipe)
         is_merged = (self._state / stage / MERGED).exists()
-        if recipe.merge is None or is_merged:
+        if merge is None or is_merged:
             return trained
 
         # a stage that has started keeps its initial checkpoint, even if --init names another
@@ -304,17 +315,17 @@ class ChainBuilder:
             parent = self._run_folder / str(recipe.parent)
             initial = self._get_init(stage) or parent
 
-        weight = recipe.merge.weight.value
+        weight = merge.weight.value
         folder = self._run_folder / stage
         options = MergeOptions(
-            method=recipe.merge.method.value,
+            method=merge.method.value,
             parents=(folder, initial),
             weights=(weight, 1 - weight),
             output=folder / MERGED,
         )
         return self._add(f"{stage}-merge", options, after=[trained])
 
-    def export(self, recipe: PretrainRecipe, ready: str | None) -> str | None:
+    def export(self, recipe: ReadyRecipe, ready: str | None) -> str | None:
         """Export a stage's final checkpoint to a Hugging Face folder."""
         stage = recipe.stage
         if (self._state / stage / _EXPORT).exists():
@@ -325,7 +336,7 @@ class ChainBuilder:
 
     def evaluate(
         self,
-        recipe: PretrainRecipe,
+        recipe: ReadyRecipe,
         trained: str | None,
         exported: str | None,
         previous: str | None,
@@ -344,7 +355,7 @@ class ChainBuilder:
         names = suites.stage_suites(stage, self._size)
         # label -> the task that writes the model
         models = {"": exported}
-        if recipe.merge:
+        if stage_merge(recipe):
             models = {_UNMERGED: trained, "": exported}
 
         ends: list[str | None] = []
@@ -373,7 +384,7 @@ class ChainBuilder:
 
     def _evaluate_suite(
         self,
-        recipe: PretrainRecipe,
+        recipe: ReadyRecipe,
         suite: str,
         label: str,
         after: Sequence[str | None],
@@ -410,7 +421,7 @@ class ChainBuilder:
 
     def gate(
         self,
-        recipe: PretrainRecipe,
+        recipe: ReadyRecipe,
         suite_names: Sequence[str],
         after: Iterable[str | None],
     ) -> str:
@@ -419,7 +430,7 @@ class ChainBuilder:
         folder = self._run_folder / stage / _EVALUATIONS
         # the parent's short-context scores, where it was evaluated in this run
         baseline = None
-        if recipe.merge and self._get_init(stage) is None:
+        if stage_merge(recipe) and self._get_init(stage) is None:
             parent = self._run_folder / str(recipe.parent)
             baseline = parent / _EVALUATIONS / suite_names[-1]
 
@@ -469,6 +480,13 @@ class ChainBuilder:
         self.tasks.append(task)
         return name
 
+    def _is_left(self, kind: type[ReadyRecipe]) -> bool:
+        """Whether a stage of a kind is to be trained."""
+        return any(
+            isinstance(recipe, kind) and not self._is_finished(stage)
+            for stage, recipe in self.recipes.items()
+        )
+
     def _is_finished(self, stage: str) -> bool:
         manifest = self._manifests[stage]
         return manifest is not None and manifest.is_finished
@@ -482,7 +500,7 @@ class ChainBuilder:
             return self._init
         return None
 
-    def _ruler_lengths(self, recipe: PretrainRecipe) -> list[int]:
+    def _ruler_lengths(self, recipe: ReadyRecipe) -> list[int]:
         return suites.lengths(self._size, recipe.sequence_length.value)
 
     def _corpora(self) -> Path | None:
@@ -500,16 +518,17 @@ def require_inputs(chain: Sequence[Task], request: ChainRequest) -> None:
     """Check that the inputs of a chain's training exist, before anything is started.
 
     Raises:
-        UserError: no prepared data, or data that cannot serve a stage; nothing that a stage can
-            start from.
+        UserError: no prepared data or packed conversations, or such that cannot serve a stage;
+            nothing that a stage can start from.
     """
     require_initial_checkpoint(chain, request.init)
-    recipes = trained_recipes(chain, request)
-    if recipes and request.data:
-        data = Path(request.data)
-        manifest = read_data_manifest(data)
-        for recipe in recipes:
-            check_manifest(data, manifest, recipe)
+    for recipe in trained_recipes(chain, request):
+        if isinstance(recipe, PretrainRecipe) and request.data:
+            data = Path(request.data)
+            check_manifest(data, read_data_manifest(data), recipe)
+        elif isinstance(recipe, SftRecipe) and request.packed:
+            packed = Path(request.packed)
+            check_packed(packed, PackedFolder(packed).manifest, recipe)
 
 
 def require_initial_checkpoint(chain: Sequence[Task], init: str | None) -> None:
@@ -535,7 +554,7 @@ def require_initial_checkpoint(chain: Sequence[Task], init: str | None) -> None:
         )
 
 
-def trained_recipes(chain: Sequence[Task], request: ChainRequest) -> list[PretrainRecipe]:
+def trained_recipes(chain: Sequence[Task], request: ChainRequest) -> list[ReadyRecipe]:
     """Return the recipes of the stages that a chain trains."""
     recipes = resolve_recipes(request)
     return [recipes[task.name] for task in chain if task.stage_folder]
@@ -545,14 +564,14 @@ def _names(after: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(name for name in after if name is not None)
 
 
-def resolve_recipes(request: ChainRequest) -> dict[str, PretrainRecipe]:
+def resolve_recipes(request: ChainRequest) -> dict[str, ReadyRecipe]:
     """Return stage -> its recipe with the overrides whose key it has, in the chain's order.
 
     Raises:
-        UserError: an unknown override; a stage of another kind.
+        UserError: an unknown override; a planned stage.
     """
     return {
-        stage: resolve_pretraining(stage, request.size, overrides)
+        stage: resolve_ready(stage, request.size, overrides)
         for stage, overrides in _overrides_by_stage(request).items()
     }
 
@@ -562,7 +581,7 @@ def _overrides_by_stage(request: ChainRequest) -> dict[str, list[str]]:
     overrides = request.overrides
     keys_of_stage = {}
     for stage in request.stages:
-        recipe = resolve_pretraining(stage, request.size)
+        recipe = resolve_ready(stage, request.size)
         keys_of_stage[stage] = set(flatten(recipe))
     known = set().union(*keys_of_stage.values())
 

@@ -4,39 +4,51 @@ import json
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from recipes.common.errors import UserError
 from recipes.common.json_files import parse_record
+from recipes.registry.resolve import ReadyRecipe
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.data_folder import MANIFEST, DataManifest, check_manifest
+from recipes.runs.packed_folder import PackedManifest, check_packed
 from recipes.spec.pretraining import PretrainRecipe
+from recipes.spec.sft import SftRecipe
 from slurm.shell import Shell, last_line
 
-_REMEDY = "assemble the data again with `granite41 data assemble`"
+Manifest = TypeVar("Manifest", DataManifest, PackedManifest)
 
 
 def input_folders(
     shell: Shell,
     request: ChainRequest,
-    recipes: Iterable[PretrainRecipe],
+    recipes: Iterable[ReadyRecipe],
 ) -> list[str]:
     """Return the folders outside the run's that a chain reads, as the cluster's jobs see them.
 
     Args:
-        shell: of the cluster, where the data's manifest is read.
+        shell: of the cluster, where the manifests of data and packed conversations are read.
         request: with the cluster's paths.
         recipes: of the stages that are to be trained.
 
     Raises:
-        UserError: the data has no manifest, or cannot serve a recipe.
+        UserError: one of them has no manifest, or cannot serve a recipe.
     """
     folders = named_folders(request)
+    trained = list(recipes)
+    if request.packed:
+        packed = Path(request.packed)
+        packed_manifest = _read_manifest(shell, packed, PackedManifest, "--packed", "pack")
+        for recipe in trained:
+            if isinstance(recipe, SftRecipe):
+                check_packed(packed, packed_manifest, recipe)
     if request.data is None:
         return folders
     data = Path(request.data)
-    manifest = _read_manifest(shell, data)
-    for recipe in recipes:
-        check_manifest(data, manifest, recipe)
+    manifest = _read_manifest(shell, data, DataManifest, "--data", "assemble")
+    for recipe in trained:
+        if isinstance(recipe, PretrainRecipe):
+            check_manifest(data, manifest, recipe)
 
     # an assembled folder points at the shards of others
     shards = {posixpath.dirname(posixpath.normpath(data / prefix)) for prefix in manifest.shards()}
@@ -45,9 +57,7 @@ def input_folders(
 
 def named_folders(request: ChainRequest) -> list[str]:
     """Return the folders that a request names."""
-    folders = []
-    if request.data:
-        folders.append(request.data)
+    folders = [folder for folder in (request.data, request.packed) if folder]
     if request.init:
         init = request.init.removeprefix("hf:")
         # another name is one of the Hub
@@ -56,18 +66,28 @@ def named_folders(request: ChainRequest) -> list[str]:
     return folders
 
 
-def _read_manifest(shell: Shell, data: Path) -> DataManifest:
-    path = data / MANIFEST
+def _read_manifest(
+    shell: Shell, folder: Path, record: type[Manifest], option: str, command: str
+) -> Manifest:
+    """Return the manifest in a folder of the cluster.
+
+    Args:
+        record: its type.
+        option: that names the folder.
+        command: of ``granite41 data``, which writes such a folder.
+    """
+    path = folder / MANIFEST
     done = shell.run(["cat", PurePosixPath(path)])
     if done.returncode:
         raise UserError(
-            f"--data {data}: holds no readable {MANIFEST}, as prepared data does "
-            f"({last_line(done.stderr)}); `granite41 data assemble` prepares it"
+            f"{option} {folder}: holds no readable {MANIFEST}, as a folder of "
+            f"`granite41 data {command}` does ({last_line(done.stderr)}); name such a folder"
         )
+    remedy = f"write the folder again with `granite41 data {command}`"
     try:
         content = json.loads(done.stdout)
     except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); {_REMEDY}") from error
+        raise UserError(f"{path}: is not valid JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no keys, expected a data folder's manifest; {_REMEDY}")
-    return parse_record(DataManifest, content, str(path), _REMEDY)
+        raise UserError(f"{path}: holds no keys, expected a manifest; {remedy}")
+    return parse_record(record, content, str(path), remedy)

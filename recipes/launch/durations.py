@@ -7,6 +7,7 @@ left is scaled by how long the finished tasks took.
 import math
 from collections.abc import Mapping, Sequence
 
+from recipes.registry.resolve import ReadyRecipe
 from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe
 
@@ -33,7 +34,7 @@ OTHER = 5.0
 
 def expected_seconds(
     chain: Sequence[Task],
-    recipes: Mapping[str, PretrainRecipe],
+    recipes: Mapping[str, ReadyRecipe],
 ) -> dict[str, float]:
     """Return the expected seconds of each task of ``chain`` by its name.
 
@@ -46,14 +47,14 @@ def expected_seconds(
     return seconds
 
 
-def _seconds(task: Task, recipes: Mapping[str, PretrainRecipe]) -> float:
+def _seconds(task: Task, recipes: Mapping[str, ReadyRecipe]) -> float:
     if task.stage_folder:
         return TRAINING_START + training_flops(recipes[task.name]) / FLOPS_PER_SECOND
     command, *rest = task.arguments
     return SECONDS.get(command) or SECONDS.get(f"{command} {rest[0]}", OTHER)
 
 
-def training_flops(recipe: PretrainRecipe) -> float:
+def training_flops(recipe: ReadyRecipe) -> float:
     """Return the floating-point operations of a stage: training, and a third of it to validate.
 
     Six per parameter and token, and for causal attention six per layer, hidden unit and token of
@@ -65,8 +66,16 @@ def training_flops(recipe: PretrainRecipe) -> float:
     per_token = 6 * (model.parameter_count.value + attention)
 
     steps = recipe.steps.value
-    validations = math.ceil(steps / recipe.validate_every_steps)
     # a validation computes no gradients, which are two thirds
-    validated_batches = validations * recipe.validation_batches.value
-    batches = steps + validated_batches / 3
-    return per_token * batches * recipe.tokens_per_batch.value
+    batches = steps + _validated_batches(recipe) / 3
+    return per_token * batches * recipe.tokens.value / steps
+
+
+def _validated_batches(recipe: ReadyRecipe) -> float:
+    """Return the global batches of all validations of a stage."""
+    steps = recipe.steps.value
+    if isinstance(recipe, PretrainRecipe):
+        return math.ceil(steps / recipe.validate_every_steps) * recipe.validation_batches.value
+    steps_per_epoch = steps / recipe.epochs.value
+    held_out = math.ceil(recipe.validation_share.value * steps_per_epoch)
+    return math.ceil(steps / recipe.validate_every_steps.value) * held_out

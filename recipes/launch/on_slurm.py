@@ -304,6 +304,9 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
     data = request.data
     if data:
         data = str(_cluster_path(cluster, Path(data), "--data"))
+    packed = request.packed
+    if packed:
+        packed = str(_cluster_path(cluster, Path(packed), "--packed"))
 
     init = request.init
     if init:
@@ -319,6 +322,7 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
     return replace(
         request,
         data=data,
+        packed=packed,
         init=init,
         overrides=overrides,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
-from recipes.registry.resolve import require_known, resolve, resolve_pretraining
+from recipes.registry.resolve import ReadyRecipe, require_known, resolve, resolve_pretraining
 from recipes.registry.stages import PRETRAIN_STAGES, STAGES, pretraining_chain
 from recipes.registry.violations import violations
 from recipes.spec.memory import estimate, micro_batches
@@ -330,7 +330,7 @@ def _memory(recipe: PretrainRecipe) -> CheckResult:
     )
 
 
-def require_processes(recipe: PretrainRecipe, processes: int) -> None:
+def require_processes(recipe: ReadyRecipe, processes: int) -> None:
     """Check that this number of processes, a GPU each, can train the recipe.
 
     Raises:

@@ -15,6 +15,8 @@ from recipes.spec.sizes import SIZES, Size
 from recipes.spec.tree import COMPUTED, Rule, apply_rules, flatten, replace_leaf
 
 Recipe = PretrainRecipe | SftRecipe | RlRecipe
+# of the kinds of stages that can be trained
+ReadyRecipe = PretrainRecipe | SftRecipe
 
 
 def resolve(
@@ -86,14 +88,14 @@ def resolve_pretraining(
     return recipe
 
 
-def resolve_ready(stage: str, size: str, overrides: Sequence[str] = ()) -> Recipe:
+def resolve_ready(stage: str, size: str, overrides: Sequence[str] = ()) -> ReadyRecipe:
     """Return :func:`resolve`'s recipe of a stage that can be trained.
 
     Raises:
         UserError: as :func:`resolve`, and for a stage that is planned.
     """
     recipe = resolve(stage, size, overrides)
-    if recipe.status == "planned":
+    if recipe.status == "planned" or not isinstance(recipe, ReadyRecipe):
         ready = [name for name, other in STAGES.items() if other.status == "ready"]
         raise UserError(
             f"{stage} is planned and cannot be trained yet; choose one of {', '.join(ready)}"

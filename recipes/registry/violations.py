@@ -53,7 +53,6 @@ def _training(values: dict[str, Any]) -> Iterator[str]:
             f"split is {split!r}, expected three whole numbers such as 950,50,0, only the last 0"
         )
 
-
     share = values.get("validation_share", 0.5)
     if not 0 < share < 1:
         yield f"validation_share is {share:g}, expected a part between 0 and 1"

@@ -232,6 +232,7 @@ def _details(stage: StageReport, folder: Path) -> Table:
     details: dict[str, Any] = {
         "parent stage": stage.get("parent"),
         "starts": stage.get("num_starts"),
+        "conversations": _packed(stage),
         "read more than once": ", ".join(f"{name} ({n:g} epochs)" for name, n in epochs.items()),
         "gates": _gates(stage),
         "mean scores": _scores(stage),
@@ -243,6 +244,18 @@ def _details(stage: StageReport, folder: Path) -> Table:
             details[name] = _link(folder, path)
     rows = [{"what": name, "value": value} for name, value in details.items() if value]
     return table("Details", rows)
+
+
+def _packed(stage: StageReport) -> str | None:
+    """Describe the packed conversations that a stage trains on."""
+    packed = stage.get("packed")
+    if packed is None:
+        return None
+    return (
+        f"{packed.conversations:,} in {packed.sequences:,} sequences, {packed.held_out:,} of them "
+        f"held out; {packed.trained_share:.1%} of the tokens are trained; {packed.epochs:.2f} "
+        f"epochs"
+    )
 
 
 def _link(folder: Path, path: str) -> Cell:

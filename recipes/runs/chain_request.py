@@ -17,6 +17,7 @@ class ChainRequest:
         init: what the first stage starts from in place of its parent: a NeMo checkpoint, a finished
             stage's folder, or ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
         evaluate: whether each stage is evaluated, and has to pass its gate.
+        packed: folder of packed conversations, for supervised fine-tuning.
         log: an experiment tracker in addition to TensorBoard, ``wandb`` or ``mlflow``.
     """
 
@@ -28,3 +29,4 @@ class ChainRequest:
     init: str | None
     evaluate: bool
     log: str | None = None
+    packed: str | None = None

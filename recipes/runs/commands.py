@@ -139,7 +139,8 @@ class TrainOptions(Options):
     stage: str = field(metadata=_POSITIONAL)
     size: str
     run_dir: PathLike
-    data: PathLike
+    data: PathLike | None = None
+    packed: PathLike | None = None
     init: PathLike | None = None
     log: str | None = None
     overrides: tuple[str, ...] = field(default=(), metadata=_POSITIONAL)

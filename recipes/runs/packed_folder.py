@@ -1,6 +1,8 @@
 """A folder of packed conversations: its manifest, and its sequences read from mapped files."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,17 @@ from numpy.lib.format import open_memmap
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_record, write_record
 from recipes.common.tokenizer_files import TokenizerIdentity
+from recipes.spec.sft import SftRecipe
 
 MANIFEST = "manifest.json"
 IDS = "ids.npy"
 LOSS_MASK = "loss_mask.npy"
 CUMULATIVE_LENGTHS = "cumulative_lengths.npy"
 FIRST_CONVERSATIONS = "first_conversations.npy"
+
+# of a large file, the blocks that tell it apart from another
+_DIGEST_BLOCKS = 64
+_DIGEST_BLOCK_BYTES = 2**16
 
 _REMEDY = "pack the conversations again with `granite41 data pack`"
 _DTYPES = {
@@ -106,6 +113,7 @@ class PackedFolder:
     """A folder that ``granite41 data pack`` wrote; its files are mapped, not read.
 
     Attributes:
+        folder: its path.
         manifest: of the folder.
     """
 
@@ -115,8 +123,8 @@ class PackedFolder:
         Raises:
             UserError: a file is missing, damaged, or not of the size that the manifest states.
         """
-        self._folder = folder
-        self.manifest = read_record(PackedManifest, folder / MANIFEST, _REMEDY)
+        self.folder = folder
+        self.manifest = read_packed_manifest(folder)
         self._ids = _map(folder / IDS, self.manifest.tokens)
         self._loss_mask = _map(folder / LOSS_MASK, self.manifest.tokens)
         self._starts = _map_bounds(
@@ -134,6 +142,17 @@ class PackedFolder:
     def __len__(self) -> int:
         """Return the number of sequences."""
         return len(self._first) - 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the manifest and the files: of 4 MiB all over a larger one."""
+        digest = hashlib.sha256((self.folder / MANIFEST).read_bytes())
+        for array in (self._starts, self._first, self._ids, self._loss_mask):
+            content = array.view(np.uint8)
+            step = max(_DIGEST_BLOCK_BYTES, len(content) // _DIGEST_BLOCKS)
+            for start in range(0, len(content), step):
+                digest.update(content[start : start + _DIGEST_BLOCK_BYTES].tobytes())
+        return digest.hexdigest()
 
     def longest(self, multiple: int = 1) -> int:
         """Return the tokens of the longest sequence, each conversation filled to a multiple."""
@@ -156,13 +175,59 @@ class PackedFolder:
         lowest, highest = int(ids.min()), int(ids.max())
         if lowest < 0 or highest >= self.manifest.tokenizer.vocab_size:
             raise UserError(
-                f"{self._folder / IDS}: sequence {index + 1} has ids from {lowest} to {highest}, "
+                f"{self.folder / IDS}: sequence {index + 1} has ids from {lowest} to {highest}, "
                 f"beyond the tokenizer's {self.manifest.tokenizer.vocab_size:,}; {_REMEDY}"
             )
         return PackedSequence(
             ids=ids,
             loss_mask=self._loss_mask[tokens],
             cumulative_lengths=bounds - bounds[0],
+        )
+
+
+def read_packed_manifest(folder: Path) -> PackedManifest:
+    """Return the manifest of a packed folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    return read_record(PackedManifest, folder / MANIFEST, _REMEDY)
+
+
+def num_held_out(sequences: int, validation_share: float) -> int:
+    """Return how many sequences are held out of training: a share, at least one."""
+    return max(1, round(validation_share * sequences))
+
+
+def check_packed(folder: Path, manifest: PackedManifest, recipe: SftRecipe) -> None:
+    """Check by the manifest alone that a stage can train on a packed folder.
+
+    Raises:
+        UserError: its sequences are longer than the stage's or fewer than a batch of it, or its
+            tokenizer has more tokens than the model has rows.
+    """
+    length = recipe.sequence_length.value
+    if manifest.sequence_length > length:
+        raise UserError(
+            f"{folder}: packed into sequences of {manifest.sequence_length:,} tokens, but "
+            f"{recipe.stage} reads {length:,}; pack again with `--sequence-length {length}`"
+        )
+
+    rows = recipe.model.vocab_size.value
+    if manifest.tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{folder}: its tokenizer has ids up to {manifest.tokenizer.vocab_size - 1:,} but the "
+            f"model only {rows:,} rows; pack again with the tokenizer of the model"
+        )
+
+    held_out = num_held_out(manifest.sequences, recipe.validation_share.value)
+    trained = manifest.sequences - held_out
+    batch = recipe.global_batch_size.value
+    if trained < batch:
+        raise UserError(
+            f"{folder}: {manifest.sequences:,} sequences, of which {held_out:,} are held out, are "
+            f"fewer than a batch of {batch:,}; pack more conversations, or lower "
+            f"global_batch_size"
         )
 
 

@@ -52,6 +52,27 @@ class TrainingShard:
 
 
 @dataclass(frozen=True)
+class PackedData:
+    """The packed conversations that a stage trains on.
+
+    Attributes:
+        fingerprint: of :class:`recipes.runs.packed_folder.PackedFolder`.
+        sequences: in the folder.
+        held_out: of them, for validation.
+        conversations: in all sequences.
+        trained_share: share of the tokens that the loss counts.
+        epochs: how often the stage reads the sequences that are not held out.
+    """
+
+    fingerprint: str
+    sequences: int
+    held_out: int
+    conversations: int
+    trained_share: float
+    epochs: float
+
+
+@dataclass(frozen=True)
 class ShardProgress:
     """How far a run has read a shard.
 
@@ -78,6 +99,7 @@ class StageManifest:
         tokenizer_fingerprint: of :class:`recipes.common.tokenizer_files.TokenizerFolder`.
         initial_state: the checkpoint that the stage starts from.
         data: prefix of each shard that the stage trains on -> the shard.
+        packed: the conversations that it trains on in place of shards; None where it has none.
         data_progress_before: ``bin_sha256`` -> how far the stages before have read the shard.
         data_progress: ``bin_sha256`` -> how far it is read at the end of the stage.
         repeated_components: component -> epochs, for those that the stage reads more than once.
@@ -98,6 +120,7 @@ class StageManifest:
     tokenizer_fingerprint: str
     initial_state: InitialCheckpoint
     data: dict[str, TrainingShard]
+    packed: PackedData | None = None
     data_progress_before: dict[str, ShardProgress] = field(default_factory=dict)
     data_progress: dict[str, ShardProgress] = field(default_factory=dict)
     repeated_components: dict[str, float] = field(default_factory=dict)

@@ -132,6 +132,11 @@ class PretrainRecipe(CommonRecipe):
         return max(1, round(self.validate_every_tokens.value / self.tokens_per_batch.value))
 
 
+def stage_merge(recipe: CommonRecipe) -> StageMerge | None:
+    """Return the merge at the end of a stage of any kind; None where there is none."""
+    return recipe.merge if isinstance(recipe, PretrainRecipe) else None
+
+
 def power_schedule(warmup_tokens: Sourced[int], start_tokens: Sourced[int]) -> PowerSchedule:
     """Return the power scheduler paper's schedule at the shared batch."""
     return PowerSchedule(

@@ -60,9 +60,7 @@ class StageProgress(pl.Callback, IOMixin):
     def on_validation_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Write the validation loss."""
         if not trainer.sanity_checking:
-            self._lines.validation(
-                trainer.global_step, float(trainer.callback_metrics["val_loss"])
-            )
+            self._lines.validation(trainer.global_step, float(trainer.callback_metrics["val_loss"]))
 
     def on_train_end(self, *args: Any) -> None:
         """Close the metrics file."""

@@ -7,7 +7,7 @@ from recipes.common.errors import UserError
 from recipes.registry.resolve import resolve
 from recipes.runs.stage_folder import MERGED, final_checkpoint, finished_manifest
 from recipes.runs.stage_manifest import StageManifest
-from recipes.spec.pretraining import PretrainRecipe
+from recipes.spec.pretraining import stage_merge
 from recipes.spec.recipe import CommonRecipe, OptimizerState
 from recipes.spec.sizes import Size
 
@@ -70,9 +70,8 @@ def initial_state(recipe: CommonRecipe, run_folder: Path, init: Path | None) -> 
 
 def _check_merged(folder: Path, manifest: StageManifest) -> None:
     """Raise where a stage ends with a merge that has not been made."""
-    recipe = resolve(manifest.stage, manifest.size)
-    needs_merge = isinstance(recipe, PretrainRecipe) and recipe.merge is not None
-    if needs_merge and not (folder / MERGED).exists():
+    merge = stage_merge(resolve(manifest.stage, manifest.size))
+    if merge and not (folder / MERGED).exists():
         raise UserError(
             f"{folder}: is trained but not merged, as a long-context stage ends; "
             f"`granite41 run {manifest.stage}` merges it, or name one of its checkpoints with "

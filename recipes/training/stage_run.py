@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import LockedError
+from recipes.registry.resolve import Recipe
 from recipes.runs.stage_folder import latest_checkpoint, locked, write_recipe
 from recipes.runs.stage_manifest import StageManifest, read_manifest
 from recipes.spec.parallelism import cuda_device_max_connections
-from recipes.spec.recipe import CommonRecipe
 from recipes.training.full_disk import disk_full_as_user_error, is_first_rank
 from recipes.training.metrics import read_metrics
 from recipes.training.stage_record import StageRecord, failures_recorded
@@ -34,7 +34,7 @@ class StageRun(ABC):
         has_begun: whether this process has written the manifest of this start.
     """
 
-    recipe: CommonRecipe
+    recipe: Recipe
     folder: Path
     former_manifest: StageManifest | None
     manifest: StageManifest
@@ -99,7 +99,7 @@ class StageRun(ABC):
         }
 
 
-def is_finished(folder: Path, recipe: CommonRecipe, former: StageManifest | None) -> bool:
+def is_finished(folder: Path, recipe: Recipe, former: StageManifest | None) -> bool:
     """Whether a stage has finished already, with this recipe; log that there is nothing to do.
 
     Raises:

@@ -156,7 +156,7 @@ ROWS = [
     Row(
         "data that is not there, on a cluster",
         "run phase1 --size 8b --run-dir run --data data --on h100",
-        says=["data: holds no readable manifest.json, as prepared data does"],
+        says=["--data ", "data: holds no readable manifest.json, as a folder of"],
     ),
     Row(
         "a damaged manifest of data, on a cluster",
@@ -203,9 +203,14 @@ ROWS = [
         says=["run/phase1/recipe.yaml: seed was 1234 when this run began and is 99 now"],
     ),
     Row(
-        "a stage of fine-tuning",
+        "fine-tuning without conversations",
         "run sft --size 8b --data data",
-        ["sft is no stage of pre-training"],
+        ["supervised fine-tuning needs packed conversations", "with --packed"],
+    ),
+    Row(
+        "a planned stage",
+        "run sft..rl_math --size 8b --data data",
+        ["rl_multi_domain is planned and cannot be trained yet; choose one of phase1, "],
     ),
     Row(
         "training without data",

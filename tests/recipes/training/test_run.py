@@ -32,10 +32,13 @@ REFUSED = {
         "the tokenizer has ids up to 511 but the model only 384 rows",
     ),
     "planned stage": (
-        "sft --size tiny --data {data}",
-        "sft is no stage of pre-training; choose one of phase1, ",
+        "rl_math --size tiny --data {data}",
+        "rl_math is planned and cannot be trained yet; choose one of phase1, ",
     ),
-    "stage of another kind": ("sft --size tiny --data {data}", "sft is no stage of pre-training"),
+    "no conversations": (
+        "sft --size tiny --data {data}",
+        "sft trains on packed conversations: name the folder of `granite41 data pack` with",
+    ),
     "misspelt stage": ("phase11 --size tiny --data {data}", "did you mean 'phase1'?"),
     "misspelt key": ("phase1 --size tiny --data {data} token=5", "did you mean 'tokens'?"),
     "wrong type": (
