@@ -21,6 +21,7 @@ from nemo.lightning.io.pl import MegatronCheckpointIO, TrainerContext
 from recipes.alignment.model import AlignedGranite, granite_config
 from recipes.alignment.optimizer import StageOptimizer
 from recipes.compat import megatron_checkpoint
+from recipes.model.bridge.to_hf import read_context
 from recipes.model.nemo import GraniteModel
 from recipes.runs.stage_folder import CHECKPOINTS, CHECKPOINTS_KEPT
 from recipes.spec.recipe import CommonRecipe
@@ -93,10 +94,11 @@ class CheckpointWriter:
     Args:
         folder: of the stage.
         recipe: of the stage.
-        tokenizer: folder of the tokenizer, which every checkpoint gets a copy of.
+        initial: the checkpoint that the stage starts or continues from. Its tokenizer, and the
+            number of positions that its model is made for, go into every checkpoint.
     """
 
-    def __init__(self, folder: Path, recipe: CommonRecipe, tokenizer: Path) -> None:
+    def __init__(self, folder: Path, recipe: CommonRecipe, initial: Path) -> None:
         """Prepare for writing, and remove what a kill left half written."""
         megatron_checkpoint.install()
         self._folder = folder / CHECKPOINTS
@@ -104,8 +106,13 @@ class CheckpointWriter:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self._folder)
+        model, tokenizer = read_context(initial / "context")
+        # shorter sequences than before do not make the model's own length shorter
+        positions = max(model.max_position_embeddings, recipe.sequence_length.value)
         self._context = TrainerContext(
-            model=GraniteModel(granite_config(recipe), tokenizer=AutoTokenizer(str(tokenizer))),
+            model=GraniteModel(
+                granite_config(recipe, positions), tokenizer=AutoTokenizer(str(tokenizer))
+            ),
             trainer=nl.Trainer(accelerator="cpu", devices=1, logger=False),
             extra={},
         )

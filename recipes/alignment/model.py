@@ -199,7 +199,7 @@ def model_settings(recipe: CommonRecipe, global_batch_size: int) -> DictConfig:
     }
     settings: dict[str, Any] = {
         name: value
-        for name, value in vars(granite_config(recipe)).items()
+        for name, value in vars(granite_config(recipe, recipe.sequence_length.value)).items()
         if isinstance(value, float | int | str | bool)
     }
     # attention_multiplier decides it
@@ -231,12 +231,17 @@ def model_settings(recipe: CommonRecipe, global_batch_size: int) -> DictConfig:
     return OmegaConf.create(settings)
 
 
-def granite_config(recipe: CommonRecipe) -> GraniteConfig:
-    """Return the NeMo 2 configuration of a recipe's model, which checkpoints record."""
+def granite_config(recipe: CommonRecipe, positions: int) -> GraniteConfig:
+    """Return the NeMo 2 configuration of a recipe's model, which checkpoints record.
+
+    Args:
+        recipe: of the stage.
+        positions: that the model is made for, at least the stage's sequence length.
+    """
     parallel = recipe.parallelism
     return GraniteConfig(
         **GraniteConfig.transformer_settings(recipe.model),
-        seq_length=recipe.sequence_length.value,
+        seq_length=positions,
         rotary_base=recipe.rope_theta.value,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size.value,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size.value,

@@ -34,7 +34,6 @@ def fit(
     folder: Path,
     packed: PackedFolder,
     checkpoint: Path,
-    tokenizer: Path,
     tracker: str | None = None,
 ) -> None:
     """Train a stage to its end, from its last checkpoint if it has one.
@@ -44,8 +43,7 @@ def fit(
         manifest: of the stage, as it is at its start.
         folder: of the stage.
         packed: the conversations.
-        checkpoint: whose weights the stage starts from where it has no checkpoint of its own yet.
-        tokenizer: its folder.
+        checkpoint: that the stage continues from: its own last one, or the one it starts from.
         tracker: in addition to TensorBoard, see :mod:`recipes.training.trackers`.
 
     Raises:
@@ -60,7 +58,7 @@ def fit(
                 recipe,
                 training,
                 loaders(recipe, packed),
-                CheckpointWriter(folder, recipe, tokenizer),
+                CheckpointWriter(folder, recipe, checkpoint),
                 step_log(recipe, folder),
                 [*trackers, *_tensorboard(folder)],
             )

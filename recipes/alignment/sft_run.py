@@ -43,13 +43,11 @@ class SftRun(StageRun):
         recipe: of the stage.
         packed: the packed conversations.
         checkpoint: what this start continues from: the stage's own or the initial one.
-        tokenizer: folder of the tokenizer, the checkpoint's.
     """
 
     recipe: SftRecipe
     packed: PackedFolder
     checkpoint: Path
-    tokenizer: Path
 
     def fit(self) -> dict[str, Any]:
         """Train; see :meth:`StageRun.fit`."""
@@ -62,7 +60,6 @@ class SftRun(StageRun):
             self.folder,
             self.packed,
             self.checkpoint,
-            self.tokenizer,
             self.tracker,
         )
         return {}
@@ -131,7 +128,6 @@ def prepare(
         tracker=tracker,
         packed=sequences,
         checkpoint=checkpoint,
-        tokenizer=tokenizer.folder,
     )
 
 

@@ -3,6 +3,7 @@ the batch is packed and split.
 """
 
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def _conversations(sequence: PackedSequence) -> list[PackedSequence]:
     """Return a sequence's conversations as sequences of their own."""
     bounds = sequence.cumulative_lengths
     result = []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         result.append(
             PackedSequence(
                 sequence.ids[start:end],
