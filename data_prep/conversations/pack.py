@@ -43,8 +43,8 @@ from recipes.runs.packed_folder import (
     FIRST_CONVERSATIONS,
     IDS,
     LOSS_MASK,
-    PackedManifest,
 )
+from recipes.runs.packed_manifest import PackedManifest
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.alignment.packed_batch import PackedBatch, collate, padded_length
-from recipes.runs.packed_folder import PackedFolder, PackedSequence, num_held_out
+from recipes.runs.packed_folder import PackedFolder, PackedSequence
+from recipes.runs.packed_manifest import num_held_out
 from recipes.spec.recipe import Parallelism
 
 # in place of a sequence, where the last batch of a validation has none left

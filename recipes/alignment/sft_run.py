@@ -10,7 +10,8 @@ from recipes.common.chat_template import read_chat_template, template_sha256
 from recipes.common.errors import UserError
 from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.registry.resolve import resolve_sft
-from recipes.runs.packed_folder import PackedFolder, check_packed, num_held_out
+from recipes.runs.packed_folder import PackedFolder
+from recipes.runs.packed_manifest import check_packed, num_held_out
 from recipes.runs.stage_folder import latest_checkpoint
 from recipes.runs.stage_manifest import (
     InitialCheckpoint,

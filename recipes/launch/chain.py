@@ -31,7 +31,7 @@ from recipes.runs.commands import (
     TrainOptions,
 )
 from recipes.runs.data_folder import TOKENIZER, check_manifest, read_data_manifest
-from recipes.runs.packed_folder import PackedFolder, check_packed
+from recipes.runs.packed_manifest import check_packed
 from recipes.runs.stage_folder import MERGED, check_recipe
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
@@ -527,8 +527,11 @@ def require_inputs(chain: Sequence[Task], request: ChainRequest) -> None:
             data = Path(request.data)
             check_manifest(data, read_data_manifest(data), recipe)
         elif isinstance(recipe, SftRecipe) and request.packed:
-            packed = Path(request.packed)
-            check_packed(packed, PackedFolder(packed).manifest, recipe)
+            from recipes.runs.packed_folder import PackedFolder
+
+            # numpy maps all of its files here
+            packed = PackedFolder(Path(request.packed))
+            check_packed(packed.folder, packed.manifest, recipe)
 
 
 def require_initial_checkpoint(chain: Sequence[Task], init: str | None) -> None:

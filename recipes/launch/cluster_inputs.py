@@ -11,7 +11,7 @@ from recipes.common.json_files import parse_record
 from recipes.registry.resolve import ReadyRecipe
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.data_folder import MANIFEST, DataManifest, check_manifest
-from recipes.runs.packed_folder import PackedManifest, check_packed
+from recipes.runs.packed_manifest import PackedManifest, check_packed
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.sft import SftRecipe
 from slurm.shell import Shell, last_line

@@ -1,4 +1,4 @@
-"""A folder of packed conversations: its manifest, and its sequences read from mapped files."""
+"""A folder of packed conversations: its sequences, read from mapped files."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,11 +9,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from recipes.common.errors import UserError
-from recipes.common.json_files import read_record, write_record
-from recipes.common.tokenizer_files import TokenizerIdentity
-from recipes.spec.sft import SftRecipe
+from recipes.runs.packed_manifest import MANIFEST, REMEDY, read_packed_manifest
 
-MANIFEST = "manifest.json"
 IDS = "ids.npy"
 LOSS_MASK = "loss_mask.npy"
 CUMULATIVE_LENGTHS = "cumulative_lengths.npy"
@@ -23,62 +20,12 @@ FIRST_CONVERSATIONS = "first_conversations.npy"
 _DIGEST_BLOCKS = 64
 _DIGEST_BLOCK_BYTES = 2**16
 
-_REMEDY = "pack the conversations again with `granite41 data pack`"
 _DTYPES = {
     IDS: np.dtype(np.int32),
     LOSS_MASK: np.dtype(bool),
     CUMULATIVE_LENGTHS: np.dtype(np.int64),
     FIRST_CONVERSATIONS: np.dtype(np.int64),
 }
-
-
-@dataclass(frozen=True)
-class PackedManifest:
-    """The manifest of a packed folder.
-
-    Attributes:
-        sequences: how many.
-        sequence_length: the most tokens of one.
-        conversations, tokens: in all sequences; no token is a pad.
-        trained_tokens: of them, those that the loss counts.
-        longest: tokens of the longest conversation.
-        left_out: reason -> records; ``left_out.jsonl`` lists them.
-        special_tokens: special token -> how often a conversation spelled it out, and it was
-            escaped.
-        unread_keys: key of a message that templates do not read -> messages.
-        sources: input -> conversations.
-        passed_over: reason -> files of the inputs that were not read.
-        tokenizer: that encoded all of them.
-        template_sha256: of the chat template, in hex.
-    """
-
-    sequences: int
-    sequence_length: int
-    conversations: int
-    tokens: int
-    trained_tokens: int
-    longest: int
-    left_out: dict[str, int]
-    special_tokens: dict[str, int]
-    unread_keys: dict[str, int]
-    sources: dict[str, int]
-    passed_over: dict[str, int]
-    tokenizer: TokenizerIdentity
-    template_sha256: str
-
-    @property
-    def efficiency(self) -> float:
-        """The share of the sequences' room that tokens fill."""
-        return self.tokens / (self.sequences * self.sequence_length)
-
-    @property
-    def trained_share(self) -> float:
-        """The share of the tokens that are trained."""
-        return self.trained_tokens / self.tokens
-
-    def write(self, folder: Path) -> None:
-        """Write it into ``folder``, whole or not at all."""
-        write_record(folder / MANIFEST, self)
 
 
 @dataclass(frozen=True)
@@ -136,7 +83,7 @@ class PackedFolder:
         if self.longest() > self.manifest.sequence_length:
             raise UserError(
                 f"{folder}: holds a sequence of {self.longest():,} tokens, expected at most "
-                f"{self.manifest.sequence_length:,} by {MANIFEST}; {_REMEDY}"
+                f"{self.manifest.sequence_length:,} by {MANIFEST}; {REMEDY}"
             )
 
     def __len__(self) -> int:
@@ -176,7 +123,7 @@ class PackedFolder:
         if lowest < 0 or highest >= self.manifest.tokenizer.vocab_size:
             raise UserError(
                 f"{self.folder / IDS}: sequence {index + 1} has ids from {lowest} to {highest}, "
-                f"beyond the tokenizer's {self.manifest.tokenizer.vocab_size:,}; {_REMEDY}"
+                f"beyond the tokenizer's {self.manifest.tokenizer.vocab_size:,}; {REMEDY}"
             )
         return PackedSequence(
             ids=ids,
@@ -185,57 +132,11 @@ class PackedFolder:
         )
 
 
-def read_packed_manifest(folder: Path) -> PackedManifest:
-    """Return the manifest of a packed folder.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    return read_record(PackedManifest, folder / MANIFEST, _REMEDY)
-
-
-def num_held_out(sequences: int, validation_share: float) -> int:
-    """Return how many sequences are held out of training: a share, at least one."""
-    return max(1, round(validation_share * sequences))
-
-
-def check_packed(folder: Path, manifest: PackedManifest, recipe: SftRecipe) -> None:
-    """Check by the manifest alone that a stage can train on a packed folder.
-
-    Raises:
-        UserError: its sequences are longer than the stage's or fewer than a batch of it, or its
-            tokenizer has more tokens than the model has rows.
-    """
-    length = recipe.sequence_length.value
-    if manifest.sequence_length > length:
-        raise UserError(
-            f"{folder}: packed into sequences of {manifest.sequence_length:,} tokens, but "
-            f"{recipe.stage} reads {length:,}; pack again with `--sequence-length {length}`"
-        )
-
-    rows = recipe.model.vocab_size.value
-    if manifest.tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{folder}: its tokenizer has ids up to {manifest.tokenizer.vocab_size - 1:,} but the "
-            f"model only {rows:,} rows; pack again with the tokenizer of the model"
-        )
-
-    held_out = num_held_out(manifest.sequences, recipe.validation_share.value)
-    trained = manifest.sequences - held_out
-    batch = recipe.global_batch_size.value
-    if trained < batch:
-        raise UserError(
-            f"{folder}: {manifest.sequences:,} sequences, of which {held_out:,} are held out, are "
-            f"fewer than a batch of {batch:,}; pack more conversations, or lower "
-            f"global_batch_size"
-        )
-
-
 def _map_bounds(file: Path, pieces: int, end: int) -> np.ndarray:
     """Map where pieces that cover 0 to ``end`` begin, and the end."""
     bounds = _map(file, pieces + 1)
     if bounds[0] != 0 or bounds[-1] != end or not (np.diff(bounds) > 0).all():
-        raise UserError(f"{file}: does not rise from 0 to {end:,} by {MANIFEST}; {_REMEDY}")
+        raise UserError(f"{file}: does not rise from 0 to {end:,} by {MANIFEST}; {REMEDY}")
     return bounds
 
 
@@ -243,14 +144,14 @@ def _map(file: Path, length: int) -> np.ndarray:
     try:
         array = open_memmap(file, mode="r")
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; {_REMEDY}") from error
+        raise UserError(f"{file}: no such file; {REMEDY}") from error
     except Exception as error:  # numpy evaluates the header, which may fail in any way
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: is no array of numpy ({reason:.100}); {_REMEDY}") from error
+        raise UserError(f"{file}: is no array of numpy ({reason:.100}); {REMEDY}") from error
     expected = _DTYPES[file.name]
     if array.dtype != expected or array.shape != (length,):
         raise UserError(
             f"{file}: holds {array.dtype} of shape {array.shape}, expected {expected} of shape "
-            f"({length},) by {MANIFEST}; {_REMEDY}"
+            f"({length},) by {MANIFEST}; {REMEDY}"
         )
     return array

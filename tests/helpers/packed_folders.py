@@ -12,9 +12,9 @@ from recipes.runs.packed_folder import (
     IDS,
     LOSS_MASK,
     PackedFolder,
-    PackedManifest,
     PackedSequence,
 )
+from recipes.runs.packed_manifest import PackedManifest
 
 
 def write_packed(

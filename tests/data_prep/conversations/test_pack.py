@@ -12,7 +12,8 @@ from data_prep.conversations.encoder import ChatEncoder
 from data_prep.conversations.pack import Settings, pack
 from recipes.common import encoder as encoder_module
 from recipes.common.errors import UserError
-from recipes.runs.packed_folder import PackedFolder, PackedManifest
+from recipes.runs.packed_folder import PackedFolder
+from recipes.runs.packed_manifest import PackedManifest
 from tests.bad_inputs.row import listing, run
 from tests.helpers.conversations import conversations
 
