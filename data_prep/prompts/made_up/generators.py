@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from data_prep.conversations.made_up import tasks
 from data_prep.prompts.made_up import (
     arithmetic,
     in_context,
@@ -58,8 +59,15 @@ GENERATORS = {
 }
 
 
+def _is_evaluated(draft: Draft) -> bool:
+    """Whether the suite of size tiny's conversations asks this."""
+    messages = [{"role": "user", "content": draft.question}]
+    is_theirs = tasks.right_reply(messages, draft.documents) is not None
+    return is_theirs and tasks.is_held_out(draft.question, draft.documents)
+
+
 def make_up(name: str, count: int, seed: int, is_easy: bool) -> Iterator[Prompt]:
-    """Yield prompts of a generator, no two of which are the same.
+    """Yield prompts of a generator: no two of them are the same, and no evaluation asks one.
 
     Args:
         name: of :data:`GENERATORS`.
@@ -77,7 +85,7 @@ def make_up(name: str, count: int, seed: int, is_easy: bool) -> Iterator[Prompt]
     while len(seen) < count:
         draft = generator.draw(draw, is_easy)
         content = json.dumps([draft.question, draft.documents])
-        if content in seen:
+        if content in seen or _is_evaluated(draft):
             vain += 1
             if vain > _VAIN_DRAWS:
                 raise UserError(
