@@ -11,6 +11,7 @@ import numpy as np
 
 from recipes.registry.resolve import resolve_pretraining
 from recipes.runs.packed_folder import PackedSequence
+from recipes.runs.prompts import Prompt, PromptSource, write_prompts
 from recipes.runs.stage_folder import write_recipe
 from tests.bad_inputs.row import Input
 from tests.helpers.manifests import data_manifest, write_stage_manifest
@@ -164,6 +165,17 @@ def packed(folder: Path) -> None:
         PackedSequence(ids[8:], ids[8:] % 2 == 1, np.array([0, 4])),
     ]
     write_packed(folder / "packed", both)
+
+
+def prompts(folder: Path) -> None:
+    """Write two prompts for reinforcement learning into ``prompts/``."""
+    (folder / "prompts").mkdir()
+    both = [
+        Prompt("a", "math", [{"role": "user", "content": "2 + 2?"}], "math", {"answer": "4"}),
+        Prompt("b", "math", [{"role": "user", "content": "2 + 3?"}], "math", {"answer": "5"}),
+    ]
+    sources = {"arithmetic": PromptSource(2, "Apache-2.0", {"no prompt": 1})}
+    write_prompts(folder / "prompts", both, sources, seed=7)
 
 
 def run(folder: Path) -> None:

@@ -15,6 +15,8 @@ from data_prep import tokenized_folder
 from data_prep.assemble import parse_components
 from data_prep.lengths import prefixes
 from data_prep.mixtures.mixture import load_mixture, parse_tokens, plan
+from data_prep.prompts.sources import Source
+from data_prep.records import BadRow
 from evaluation.backends import parse_arguments
 from evaluation.gates import gate_folder, has_passed
 from evaluation.results import read_evaluation
@@ -35,6 +37,7 @@ from recipes.runs.packed_folder import (
     LOSS_MASK,
     PackedFolder,
 )
+from recipes.runs.prompts import PROMPTS, Prompt, PromptFolder
 from recipes.runs.stage_folder import check_recipe
 from recipes.runs.stage_manifest import read_manifest
 from recipes.spec.tree import flatten
@@ -174,6 +177,16 @@ def _packed(folder: Path) -> None:
         assert sequence.cumulative_lengths[-1] == len(sequence.ids) == len(sequence.loss_mask)
 
 
+def _prompts(folder: Path) -> None:
+    prompts = PromptFolder(folder / "prompts")
+    assert len(list(prompts)) == prompts.manifest.prompts
+
+
+def _prompt_source(folder: Path) -> None:
+    for prompt in Source(str(folder / "prompts" / PROMPTS), None).read(seed=7, is_easy=False):
+        assert isinstance(prompt, Prompt | BadRow)
+
+
 def _report(folder: Path) -> None:
     run_report.write_report(folder / "run")
     evaluation_report.write_report(folder / "run")
@@ -253,6 +266,11 @@ SLOW_READERS = {
         )
         for name in (IDS, LOSS_MASK, CUMULATIVE_LENGTHS, FIRST_CONVERSATIONS)
     },
+    "prompts' manifest": Reader("prompts/manifest.json", [inputs.prompts], _prompts, edited_json),
+    "prompts": Reader(f"prompts/{PROMPTS}", [inputs.prompts], _prompts, edited_bytes),
+    "a source of prompts": Reader(
+        f"prompts/{PROMPTS}", [inputs.prompts], _prompt_source, edited_json_lines
+    ),
     "a model's index": Reader(
         "model/model.safetensors.index.json",
         [_sharded_model],

@@ -119,8 +119,15 @@ def check(prompt: Prompt) -> None:
     """Raise BadGold unless the gold answer can be read, and is right by its own reward function."""
     if prompt.reward == REWARD_MODEL:
         return
-    module = _load(prompt.reward)
-    text = module.example(_gold(prompt))
+    gold = _gold(prompt)
+    try:
+        text = _load(prompt.reward).example(gold)
+    except (ImportError, OSError, BadGold):
+        raise
+    # libraries raise anything at a gold that is not what its type says
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise BadGold(f"it makes {prompt.reward} fail ({words:.100})") from error
     if not text:
         return
     reward = score(prompt, text)

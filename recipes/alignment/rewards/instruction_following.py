@@ -27,14 +27,7 @@ def example(gold: Gold) -> str:
     """
     if not gold.instructions or len(gold.instructions) != len(gold.arguments):
         raise BadGold("it has no instructions, or not arguments for each")
-    try:
-        _followed("A sentence with words. Another one.", gold, "What?")
-    except BadGold:
-        raise
-    # whatever a check makes of arguments that it was not written for
-    except Exception as error:
-        words = " ".join(str(error).split())
-        raise BadGold(f"its instructions cannot be checked ({words:.100})") from error
+    _followed("A sentence with words. Another one.", gold, "What?")
     return ""
 
 
