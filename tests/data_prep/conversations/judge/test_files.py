@@ -83,7 +83,7 @@ def test_each_conversation_is_in_one_bucket(tmp_path: Path) -> None:
 def test_bad_records_are_counted_and_the_others_judged(tmp_path: Path) -> None:
     file = write(tmp_path, ["score 9", "score 2"])
     first, second = file.read_text().splitlines()
-    file.write_text("\n".join(["[]", first, '{"text": "a"}', "{", second, "7"]) + "\n")
+    file.write_text("\n".join(["null and void", first, '{"text": "a"}', "{", second, "7"]) + "\n")
     with judge_server(reply=by_the_reply) as url:
         summary = judge(file, tmp_path / "out", url)
     assert (summary.conversations, summary.bad_records) == (2, 4)
