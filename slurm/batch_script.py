@@ -116,6 +116,7 @@ def build_executor(
         setup_lines=_setup_lines(job, cluster, run_folder, commit),
         poll_estimated_start_time=False,
         srun_args=_srun_args(job, cluster),
+        dependency_type="after" if job.task.after_start else "afterok",
     )
     if job.task.array > 1:
         executor.array = f"0-{job.task.array - 1}"
@@ -135,6 +136,8 @@ def command(job: SlurmJob, cluster: Cluster) -> list[str]:
     words = ["-m", "recipes.cli", *map(shlex.quote, job.task.arguments)]
     if job.task.array > 1:
         words.append("--shard=$SLURM_ARRAY_TASK_ID")
+    if job.task.is_server:
+        words.append("--host=$granite41_head_address")
 
     # a single process that trains would take Slurm's variables for a cluster of its own
     if job.task.stage_folder is None:
@@ -202,7 +205,7 @@ def _setup_lines(job: SlurmJob, cluster: Cluster, run_folder: PurePosixPath, com
         *environment_lines(job, cluster),
         f"export {COMMIT}={shlex.quote(commit)}",
     ]
-    if job.nodes > 1:
+    if job.nodes > 1 or task.is_server:
         lines.append("granite41_find_head")
 
     if task.stage_folder:

@@ -1,8 +1,10 @@
 """``granite41 data curate``: rules, duplicates and a judge make a set of conversations."""
 
 import json
+import os
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,12 +17,19 @@ from recipes.cli.data import (
     NgramWords,
     OneShard,
     Output,
+    RunDir,
+    Where,
     Workers,
 )
-from recipes.cli.judge import InFlight, MaxRequests, MaxTokens, RubricFile
+from recipes.cli.judge import InFlight, MaxRequests, MaxTokens, RubricFile, Vllm
 from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError
-from recipes.runs.curated_folder import MOST_CHARACTERS
+from recipes.common.servers import KEY
+from recipes.runs.commands import CurateOptions
+from recipes.runs.curated_folder import MANIFEST, MOST_CHARACTERS
+
+if TYPE_CHECKING:
+    from data_prep.conversations.curate.selection import Judging
 
 JudgeUrl = Annotated[
     str | None,
@@ -31,7 +40,18 @@ JudgeUrl = Annotated[
         "OPENAI_API_KEY.",
     ),
 ]
+JudgeFile = Annotated[
+    Path | None,
+    typer.Option(help="Instead of --judge: what `data judge-server` writes; is waited for."),
+]
 JudgeModel = Annotated[str | None, typer.Option("--model", help="The judge's name on its server.")]
+Serve = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Instead of --judge: on a cluster, serve this model by vLLM in a job of its own.",
+    ),
+]
 KeepBorderline = Annotated[
     bool,
     typer.Option("--keep-borderline", help="Keep what the judge neither accepts nor rejects."),
@@ -40,7 +60,7 @@ MinReply = Annotated[int, typer.Option(min=1, help="Drop what has a shorter repl
 MaxCharacters = Annotated[int, typer.Option(min=1, help="Drop longer conversations.")]
 OnePass = Annotated[
     str | None,
-    typer.Option("--pass", metavar="NAME", help="Do only this: rules, duplicates or selection."),
+    typer.Option("--only", metavar="NAME", help="Do only this: rules, duplicates or selection."),
 ]
 
 
@@ -52,7 +72,10 @@ def curate_conversations(
     decontaminate: Decontaminate = None,
     ngram_words: NgramWords = 13,
     judge: JudgeUrl = None,
+    judge_file: JudgeFile = None,
     model: JudgeModel = None,
+    serve: Serve = None,
+    vllm: Vllm = "vllm",
     rubric: RubricFile = None,
     keep_borderline: KeepBorderline = False,
     in_flight: InFlight = 64,
@@ -60,45 +83,86 @@ def curate_conversations(
     max_tokens: MaxTokens = None,
     workers: Workers = None,
     shards: MaxShards = None,
-    only_pass: OnePass = None,
+    only: OnePass = None,
     shard: OneShard = None,
+    on: Where = "local",
+    run_dir: RunDir = None,
     dryrun: Dryrun = False,
     as_json: AsJson = False,
 ) -> None:
     """Curate conversations by rules, exact duplicates and a judge; continue if interrupted."""
+    options = CurateOptions(
+        inputs=tuple(inputs),
+        output=output,
+        min_reply_characters=min_reply_characters,
+        max_characters=max_characters,
+        decontaminate=tuple(decontaminate or ()),
+        ngram_words=ngram_words,
+        judge=judge,
+        judge_file=judge_file,
+        model=model,
+        rubric=rubric,
+        keep_borderline=keep_borderline,
+        in_flight=in_flight,
+        max_requests=max_requests,
+        max_tokens=max_tokens,
+        workers=workers,
+        shards=shards,
+        only=only,
+    )
+    _check(options, serve, on)
+    if on == "local":
+        _curate(options, shard, dryrun, as_json)
+        return
+
+    from recipes.launch.on_slurm import curate_on_cluster
+
+    if shard is not None or only is not None:
+        raise UserError(
+            f"--only and --shard: --on {on} does every pass and shard, each in its job; leave "
+            f"them out"
+        )
+    curate_on_cluster(on, run_dir, options, serve, vllm, dryrun)
+
+
+def _check(options: CurateOptions, serve: str | None, on: str) -> None:
+    judges = [value for value in (options.judge, options.judge_file, serve) if value]
+    if len(judges) > 1:
+        raise UserError("--judge, --judge-file and --serve: expected one of them; leave out others")
+    if serve and on == "local":
+        raise UserError(
+            f"--serve {serve}: a judge is served by a job of a cluster; add --on CLUSTER, or start "
+            f"a server and give --judge URL"
+        )
+    needs_name = bool(options.judge or options.judge_file)
+    if needs_name != bool(options.model):
+        raise UserError("--judge and --model: expected both or none; name the server and the model")
+
+
+def _curate(options: CurateOptions, shard: int | None, dryrun: bool, as_json: bool) -> None:
     from data_prep.conversations.curate.curation import PASSES, curate
     from data_prep.conversations.curate.rules import RuleSettings
-    from data_prep.conversations.curate.selection import Judging
-    from data_prep.conversations.judge.client import Budget, Endpoint
-    from data_prep.conversations.judge.rubric import load_rubric
     from recipes.reports.curation import print_summary, write_report
 
-    if only_pass not in (None, *PASSES):
-        raise UserError(f"--pass {only_pass}: expected {', '.join(PASSES)}; choose one of them")
-    if (judge is None) != (model is None):
-        raise UserError(
-            "--judge and --model: expected both or none; name the judge's server and model"
-        )
-    judging = None
-    if judge and model:
-        judging = Judging(
-            load_rubric(rubric),
-            Endpoint(judge, model, in_flight, option="--judge"),
-            Budget(max_requests, max_tokens),
-            keep_borderline,
-        )
+    only = options.only
+    if only not in (None, *PASSES):
+        raise UserError(f"--only {only}: expected {', '.join(PASSES)}; choose one of them")
     settings = RuleSettings(
-        min_reply_characters, max_characters, tuple(decontaminate or ()), ngram_words
+        options.min_reply_characters,
+        options.max_characters,
+        options.decontaminate,
+        options.ngram_words,
     )
+    output = Path(options.output)
     manifest = curate(
-        inputs,
+        options.inputs,
         output,
         settings,
-        judging=judging,
-        workers=workers or usable_cpus(),
-        max_shards=shards,
-        only_pass=only_pass,
-        only_shard=shard,
+        judging=_judging(options),
+        workers=options.workers or usable_cpus(),
+        max_shards=options.shards,
+        only=only,
+        shard=shard,
         dryrun=dryrun,
     )
     # of a job array the last job has it
@@ -109,3 +173,27 @@ def curate_conversations(
         typer.echo(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
     else:
         print_summary(manifest)
+
+
+def _judging(options: CurateOptions) -> "Judging | None":
+    """Return the judge that the options name."""
+    from data_prep.conversations.curate.selection import Judging
+    from data_prep.conversations.judge.client import Budget, Endpoint
+    from data_prep.conversations.judge.rubric import load_rubric
+    from data_prep.conversations.judge.server import wait_for_server
+
+    if options.model is None:
+        return None
+    rubric = load_rubric(Path(options.rubric) if options.rubric else None)
+    url = options.judge or ""
+    # what is complete needs no server any more
+    if options.judge_file and not (Path(options.output) / MANIFEST).exists():
+        server = wait_for_server(Path(options.judge_file))
+        url = server.url
+        os.environ[KEY] = server.key
+    return Judging(
+        rubric,
+        Endpoint(url, options.model, options.in_flight, option="--judge"),
+        Budget(options.max_requests, options.max_tokens),
+        options.keep_borderline,
+    )

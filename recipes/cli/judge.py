@@ -29,6 +29,7 @@ RubricFile = Annotated[
     typer.Option("--rubric", help="Your own weights and thresholds, as in rubric.yaml."),
 ]
 InFlight = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
+Vllm = Annotated[str, typer.Option(metavar="PROGRAM", help="vLLM's program on the nodes.")]
 MaxRequests = Annotated[int | None, typer.Option(min=1, help="Stop after so many requests.")]
 MaxTokens = Annotated[
     int | None,
@@ -83,6 +84,19 @@ def _print_summary(summary: "Summary") -> None:
         f"{summary.conversations:,} conversations judged, {summary.bad_records:,} bad records; "
         f"this run: {summary.requests:,} requests, {summary.tokens:,} tokens"
     )
+
+
+def serve_judge(
+    model: Annotated[str, typer.Option(help="A model's folder, or its name on the Hub.")],
+    output: Annotated[Path, typer.Option(help="Of the curation that it is for.")],
+    file: Annotated[Path, typer.Option(help="Receives the address and a new key.")],
+    vllm: Vllm = "vllm",
+    host: Annotated[str, typer.Option(help="Inner address of this machine.")] = "127.0.0.1",
+) -> None:
+    """Serve a judge by vLLM until a curation is complete: a job of `data curate --on`."""
+    from data_prep.conversations.judge.server import serve
+
+    serve(model, output, file, host, vllm)
 
 
 def check_judge(

@@ -15,11 +15,12 @@ from evaluation.suites import lengths as ruler_lengths
 from recipes.common.errors import UserError
 from recipes.launch.chain import build_chain, require_initial_checkpoint, trained_recipes
 from recipes.launch.cluster_inputs import input_folders, named_folders
+from recipes.launch.curation import JUDGE_FILE, curation_tasks
 from recipes.model_folder.hub import is_path
 from recipes.registry.resolve import require_known, resolve_pretraining
 from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
-from recipes.runs.commands import EvaluateOptions, TokenizeOptions
+from recipes.runs.commands import CurateOptions, EvaluateOptions, TokenizeOptions
 from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
 from recipes.runs.stage_folder import STAGE_BYTES
 from recipes.runs.task import Task
@@ -114,11 +115,73 @@ def tokenize_on_cluster(
 
     chain = [Task("tokenize", options.to_argv(), array=count)]
     folder = _run_folder(cluster, run_dir, Path(options.output).name)
-    mounts = _tokenization_folders(options)
+    mounts = _data_folders([*options.inputs, str(options.tokenizer)], options.output)
+    _submit_data(chain, cluster, on, folder, mounts, dryrun)
+
+
+def curate_on_cluster(
+    on: str,
+    run_dir: Path | None,
+    options: CurateOptions,
+    serve: str | None,
+    vllm: str,
+    dryrun: bool,
+) -> None:
+    """Submit ``granite41 data curate``: its passes one after the other, by arrays of jobs.
+
+    Args:
+        on: the cluster.
+        run_dir: as of :func:`tokenize_on_cluster`.
+        options: of the command.
+        serve: the judge, a folder or a name of the Hub, that a job serves for the selection.
+        vllm: the program that serves it.
+        dryrun: print the jobs, submit nothing.
+
+    Raises:
+        UserError: as :func:`tokenize_on_cluster`.
+    """
+    cluster = load_cluster(on)
+    if cluster.login:
+        raise UserError(
+            f"--on {on}: the number of shards is seen where the files are; run it on the login node"
+        )
+    from data_prep.shards import make_plan
+
+    inputs = [_absolute_input(name) for name in options.inputs]
+    count = len(make_plan(inputs, options.shards).shards)
+    if serve and not serve.startswith("/") and Path(serve).is_dir():
+        serve = str(Path(serve).resolve())
+    rubric = Path(options.rubric).resolve() if options.rubric else None
+    options = replace(
+        options,
+        inputs=tuple(inputs),
+        output=Path(options.output).resolve(),
+        decontaminate=tuple(map(_absolute_suite, options.decontaminate)),
+        rubric=rubric,
+        shards=count,
+    )
+    folder = _run_folder(cluster, run_dir, Path(options.output).name)
+    chain = curation_tasks(options, folder, serve, vllm)
+    read = [*inputs, *options.decontaminate, *map(str, filter(None, (rubric, serve, vllm)))]
+    mounts = _data_folders(read, options.output)
+    if not dryrun:
+        # of a former server, which must not be taken for the new one
+        Path(folder / JUDGE_FILE).unlink(missing_ok=True)
+    _submit_data(chain, cluster, on, folder, mounts, dryrun)
+
+
+def _submit_data(
+    chain: Sequence[Task],
+    cluster: Cluster,
+    on: str,
+    folder: PurePosixPath,
+    mounts: Sequence[str],
+    dryrun: bool,
+) -> None:
+    """Submit tasks that are no stages, or print them."""
     if dryrun:
         _print_scripts(chain, cluster, folder, mounts)
         return
-
     ids = submit(
         chain,
         cluster,
@@ -126,19 +189,28 @@ def tokenize_on_cluster(
         _former_request(cluster, on, folder),
         mounts=mounts,
     )
-    print(f"{ids['tokenize']}  {count} jobs for as many shards")
+    for task in chain:
+        shards = f"{task.array} jobs for as many shards" if task.array > 1 else "one job"
+        print(f"{ids[task.name]}  {task.name}: {shards}")
     log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
 
 
-def _tokenization_folders(options: TokenizeOptions) -> list[str]:
-    """Return the folders that a tokenization reads or writes outside the run's."""
-    folders = [str(options.tokenizer), str(Path(options.output).parent)]
-    for name in options.inputs:
-        # a name of the Hub is no folder
-        if not name.startswith("hf:"):
-            path = Path(name)
+def _data_folders(read: Sequence[str], output: Path | str) -> list[str]:
+    """Return the folders that a task reads, and the one in which its output is."""
+    folders = [str(Path(output).parent)]
+    for name in read:
+        path = Path(name.removeprefix("task:"))
+        # a name of the Hub or of a task is no folder
+        if path.is_absolute():
             folders.append(str(path if path.is_dir() else path.parent))
     return folders
+
+
+def _absolute_suite(spec: str) -> str:
+    name = spec.removeprefix("task:")
+    if name != spec and not Path(name).is_file():
+        return spec
+    return spec.removesuffix(name) + str(Path(name).resolve())
 
 
 def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None:

@@ -109,6 +109,7 @@ class CurateOptions(Options):
     decontaminate: tuple[str, ...] = ()
     ngram_words: int = 13
     judge: str | None = None
+    judge_file: PathLike | None = None
     model: str | None = None
     rubric: PathLike | None = None
     keep_borderline: bool = False
@@ -117,7 +118,19 @@ class CurateOptions(Options):
     max_tokens: int | None = None
     workers: int | None = None
     shards: int | None = None
-    only_pass: str | None = field(default=None, metadata={"flag": "--pass"})
+    only: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeServerOptions(Options):
+    """``granite41 data judge-server``, without the host, which is known on the node."""
+
+    command = ("data", "judge-server")
+
+    model: str
+    output: PathLike
+    file: PathLike
+    vllm: str = "vllm"
 
 
 @dataclass(frozen=True, kw_only=True)

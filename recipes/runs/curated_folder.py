@@ -8,6 +8,8 @@ from recipes.common.json_files import read_record, write_record
 from recipes.registry.stages import STAGES
 
 MANIFEST = "manifest.json"
+# folder of the judge's answers
+ANSWERS = ".answers"
 KEPT = "kept"
 DROPPED = "dropped"
 UNDECIDED = "undecided"

@@ -18,6 +18,8 @@ class Task:
         stage_folder: of the stage that it trains, whose manifest says how that ended.
         units_folder: of the evaluation that it makes, whose finished units are not repeated.
         array: jobs of an array on a cluster, each with one shard of the work.
+        after_start: it starts when those that it waits for have started, not when they have ended.
+        is_server: it gets its node's inner address as ``--host``.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Task:
     stage_folder: Path | None = None
     units_folder: Path | None = None
     array: int = 1
+    after_start: bool = False
+    is_server: bool = False
 
     def __str__(self) -> str:
         launcher = "granite41"

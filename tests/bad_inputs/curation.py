@@ -54,20 +54,20 @@ ROWS = [
     ),
     Row(
         "a pass of a curation that is none",
-        f"{CURATE} --pass judge",
-        ["--pass judge: expected rules, duplicates, selection"],
+        f"{CURATE} --only judge",
+        ["--only judge: expected rules, duplicates, selection"],
         [_GOOD],
     ),
     Row(
         "a shard of all passes of a curation",
         f"{CURATE} --shard 0",
-        ["--shard 0: expected --pass rules or --pass selection with it"],
+        ["--shard 0: expected --only rules or --only selection with it"],
         [_GOOD],
     ),
     Row(
         "a selection before the rules",
-        f"{CURATE} --pass selection",
-        ["out: shards are missing", "--pass rules first"],
+        f"{CURATE} --only selection",
+        ["out: shards are missing", "--only rules first"],
         [_GOOD],
     ),
 ]

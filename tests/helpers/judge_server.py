@@ -1,8 +1,11 @@
 """The scripted judge's server with faults, latency, a key and a log."""
 
+import argparse
 import asyncio
 import hashlib
 import json
+import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.conversations.judge.scripted_server import MODEL, Asked, ScriptedJudge, serving
+from data_prep.conversations.judge.scripted_server import (
+    MODEL,
+    Asked,
+    ScriptedJudge,
+    serve,
+    serving,
+)
 
 HANG = "hang"
 
@@ -86,6 +95,16 @@ class _Server(ScriptedJudge):
                 file.write(json.dumps(entry) + "\n")
 
 
+def by_the_reply(asked: Asked) -> str:
+    """Do what the sample's reply says: ``score 9``, ``fault``, or nothing that is a verdict."""
+    word, _, number = asked.reply.partition(" ")
+    if word == "score":
+        return json.dumps(asked.verdict(int(number)))
+    if word == "fault":
+        return json.dumps(asked.verdict(10, hallucination=True))
+    return "I would rather not."
+
+
 @contextmanager
 def judge_server(**behavior: Any) -> Iterator[str]:
     """Yield the address of a server process that behaves as a :class:`JudgeApi`."""
@@ -104,3 +123,23 @@ def entries(log: Path, kind: str) -> list[dict[str, Any]]:
 def answers(log: Path) -> Counter[str]:
     """Return sample -> how often the server has answered for it; the probe is left out."""
     return Counter(entry["sample"] for entry in entries(log, "answered") if entry["sample"])
+
+
+def main() -> None:
+    """Do as ``vllm serve`` with the key in VLLM_API_KEY; judge by what replies say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["serve"])
+    parser.add_argument("model")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--served-model-name", required=True)
+    options = parser.parse_args()
+    log = Path(options.model) / "log"
+    key = os.environ["VLLM_API_KEY"]
+    print("serving", vars(options), flush=True)
+    api = JudgeApi(by_the_reply, key=key, model=options.served_model_name, log=log)
+    serve(_Server(api), socket.create_server((options.host, options.port)))
+
+
+if __name__ == "__main__":
+    main()

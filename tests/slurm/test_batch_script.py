@@ -155,6 +155,33 @@ def test_a_dry_run_of_a_tokenization(tmp_path) -> None:
     assert not run_folder.exists()
 
 
+def test_scripts_of_a_curation_and_its_judge(tmp_path) -> None:
+    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path in inputs:
+        path.write_text("{}")
+    cluster = tmp_path / "c.yaml"
+    cluster.write_text(BARE_NODES)
+    judge = ["--serve", "some/judge", "--vllm", "/opt/vllm/bin/vllm", "--max-tokens", "9"]
+    flags = ["--output", tmp_path / "out", "--shards", "2", "--ngram-words", "8", *judge]
+    where = ["--on", cluster, "--run-dir", tmp_path / "run"]
+    scripts = _dryrun("data", "curate", "--input", *inputs, *flags, *where)
+    assert [headline.partition(" on p")[0] for headline in scripts] == [
+        "rules: 1 x 1",
+        "duplicates: 1 x 1",
+        "judge: 1 x 1",
+        "selection: 1 x 1",
+    ]
+    by_name = {headline.partition(":")[0]: script for headline, script in scripts.items()}
+    for name in ("rules", "selection"):
+        assert "#SBATCH --array=0-1\n" in by_name[name]
+        assert "--shard=$SLURM_ARRAY_TASK_ID" in by_name[name]
+    assert "--max-tokens" not in by_name["rules"] + by_name["duplicates"]
+    assert "#SBATCH --gres=gpu:4\n" in by_name["judge"]
+    for name in ("judge", "selection"):
+        _require_snapshot(f"curation-{name}", by_name[name].replace(str(tmp_path), "/shared/me"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dry_run_of_an_evaluation(tmp_path) -> None:
     run_folder = tmp_path / "run"
     flags = ["--model", tmp_path, "--size", "tiny", "--lengths", "256", "384"]

@@ -29,15 +29,14 @@ from data_prep.quality import contamination, duplicates
 from recipes.common.errors import UserError
 from recipes.common.files import atomic_directory
 from recipes.common.locks import file_lock
-from recipes.runs.curated_folder import CurationCounts, CurationManifest
+from recipes.runs.curated_folder import ANSWERS, CurationCounts, CurationManifest
 
 RULES = "rules"
 DUPLICATES = "duplicates"
 SELECTION = "selection"
 PASSES = (RULES, DUPLICATES, SELECTION)
-# in the output: of the first two passes until it is complete, and the judge's answers
+# in the output, until it is complete: of the first two passes
 _PASSES_FOLDER = ".passes"
-_ANSWERS = ".answers"
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def curate(
     judging: Judging | None = None,
     workers: int = 1,
     max_shards: int | None = None,
-    only_pass: str | None = None,
-    only_shard: int | None = None,
+    only: str | None = None,
+    shard: int | None = None,
     dryrun: bool = False,
 ) -> CurationManifest | None:
     """Curate the conversations of ``inputs`` into ``output``.
@@ -91,8 +90,8 @@ def curate(
         judging: the judge, or None to keep all that the rules leave.
         workers: processes; they change nothing in the output. The judge is asked by one.
         max_shards: shards at most, instead of one for every 32 MiB of input.
-        only_pass: one of :data:`PASSES`, as in a chain of jobs.
-        only_shard: do this one shard of the pass.
+        only: one of :data:`PASSES`, as in a chain of jobs.
+        shard: do this one shard of the pass.
         dryrun: print what would be done and do nothing.
 
     Returns:
@@ -102,7 +101,7 @@ def curate(
         UserError: an input cannot be read; the judge does not answer or its budget is spent; the
             output was started with other inputs or settings; there is no space.
     """
-    _require_pass(only_pass, only_shard)
+    _require_pass(only, shard)
     shards.check_output(output)
     plan = shards.make_plan(inputs, max_shards)
     run = _Run(output, plan, settings, judging, workers)
@@ -112,11 +111,11 @@ def curate(
         return None
 
     index = _load_index(run)
-    if judging and only_pass in (SELECTION, None) and shards.manifests(output) is None:
+    if judging and only in (SELECTION, None) and shards.manifests(output) is None:
         # a wrong address or key is named before anything is written
         asyncio.run(_probe(judging))
-    if only_pass:
-        return _do_pass(run, index, only_pass, only_shard)
+    if only:
+        return _do_pass(run, index, only, shard)
 
     shards.begin(output, plan, _all_settings(run, index))
     with file_lock(output / ".curate.lock", "is writing here"):
@@ -130,7 +129,7 @@ def curate(
 def _require_pass(name: str | None, shard: int | None) -> None:
     if shard is not None and name not in (RULES, SELECTION):
         raise UserError(
-            f"--shard {shard}: expected --pass {RULES} or --pass {SELECTION} with it; "
+            f"--shard {shard}: expected --only {RULES} or --only {SELECTION} with it; "
             f"name one, or leave --shard out"
         )
 
@@ -149,13 +148,13 @@ def _do_pass(
         _screen(run, index, shard)
         return None
     if shards.manifests(run.folder / RULES) is None:
-        raise UserError(f"{run.output}: shards are missing, expected all; do --pass {RULES} first")
+        raise UserError(f"{run.output}: shards are missing, expected all; do --only {RULES} first")
     if name == DUPLICATES:
         _decide(run)
         return None
     if not (run.folder / DUPLICATES).exists():
         raise UserError(
-            f"{run.output}: duplicates have not been looked for; do --pass {DUPLICATES} first"
+            f"{run.output}: duplicates have not been looked for; do --only {DUPLICATES} first"
         )
     _select(run, index, shard)
     return finish(run.output)
@@ -231,7 +230,7 @@ def _select(run: _Run, index: contamination.Index | None, shard: int | None = No
         select_shard,
         screened=run.folder / RULES,
         duplicates=run.folder / DUPLICATES,
-        answers=run.output / _ANSWERS,
+        answers=run.output / ANSWERS,
         judging=run.judging,
         sources=run.sources,
     )

@@ -94,7 +94,7 @@ def serving(judge: ScriptedJudge) -> Iterator[str]:
     port = sock.getsockname()[1]
     # a fork, as a function need not be one that can be pickled
     process = multiprocessing.get_context("fork").Process(
-        target=_serve, args=(judge, sock), daemon=True
+        target=serve, args=(judge, sock), daemon=True
     )
     process.start()
     sock.close()
@@ -105,9 +105,14 @@ def serving(judge: ScriptedJudge) -> Iterator[str]:
         process.join()
 
 
-def _serve(judge: ScriptedJudge, sock: socket.socket) -> None:
+def serve(judge: ScriptedJudge, sock: socket.socket) -> None:
+    """Answer as ``judge`` does, and that the server is there, until the process ends."""
     from aiohttp import web
 
+    async def say_ready(request: web.Request) -> web.Response:
+        return web.Response()
+
     app = web.Application(client_max_size=2**26)
+    app.router.add_get("/health", say_ready)
     app.router.add_post("/v1/chat/completions", judge.answer)
     web.run_app(app, sock=sock, print=None, handle_signals=False, access_log=None)

@@ -23,7 +23,7 @@ from recipes.common.errors import UserError
 from recipes.runs.curated_folder import CurationManifest
 from tests.bad_inputs.edits import edited_json_lines
 from tests.helpers.conversations import conversations
-from tests.helpers.judge_server import HANG, Asked, answers, entries, judge_server
+from tests.helpers.judge_server import HANG, answers, by_the_reply, entries, judge_server
 
 pytestmark = pytest.mark.slow
 
@@ -64,16 +64,6 @@ def read(output: Path, kind: str = "") -> list[dict[str, Any]]:
     for file in sorted(output.glob(f"shard-?????.{kind}jsonl")):
         found += [json.loads(line) for line in file.read_text().split("\n")[:-1]]
     return found
-
-
-def by_the_reply(asked: Asked) -> str:
-    """Do what the sample's reply says."""
-    word, _, number = asked.reply.partition(" ")
-    if word == "score":
-        return json.dumps(asked.verdict(int(number)))
-    if word == "fault":
-        return json.dumps(asked.verdict(10, hallucination=True))
-    return "I would rather not."
 
 
 def test_each_conversation_has_one_outcome_and_the_audit_says_why(tmp_path: Path) -> None:
@@ -130,16 +120,12 @@ def test_passes_of_single_shards_give_the_same(tmp_path: Path) -> None:
     output = tmp_path / "parts"
     options = {"max_shards": 2}
     for number in (1, 0):
-        assert None is curate(
-            files, output, RuleSettings(), only_pass="rules", only_shard=number, **options
-        )
+        assert None is curate(files, output, RuleSettings(), only="rules", shard=number, **options)
     with pytest.raises(UserError, match="duplicates have not been looked for"):
-        curate(files, output, RuleSettings(), only_pass="selection", only_shard=0, **options)
-    assert curate(files, output, RuleSettings(), only_pass="duplicates", **options) is None
+        curate(files, output, RuleSettings(), only="selection", shard=0, **options)
+    assert curate(files, output, RuleSettings(), only="duplicates", **options) is None
     for number in (1, 0):
-        last = curate(
-            files, output, RuleSettings(), only_pass="selection", only_shard=number, **options
-        )
+        last = curate(files, output, RuleSettings(), only="selection", shard=number, **options)
     assert last == whole
     assert read(output, "audit.") == read(tmp_path / "whole", "audit.")
 
@@ -308,9 +294,9 @@ def test_files_that_changed_between_the_passes_are_named(tmp_path: Path) -> None
     file = write(tmp_path / "a.jsonl", [record(1, "a"), record(2, "b")])
     output = tmp_path / "out"
     for name in ("rules", "duplicates"):
-        curate([file], output, RuleSettings(), only_pass=name)
+        curate([file], output, RuleSettings(), only=name)
     audit = output / ".passes/rules" / f"{shards.shard_name(0)}.audit.jsonl"
     audit.write_text(audit.read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match="do not add up to them"):
-        curate([file], output, RuleSettings(), only_pass="selection")
+        curate([file], output, RuleSettings(), only="selection")
     assert not (output / "manifest.json").exists()
