@@ -347,7 +347,7 @@ class _ShardProgress:
         self._progress.advance(self._sizes[index])
 
         counts = []
-        for key in ("documents", "tokens", "read", "kept"):
+        for key in ("documents", "tokens", "read"):
             if key in manifest:
                 counts.append(f"{manifest[key]:,} {key}")
         speed = f"{self._progress.rate / 1e6:.1f} MB/s of input"

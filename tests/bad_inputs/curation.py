@@ -65,6 +65,46 @@ ROWS = [
         [_GOOD],
     ),
     Row(
+        "a curation with two judges",
+        f"{JUDGED} --serve some/judge",
+        ["--judge, --judge-file and --serve: expected one of them"],
+        [_GOOD],
+    ),
+    Row(
+        "a judge that is served here",
+        f"{CURATE} --serve some/judge",
+        ["--serve some/judge: a judge is served by a job of a cluster"],
+        [_GOOD],
+    ),
+    Row(
+        "the file of a judge's server that has failed",
+        f"{CURATE} --model judge --judge-file judge.json",
+        ["judge.json: the judge's server has failed (no GPU)"],
+        [
+            _GOOD,
+            inputs.json_file(
+                "judge.json", {"url": "", "model": "judge", "key": "", "failure": "no GPU"}
+            ),
+        ],
+    ),
+    Row(
+        "the file of a judge's server that is cut off",
+        f"{CURATE} --model judge --judge-file judge.json",
+        ["judge.json: is not valid JSON"],
+        [_GOOD, inputs.text("judge.json", '{"url": ')],
+    ),
+    Row(
+        "a judge's server without a model",
+        "data judge-server --output out --file judge.json",
+        ["Missing option '--model'"],
+    ),
+    Row(
+        "a pass of a curation on a cluster",
+        f"{CURATE} --on cpu --only rules",
+        ["--only and --shard: --on cpu does every pass and shard"],
+        [_GOOD],
+    ),
+    Row(
         "a selection before the rules",
         f"{CURATE} --only selection",
         ["out: shards are missing", "--only rules first"],

@@ -100,10 +100,10 @@ def serve(model: str, output: Path, file: Path, host: str, program: str) -> None
         return
     file.unlink(missing_ok=True)
     key = secrets.token_urlsafe(32)
-    port = _free_port(host)
-    words = [program, "serve", model, "--host", host, "--port", str(port)]
-    words += ["--served-model-name", model]
     try:
+        port = _free_port(host)
+        words = [program, "serve", model, "--host", host, "--port", str(port)]
+        words += ["--served-model-name", model]
         with _running(words, os.environ | {_KEY: key}) as process:
             _wait_until_ready(process, f"http://{host}:{port}/health")
             url = f"http://{host}:{port}/v1/chat/completions"
@@ -118,8 +118,13 @@ def serve(model: str, output: Path, file: Path, host: str, program: str) -> None
 
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        port: int = probe.getsockname()[1]
+    try:
+        with socket.create_server((host, 0)) as probe:
+            port: int = probe.getsockname()[1]
+    except OSError as error:
+        raise UserError(
+            f"--host {host}: is no address of this machine ({error.strerror}); name one"
+        ) from error
     return port
 
 
