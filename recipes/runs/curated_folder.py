@@ -1,5 +1,6 @@
 """The manifest of a folder of curated conversations: counts of what was kept and why not."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ DROPPED = "dropped"
 UNDECIDED = "undecided"
 OUTCOMES = (KEPT, DROPPED, UNDECIDED)
 MOST_EXAMPLES = 3
+BEST_SCORE = 10
 # derived: 8 characters for each token of SFT's sequences; hardly any text has as many, so what is
 # longer would be left out when it is packed
 MOST_CHARACTERS = 8 * STAGES["sft"].sequence_length.value
@@ -73,9 +75,33 @@ class CurationCounts:
 
     def add_outcome(self, outcome: str, category: str) -> None:
         """Count what became of a conversation."""
-        setattr(self, outcome, getattr(self, outcome) + 1)
+        self.kept += outcome == KEPT
+        self.dropped += outcome == DROPPED
+        self.undecided += outcome == UNDECIDED
         by_outcome = self.categories.setdefault(category, dict.fromkeys(OUTCOMES, 0))
         by_outcome[outcome] += 1
+
+    def count_change(self, step: str) -> None:
+        """Count a conversation that a step changed."""
+        self.changed_by[step] = self.changed_by.get(step, 0) + 1
+
+    def count_drop(self, step: str, category: str) -> None:
+        """Count a conversation that a step dropped."""
+        self.dropped_by[step] = self.dropped_by.get(step, 0) + 1
+        self.add_outcome(DROPPED, category)
+
+    def count_verdict(self, bucket: str, faults: Sequence[str]) -> None:
+        """Count what the judge says of a conversation."""
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        for name in faults:
+            self.faults[name] = self.faults.get(name, 0) + 1
+
+    def count_scores(self, scores: Mapping[str, int], outcome: str) -> None:
+        """Count the scores of a conversation, each 1 to 10."""
+        for name, score in scores.items():
+            by_outcome = self.dimensions.setdefault(name, {})
+            histogram = by_outcome.setdefault(outcome, [0] * BEST_SCORE)
+            histogram[score - 1] += 1
 
     def add_example(self, step: str, example: Example) -> None:
         """Keep an example of what a step did not keep, if it is one of the first."""
@@ -85,10 +111,13 @@ class CurationCounts:
 
     def add(self, more: "CurationCounts") -> None:
         """Add the counts of other conversations, which come after these."""
-        for name in ("read", *OUTCOMES):
-            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.read += more.read
+        self.kept += more.kept
+        self.dropped += more.dropped
+        self.undecided += more.undecided
         for name in ("dropped_by", "changed_by", "categories", "buckets", "faults", "dimensions"):
-            _add(getattr(self, name), getattr(more, name))
+            counts = getattr(self, name)
+            _add(counts, getattr(more, name))
         for step, examples in more.examples.items():
             for example in examples:
                 self.add_example(step, example)

@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--tensor-parallel-size", type=int, required=True)
     options = parser.parse_args()
     log = Path(options.model) / "log"
     key = os.environ["VLLM_API_KEY"]

@@ -12,7 +12,9 @@ def all_text(conversation: Conversation) -> str:
     """Return what is said in a conversation, and the texts of its documents."""
     texts = [message["content"] for message in conversation.messages]
     for document in conversation.documents:
-        texts += [value for value in document.values() if isinstance(value, str)]
+        for value in document.values():
+            if isinstance(value, str):
+                texts.append(value)
     return "\n".join(texts)
 
 
@@ -25,24 +27,35 @@ def find_own_answer(conversation: Conversation) -> str | None:
     """
     prompts: list[str] = []
     for number, message in enumerate(conversation.messages, 1):
+        role = message["role"]
         content = message["content"]
-        if message["role"] in (SYSTEM, USER):
+        if role in (SYSTEM, USER):
             prompts.append(content)
-        elif message["role"] == ASSISTANT and _is_given(content, prompts):
+        elif role == ASSISTANT and _is_given(content, prompts):
             return f"message {number} stands in what comes before it"
     return None
 
 
 def _is_given(content: str, prompts: list[str]) -> bool:
     # a longer text cannot be in a shorter one
-    if not prompts or len(content) > sum(map(len, prompts)):
+    characters = sum(map(len, prompts))
+    if len(content) > characters:
         return False
     reply = ngrams.words(content)
     if not reply:
         return False
     if len(reply) >= NGRAM_WORDS:
-        words = b" ".join(ngrams.words("\n".join(prompts)))
-        return b" %b " % b" ".join(reply) in b" %b " % words
+        said = ngrams.words("\n".join(prompts))
+        return _spaced(reply) in _spaced(said)
+
+    # a short one is only given where it is called the answer
     last = ngrams.words(prompts[-1])
-    endings = [[*label, *reply] for label in _LABELS]
-    return any(last[-len(ending) :] == ending for ending in endings)
+    for label in _LABELS:
+        ending = [*label, *reply]
+        if last[-len(ending) :] == ending:
+            return True
+    return False
+
+
+def _spaced(words: list[bytes]) -> bytes:
+    return b" %b " % b" ".join(words)

@@ -23,8 +23,9 @@ def _rename_roles(messages: Messages, changes: list[str]) -> Messages:
     renamed = []
     for number, message in enumerate(messages, 1):
         role = message.get("role")
-        name = _ROLES.get(role) if isinstance(role, str) else None
-        if name:
+        # what is no text is for a later rule
+        if isinstance(role, str) and role in _ROLES:
+            name = _ROLES[role]
             message = {**message, "role": name}
             changes.append(f"message {number}: role {role} is now {name}")
         renamed.append(message)
@@ -37,7 +38,8 @@ def _move_function_calls(messages: Messages, changes: list[str]) -> Messages:
     for number, message in enumerate(messages, 1):
         call = message.get("function_call")
         if isinstance(call, dict) and not message.get("tool_calls"):
-            message = {key: value for key, value in message.items() if key != "function_call"}
+            message = dict(message)
+            del message["function_call"]
             message["tool_calls"] = [{"type": "function", "function": call}]
             changes.append(f"message {number}: function_call is now tool_calls")
         moved.append(message)
@@ -47,7 +49,8 @@ def _move_function_calls(messages: Messages, changes: list[str]) -> Messages:
 def _remove_empty_system(messages: Messages, changes: list[str]) -> Messages:
     kept = []
     for number, message in enumerate(messages, 1):
-        if message.get("role") == SYSTEM and _is_blank(message.get("content")):
+        is_system = message.get("role") == SYSTEM
+        if is_system and _is_blank(message):
             changes.append(f"message {number}: an empty system message is removed")
         else:
             kept.append(message)
@@ -58,9 +61,11 @@ def _cut_after_last_reply(messages: Messages, changes: list[str]) -> Messages:
     """Remove what nothing answers: it has no token that is trained."""
     last = 0
     for number, message in enumerate(messages, 1):
-        says_something = message.get("tool_calls") or not _is_blank(message.get("content"))
-        if message.get("role") == ASSISTANT and says_something:
+        if message.get("role") != ASSISTANT:
+            continue
+        if message.get("tool_calls") or not _is_blank(message):
             last = number
+
     # without any reply there is nothing to keep
     if not last or last == len(messages):
         return messages
@@ -68,8 +73,11 @@ def _cut_after_last_reply(messages: Messages, changes: list[str]) -> Messages:
     return messages[:last]
 
 
-def _is_blank(content: Any) -> bool:
-    return content is None or (isinstance(content, str) and not content.strip())
+def _is_blank(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    if isinstance(content, str):
+        return not content.strip()
+    return content is None
 
 
 _REPAIRS: tuple[Callable[[Messages, list[str]], Messages], ...] = (

@@ -1,5 +1,6 @@
 """The first pass: rules, and what is needed to find duplicates of what they leave."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,7 @@ def screen_shard(
         The counts of what the rules drop and change.
     """
     index = Index.load(index_file) if index_file else None
-    counts = CurationCounts()
-    identity = np.empty(1, IDENTITY)
+    screener = _Screener(settings, index)
     with (
         (folder / f"{name}{CANDIDATES}").open("wb") as candidates,
         (folder / f"{name}{AUDIT}").open("wb") as audit,
@@ -47,79 +47,104 @@ def screen_shard(
     ):
         for part in parts:
             source = documents.source(part)
-            before = documents.records_before(part)
-            is_json = kind_of(part.input) in JSON_LINES
-            for number, row in documents.read_records(part, MESSAGES, None):
-                if isinstance(row, dict) and not is_json:
-                    row = without_nulls(row)
-                screened, line = _screen(row, settings, index)
-                record = before + number
-                entry = {"input": source, "record": record, **_audit_entry(screened)}
-                audit.write(to_json(entry))
-                _count(counts, screened, row, source, record)
+            source_number = sources.index(source)
+            for record, row in _records(part):
+                screened, line = screener.screen(source, record, row)
+                audit.write(_audit_line(source, record, screened))
                 if line is None:
                     continue
                 candidates.write(line)
-                high, low = divmod(xxhash.xxh3_128_intdigest(screened.identity), 2**64)
-                identity[0] = (high, low, sources.index(source), record)
-                identities.write(identity.tobytes())
-    return asdict(counts)
+                identity = _identity(screened, source_number, record)
+                identities.write(identity)
+    return asdict(screener.counts)
 
 
-def _screen(
-    row: dict[str, Any] | BadRow, settings: RuleSettings, index: Index | None
-) -> tuple[Screened, bytes | None]:
-    """Return a record after the rules, and its line where no rule drops it."""
-    screened = screen(row, settings, index)
-    if screened.record is None:
-        return screened, None
-    try:
-        return screened, to_json(screened.record)
-    except TypeError as error:
-        # bytes of a parquet file, or half of a surrogate pair
-        steps = {"record": f"dropped: cannot be written as JSON ({error})"}
-        return Screened(steps, screened.category, None), None
+def _records(part: Part) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Yield number in the input and value of each record."""
+    before = documents.records_before(part)
+    is_json = kind_of(part.input) in JSON_LINES
+    for number, row in documents.read_records(part, MESSAGES, None):
+        if isinstance(row, dict) and not is_json:
+            row = without_nulls(row)
+        yield before + number, row
 
 
-def _audit_entry(screened: Screened) -> dict[str, Any]:
-    outcome = None if screened.record is not None else DROPPED
-    steps = {name: printable(said) for name, said in screened.steps.items()}
-    return {"category": screened.category, "outcome": outcome, "steps": steps}
+def _audit_line(source: str, record: int, screened: Screened) -> bytes:
+    entry = {
+        "input": source,
+        "record": record,
+        "category": screened.category,
+        # of what is left, the last pass decides
+        "outcome": DROPPED if screened.dropped_by else None,
+        "steps": {name: printable(said) for name, said in screened.steps.items()},
+    }
+    return to_json(entry)
 
 
-def _count(
-    counts: CurationCounts,
-    screened: Screened,
-    row: dict[str, Any] | BadRow,
-    source: str,
-    record: int,
-) -> None:
-    counts.read += 1
-    for name, said in screened.steps.items():
-        if said.startswith("changed"):
-            counts.changed_by[name] = counts.changed_by.get(name, 0) + 1
-    step = screened.dropped_by
-    if step is None:
-        return
-    counts.add_outcome(DROPPED, screened.category)
-    counts.dropped_by[step] = counts.dropped_by.get(step, 0) + 1
-    why = screened.steps[step].partition(": ")[2]
-    counts.add_example(step, example(source, record, why, row))
+def _identity(screened: Screened, source: int, record: int) -> bytes:
+    high, low = divmod(xxhash.xxh3_128_intdigest(screened.identity), 2**64)
+    row = np.array([(high, low, source, record)], IDENTITY)
+    return row.tobytes()
+
+
+class _Screener:
+    """Passes records through the rules.
+
+    Attributes:
+        counts: of what the rules dropped and changed.
+    """
+
+    def __init__(self, settings: RuleSettings, index: Index | None) -> None:
+        self._settings = settings
+        self._index = index
+        self.counts = CurationCounts()
+
+    def screen(
+        self, source: str, record: int, row: dict[str, Any] | BadRow
+    ) -> tuple[Screened, bytes | None]:
+        """Return a record after the rules, and its line where no rule drops it."""
+        screened = screen(row, self._settings, self._index)
+        line = None
+        if screened.record is not None:
+            try:
+                line = to_json(screened.record)
+            except TypeError as error:
+                # bytes of a parquet file, or half of a surrogate pair
+                steps = {"record": f"dropped: cannot be written as JSON ({error})"}
+                screened = Screened(steps, screened.category, None)
+
+        counts = self.counts
+        counts.read += 1
+        for name, said in screened.steps.items():
+            if said.startswith("changed"):
+                counts.count_change(name)
+        step = screened.dropped_by
+        if step:
+            why = screened.steps[step].partition(": ")[2]
+            counts.count_drop(step, screened.category)
+            counts.add_example(step, example(source, record, why, row))
+        return screened, line
 
 
 def example(source: str, record: int, why: str, row: Any) -> Example:
     """Return an example for the report, whatever the record holds."""
     messages = row.get(MESSAGES) if isinstance(row, dict) else None
-    said: dict[str, str] = {}
-    for message in messages if isinstance(messages, list) else ():
+    if not isinstance(messages, list):
+        messages = []
+    prompt = ""
+    reply = ""
+    for message in messages:
         if not isinstance(message, dict):
             continue
-        role = message.get("role")
         content = message.get("content") or message.get("tool_calls") or ""
+        excerpt = printable(str(content)[:_EXCERPT])
+        role = message.get("role")
         # the first of the user, the last of the assistant
-        if role == ASSISTANT or (role == USER and USER not in said):
-            said[role] = printable(str(content)[:_EXCERPT])
-    return Example(source, record, printable(why), said.get(USER, ""), said.get(ASSISTANT, ""))
+        if role == USER:
+            prompt = prompt or excerpt
+        elif role == ASSISTANT:
+            reply = excerpt
+    return Example(source, record, printable(why), prompt, reply)
 
 
 def printable(text: str) -> str:

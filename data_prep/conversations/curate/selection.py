@@ -17,8 +17,6 @@ from data_prep.conversations.judge.cache import open_cache
 from data_prep.conversations.judge.client import Budget, Client, Endpoint
 from data_prep.conversations.judge.judging import Judge, Judgement, judge_all
 from data_prep.conversations.judge.rubric import ACCEPT, BORDERLINE, Rubric
-from data_prep.conversations.judge.rubric import UNDECIDED as NO_VERDICT
-from data_prep.conversations.judge.verdict import LARGEST
 from data_prep.documents import Part
 from data_prep.quality.duplicates import REMOVAL
 from data_prep.records import from_json, to_json
@@ -102,7 +100,9 @@ def _read_removals(file: Path, sources: list[str]) -> dict[int, str]:
     """Return number of a candidate -> the one that it repeats."""
     removals = {}
     for row in np.fromfile(file, REMOVAL):
-        removals[int(row["document"])] = f"{sources[row['input']]}, record {row['record']}"
+        number = int(row["document"])
+        source = sources[row["input"]]
+        removals[number] = f"{source}, record {row['record']}"
     return removals
 
 
@@ -177,11 +177,12 @@ class _Selection:
             outcome = self._judged(entry, line, judgement)
         if outcome == KEPT:
             self._kept.write(line)
-        if outcome == UNDECIDED:
+        elif outcome == UNDECIDED:
             self._undecided.write(line)
-        entry["outcome"] = outcome
         if outcome != DROPPED:
             self.counts.add_outcome(outcome, entry["category"])
+
+        entry["outcome"] = outcome
         self._audit.write(to_json(entry))
 
     def finish(self) -> None:
@@ -191,54 +192,50 @@ class _Selection:
             UserError: a conversation is missing, or there is one more.
         """
         self._write_decided()
-        if not self.counts.is_complete or self._waiting:
+        counts = self.counts
+        if not counts.is_complete or self._waiting:
             raise UserError(
-                f"{self._name}: {self.counts.read:,} conversations were read, but "
-                f"{self.counts.kept:,} kept, {self.counts.dropped:,} dropped and "
-                f"{self.counts.undecided:,} undecided do not add up to them; remove the output, "
-                f"run again"
+                f"{self._name}: {counts.read:,} conversations were read, but {counts.kept:,} kept, "
+                f"{counts.dropped:,} dropped and {counts.undecided:,} undecided do not add up to "
+                f"them; remove the output, run again"
             )
 
     def _write_decided(self) -> None:
         while self._waiting and not self._waiting[0][1]:
-            self._audit.write(to_json(self._waiting.popleft()[0]))
+            entry, _ = self._waiting.popleft()
+            self._audit.write(to_json(entry))
 
     def _judged(self, entry: dict[str, Any], line: bytes, judgement: Judgement) -> str:
         """Count a judgement, and return what becomes of the conversation."""
-        counts = self.counts
         bucket = judgement.bucket
-        counts.buckets[bucket] = counts.buckets.get(bucket, 0) + 1
-        if judgement.verdict is None:
-            return self._leave_undecided(entry, line, judgement.reason)
-        faults = [name for name, has_fault in judgement.verdict.faults.items() if has_fault]
-        said = f"{bucket}, {judgement.score:.2f}"
-        if faults:
-            said += f", {', '.join(faults)}"
-        outcome = KEPT if bucket in self._kept_buckets else DROPPED
-        if outcome == DROPPED:
-            self._drop(entry, line, JUDGE, f"{said}: {judgement.verdict.reason}")
-        else:
-            entry["steps"][JUDGE] = f"passed: {said}"
+        verdict = judgement.verdict
+        if verdict is None:
+            reason = printable(judgement.reason)
+            entry["steps"][JUDGE] = f"{bucket}: {reason}"
+            self.counts.count_verdict(bucket, ())
+            self._add_example(entry, line, UNDECIDED, reason)
+            return UNDECIDED
 
-        for name in faults:
-            counts.faults[name] = counts.faults.get(name, 0) + 1
-        for name, score in judgement.verdict.scores.items():
-            by_outcome = counts.dimensions.setdefault(name, {})
-            by_outcome.setdefault(outcome, [0] * LARGEST)[score - 1] += 1
+        faults = [name for name, has_fault in verdict.faults.items() if has_fault]
+        said = ", ".join([bucket, f"{judgement.score:.2f}", *faults])
+        outcome = DROPPED
+        if bucket in self._kept_buckets:
+            outcome = KEPT
+            entry["steps"][JUDGE] = f"passed: {said}"
+        else:
+            self._drop(entry, line, JUDGE, f"{said}: {verdict.reason}")
+        self.counts.count_verdict(bucket, faults)
+        self.counts.count_scores(verdict.scores, outcome)
         return outcome
 
-    def _leave_undecided(self, entry: dict[str, Any], line: bytes, reason: str) -> str:
-        entry["steps"][JUDGE] = f"{NO_VERDICT}: {printable(reason)}"
-        self._add_example(entry, line, UNDECIDED, reason)
-        return UNDECIDED
-
     def _drop(self, entry: dict[str, Any], line: bytes, step: str, why: str) -> None:
+        why = printable(why)
         entry["outcome"] = DROPPED
-        entry["steps"][step] = f"dropped: {printable(why)}"
-        self.counts.add_outcome(DROPPED, entry["category"])
-        self.counts.dropped_by[step] = self.counts.dropped_by.get(step, 0) + 1
+        entry["steps"][step] = f"dropped: {why}"
+        self.counts.count_drop(step, entry["category"])
         self._add_example(entry, line, step, why)
 
     def _add_example(self, entry: dict[str, Any], line: bytes, step: str, why: str) -> None:
         (row,) = from_json([line], exact=True)
-        self.counts.add_example(step, example(entry["input"], entry["record"], why, row))
+        found = example(entry["input"], entry["record"], why, row)
+        self.counts.add_example(step, found)

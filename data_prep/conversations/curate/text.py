@@ -24,9 +24,12 @@ def normalize(text: str) -> str:
     if opened is not None:
         blocks.append((opened, len(text)))
     for start, end in blocks:
-        pieces += [_normalize_prose(text[position:start]), text[start:end]]
+        prose = text[position:start]
+        pieces.append(_normalize_prose(prose))
+        pieces.append(text[start:end])
         position = end
-    pieces.append(_normalize_prose(text[position:]))
+    rest = text[position:]
+    pieces.append(_normalize_prose(rest))
     return "".join(pieces)
 
 
@@ -34,9 +37,12 @@ def _normalize_prose(text: str) -> str:
     pieces = []
     position = 0
     for code in _INLINE_CODE.finditer(text):
-        pieces += [steps.clean(text[position : code.start()]), code[0]]
+        prose = text[position : code.start()]
+        pieces.append(steps.clean(prose))
+        pieces.append(code[0])
         position = code.end()
-    pieces.append(steps.clean(text[position:]))
+    rest = text[position:]
+    pieces.append(steps.clean(rest))
     return "".join(pieces)
 
 

@@ -104,6 +104,7 @@ def serve(model: str, output: Path, file: Path, host: str, program: str) -> None
         port = _free_port(host)
         words = [program, "serve", model, "--host", host, "--port", str(port)]
         words += ["--served-model-name", model]
+        words += ["--tensor-parallel-size", str(_gpus())]
         with _running(words, os.environ | {_KEY: key}) as process:
             _wait_until_ready(process, f"http://{host}:{port}/health")
             url = f"http://{host}:{port}/v1/chat/completions"
@@ -115,6 +116,12 @@ def serve(model: str, output: Path, file: Path, host: str, program: str) -> None
         raise
     # nobody finds what has ended
     file.unlink(missing_ok=True)
+
+
+def _gpus() -> int:
+    """Return the GPUs that Slurm gives the job; one where it does not say."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return devices.count(",") + 1
 
 
 def _free_port(host: str) -> int:
