@@ -7,29 +7,34 @@ from typing import Any
 from recipes.common.tables import print_table
 from recipes.reports.document import Block, Document, Note, Section, Table, table
 from recipes.reports.pages import write_pages
-from recipes.runs.curated_folder import DROPPED, KEPT, OUTCOMES, CurationManifest
+from recipes.runs.curated_folder import DROPPED, KEPT, UNDECIDED, CurationManifest
 
 NAME = "curation"
+Row = dict[str, Any]
 
 
 def write_report(folder: Path, manifest: CurationManifest) -> Path:
     """Write the report of a curated folder into it, and return the path of ``curation.md``."""
-    overview: list[Block] = [Note(_sentence(manifest))]
+    sentence = Note(_sentence(manifest))
+    tables = _tables(manifest)
     sections = [
-        Section("Overview", [*overview, *_tables(manifest)]),
-        Section("What was not kept", list(_examples(manifest))),
+        Section("Overview", [sentence, *tables]),
+        Section("What was not kept", _examples(manifest)),
     ]
-    write_pages(folder / NAME, Document(f"Curation {folder.resolve().name}", [], sections))
+    title = f"Curation {folder.resolve().name}"
+    write_pages(folder / NAME, Document(title, [], sections))
     return folder / f"{NAME}.md"
 
 
 def print_summary(manifest: CurationManifest) -> None:
     """Print the tables of the report without the examples."""
-    for block in _tables(manifest):
+    for shown in _tables(manifest):
+        if not shown.rows:
+            continue
         texts = []
-        for cells in block.rows:
+        for cells in shown.rows:
             texts.append([cell.text for cell in cells])
-        print_table([block.title, *list(block.columns)[1:]], texts)
+        print_table(list(shown.columns), texts)
     print(_sentence(manifest))
 
 
@@ -40,32 +45,37 @@ def _sentence(manifest: CurationManifest) -> str:
     )
 
 
-def _tables(manifest: CurationManifest) -> Iterator[Table]:
-    steps = []
-    for step, changed, dropped, left in manifest.rows():
-        steps.append({"step": step, "changed": changed, "dropped": dropped, "left": left})
-    yield table("step", steps)
-
+def _tables(manifest: CurationManifest) -> list[Table]:
     categories = []
     for category, outcomes in sorted(manifest.categories.items()):
-        categories.append({"category": category, **outcomes})
-    yield table("category", categories)
-    if not manifest.buckets:
-        return
+        row = {"category": category, **outcomes}
+        categories.append(row)
+    return [
+        table("Steps", _steps(manifest)),
+        table("Categories", categories),
+        table("Verdicts of the judge", _counted("verdict", manifest.buckets)),
+        table("Faults that the judge found", _counted("fault", manifest.faults)),
+        table("Scores of the judge", _dimensions(manifest)),
+    ]
 
-    yield table("verdict", _counted("verdict", manifest.buckets))
-    yield table("fault", _counted("fault", manifest.faults))
-    dimensions: list[dict[str, Any]] = []
+
+def _steps(manifest: CurationManifest) -> Iterator[Row]:
+    for step, changed, dropped, left in manifest.rows():
+        yield {"step": step, "changed": changed, "dropped": dropped, "left": left}
+
+
+def _counted(title: str, counts: dict[str, int]) -> Iterator[Row]:
+    for name, count in counts.items():
+        yield {title: name, "conversations": count}
+
+
+def _dimensions(manifest: CurationManifest) -> Iterator[Row]:
     for name, scores in manifest.dimensions.items():
-        row: dict[str, Any] = {"dimension": name}
+        row: Row = {"dimension": name}
         for outcome in (KEPT, DROPPED):
-            row[f"mean of {outcome}"] = _mean(scores.get(outcome, []))
-        dimensions.append(row)
-    yield table("dimension", dimensions)
-
-
-def _counted(title: str, counts: dict[str, int]) -> list[dict[str, Any]]:
-    return [{title: name, "conversations": count} for name, count in counts.items()]
+            histogram = scores.get(outcome, [])
+            row[f"mean of {outcome}"] = _mean(histogram)
+        yield row
 
 
 def _mean(histogram: Sequence[int]) -> float | None:
@@ -76,8 +86,10 @@ def _mean(histogram: Sequence[int]) -> float | None:
     return sum(score * count for score, count in enumerate(histogram, 1)) / total
 
 
-def _examples(manifest: CurationManifest) -> Iterator[Block]:
-    for step in (*manifest.steps, OUTCOMES[-1]):
+def _examples(manifest: CurationManifest) -> list[Block]:
+    """Return a table a step."""
+    tables: list[Block] = []
+    for step in (*manifest.steps, UNDECIDED):
         rows = []
         for example in manifest.examples.get(step, []):
             row = {
@@ -87,5 +99,5 @@ def _examples(manifest: CurationManifest) -> Iterator[Block]:
                 "reply": example.reply,
             }
             rows.append(row)
-        if rows:
-            yield table(step, rows)
+        tables.append(table(step, rows))
+    return tables

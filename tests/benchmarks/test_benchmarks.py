@@ -41,6 +41,7 @@ OPTIONS = {
             "2",
         ),
     ],
+    "curation.py": ["--conversations", "50", "100", "--workers", "1"],
     "conversations.py": ["--lengths", "1000", "--conversations", "20"],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
     "checkpoint.py": ["--params", "1", "--saves", "1"],
