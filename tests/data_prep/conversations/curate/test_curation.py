@@ -139,7 +139,7 @@ def test_the_output_is_an_input_of_its_own(tmp_path: Path) -> None:
     assert read(tmp_path / "second") == read(tmp_path / "first")
 
 
-def test_parquet_is_curated_as_json_lines_are(tmp_path: Path) -> None:
+def test_parquet_and_a_data_set_are_curated_as_json_lines_are(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -147,11 +147,15 @@ def test_parquet_is_curated_as_json_lines_are(tmp_path: Path) -> None:
     records[0]["language"] = "de"
     records[0]["documents"] = [{"text": "a document"}]
     file = write(tmp_path / "a.jsonl", records)
-    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(records), folder / "train.parquet")
     run(file, tmp_path / "json")
-    manifest = run(str(tmp_path / "a.parquet"), tmp_path / "parquet")
-    assert read(tmp_path / "parquet") == read(tmp_path / "json")
-    assert manifest.categories["rag"]["kept"] == 1
+    for number, name in enumerate((f"{folder}/train.parquet", f"hf:{folder}")):
+        output = tmp_path / str(number)
+        manifest = run(name, output)
+        assert read(output) == read(tmp_path / "json")
+        assert manifest.categories["rag"]["kept"] == 1
 
 
 def test_what_json_cannot_hold_is_dropped(tmp_path: Path) -> None:
