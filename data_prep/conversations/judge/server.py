@@ -26,6 +26,7 @@ _KEY = "VLLM_API_KEY"
 _POLL_SECONDS = 2.0
 # assumed: the largest judges take half an hour to load, and jobs may wait for a node as long
 _PATIENCE_SECONDS = 3600.0
+_IDLE_SECONDS = 3600.0
 _END_SECONDS = 30.0
 
 
@@ -108,14 +109,22 @@ def serve(model: str, output: Path, file: Path, host: str, program: str) -> None
         with _running(words, os.environ | {_KEY: key}) as process:
             _wait_until_ready(process, f"http://{host}:{port}/health")
             url = f"http://{host}:{port}/v1/chat/completions"
-            JudgeServer(url, model, key).write(file)
-            log.info("%s is served at %s", model, url)
-            _wait_until_complete(process, output)
+            with _announced(JudgeServer(url, model, key), file):
+                _wait_until_complete(process, output)
     except UserError as error:
         JudgeServer("", model, "", str(error)).write(file)
         raise
-    # nobody finds what has ended
-    file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _announced(server: JudgeServer, file: Path) -> Iterator[None]:
+    """Keep a file by which the server is found while it runs."""
+    server.write(file)
+    log.info("%s is served at %s", server.model, server.url)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _gpus() -> int:
@@ -144,7 +153,7 @@ def _running(words: list[str], environment: dict[str, str]) -> Iterator[subproce
         raise UserError(
             f"{words[0]}: cannot be started ({error.strerror}); name the program by --vllm"
         ) from error
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    former = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield process
     finally:
@@ -154,6 +163,7 @@ def _running(words: list[str], environment: dict[str, str]) -> Iterator[subproce
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        signal.signal(signal.SIGTERM, former)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
@@ -179,8 +189,8 @@ def _wait_until_complete(process: subprocess.Popen[bytes], output: Path) -> None
     while not (output / MANIFEST).exists():
         _require_running(process)
         last = max([last, *_times_of_answers(output / ANSWERS)])
-        if time.time() - last > _PATIENCE_SECONDS:
-            log.warning("no answer has arrived for an hour; the server ends")
+        if time.time() - last > _IDLE_SECONDS:
+            log.warning("no answer has arrived for %.0f s; the server ends", _IDLE_SECONDS)
             return
         time.sleep(_POLL_SECONDS)
 
