@@ -18,8 +18,10 @@ from recipes.runs.commands import (
     GenerateOptions,
     ImportOptions,
     JudgeServerOptions,
+    MadeUpOptions,
     MergeOptions,
     Options,
+    PackOptions,
     ReportOptions,
     RulerOptions,
     TinyDataOptions,
@@ -30,6 +32,8 @@ from recipes.runs.commands import (
 HERE = Path("some/folder")
 EVERY_OPTION = [
     TinyDataOptions(output=HERE, vocab_size=512),
+    MadeUpOptions(output=HERE / "a.jsonl", conversations=9),
+    PackOptions(inputs=("a.jsonl", "hf:b"), tokenizer=HERE / "t", sequence_length=64, output=HERE),
     TokenizeOptions(
         inputs=("a.jsonl", "hf:b"),
         output=HERE,
