@@ -3,13 +3,10 @@
 import random
 from collections.abc import Callable
 
-from data_prep.prompts.made_up.draft import BOXED, DIGITS, Draft, asked
-
-_NAMES = ("Ann", "Bob", "Cem", "Dora", "Emil", "Fay", "Gus", "Hana")
-_THINGS = ("apples", "books", "coins", "stamps", "marbles", "tickets")
+from data_prep.prompts.made_up.draft import BOXED, DIGITS, Draft, asked, words
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return a task; an easy one is the sum of two digits."""
     if is_easy:
         first = draw.choice(DIGITS)
@@ -45,8 +42,8 @@ def _remainder(draw: random.Random) -> tuple[str, int]:
 
 
 def _shares(draw: random.Random) -> tuple[str, int]:
-    name = draw.choice(_NAMES)
-    things = draw.choice(_THINGS)
+    name = draw.choice(words("names"))
+    things = draw.choice(words("things"))
     friends = draw.randint(2, 12)
     each = draw.randint(3, 40)
     kept = draw.randint(1, 30)

@@ -1,7 +1,11 @@
 """A prompt before it has an id, and how hard it is."""
 
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 # of the easy level, as the made-up conversations of size tiny have them: a model of 300K parameters
 # that was trained on those answers some of these prompts
@@ -10,6 +14,13 @@ DIGITS = range(10)
 
 BOXED = r"Put your final answer in \boxed{}."
 LABELLED = "End with a line 'Answer: ' and your answer."
+
+
+@cache
+def words(kind: str) -> Any:
+    """Return the words of a kind, of ``words.yaml``."""
+    file = Path(__file__).with_name("words.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))[kind]
 
 
 @dataclass(frozen=True)

@@ -34,28 +34,28 @@ class Generator:
     Attributes:
         domain: of a stage's table.
         reward: name of the reward function.
-        draw: returns a question and its gold answer; the second argument asks for an easy one.
+        draft: returns a question and its gold answer; the second argument asks for an easy one.
     """
 
     domain: str
     reward: str
-    draw: Callable[[random.Random, bool], Draft]
+    draft: Callable[[random.Random, bool], Draft]
 
 
 GENERATORS = {
-    "arithmetic": Generator("math", "math", arithmetic.draw),
-    "look_up": Generator("science", "science", look_up.draw),
-    "logic": Generator("logical reasoning", "logic", logic.draw),
-    "instructions": Generator("instruction following", "instruction_following", instructions.draw),
+    "arithmetic": Generator("math", "math", arithmetic.draft),
+    "look_up": Generator("science", "science", look_up.draft),
+    "logic": Generator("logical reasoning", "logic", logic.draft),
+    "instructions": Generator("instruction following", "instruction_following", instructions.draft),
     "structured_output": Generator(
-        "structured output", "structured_output", structured_output.draw
+        "structured output", "structured_output", structured_output.draft
     ),
-    "text2sql": Generator("text2sql", "text2sql", text2sql.draw),
-    "temporal": Generator("temporal reasoning", "temporal", temporal.draw),
-    "in_context": Generator("in-context learning", "in_context", in_context.draw),
-    "chat": Generator("general chat", "chat", persona.draw_chat),
-    "identity": Generator("identity", "identity", persona.draw_identity),
-    "calibration": Generator("calibration", "calibration", persona.draw_calibration),
+    "text2sql": Generator("text2sql", "text2sql", text2sql.draft),
+    "temporal": Generator("temporal reasoning", "temporal", temporal.draft),
+    "in_context": Generator("in-context learning", "in_context", in_context.draft),
+    "chat": Generator("general chat", "chat", persona.draft_chat),
+    "identity": Generator("identity", "identity", persona.draft_identity),
+    "calibration": Generator("calibration", "calibration", persona.draft_calibration),
 }
 
 
@@ -83,7 +83,7 @@ def make_up(name: str, count: int, seed: int, is_easy: bool) -> Iterator[Prompt]
     seen: set[str] = set()
     vain = 0
     while len(seen) < count:
-        draft = generator.draw(draw, is_easy)
+        draft = generator.draft(draw, is_easy)
         content = json.dumps([draft.question, draft.documents])
         if content in seen or _is_evaluated(draft):
             vain += 1

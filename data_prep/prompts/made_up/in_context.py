@@ -1,15 +1,11 @@
 """In-context learning: a rule that nothing names, from examples, and one input more."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
-from data_prep.prompts.made_up.draft import LETTERS, Draft
+from data_prep.prompts.made_up.draft import LETTERS, Draft, words
 
-_WORDS = (
-    *("river", "candle", "window", "garden", "silver", "planet", "marble", "pencil", "forest"),
-    *("bridge", "butter", "castle", "dragon", "engine", "flower", "guitar", "hammer", "island"),
-    *("jacket", "kitten", "ladder", "magnet", "needle", "orange", "pepper", "rocket", "saddle"),
-)
 _VOWELS = "aeiou"
 
 _Rule = Callable[[list[str]], str]
@@ -33,18 +29,23 @@ _RULES: tuple[_Rule, ...] = (
 )
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return examples and an input; an easy rule takes one of three letters."""
     rules = _EASY if is_easy else _RULES
     rule = draw.choice(rules)
     count = 2 if is_easy else draw.randint(3, 5)
+    known = LETTERS if is_easy else list(itertools.chain(*words("words")))
     while True:
-        *shown, last = [draw.sample(LETTERS if is_easy else _WORDS, 3) for _ in range(count + 1)]
+        *shown, last = [draw.sample(known, 3) for _ in range(count + 1)]
         if _is_clear(rule, rules, shown, last):
             break
-    pairs = [f"Input: {' '.join(words)}\nOutput: {rule(words)}" for words in shown]
-    asked = f"Input: {' '.join(last)}\nOutput:"
-    return Draft("\n".join([*pairs, asked]), {"answer": rule(last)})
+    lines = []
+    for example in shown:
+        lines.append(f"Input: {' '.join(example)}")
+        lines.append(f"Output: {rule(example)}")
+    lines.append(f"Input: {' '.join(last)}")
+    lines.append("Output:")
+    return Draft("\n".join(lines), {"answer": rule(last)})
 
 
 def _is_clear(rule: _Rule, rules: Sequence[_Rule], shown: list[list[str]], last: list[str]) -> bool:

@@ -4,33 +4,28 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from data_prep.prompts.made_up.draft import LETTERS, Draft
-
-_TASKS = ("Write about", "Explain to a child", "Write a short letter about", "Tell a story about")
-_TOPICS = (
-    *("rain", "a lost key", "the first snow", "an old clock", "a market", "the sea at night"),
-    *("a train journey", "baking bread", "a garden in May", "two neighbors", "a broken radio"),
-)
-_WORDS = ("window", "silver", "morning", "quiet", "river", "letter", "shadow", "music")
+from data_prep.prompts.made_up.draft import LETTERS, Draft, words
 
 # what is demanded, in words; the id of IFEval; its arguments
 _Demand = tuple[str, str, dict[str, Any]]
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return a task; an easy one demands a letter and nothing else."""
     if is_easy:
-        letter = draw.choice(LETTERS)
+        letters = draw.sample(LETTERS, 3)
+        letter = draw.choice(letters)
         length = {"num_words": 2, "relation": "less than"}
         demands: list[_Demand] = [
             ("", "keywords:existence", {"keywords": [letter]}),
             ("", "length_constraints:number_words", length),
         ]
-        question = f"Say the letter {letter} of {' '.join(draw.sample(LETTERS, 3))}."
+        question = f"Say the letter {letter} of {' '.join(letters)}."
     else:
         demands = [demand(draw) for demand in draw.sample(_DEMANDS, draw.randint(1, 3))]
         said = " ".join(text for text, _, _ in demands)
-        question = f"{draw.choice(_TASKS)} {draw.choice(_TOPICS)}. {said}"
+        task = draw.choice(words("tasks")).format(topic=draw.choice(words("topics")))
+        question = f"{task} {said}"
     gold = {
         "instructions": [name for _, name, _ in demands],
         "arguments": [arguments for _, _, arguments in demands],
@@ -47,9 +42,9 @@ def _words(draw: random.Random) -> _Demand:
 
 
 def _keywords(draw: random.Random) -> _Demand:
-    words = draw.sample(_WORDS, 2)
-    text = f"Use the words {words[0]} and {words[1]}."
-    return text, "keywords:existence", {"keywords": words}
+    keywords = draw.sample(words("keywords"), 2)
+    text = f"Use the words {keywords[0]} and {keywords[1]}."
+    return text, "keywords:existence", {"keywords": keywords}
 
 
 def _no_comma(draw: random.Random) -> _Demand:
@@ -72,7 +67,7 @@ def _title(draw: random.Random) -> _Demand:
 
 
 def _ending(draw: random.Random) -> _Demand:
-    phrase = draw.choice(("That is all.", "What do you think?", "Good night."))
+    phrase = draw.choice(words("endings"))
     text = f"End with exactly this phrase: {phrase}"
     return text, "startend:end_checker", {"end_phrase": phrase}
 

@@ -4,9 +4,8 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
-from data_prep.prompts.made_up.draft import LABELLED, LETTERS, Draft, asked
+from data_prep.prompts.made_up.draft import LABELLED, LETTERS, Draft, asked, words
 
-_NAMES = ("Ann", "Bob", "Cem", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivo", "Jill")
 _KINDS = {True: "knight", False: "knave"}
 
 # number of a person -> whether it is a knight
@@ -15,7 +14,7 @@ _World = tuple[bool, ...]
 _Claim = tuple[str, Callable[[_World], bool]]
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return a puzzle; an easy one is an order of three letters."""
     if is_easy or draw.random() < 0.5:
         return _order(draw, is_easy)
@@ -27,14 +26,15 @@ def draw(draw: random.Random, is_easy: bool) -> Draft:
 
 def _order(draw: random.Random, is_easy: bool) -> Draft:
     count = 3 if is_easy else draw.randint(4, 6)
-    names = draw.sample(LETTERS if is_easy else _NAMES, count)
+    names = draw.sample(LETTERS if is_easy else words("names"), count)
     # neighbors in any order leave one solution
     clues = [f"{first} is before {second}." for first, second in itertools.pairwise(names)]
     draw.shuffle(clues)
     place = draw.choice(("first", "last"))
     if is_easy:
         question = f"{' '.join(clues)} Which is {place}?"
-        return Draft(question, {"answer": names[0] if place == "first" else names[-1]})
+        answer = names[0] if place == "first" else names[-1]
+        return Draft(question, {"answer": answer})
     question = f"{' '.join(clues)} Name all of them in order, the first one first."
     return Draft(asked(question, LABELLED, is_easy), {"order": names})
 
@@ -44,19 +44,22 @@ def _order(draw: random.Random, is_easy: bool) -> Draft:
 
 def _knights(draw: random.Random) -> Draft:
     count = draw.randint(2, 4)
-    names = draw.sample(_NAMES, count)
+    names = draw.sample(words("names"), count)
     worlds = list(itertools.product((True, False), repeat=count))
     while True:
         claims = [_claim(draw, names, speaker) for speaker in range(count)]
         solutions = [world for world in worlds if _is_consistent(world, claims)]
         if len(solutions) == 1:
             break
-    said = " ".join(f'{name} says: "{text}"' for name, (text, _) in zip(names, claims, strict=True))
+    said = []
+    kinds = {}
+    for name, (text, _), is_knight in zip(names, claims, solutions[0], strict=True):
+        said.append(f'{name} says: "{text}"')
+        kinds[name] = _KINDS[is_knight]
     question = (
         f"Each of {', '.join(names)} is a knight, who always tells the truth, or a knave, who "
-        f"always lies. {said} Who is what? Answer as 'NAME: knight, NAME: knave'."
+        f"always lies. {' '.join(said)} Who is what? Answer as 'NAME: knight, NAME: knave'."
     )
-    kinds = {name: _KINDS[is_knight] for name, is_knight in zip(names, solutions[0], strict=True)}
     return Draft(asked(question, LABELLED, False), {"kinds": kinds})
 
 

@@ -4,15 +4,10 @@ import json
 import random
 from typing import Any
 
-from data_prep.prompts.made_up.draft import DIGITS, Draft
-
-_NAMES = ("Ann", "Bob", "Cem", "Dora", "Emil", "Fay", "Gus", "Hana")
-_CITIES = ("Rome", "Oslo", "Lima", "Cairo", "Kyoto", "Quito")
-_ITEMS = ("chair", "lamp", "table", "shelf", "clock", "mirror")
-_COLORS = ("red", "green", "blue", "white", "black")
+from data_prep.prompts.made_up.draft import DIGITS, Draft, words
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return a task; an easy one asks for a number, which is JSON already."""
     if is_easy:
         first = draw.choice(DIGITS)
@@ -38,14 +33,14 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _person(draw: random.Random) -> tuple[str, dict[str, Any], Any]:
-    name = draw.choice(_NAMES)
+    name = draw.choice(words("names"))
     age = draw.randint(18, 90)
-    city = draw.choice(_CITIES)
+    city = draw.choice(words("cities"))
     is_member = draw.random() < 0.5
     schema = _object(
         name={"type": "string"},
         age={"type": "integer", "minimum": 0},
-        address=_object(city={"enum": list(_CITIES)}),
+        address=_object(city={"enum": words("cities")}),
         member={"type": "boolean"},
     )
     member = "a member" if is_member else "no member"
@@ -56,20 +51,19 @@ def _person(draw: random.Random) -> tuple[str, dict[str, Any], Any]:
 
 def _order(draw: random.Random) -> tuple[str, dict[str, Any], Any]:
     lines = []
-    for item in draw.sample(_ITEMS, draw.randint(2, 4)):
-        line = {"item": item, "color": draw.choice(_COLORS), "count": draw.randint(2, 9)}
+    for item in draw.sample(words("furniture"), draw.randint(2, 4)):
+        line = {"item": item, "color": draw.choice(words("colors")), "count": draw.randint(2, 9)}
         lines.append(line)
     number = draw.randint(1000, 9999)
     line_schema = _object(
         item={"type": "string"},
-        color={"enum": list(_COLORS)},
+        color={"enum": words("colors")},
         count={"type": "integer", "minimum": 1},
     )
     schema = _object(
         order={"type": "integer"},
         lines={"type": "array", "items": line_schema, "minItems": 1},
     )
-    said = ", ".join(f"{line['count']} {line['color']} {line['item']}s" for line in lines)
-    said = said.replace("shelfs", "shelves")
+    said = ", ".join(f"{line['count']} {line['color']} pieces of {line['item']}" for line in lines)
     text = f"Order {number} asks for {said}, in this order; items are named in the singular."
     return text, schema, {"order": number, "lines": lines}

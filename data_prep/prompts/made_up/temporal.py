@@ -10,7 +10,7 @@ _EPOCH = date(1990, 1, 1)
 _DAYS = 20_000
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return a task; an easy one counts days of one digit."""
     if is_easy:
         first, last = sorted(draw.sample(DIGITS, 2))

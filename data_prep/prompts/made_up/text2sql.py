@@ -4,14 +4,12 @@
 import random
 from collections.abc import Callable
 
-from data_prep.prompts.made_up.draft import LETTERS, Draft
+from data_prep.prompts.made_up.draft import LETTERS, Draft, words
 
-_FRUITS = ("apple", "pear", "plum", "cherry", "fig", "grape", "kiwi", "lemon", "mango", "olive")
-_CITIES = ("Rome", "Oslo", "Lima", "Cairo")
 _HOW = "Answer with one SQLite query and nothing else."
 
 
-def draw(draw: random.Random, is_easy: bool) -> Draft:
+def draft(draw: random.Random, is_easy: bool) -> Draft:
     """Return a task; an easy one has a table of one column."""
     if is_easy:
         name = draw.choice(LETTERS)
@@ -26,7 +24,7 @@ def draw(draw: random.Random, is_easy: bool) -> Draft:
 
 def _shop(draw: random.Random) -> tuple[str, list[str]]:
     """Return the script of two tables, and the cities in them."""
-    fruits = draw.sample(_FRUITS, draw.randint(4, 7))
+    fruits = draw.sample(words("fruits"), draw.randint(4, 7))
     lines = [
         "CREATE TABLE fruits (id INTEGER PRIMARY KEY, name TEXT, price INTEGER);",
         "CREATE TABLE sales (fruit_id INTEGER REFERENCES fruits (id), city TEXT, count INTEGER);",
@@ -34,7 +32,7 @@ def _shop(draw: random.Random) -> tuple[str, list[str]]:
     prices = draw.sample(range(10, 100), len(fruits))
     for number, (name, price) in enumerate(zip(fruits, prices, strict=True), 1):
         lines.append(f"INSERT INTO fruits VALUES ({number}, '{name}', {price});")
-    cities = draw.sample(_CITIES, 3)
+    cities = draw.sample(words("cities"), 3)
     for _ in range(draw.randint(6, 10)):
         number = draw.randint(1, len(fruits))
         city = draw.choice(cities)

@@ -58,7 +58,7 @@ def score(answer: str, gold: Gold, question: str) -> Reward:
 
 
 def _language_of(text: str) -> str:
-    # a second, which only such prompts need
+    # a second, once a worker, and few prompts ask for a language
     from recipes.alignment.rewards.language import language_of
 
     return language_of(text)

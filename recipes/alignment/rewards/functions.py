@@ -39,7 +39,7 @@ _MODULES = {
     "text2sql": ("text2sql", ("sqlglot",)),
     "temporal": ("temporal", ()),
     "in_context": ("in_context", ()),
-    "chat": ("chat", (f"{__package__}.language",)),
+    "chat": ("chat", ()),
     "identity": ("identity", ()),
     "calibration": ("calibration", ()),
 }

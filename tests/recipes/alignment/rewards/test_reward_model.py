@@ -14,7 +14,6 @@ import pytest
 
 from recipes.alignment.rewards.reward import Outcome
 from recipes.alignment.rewards.reward_model import RewardServers, open_reward_model
-from recipes.alignment.rewards.scorer import Scorer
 from recipes.common.errors import UserError
 from recipes.runs.prompts import Prompt
 
@@ -133,29 +132,6 @@ def test_servers_that_cannot_be_used_are_refused() -> None:
         open_reward_model(f"{address}/score", "judge")
     with pytest.raises(UserError, match="expected the address of classify"):
         open_reward_model(f"{address}/v1/completions", "judge")
-
-
-def test_prompts_for_a_reward_model_need_one() -> None:
-    with pytest.raises(UserError, match="none is given; name it by --reward-model"):
-        Scorer(["reward_model"], workers=1)
-    with pytest.raises(UserError, match=r"unknown reward 'maths' \(did you mean 'math'\?\)"):
-        Scorer(["maths"], workers=1)
-
-
-def test_a_scorer_gives_each_prompt_to_its_reward() -> None:
-    word = Prompt(
-        id="b",
-        domain="in-context learning",
-        messages=PROMPT.messages,
-        reward="in_context",
-        gold={"answer": "sea"},
-    )
-    with server() as address:
-        model = open_reward_model(f"{address}/score", "judge")
-        with Scorer(["in_context", "reward_model"], 1, model) as scorer:
-            pairs = [(word, "sea"), PAIRS[0], (word, "lake"), PAIRS[2]]
-            rewards = scorer.score(pairs)
-    assert [reward.value for reward in rewards] == [1, -11, 0, -20]
 
 
 # --- In this process
