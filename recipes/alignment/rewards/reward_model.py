@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recipes.alignment.rewards.answer import question_of, refuse
-from recipes.alignment.rewards.reward import Outcome, Reward, infrastructure
+from recipes.alignment.rewards.functions import REWARD_MODEL
+from recipes.alignment.rewards.reward import Outcome, Reward, infrastructure, unreadable
 from recipes.common.errors import UserError
 from recipes.common.servers import (
     KEY,
@@ -42,6 +43,17 @@ _TRIES = 4
 _FIRST_WAIT_SECONDS = 1.0
 _TIMEOUT_SECONDS = 300.0
 _BATCH = 16
+
+
+_PROBE = Prompt("probe", "general chat", [{"role": "user", "content": "Hi."}], REWARD_MODEL)
+
+
+class _Refused(Exception):
+    """A server refuses a request, and would again; the argument says why."""
+
+
+# what an answer without a number raises
+_NO_NUMBER = (NotNow, _Refused, LookupError, TypeError, ValueError)
 
 
 class RewardModel(Protocol):
@@ -98,7 +110,7 @@ class RewardServers:
         self._model = model
         self._in_flight = in_flight
         self._first_wait = first_wait
-        asyncio.run(self._require_model())
+        asyncio.run(self._require_servers())
 
     def score(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Reward]:
         """Return the rewards of answers, in their order.
@@ -133,24 +145,34 @@ class RewardServers:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
         return aiohttp.ClientSession(headers=headers, timeout=timeout)
 
-    async def _require_model(self) -> None:
-        """Raise UserError unless every server serves the model."""
+    async def _require_servers(self) -> None:
+        """Raise UserError unless every server serves the model, and gives it a number."""
         async with self._session() as session:
             for url in self._urls:
-                base = url.removesuffix(self._ending).removesuffix("/v1")
+                await self._require_model(session, url)
                 try:
-                    answer = await self._fetch(session, "GET", f"{base}/v1/models", None)
-                    names = [entry["id"] for entry in answer["data"]]
-                except (NotNow, LookupError, TypeError) as error:
+                    _value(await self._fetch(session, "POST", url, self._body(_PROBE, "Hello.")))
+                except _NO_NUMBER as error:
                     raise UserError(
-                        f"{_OPTION} {url}: its /v1/models gives no answer "
-                        f"({shorten(str(error))}); start the server, or correct the address"
+                        f"{_OPTION} {url}: gives no number for an answer of one word "
+                        f"({shorten(str(error))}); serve a scalar reward model for chats"
                     ) from error
-                if self._model not in names:
-                    raise UserError(
-                        f"{_OPTION} {url}: serves {', '.join(map(shorten, names))}, expected "
-                        f"{self._model!r}; name one of its models"
-                    )
+
+    async def _require_model(self, session: "aiohttp.ClientSession", url: str) -> None:
+        base = url.removesuffix(self._ending).removesuffix("/v1")
+        try:
+            answer = await self._fetch(session, "GET", f"{base}/v1/models", None)
+            names = [entry["id"] for entry in answer["data"]]
+        except _NO_NUMBER as error:
+            raise UserError(
+                f"{_OPTION} {url}: its /v1/models gives no answer ({shorten(str(error))}); start "
+                f"the server, or correct the address"
+            ) from error
+        if self._model not in names:
+            raise UserError(
+                f"{_OPTION} {url}: serves {', '.join(map(shorten, names))}, expected "
+                f"{self._model!r}; name one of its models"
+            )
 
     async def _persist(
         self, session: "aiohttp.ClientSession", number: int, body: dict[str, Any]
@@ -164,7 +186,10 @@ class RewardServers:
             url = self._urls[(number + attempt) % len(self._urls)]
             try:
                 return _reward(_value(await self._fetch(session, "POST", url, body)))
-            except (NotNow, LookupError, TypeError, ValueError) as error:
+            # the others of its group are scored
+            except _Refused as error:
+                return unreadable(f"the reward model refuses it ({shorten(str(error))})")
+            except _NO_NUMBER as error:
                 reason = f"{url}: {shorten(str(error))}"
         log.warning("%s", reason)
         return infrastructure(reason)
@@ -176,17 +201,21 @@ class RewardServers:
 
         Raises:
             NotNow: there is none, or an error's.
+            _Refused: the server refuses this body, as one beyond its context.
             UserError: the key is refused.
         """
         import aiohttp
 
         try:
-            async with session.request(method, url, json=body) as response:
+            # elsewhere the key would be another server's
+            async with session.request(method, url, json=body, allow_redirects=False) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
             raise NotNow(f"{type(error).__name__} {error}") from error
         if response.status in (401, 403):
             raise UserError(f"{_OPTION} {url}: refuses the key; set {KEY}")
+        if response.status in (400, 413, 422):
+            raise _Refused(error_words(text))
         if response.status != 200:
             kind = "busy" if response.status in (RATE_LIMITED, TIMED_OUT) else "error"
             raise NotNow(f"{kind} {response.status}: {error_words(text)}")

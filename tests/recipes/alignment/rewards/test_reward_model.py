@@ -89,7 +89,8 @@ def test_a_server_that_is_gone_for_a_moment_is_asked_again() -> None:
     def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         nonlocal count
         count += 1
-        return (503, {"error": "starting"}) if count == 1 else length(path, body)
+        # after the first one, of the set-up
+        return (503, {"error": "starting"}) if count == 2 else length(path, body)
 
     with server(answer) as address:
         rewards = RewardServers([f"{address}/score"], "judge", first_wait=0).score(PAIRS[:1])
@@ -109,12 +110,26 @@ def test_a_server_that_is_gone_for_a_moment_is_asked_again() -> None:
 def test_a_server_without_a_number_gives_no_reward_of_zero(
     content: tuple[int, Any], says: str
 ) -> None:
-    with server(lambda *_: content) as address:
+    answers = [length("/classify", {"messages": [{"content": ""}]})]
+    with server(lambda *_: answers[0]) as address:
         model = RewardServers([f"{address}/classify"], "judge", first_wait=0)
+        answers[0] = content
         rewards = model.score(PAIRS[:1])
     assert rewards[0].outcome == Outcome.INFRASTRUCTURE
     assert math.isnan(rewards[0].value)
     assert says in rewards[0].reason
+
+
+def test_an_answer_that_the_server_refuses_is_worth_less_than_the_others() -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if "blue" in body["text_2"]:
+            return 400, {"error": {"message": "longer than the context"}}
+        return length(path, body)
+
+    with server(answer) as address:
+        rewards = open_reward_model(f"{address}/score", "judge").score(PAIRS)
+    assert [reward.value for reward in rewards] == [-11, -12, -12]
+    assert rewards[2].reason == "the reward model refuses it (longer than the context)"
 
 
 def test_a_server_that_is_dead_is_replaced_by_another() -> None:
@@ -130,6 +145,12 @@ def test_servers_that_cannot_be_used_are_refused() -> None:
         open_reward_model(f"{address}/score", "other")
     with pytest.raises(UserError, match=r"its /v1/models gives no answer .*start the server"):
         open_reward_model(f"{address}/score", "judge")
+    two = {"data": [{"probs": [0.3, 0.7]}]}
+    with (
+        server(lambda *_: (200, two)) as address,
+        pytest.raises(UserError, match=r"gives no number for an answer of one word \(it"),
+    ):
+        open_reward_model(f"{address}/classify", "judge")
     with pytest.raises(UserError, match="expected the address of classify"):
         open_reward_model(f"{address}/v1/completions", "judge")
 
