@@ -30,6 +30,7 @@ from recipes.alignment.rewards.reward import (
 from recipes.runs.prompts import Prompt
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(arguments: list[str]) -> None:
@@ -39,8 +40,9 @@ def main(arguments: list[str]) -> None:
         importlib.import_module(module)
     # where reward functions put their files; whoever started this removes it
     tempfile.tempdir = folder
-    # an interrupt from the keyboard is for the process that has started this one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # the keyboard and Slurm signal all processes, and the one that has started this one decides
+    for number in _RELAYED:
+        signal.signal(number, signal.SIG_IGN)
     # no worker becomes a zombie
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 

@@ -194,11 +194,14 @@ class _Nursery:
 
     def __init__(self, modules: list[str], memory_bytes: int, folder: str) -> None:
         ours, theirs = socket.socketpair()
+        path = [str(_ROOT)]
+        if os.environ.get("PYTHONPATH"):
+            path.append(os.environ["PYTHONPATH"])
         environment = {
             **os.environ,
             # a comparison that depends on the order of a set has the same outcome every time
             "PYTHONHASHSEED": "0",
-            "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(path),
             # workers are the parallelism
             "OMP_NUM_THREADS": "1",
             # lm-eval's checks of instructions download nltk's data as they are imported, unless

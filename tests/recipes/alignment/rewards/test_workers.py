@@ -90,6 +90,15 @@ def test_an_answer_that_kills_two_workers_is_given_up(
     assert workers.restarts == 2
 
 
+def test_signals_to_all_processes_are_for_the_one_that_trains(workers: Workers) -> None:
+    outcomes(workers, (NUMBER, "7"))
+    for idle in workers._idle:
+        os.kill(idle.process, signal.SIGTERM)
+    os.kill(workers._nursery._process.pid, signal.SIGTERM)
+    assert outcomes(workers, (NUMBER, "7"), (EXPRESSION, HANGING)) == ["right", "timed_out"]
+    assert workers.restarts == 1
+
+
 def test_an_answer_that_takes_too_much_memory_costs_itself() -> None:
     object_ = '{"a":1}'
     large = "[" + ",".join([object_] * 8000) + "]"
