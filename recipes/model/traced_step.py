@@ -76,7 +76,9 @@ class _Storages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(results):
+        # most operations have one result, and there are tens of thousands of them
+        tensors = [results] if isinstance(results, Tensor) else tree_leaves(results)
+        for tensor in tensors:
             if isinstance(tensor, Tensor):
                 self._count(tensor)
         return results

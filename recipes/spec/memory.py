@@ -188,44 +188,20 @@ def explain(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
     Context parallelism: TransformerEngine's ring keeps what each of its steps received, keys and
     values, and what it computed, until the last one (``AttnFuncWithCPAndKVP2P``).
     """
-    model = recipe.model
-    parallel = recipe.parallelism
-    tp = parallel.tensor_model_parallel_size.value
-    pp = parallel.pipeline_model_parallel_size.value
-    cp = parallel.context_parallel_size.value
-    is_bf16 = recipe.precision.value == "bf16-mixed"
-    element = 2 if is_bf16 else 4
-    per_parameter = 12 if is_bf16 else 8
+    return _built(recipe, stage) | _kept(recipe, stage)
 
+
+def _built(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
+    """Return what is there from the first step on."""
+    element = _element_bytes(recipe)
+    per_parameter = 12 if element == 2 else 8
     buckets = bucket_sizes(recipe, stage)
     elements = sum(padded for _, padded in buckets)
     ranks = 1
-    if has_distributed_optimizer(parallel):
+    if has_distributed_optimizer(recipe.parallelism):
         ranks = optimizer_ranks(recipe)
     # the first rank has no padding, unless it is alone
     own = sum(min(size, padded // ranks) for size, padded in buckets)
-
-    # of a micro-batch, on one GPU
-    tokens = recipe.sequence_length.value // cp * parallel.micro_batch_size.value
-    layer = layer_activations(recipe)
-    layers = model.num_layers.value // pp
-    in_flight = micro_batches_in_flight(recipe, stage)
-    kept = layer
-    whole = 0.0
-    if parallel.recompute.value == "full":
-        kept = element * _layer_input(recipe)
-        whole = layer
-
-    logit_bytes = element + 4 if stage == pp - 1 else 0
-    logits = logit_bytes * tokens * model.vocab_size.value / tp
-    query, key_value = _widths(model)
-    ring_values = cp * (query + 2 * key_value) / tp if cp > 1 else 0.0
-    ring = element * tokens * ring_values
-    # the ring of the last layer ends before the logits, and these before a layer runs again
-    is_at_logits = logits > ring + tokens * whole
-    if is_at_logits:
-        whole = 0.0
-    later = "freed at the peak"
     return {
         "weights": Formula(
             element * elements, f"{element} bytes x {elements:,} elements of its buffer"
@@ -235,26 +211,60 @@ def explain(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
             per_parameter * own,
             f"{per_parameter} bytes x {own:,} elements, its part of {ranks:,}",
         ),
-        "activations": Formula(
-            tokens * (kept * layers * in_flight + whole),
-            f"{tokens:,} tokens x ({kept:,.0f} bytes x {layers} layers x {in_flight} micro-batches "
-            f"+ {whole:,.0f} of a layer that runs again)",
-        ),
-        "logits": Formula(
-            logits if is_at_logits else 0.0,
-            f"{logit_bytes} bytes x {tokens:,} tokens x {model.vocab_size.value:,} entries / TP "
-            f"{tp}"
-            if is_at_logits
-            else later,
-        ),
-        "context_parallel": Formula(
-            0.0 if is_at_logits else ring,
-            later
-            if is_at_logits
-            else f"{element} bytes x {tokens:,} tokens x {ring_values:,.0f} values that CP {cp} "
-            "steps keep",
-        ),
     }
+
+
+def _kept(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
+    """Return what is there at the peak of a step and gone after it."""
+    parallel = recipe.parallelism
+    tp = parallel.tensor_model_parallel_size.value
+    pp = parallel.pipeline_model_parallel_size.value
+    cp = parallel.context_parallel_size.value
+    element = _element_bytes(recipe)
+    # of a micro-batch, on one GPU
+    tokens = recipe.sequence_length.value // cp * parallel.micro_batch_size.value
+
+    layer = layer_activations(recipe)
+    layers = recipe.model.num_layers.value // pp
+    in_flight = micro_batches_in_flight(recipe, stage)
+    kept = layer
+    again = 0.0
+    if parallel.recompute.value == "full":
+        kept = element * _layer_input(recipe)
+        again = layer
+
+    no_logits = Formula(0.0, "freed before the peak, or on another pipeline stage")
+    logits = no_logits
+    if stage == pp - 1:
+        entries = recipe.model.vocab_size.value
+        logits = Formula(
+            (element + 4) * tokens * entries / tp,
+            f"{element + 4} bytes x {tokens:,} tokens x {entries:,} entries / TP {tp}",
+        )
+    query, key_value = _widths(recipe.model)
+    values = cp * (query + 2 * key_value) / tp if cp > 1 else 0.0
+    ring = Formula(
+        element * tokens * values,
+        f"{element} bytes x {tokens:,} tokens x {values:,.0f} values that CP {cp} steps keep",
+    )
+
+    # the ring of the last layer ends before the logits, and these before a layer runs again
+    if logits.value > ring.value + tokens * again:
+        again = 0.0
+        ring = Formula(0.0, "freed before the peak, at the logits")
+    else:
+        logits = no_logits
+    activations = Formula(
+        tokens * (kept * layers * in_flight + again),
+        f"{tokens:,} tokens x ({kept:,.0f} bytes x {layers} layers x {in_flight} micro-batches "
+        f"+ {again:,.0f} of a layer that runs again)",
+    )
+    return {"activations": activations, "logits": logits, "context_parallel": ring}
+
+
+def _element_bytes(recipe: CommonRecipe) -> int:
+    """Return the bytes of a weight, and of a value that a layer computes."""
+    return 2 if recipe.precision.value == "bf16-mixed" else 4
 
 
 def layer_activations(recipe: CommonRecipe) -> float:
@@ -275,7 +285,7 @@ def layer_activations(recipe: CommonRecipe) -> float:
     heads = model.num_attention_heads.value
 
     tp = recipe.parallelism.tensor_model_parallel_size.value
-    element = 2 if recipe.precision.value == "bf16-mixed" else 4
+    element = _element_bytes(recipe)
     return element * (4 * _layer_input(recipe) + inside / tp) + 4 * heads / tp
 
 

@@ -24,7 +24,7 @@ OPTIONS = {
     "judge.py": ["--samples", "20", "--in-flight", "10", "--seconds", "0.1", "--rounds", "1"],
     "rewards.py": ["--prompts", "4", "--samples", "2", "--rounds", "1"],
     "training.py": ["--steps", "1", "--blocks", "2"],
-    "phase1_gpu.py": ["--size", "tiny", "--layers", "1", "--sequence-length", "32", "--steps", "1"],
+    "gpu_calibration.py": ["--layers", "1", "--sequence-lengths", "32", "64", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
     "merge.py": ["--params", "1", "--rounds", "1"],
     "tokenization.py": [
@@ -180,15 +180,21 @@ def test_training(started) -> None:
     assert all(5 < loss < 10 for loss in figures["loss of the last step"])
 
 
-def test_phase1_gpu(started) -> None:
-    out = printed(started, "phase1_gpu.py")
+def test_gpu_calibration(started) -> None:
+    out = printed(started, "gpu_calibration.py")
     figures = rows(out)
     assert_positive(figures)
-    # embedding, queries and output, keys and values, three matrices of the MLP; attention 6 L S H
-    matrices = 2048 * 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192
-    assert figures["parameters in matrices, M"] == [round(matrices / 1e6, 3)]
-    assert figures["model GFLOPs a token"] == [round((6 * matrices + 6 * 32 * 64) / 1e9, 4)]
-    assert figures["loss of the last step"][0] == pytest.approx(math.log(2048), abs=1)
+    assert list(figures) == ["tiny 1 x 32", "tiny 1 x 64"]
+    for length, row in zip((32, 64), figures.values(), strict=True):
+        step, speed, reached, ceiling, share = row[:5]
+        # four micro-batches of one sequence a step
+        assert speed == pytest.approx(4 * length / step * 1000, rel=0.02)
+        # embedding, queries and output, keys and values, three matrices of the MLP; attention
+        matrices = 2048 * 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 192
+        flops = 6 * matrices + 6 * length * 64
+        assert reached == pytest.approx(speed * flops / 1e12, abs=6e-5)
+        assert share == pytest.approx(100 * reached / ceiling, rel=0.2, abs=0.5)
+    assert "no CUDA here" in out
 
 
 def test_export(started) -> None:
