@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 TIDY := recipes data_prep evaluation slurm tests benchmarks setup_environment.py
 
-.PHONY: demo test setup
+.PHONY: demo test docs setup
 
 demo: setup
 	@$(BIN)/granite41 run phase1..lce_512k --size tiny --on local --run-dir runs/demo
@@ -17,6 +17,10 @@ test: setup
 	@$(BIN)/pytest -m fast -n 2 --dist worksteal
 	@echo "== tests that train, export, evaluate and generate"
 	@$(BIN)/pytest -m 'not fast' -n 2 --dist loadfile --no-loadscope-reorder
+
+# the pages of docs/ that follow from recipes and facts
+docs: setup
+	@$(BIN)/python -m recipes.planning.pages
 
 setup:
 	$(if $(PYTHON),,$(error no Python found: install Python 3.11, or name it with PYTHON=/path/to/python3.11))

@@ -15,7 +15,7 @@ from recipes.registry.resolve import STAGES
 ROOT = Path(__file__).parents[1]
 PAPERS = sorted(
     path
-    for pattern in ("*.md", "*/*.md")
+    for pattern in ("*.md", "*/*.md", "docs/*/*.md")
     for path in ROOT.glob(pattern)
     if path.parts[len(ROOT.parts)] not in (".venv", "runs")
 )
