@@ -13,7 +13,8 @@ from recipes.alignment.checkpoint import CheckpointWriter, Training, load_traini
 from recipes.alignment.model import GraniteSFTModel, build_model
 from recipes.alignment.optimizer import make_trainable
 from recipes.alignment.processes import process_groups
-from recipes.alignment.sft_data import SequenceOrder, TrainBatches, ValidationBatches, loader
+from recipes.alignment.sequence_order import SequenceOrder, TrainBatches, ValidationBatches
+from recipes.alignment.sft_data import loader
 from recipes.alignment.sft_trainer import StageTrainer
 from recipes.runs.packed_folder import PackedFolder
 from recipes.runs.stage_folder import latest_checkpoint
@@ -58,9 +59,9 @@ def fit(
                 recipe,
                 training,
                 loaders(recipe, packed),
-                CheckpointWriter(folder, recipe, checkpoint),
+                CheckpointWriter(folder, recipe, checkpoint).save,
                 step_log(recipe, folder),
-                [*trackers, *_tensorboard(folder)],
+                [*trackers, *tensorboard(folder)],
             )
             own = latest_checkpoint(folder)
             if own:
@@ -114,7 +115,8 @@ def _tracker_loggers(tracker: str | None, folder: Path) -> list[Any]:
     return [fiddle.build(tracker_logger(tracker, folder))]
 
 
-def _tensorboard(folder: Path) -> list[Any]:
+def tensorboard(folder: Path) -> list[Any]:
+    """Return TensorBoard's logger; none on another rank than the first."""
     if not is_first_rank():
         return []
     return [TensorBoardLogger(save_dir=folder, name="metrics", version="tensorboard")]

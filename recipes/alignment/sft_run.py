@@ -186,8 +186,8 @@ def _new_manifest(recipe: SftRecipe, packed: PackedFolder, state: InitialState) 
     expected = recipe.epochs.value
     if abs(epochs / expected - 1) > _EPOCHS_TOLERANCE:
         log.warning(
-            "%s: %d steps are %.2f epochs of these sequences, the recipe has %d; steps=%d would be "
-            "as many",
+            "%s: %d steps read these sequences %.2f times, where the recipe has %d epochs; "
+            "steps=%d would be as many",
             recipe.stage,
             recipe.steps.value,
             epochs,

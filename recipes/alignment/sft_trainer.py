@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from nemo_aligner.utils.train_script_utils import CustomLoggerWrapper
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from recipes.alignment.checkpoint import CheckpointWriter, Training
+from recipes.alignment.checkpoint import Training
 from recipes.compat import nemo_aligner
 from recipes.spec.sft import SftRecipe
 from recipes.training.step_log import StepLog, learning_rates
@@ -36,7 +37,7 @@ class StageTrainer(SupervisedTrainer):
         recipe: SftRecipe,
         training: Training,
         loaders: tuple[DataLoader, DataLoader],
-        writer: CheckpointWriter,
+        save: Callable[[Training, int, dict[str, int]], None],
         lines: StepLog,
         loggers: list[Logger],
     ) -> None:
@@ -46,7 +47,7 @@ class StageTrainer(SupervisedTrainer):
             recipe: of the stage.
             training: at the stage's start.
             loaders: of training batches, and of what is held out.
-            writer: of checkpoints.
+            save: writes a checkpoint, as :meth:`CheckpointWriter.save`.
             lines: of the metrics file.
             loggers: TensorBoard's and others.
         """
@@ -74,7 +75,7 @@ class StageTrainer(SupervisedTrainer):
         )
         self._recipe = recipe
         self._training = training
-        self._writer = writer
+        self._save = save
         self._lines = lines
 
     @property
@@ -130,7 +131,7 @@ class StageTrainer(SupervisedTrainer):
 
     def save(self, extra_candidates: Any = None, is_train_end: bool = False) -> None:
         """Save a checkpoint, with counters as whole numbers."""
-        self._writer.save(self._training, self.step, self.state_dict())
+        self._save(self._training, self.step, self.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue after the steps that a checkpoint has done."""

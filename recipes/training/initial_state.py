@@ -1,5 +1,6 @@
 """The checkpoint that a stage starts from: its parent's in the run, or one that the user names."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def initial_state(recipe: CommonRecipe, run_folder: Path, init: Path | None) -> 
     # a stage's folder leads to its merge or last checkpoint, anything else is a checkpoint itself
     checkpoint = final_checkpoint(source) or source
     has_optimizer = _check_model(checkpoint, recipe.model)
-    _check_theta(checkpoint, recipe)
+    _check_config(checkpoint, recipe)
     # an imported model or a merge has weights only
     carries = recipe.optimizer_state.value == "carry" and has_optimizer
     return InitialState(
@@ -94,11 +95,29 @@ def _check_model(checkpoint: Path, model: Size) -> bool:
     return weights.holds_optimizer
 
 
-def _check_theta(checkpoint: Path, recipe: CommonRecipe) -> None:
-    """Raise where theta would go down: positions that the model knows would turn faster."""
+def _check_config(checkpoint: Path, recipe: CommonRecipe) -> None:
+    """Raise where a model was trained to compute otherwise than the stage's, though its weights
+    fit; or where theta would go down: positions that the model knows would turn faster.
+    """
     from recipes.model.bridge.to_hf import read_context
 
     config, _ = read_context(checkpoint / "context")
+    model = recipe.model
+    numbers = {
+        "num_attention_heads": (config.num_attention_heads, model.num_attention_heads.value),
+        "num_query_groups": (config.num_key_value_heads, model.num_query_groups.value),
+        "embedding_multiplier": (config.embedding_multiplier, model.embedding_multiplier.value),
+        "attention_multiplier": (config.attention_multiplier, model.attention_multiplier.value),
+        "residual_multiplier": (config.residual_multiplier, model.residual_multiplier.value),
+        "logits_scaling": (config.logits_scaling, model.logits_scaling.value),
+    }
+    for name, (found, expected) in numbers.items():
+        if not math.isclose(found, expected, rel_tol=1e-6):
+            raise UserError(
+                f"{checkpoint}: has {name} {found:.15g}, expected {expected:.15g} for "
+                f"{model.name}; name a checkpoint of that size, or set model.{name}={found:.15g}"
+            )
+
     former = config.rope_theta
     theta = recipe.rope_theta.value
     if former > theta:

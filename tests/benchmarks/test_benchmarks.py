@@ -23,6 +23,7 @@ OPTIONS = {
     "cli.py": ["--runs", "1"],
     "judge.py": ["--samples", "20", "--in-flight", "10", "--seconds", "0.1", "--rounds", "1"],
     "rewards.py": ["--prompts", "4", "--samples", "2", "--rounds", "1"],
+    "sft.py": ["--steps", "1", "--blocks", "2"],
     "training.py": ["--steps", "1", "--blocks", "2"],
     "gpu_calibration.py": ["--layers", "1", "--sequence-lengths", "32", "64", "--steps", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
@@ -178,6 +179,14 @@ def test_training(started) -> None:
     assert figures["calls in forward and backward"][0] > 100
     # both sides begin at chance: log 2048 = 7.6
     assert all(5 < loss < 10 for loss in figures["loss of the last step"])
+
+
+def test_sft(started) -> None:
+    figures = rows(printed(started, "sft.py"))
+    assert_positive(figures)
+    stage, alone, ratio = figures["ms"]
+    # one block is measured
+    assert ratio == pytest.approx(stage / alone, rel=0.01)
 
 
 def test_gpu_calibration(started) -> None:

@@ -63,7 +63,8 @@ def _gradient(
     from recipes.alignment.model import GraniteSFTModel, build_model
     from recipes.alignment.optimizer import make_trainable
     from recipes.alignment.processes import process_groups
-    from recipes.alignment.sft_data import micro_batches, part
+    from recipes.alignment.sequence_order import part
+    from recipes.alignment.sft_data import micro_batches
     from recipes.registry.resolve import resolve_sft
 
     one = "parallelism.micro_batch_size=1"

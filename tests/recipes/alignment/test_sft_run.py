@@ -142,11 +142,32 @@ def test_a_kill_between_checkpoints_leaves_no_trace(whole, packed, nemo_base, tm
     _assert_same(tmp_path / "run", whole)
 
 
-def test_two_ranks_of_data_train_as_one(whole, packed, nemo_base, tmp_path) -> None:
-    ended = run(command(tmp_path / "run", packed, nemo_base), world_size=2)
+SPLITS = {
+    "data": [],
+    "tensor": ["parallelism.tensor_model_parallel_size=2"],
+    "pipeline": ["parallelism.pipeline_model_parallel_size=2"],
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_two_ranks_continue_what_one_has_begun(split, whole, packed, nemo_base, tmp_path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    _go_back(folder / "sft", 4)
+    ended = run(command(folder, packed, nemo_base, *SPLITS[split]), world_size=2)
     assert ended.codes == [0, 0], ended.errors
-    for line, expected in zip(_lines(tmp_path / "run"), _lines(whole), strict=True):
+    for line, expected in zip(_lines(folder), _lines(whole), strict=True):
         assert line == pytest.approx(expected, rel=1e-4)
+
+
+def _go_back(stage: Path, step: int) -> None:
+    """Leave a stage as a kill after a checkpoint does."""
+    for checkpoint in (stage / "checkpoints").iterdir():
+        if checkpoint.name > f"step={step:08d}":
+            shutil.rmtree(checkpoint)
+    manifest = json.loads((stage / "manifest.json").read_text())
+    manifest |= {"status": "running", "checkpoint": None, "validation_loss": None}
+    (stage / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_the_base_checkpoint_is_not_written_to(whole, files_before, nemo_base) -> None:
@@ -197,6 +218,11 @@ REFUSED = {
     "too long": (None, ["sequence_length=64"], "sequences of 128 tokens, but sft reads 64"),
     "too few": (None, ["global_batch_size=64"], "are fewer than a batch of 64"),
     "another size": (None, ["model.num_layers=3"], "expected (3, 64, 192) for tiny"),
+    "another model": (
+        None,
+        ["model.logits_scaling=0.5"],
+        "has logits_scaling 0.25, expected 0.5 for tiny; name a checkpoint of that size, or set",
+    ),
 }
 
 

@@ -32,6 +32,7 @@ def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> 
         init=options.pop("init", None),
         evaluate=options.pop("evaluate", False),
         log=options.pop("log", None),
+        packed=options.pop("packed", None),
     )
     assert not options
     return {task.name: task for task in build_chain(request, folder, on_cluster=on_cluster)}
@@ -70,6 +71,28 @@ def test_each_stage_waits_for_what_it_begins_with(tmp_path) -> None:
     for name, task in found.items():
         assert added.issuperset(task.after)
         added.add(name)
+
+
+def test_fine_tuning_reads_conversations_and_no_data(tmp_path) -> None:
+    found = _tasks("sft", "8b", tmp_path, data=None, packed="p", init="hf:base")
+    assert {name: task.after for name, task in found.items()} == {
+        "init": (),
+        "sft": ("init",),
+        "sft-export": ("sft",),
+        "report": ("sft-export",),
+        "generate": ("report",),
+    }
+    assert found["sft"].arguments[3:] == (
+        *("8b", "--run-dir", str(tmp_path)),
+        *("--packed", "p", "--init", str(tmp_path / "init")),
+    )
+    assert found["sft"].stage_folder == tmp_path / "sft"
+
+    # after the last long-context stage it starts from the merge
+    found = _tasks("lce_512k..sft", "8b", tmp_path, packed="p")
+    assert found["sft"].after == ("lce_512k-merge",)
+    assert "--data" not in found["sft"].arguments
+    assert "--packed" not in found["lce_512k"].arguments
 
 
 def test_an_experiment_tracker_is_for_every_stage_that_trains(tmp_path) -> None:
