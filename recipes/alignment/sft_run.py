@@ -77,19 +77,12 @@ def prepare(
 ) -> SftRun | None:
     """Check all that a stage needs in ``run_folder/stage``; None where it is finished already.
 
-    A stage starts from the weights of the stage before it, and goes through the packed sequences
-    from the start. One that was interrupted continues from its last whole checkpoint, with the
-    losses it would have had anyway.
+    A stage that was interrupted continues from its last whole checkpoint, with the losses it would
+    have had anyway.
 
     Args:
-        stage: a stage of supervised fine-tuning.
-        size: model size.
-        run_folder: the folder of the whole run.
         packed: a folder that ``granite41 data pack`` wrote.
-        overrides: ``key=value`` as ``granite41 show`` names them.
-        init: a NeMo checkpoint, or a finished stage's folder, to start from in place of the stage
-            before.
-        tracker: ``wandb`` or ``mlflow``, in addition to TensorBoard.
+        stage, size, run_folder, overrides, init, tracker: see :func:`recipes.training.run.prepare`.
 
     Raises:
         UserError: packed conversations that are missing, damaged or do not fit; a folder of

@@ -56,6 +56,16 @@ CASES = [
         "expected one of fresh, carry",
     ),
     (
+        "all conversations held out",
+        "sft --size 8b validation_share=1",
+        "validation_share is 1, expected a part between 0 and 1",
+    ),
+    (
+        "checkpoints between validations",
+        "sft --size 8b checkpoint_every_steps=750",
+        "validate_every_steps 500 does not divide checkpoint_every_steps 750",
+    ),
+    (
         "masking at a length that has none",
         "lce_512k --size 8b document_masking=full",
         "document_masking is 'full', expected one of none",

@@ -142,6 +142,17 @@ def test_a_kill_between_checkpoints_leaves_no_trace(whole, packed, nemo_base, tm
     _assert_same(tmp_path / "run", whole)
 
 
+def test_a_kill_after_the_last_checkpoint(whole, packed, nemo_base, tmp_path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    _go_back(folder / "sft", STEPS)
+    ended = run(command(folder, packed, nemo_base))
+    assert ended.codes == [0], ended.errors
+    _assert_same(folder, whole)
+    manifest = read_manifest(folder / "sft")
+    assert manifest is not None and manifest.validation_loss == _lines(whole)[-1]["val_loss"]
+
+
 SPLITS = {
     "data": [],
     "tensor": ["parallelism.tensor_model_parallel_size=2"],

@@ -150,6 +150,13 @@ def test_steps() -> None:
     assert resolve("rl_math", "8b").prompts_per_step.value == 64
 
 
+def test_the_optimizer_of_fine_tuning_is_that_of_the_open_recipe() -> None:
+    optimizer = resolve("sft", "8b").optimizer
+    for leaf, value in ((optimizer.weight_decay, 0.0), (optimizer.gradient_clip, 1.0)):
+        assert (leaf.value, leaf.origin) == (value, "assumed")
+        assert "granite.build, Granite 4.0 350M recipe" in leaf.why
+
+
 @pytest.mark.parametrize(("size", "released"), [("3b", 1e7), ("8b", 1e7), ("30b", 5e7)])
 def test_rope_theta_rises_to_the_released_one(size: str, released: float) -> None:
     stages = [stage for stage in TWELVE if size in stage_sizes(stage)]
