@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # below the ports that Linux uses for outgoing connections; jobs that share a node differ
 _PORT = "$((20000 + SLURM_JOB_ID % 10000))"
-# seconds in which an evaluation that nears its time limit ends and queues itself again; it has no
-# checkpoint to save
+# seconds in which an evaluation or a server that nears its time limit ends and queues itself again;
+# it has no checkpoint to save
 _EVALUATION_MARGIN = 60
 
 # srun is in the background, so that a signal, which ends the wait for it, is recorded when it comes
@@ -120,7 +120,8 @@ def build_executor(
     )
     if job.task.array > 1:
         executor.array = f"0-{job.task.array - 1}"
-        if cluster.array_throttle:
+        # a trainer waits for all of its servers
+        if cluster.array_throttle and not job.task.serves_rollouts:
             executor.array += f"%{cluster.array_throttle}"
     if container:
         executor.container_image = container.image

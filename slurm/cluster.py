@@ -118,6 +118,7 @@ class Cluster:
         compute: the partition that trains.
         evaluate: the partition of evaluations, of one process each; None gives them a node of
             ``compute``.
+        rollout_servers: the partition of RL's servers; None gives them a node of ``compute``.
         cpu_partition: the partition of preparation, merges, exports, gates and reports; None runs
             them on one node of ``compute``.
         folder: a folder that all nodes and the login node share: code, logs and, unless
@@ -149,6 +150,7 @@ class Cluster:
     srun_args: list[str] = field(default_factory=list)
     array_throttle: int | None = None
     evaluate: Partition | None = None
+    rollout_servers: Partition | None = None
     launcher: str = "torchrun"
     stop_before_limit: int = 600
     retries: int = 3
@@ -158,6 +160,8 @@ class Cluster:
         keys: list[tuple[str, Partition]] = [("compute", self.compute)]
         if self.evaluate:
             keys.append(("evaluate", self.evaluate))
+        if self.rollout_servers:
+            keys.append(("rollout_servers", self.rollout_servers))
         if self.cpu_partition:
             keys.append(("cpu_partition", self.cpu_partition))
         return keys

@@ -67,6 +67,8 @@ def _build_job(
     partition = cpu_partition
     if task.stage_folder:
         partition = cluster.compute
+    elif task.serves_rollouts:
+        partition = cluster.rollout_servers or cluster.compute
     elif task.needs_gpu:
         partition = cluster.evaluate or cluster.compute
     return SlurmJob(task, partition, task.processes // per_node, per_node)

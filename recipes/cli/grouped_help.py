@@ -17,7 +17,7 @@ GROUPS = {
     "Prepare data": ("data",),
     "Evaluate and report": ("eval", "report", "generate"),
     "Merge and convert checkpoints": ("merge", "export", "import"),
-    "Run one task of a chain by hand": ("train",),
+    "Run one task of a chain by hand": ("train", "rollout-server"),
 }
 
 

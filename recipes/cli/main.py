@@ -12,7 +12,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from recipes.cli import checkpoints, cluster, curate, judge, plan, prompts, reports, run, stages
+from recipes.cli import (
+    checkpoints,
+    cluster,
+    curate,
+    judge,
+    plan,
+    prompts,
+    reports,
+    rollouts,
+    run,
+    stages,
+)
 from recipes.cli.data import data_app
 from recipes.cli.evaluate import eval_app
 from recipes.cli.grouped_help import GroupedHelp
@@ -137,6 +148,7 @@ app.command("merge", cls=MultiValueCommand)(checkpoints.merge_checkpoints)
 app.command("export")(checkpoints.export_checkpoint)
 app.command("import")(checkpoints.import_folder)
 app.command()(checkpoints.generate)
+app.command("rollout-server")(rollouts.rollout_server)
 app.command()(reports.report)
 app.add_typer(reports.plot_app, name="plot")
 data_app.command("curate", cls=MultiValueCommand)(curate.curate_conversations)

@@ -20,7 +20,12 @@ from recipes.model_folder.hub import is_path
 from recipes.registry.resolve import require_known, resolve_pretraining
 from recipes.registry.stages import STAGES
 from recipes.runs.chain_request import ChainRequest
-from recipes.runs.commands import CurateOptions, EvaluateOptions, TokenizeOptions
+from recipes.runs.commands import (
+    CurateOptions,
+    EvaluateOptions,
+    RolloutServerOptions,
+    TokenizeOptions,
+)
 from recipes.runs.data_folder import MANIFEST as DATA_MANIFEST
 from recipes.runs.stage_folder import STAGE_BYTES
 from recipes.runs.task import Task
@@ -211,6 +216,45 @@ def _absolute_suite(spec: str) -> str:
     if name != spec and not Path(name).is_file():
         return spec
     return spec.removesuffix(name) + str(Path(name).resolve())
+
+
+def serve_on_cluster(on: str, options: RolloutServerOptions, servers: int, dryrun: bool) -> None:
+    """Submit ``granite41 rollout-server`` as an array with a job for each server.
+
+    A job queues itself again before its time limit, and ends with the stage.
+
+    Args:
+        on: the cluster.
+        options: of the command; paths are the cluster's. The jobs' records are in its folder.
+        servers: their number.
+        dryrun: print the jobs, submit nothing.
+
+    Raises:
+        UserError: as :func:`run_on_cluster`.
+    """
+    cluster = load_cluster(on)
+    folder = _cluster_path(cluster, Path(options.folder), "FOLDER")
+    model = _cluster_path(cluster, Path(options.model), "--model")
+    options = replace(options, folder=str(folder), model=str(model))
+    task = Task(
+        "servers",
+        options.to_argv(),
+        needs_gpu=True,
+        # each refresh is progress
+        units_folder=Path(folder) / "weights",
+        array=servers,
+        is_server=True,
+        serves_rollouts=True,
+    )
+    # the stage's folder has the manifest by which they end
+    mounts = [str(folder.parent), str(model)]
+    if dryrun:
+        _print_scripts([task], cluster, folder, mounts)
+        return
+
+    ids = submit([task], cluster, folder, _former_request(cluster, on, folder), mounts=mounts)
+    print(f"{ids['servers']}  {servers} rollout servers")
+    log.info("see `granite41 status %s`", cli_flags(cluster, on, folder))
 
 
 def evaluate_on_cluster(on: str, options: EvaluateOptions, dryrun: bool) -> None:

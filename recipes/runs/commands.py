@@ -160,6 +160,21 @@ class TrainOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RolloutServerOptions(Options):
+    """``granite41 rollout-server``."""
+
+    command = ("rollout-server",)
+
+    folder: PathLike = field(metadata=_POSITIONAL)
+    model: PathLike
+    python: str = "python"
+    host: str | None = None
+    max_length: int = 8192
+    tensor_parallel: int = 1
+    vllm_options: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeOptions(Options):
     """``granite41 merge``."""
 

@@ -16,10 +16,12 @@ class Task:
         processes: of the command; torchrun starts several.
         needs_gpu: whether it runs the model, which real sizes need a GPU for.
         stage_folder: of the stage that it trains, whose manifest says how that ended.
-        units_folder: of the evaluation that it makes, whose finished units are not repeated.
+        units_folder: of the evaluation that it makes, whose finished units are not repeated; of a
+            rollout server, of the weights that it is sent. What is new in it is progress.
         array: jobs of an array on a cluster, each with one shard of the work.
         after_start: it starts when those that it waits for have started, not when they have ended.
         is_server: it gets its node's inner address as ``--host``.
+        serves_rollouts: whether it runs beside a trainer, in the partition of rollout servers.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Task:
     array: int = 1
     after_start: bool = False
     is_server: bool = False
+    serves_rollouts: bool = False
 
     def __str__(self) -> str:
         launcher = "granite41"

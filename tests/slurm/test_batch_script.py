@@ -192,6 +192,24 @@ def test_a_dry_run_of_an_evaluation(tmp_path) -> None:
     assert not run_folder.exists()
 
 
+def test_rollout_servers(tmp_path) -> None:
+    cluster = tmp_path / "c.yaml"
+    servers = (
+        'array_throttle: 1\nrollout_servers: {partition: gpu, time_limit: "04:00:00", gres: gpu:2}'
+    )
+    cluster.write_text((CLUSTERS / "h100.yaml").read_text() + servers)
+    flags = ["--servers", "4", "--max-length", "8192", "--tensor-parallel", "2"]
+    flags += ["--python", "/opt/vllm/bin/python", "--vllm-options", "--dtype bfloat16"]
+    folder = "/r/8b/rl_math/rollout"
+    scripts = _dryrun(
+        "rollout-server", folder, "--model", "/r/8b/rl_chat/hf", "--on", cluster, *flags
+    )
+    assert list(scripts) == ["servers: 1 x 1 on gpu"]
+    # a trainer waits for all of them, so none waits for another
+    assert "#SBATCH --array=0-3\n" in scripts["servers: 1 x 1 on gpu"]
+    _require_snapshot("rollout-servers", scripts["servers: 1 x 1 on gpu"])
+
+
 def test_a_dry_run_loads_neither_nemo_nor_torch() -> None:
     command = [sys.executable, "-c", LIST_MODULES_OF_A_DRY_RUN]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -23,6 +23,7 @@ from recipes.runs.commands import (
     Options,
     PackOptions,
     ReportOptions,
+    RolloutServerOptions,
     RulerOptions,
     TinyDataOptions,
     TokenizeOptions,
@@ -72,6 +73,15 @@ EVERY_OPTION = [
         data=HERE / "data",
         init=HERE / "init",
         overrides=("seed=1", "mixture.code=3"),
+    ),
+    RolloutServerOptions(
+        folder=HERE,
+        model=HERE / "hf",
+        python="/opt/vllm/bin/python",
+        host="10.0.0.7",
+        max_length=512,
+        tensor_parallel=2,
+        vllm_options="--dtype bfloat16",
     ),
     MergeOptions(
         method="linear", parents=(HERE / "a", HERE / "b"), weights=(0.25, 0.75), output=HERE
