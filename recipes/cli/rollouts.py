@@ -129,5 +129,5 @@ def _serve(
         )
     shared = RolloutFolder(folder)
     command = vllm_command(python, model, max_length, tensor_parallel, more)
-    environment = server_environment(shared.key())
-    Supervisor(shared, number, command, host or inner_address(), environment, is_over).run()
+    supervisor = Supervisor(shared, number, command, host or inner_address(), is_over)
+    supervisor.run(server_environment(shared.key()))

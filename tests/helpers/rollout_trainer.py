@@ -89,7 +89,7 @@ def _supervise(trainer: Trainer, number: int, health: float) -> None:
 
     environment = server_environment(trainer.rollout.key()) | {"PYTHONPATH": str(ROOT)}
     watch = Watch(health=health, interval=0.05)
-    Supervisor(trainer.rollout, number, command, "127.0.0.1", environment, watch=watch).run()
+    Supervisor(trainer.rollout, number, command, "127.0.0.1", watch=watch).run(environment)
 
 
 @contextmanager

@@ -116,7 +116,6 @@ class Supervisor:
         number: int,
         command: Command,
         host: str,
-        environment: Mapping[str, str],
         is_over: Callable[[], bool] = lambda: False,
         watch: Watch | None = None,
     ) -> None:
@@ -126,30 +125,32 @@ class Supervisor:
             folder: by which the trainer finds the server.
             number: of the server among those of the trainer, from 0.
             command: of its process.
-            host: address at which it listens, and no other.
-            environment: of its process.
+            host: address of this node at which it listens, and no other.
             is_over: whether the trainer needs no server any more.
             watch: how long it may take.
 
         Raises:
-            UserError: ``host`` stands for all addresses.
+            UserError: ``host`` stands for all addresses, or is none of this node's.
         """
         if host in ("0.0.0.0", "::", ""):  # noqa: S104
             raise UserError(
                 f"--host {host!r}: the server would listen at every address of its node; name the "
                 f"one that the trainer's node reaches"
             )
+        _free_port(host)
         self._folder = folder
         self._number = number
         self._command = command
         self._host = host
-        self._environment = environment
         self._is_over = is_over
         self._watch = watch or Watch()
         self._process: subprocess.Popen | None = None
 
-    def run(self) -> None:
+    def run(self, environment: Mapping[str, str]) -> None:
         """Run the server, and start it again whenever it ends, hangs or is given up.
+
+        Args:
+            environment: of its process.
 
         Raises:
             UserError: it has not answered in several starts.
@@ -159,7 +160,7 @@ class Supervisor:
         failures = 0
         try:
             while failures < TRIES:
-                reason, has_answered = self._run_once()
+                reason, has_answered = self._run_once(environment)
                 self._end()
                 if reason is None:
                     log.info("rollout server %d: the trainer has finished", self._number)
@@ -173,7 +174,7 @@ class Supervisor:
         finally:
             self._end()
 
-    def _run_once(self) -> tuple[str | None, bool]:
+    def _run_once(self, environment: Mapping[str, str]) -> tuple[str | None, bool]:
         """Start the server and watch it; return what is wrong with it, and whether it has answered.
 
         Nothing is wrong where it is not needed any more.
@@ -184,7 +185,7 @@ class Supervisor:
         with self._folder.log(self._number).open("ab") as stream:
             self._process = subprocess.Popen(
                 self._command(self._host, port),
-                env=dict(self._environment),
+                env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

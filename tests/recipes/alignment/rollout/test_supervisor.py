@@ -46,7 +46,6 @@ def supervisor(folder: Path, script: str, **changed: Any) -> Supervisor:
         "number": 3,
         "command": lambda host, port: [sys.executable, "-c", script, host, str(port)],
         "host": HOST,
-        "environment": dict(os.environ),
         "watch": Watch(start=60, interval=0.02),
     }
     return Supervisor(**(fields | changed))
@@ -57,14 +56,14 @@ def test_a_server_that_never_answers_is_named_with_its_last_line(tmp_path: Path)
     with pytest.raises(
         UserError, match=r"ended with status 7, .* in 3 starts; its last line is 'o"
     ):
-        supervisor(tmp_path, script).run()
+        supervisor(tmp_path, script).run(os.environ)
     assert RolloutFolder(tmp_path).log(3).read_text().count("out of memory") == 3
 
 
 def test_a_server_that_starts_for_ever_is_ended(tmp_path: Path) -> None:
     watch = Watch(start=0.1, interval=0.02)
     with pytest.raises(UserError, match="has not answered for 0 s, and has not answered in 3 st"):
-        supervisor(tmp_path, "import time; time.sleep(600)", watch=watch).run()
+        supervisor(tmp_path, "import time; time.sleep(600)", watch=watch).run(os.environ)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
@@ -75,7 +74,7 @@ def test_all_addresses_are_refused(tmp_path: Path, host: str) -> None:
 
 def test_an_address_of_another_node_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no address of this node"):
-        supervisor(tmp_path, "", host="192.0.2.1").run()
+        supervisor(tmp_path, "", host="192.0.2.1")
 
 
 def test_a_node_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +98,9 @@ def _record(folder: RolloutFolder, other: str | None = None) -> ServerRecord:
 
 def test_it_is_started_again_and_ended_with_its_children(tmp_path: Path) -> None:
     folder = RolloutFolder(tmp_path)
-    process = multiprocessing.get_context("fork").Process(target=supervisor(tmp_path, SERVER).run)
+    process = multiprocessing.get_context("fork").Process(
+        target=supervisor(tmp_path, SERVER).run, args=(os.environ,)
+    )
     process.start()
     first = _record(folder)
     folder.give_up(3, first.start)
@@ -113,14 +114,20 @@ def test_it_is_started_again_and_ended_with_its_children(tmp_path: Path) -> None
     assert process.exitcode == 128 + signal.SIGTERM
     assert folder.record(3) is None
     for child in children:
-        assert not _is_running(child)
+        _wait_for_the_end(child)
 
 
 def test_it_ends_once_the_trainer_needs_it_no_more(tmp_path: Path) -> None:
     folder = RolloutFolder(tmp_path)
-    supervisor(tmp_path, SERVER, is_over=lambda: folder.record(3) is not None).run()
+    supervisor(tmp_path, SERVER, is_over=lambda: folder.record(3) is not None).run(os.environ)
     assert folder.record(3) is None
-    assert not _is_running(folder.log(3).read_text().split()[1])
+    _wait_for_the_end(folder.log(3).read_text().split()[1])
+
+
+def _wait_for_the_end(process: str) -> None:
+    """Wait for a process that was killed; one that was not runs beyond the test's time."""
+    while _is_running(process):
+        time.sleep(0.01)
 
 
 def _is_running(process: str) -> bool:

@@ -66,7 +66,7 @@ def _supervise(folder: RolloutFolder, model: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     command = vllm_command(str(PYTHON), model, POSITIONS, 1, OPTIONS)
-    Supervisor(folder, 0, command, "127.0.0.1", environment).run()
+    Supervisor(folder, 0, command, "127.0.0.1").run(environment)
 
 
 def test_three_refreshes(tmp_path: Path) -> None:
