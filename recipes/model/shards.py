@@ -14,8 +14,7 @@ from recipes.common.check_result import CheckResult
 from recipes.registry.checks import check_numbers, resolve_chain
 from recipes.registry.resolve import resolve
 from recipes.spec.memory import shard_parameters
-from recipes.spec.pretraining import PretrainRecipe
-from recipes.spec.recipe import Parallelism
+from recipes.spec.recipe import CommonRecipe, Parallelism
 from recipes.spec.sizes import Size
 
 Shapes = dict[str, tuple[int, ...]]
@@ -56,7 +55,7 @@ def check_stages(
         Stage -> its checks.
 
     Raises:
-        UserError: an unknown size, stage or key, a stage of another kind, a malformed override.
+        UserError: an unknown size, stage or key, a malformed override.
     """
     recipes = resolve_chain(size, stage, overrides)
     numbers = check_numbers(recipes)
@@ -71,7 +70,7 @@ def check_stages(
     return checks
 
 
-def check_model(recipe: PretrainRecipe) -> Iterator[CheckResult]:
+def check_model(recipe: CommonRecipe) -> Iterator[CheckResult]:
     """Yield the checks of the ranks' models, built at the stage's world size on the meta device.
 
     Raises:
@@ -104,7 +103,7 @@ def _expected_parameters(model: Size) -> str:
     return f"{count.value:,} parameters ({count.origin})"
 
 
-def _check_parameters(recipe: PretrainRecipe, shards: list[Shard]) -> CheckResult:
+def _check_parameters(recipe: CommonRecipe, shards: list[Shard]) -> CheckResult:
     """Compare the parameters of all ranks, each counted once, with the recipe's."""
     tp, pp, _, _ = _parallel_sizes(recipe.parallelism)
     whole = build_whole(recipe.model)
@@ -128,7 +127,7 @@ def _check_parameters(recipe: PretrainRecipe, shards: list[Shard]) -> CheckResul
     )
 
 
-def _check_parameters_on_gpu(recipe: PretrainRecipe, shards: list[Shard]) -> CheckResult:
+def _check_parameters_on_gpu(recipe: CommonRecipe, shards: list[Shard]) -> CheckResult:
     """Compare the parameters of each built rank with those that the memory's estimate counts."""
     tp, pp, _, _ = _parallel_sizes(recipe.parallelism)
     found = [shard.parameters for shard in shards]

@@ -155,9 +155,6 @@ def _command(recipe: Recipe) -> list[str]:
         f"    granite41 run {recipe.stage} --size 8b --on my.yaml {data} --dryrun",
         f"    granite41 run {recipe.stage} --size 8b --on my.yaml {data}",
     ]
-    # only stages before alignment are checked
-    if not isinstance(recipe, PretrainRecipe):
-        del lines[1]
     if recipe.status == "planned":
         lines += ["", "This stage is planned: the command does not run yet."]
     return [*lines, "", "`my.yaml` is a cluster file ([write one](../write_a_cluster_file.md))."]

@@ -1,18 +1,25 @@
 """Arithmetic checks of recipes: sizes, batches, learning rates, mixture and memory."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
-from recipes.registry.resolve import ReadyRecipe, require_known, resolve, resolve_pretraining
+from recipes.registry.resolve import (
+    ReadyRecipe,
+    Recipe,
+    require_known,
+    resolve,
+    resolve_pretraining,
+)
 from recipes.registry.stages import PRETRAIN_STAGES, STAGES, pretraining_chain
 from recipes.registry.violations import violations
-from recipes.spec.memory import estimate, micro_batches
+from recipes.spec.memory import estimate, micro_batches, sequences_per_step
 from recipes.spec.mixtures import TOLERANCE
 from recipes.spec.origin import Sourced
 from recipes.spec.parallelism import GPU_MEMORY, USABLE_MEMORY
 from recipes.spec.pretraining import PretrainRecipe
+from recipes.spec.recipe import CommonRecipe
 from recipes.spec.sizes import SIZES
 
 # at the start and the end of each long-context stage; published (pretraining.phases.4.lr_schedule)
@@ -25,13 +32,13 @@ def resolve_chain(
     size: str,
     stage: str | None = None,
     overrides: Sequence[str] = (),
-) -> dict[str, PretrainRecipe]:
+) -> dict[str, Recipe]:
     """Return the recipe of one stage, or of all of pre-training and long-context extension.
 
     Values that do not fit together are let through: :func:`check_numbers` names all of them.
 
     Raises:
-        UserError: an unknown size, stage or key, a stage of another kind, a malformed override.
+        UserError: an unknown size, stage or key, or a malformed override.
     """
     require_known("size", size, SIZES)
     names = pretraining_chain(size)
@@ -39,45 +46,53 @@ def resolve_chain(
         names = [stage]
     recipes = {}
     for name in names:
-        recipes[name] = resolve_pretraining(name, size, overrides, validate=False)
+        recipes[name] = resolve(name, size, overrides, validate=False)
     return recipes
 
 
-def check_numbers(recipes: dict[str, PretrainRecipe]) -> dict[str, list[CheckResult]]:
+def check_numbers(recipes: Mapping[str, Recipe]) -> dict[str, list[CheckResult]]:
     """Return the checks of each stage of ``recipes``.
 
-    A stage is compared with those before and after it, as ``recipes`` has them, or else as they are
-    without overrides.
+    A stage of pre-training is compared with those before and after it, as ``recipes`` has them, or
+    else as they are without overrides.
     """
     checks = {}
     for name, recipe in recipes.items():
-        parent = _neighbor(recipe, -1, recipes)
-        child = _neighbor(recipe, 1, recipes)
-        checks[name] = list(_checks(recipe, parent, child))
+        checks[name] = list(_layout(recipe))
+        if isinstance(recipe, PretrainRecipe):
+            parent = _neighbor(recipe, -1, recipes)
+            child = _neighbor(recipe, 1, recipes)
+            checks[name] += _course(recipe, parent, child)
     return checks
 
 
 def _neighbor(
     recipe: PretrainRecipe,
     step: int,
-    recipes: dict[str, PretrainRecipe],
+    recipes: Mapping[str, Recipe],
 ) -> PretrainRecipe | None:
     chain = pretraining_chain(recipe.size)
     position = chain.index(recipe.stage) + step
     if not 0 <= position < len(chain):
         return None
-    neighbor = chain[position]
-    return recipes.get(neighbor) or resolve_pretraining(neighbor, recipe.size)
+    neighbor = recipes.get(chain[position])
+    if isinstance(neighbor, PretrainRecipe):
+        return neighbor
+    return resolve_pretraining(chain[position], recipe.size)
 
 
-def _checks(
+def _layout(recipe: CommonRecipe) -> Iterator[CheckResult]:
+    yield from _values_fit(recipe)
+    yield _world_size(recipe)
+    yield _global_batch(recipe)
+    yield _memory(recipe)
+
+
+def _course(
     recipe: PretrainRecipe,
     parent: PretrainRecipe | None,
     child: PretrainRecipe | None,
 ) -> Iterator[CheckResult]:
-    yield from _values_fit(recipe)
-    yield _world_size(recipe)
-    yield _global_batch(recipe)
     yield _tokens_per_batch(recipe, parent)
     yield _tokens(recipe)
     yield _intervals(recipe)
@@ -86,11 +101,10 @@ def _checks(
     yield _rates_between(recipe)
     yield _mixture(recipe)
     yield _theta(recipe, parent, child)
-    yield _memory(recipe)
 
 
 # what TP, PP, CP and the micro-batch must divide: the rules that an override is refused by
-def _values_fit(recipe: PretrainRecipe) -> Iterator[CheckResult]:
+def _values_fit(recipe: CommonRecipe) -> Iterator[CheckResult]:
     model = recipe.model
     parallel = recipe.parallelism
     expected = (
@@ -112,7 +126,7 @@ def _values_fit(recipe: PretrainRecipe) -> Iterator[CheckResult]:
 
 
 # the job's GPUs hold whole replicas of the model
-def _world_size(recipe: PretrainRecipe) -> CheckResult:
+def _world_size(recipe: CommonRecipe) -> CheckResult:
     parallel = recipe.parallelism
     gpus = parallel.gpus.value
     tp = parallel.tensor_model_parallel_size.value
@@ -127,8 +141,8 @@ def _world_size(recipe: PretrainRecipe) -> CheckResult:
 
 
 # every replica takes the same number of micro-batches of a step
-def _global_batch(recipe: PretrainRecipe) -> CheckResult:
-    batch = recipe.global_batch_size.value
+def _global_batch(recipe: CommonRecipe) -> CheckResult:
+    batch = sequences_per_step(recipe)
     replicas = recipe.parallelism.data_parallel_size
     micro_batch = recipe.parallelism.micro_batch_size.value
     at_a_time = replicas * micro_batch
@@ -315,7 +329,7 @@ def _first_alignment_stage() -> str:
 
 
 # weights, gradients, optimizer state and activations of the fullest rank
-def _memory(recipe: PretrainRecipe) -> CheckResult:
+def _memory(recipe: CommonRecipe) -> CheckResult:
     memory = estimate(recipe)
     parallel = recipe.parallelism
     gpu_type = parallel.gpu_type.value

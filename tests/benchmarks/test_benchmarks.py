@@ -26,6 +26,7 @@ OPTIONS = {
     "sft.py": ["--steps", "1", "--blocks", "2"],
     "training.py": ["--steps", "1", "--blocks", "2"],
     "gpu_calibration.py": ["--layers", "1", "--sequence-lengths", "32", "64", "--steps", "1"],
+    "planning.py": ["--size", "tiny", "--runs", "1"],
     "export.py": ["--params", "1", "--rounds", "1"],
     "merge.py": ["--params", "1", "--rounds", "1"],
     "tokenization.py": [
@@ -204,6 +205,17 @@ def test_gpu_calibration(started) -> None:
         assert reached == pytest.approx(speed * flops / 1e12, abs=6e-5)
         assert share == pytest.approx(100 * reached / ceiling, rel=0.2, abs=0.5)
     assert "no CUDA here" in out
+
+
+def test_planning(started) -> None:
+    out = printed(started, "planning.py")
+    lines = [line for line in out.splitlines() if line.strip().startswith("granite41 ")]
+    assert [line.split("  ")[1].split()[1] for line in lines] == ["plan", "plan", "check", "check"]
+    for line in lines:
+        *_, median, spread, memory = [cell for cell in line.split("  ") if cell.strip()]
+        assert float(median) > 0
+        assert float(spread.split()[0]) <= float(median)
+        assert 0 < float(memory) < 10
 
 
 def test_export(started) -> None:

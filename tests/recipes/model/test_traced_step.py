@@ -72,7 +72,7 @@ def _command() -> tuple[int, str]:
 
     from recipes.cli import main as cli
 
-    sys.argv = ["granite41", "check", "--size", "tiny", "--stage", "phase1", "--trace"]
+    sys.argv = ["granite41", "check", "--size", "tiny", "--stage", "sft", "--trace"]
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
         cli.main()

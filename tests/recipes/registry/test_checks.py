@@ -34,6 +34,23 @@ def test_every_stage_holds(size: str, gpu_type: str) -> None:
     assert {len(checks) for checks in check_numbers(recipes).values()} == {12}
 
 
+@pytest.mark.parametrize("stage", ["sft", "rl_math"])
+@pytest.mark.parametrize(("size", "gpu_type"), SPLITS)
+def test_stages_of_alignment_hold(size: str, gpu_type: str, stage: str) -> None:
+    recipes = resolve_chain(size, stage, [f"parallelism.gpu_type={gpu_type}"])
+    assert failed(recipes) == {}
+    names = [check.name for check in check_numbers(recipes)[stage]]
+    assert names == ["values fit together", "world size", "global batch", "memory (estimate)"]
+
+
+def test_a_layout_of_alignment_that_does_not_fit_fails() -> None:
+    overrides = ["parallelism.gpus=96", "parallelism.tensor_model_parallel_size=1"]
+    assert list(failed(resolve_chain("30b", "rl_math", overrides))) == [
+        "global batch",
+        "memory (estimate)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("stage", "overrides", "names", "found"),
     [
@@ -162,7 +179,6 @@ def test_a_negative_component_fails() -> None:
         ("7b", None, "unknown size '7b'"),
         ("8b", "phas1", "unknown stage 'phas1'"),
         ("3b", "lce_512k", "does not exist for size '3b'"),
-        ("8b", "sft", "no stage of pre-training"),
     ],
 )
 def test_mistakes(size: str, stage: str | None, message: str) -> None:
