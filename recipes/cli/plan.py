@@ -234,4 +234,5 @@ def _print_layouts(stage: str, layouts: Sequence["Layout"]) -> None:
         rows.append([str(layout), memory, number(layout.step_seconds), *parts])
     print_table(["layout", "memory", "step, s", *fitting[0].seconds], rows)
     rejected = [[str(layout), layout.rejected] for layout in layouts if layout.rejected]
-    print_table(["rejected", "because"], rejected)
+    if rejected:
+        print_table(["rejected", "because"], rejected)

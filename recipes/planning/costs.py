@@ -64,9 +64,11 @@ def training_time(
     figures = flops_per_token(recipe.model, recipe.sequence_length.value)
     per_token = sum(figure.value for figure in figures.values())
     flops = per_token * tokens
+
     mfu = mfu_of(gpu, options)
     gpus = recipe.parallelism.gpus.value
 
+    # the MFU counts each FLOP once, also where it is computed again
     factor = 1.0
     repeated = ""
     if recipe.parallelism.recompute.value == "full":
@@ -111,6 +113,7 @@ def expenses(hours: float, gpus: int, gpu: Gpu, options: PlanOptions) -> dict[st
         figures["cost"] = Figure(
             gpu_hours * options.price, "", f"{gpu_hours:,.0f} GPU h x {options.price:g}"
         )
+    # of a job's time, what is left for training
     usable = options.time_limit_hours - (STOP_BEFORE_LIMIT + REQUEUE.value) / HOUR
     figures["jobs"] = Figure(
         math.ceil(hours / usable),
@@ -157,6 +160,7 @@ def restart_seconds(recipe: CommonRecipe) -> Figure:
 def _transfer(recipe: CommonRecipe, per_gpu: float) -> Figure:
     size = CHECKPOINT_BYTES * recipe.model.parameter_count.value
     gpus = recipe.parallelism.gpus.value
+    # every rank writes and reads its own part
     rate = min(gpus * per_gpu, FILE_SYSTEM.value)
     return Figure(
         size / rate,

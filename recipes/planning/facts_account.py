@@ -51,6 +51,7 @@ def account() -> list[FactUse]:
     stated = read_account()
     found = []
     for path, value in fact_leaves(_read(FACTS)):
+        # a recipe's value names its fact itself
         where = _of_recipe(path, used)
         if where:
             found.append(FactUse(path, value, "recipe", where))

@@ -10,6 +10,7 @@ from typing import Any
 from recipes.common.files import write_text
 from recipes.common.tables import human
 from recipes.planning.facts_account import FACTS, STATUSES, account
+from recipes.planning.figures import number
 from recipes.planning.options import PlanOptions
 from recipes.planning.stage_plan import StagePlan, plan_stage
 from recipes.registry.resolve import Recipe, resolve
@@ -50,14 +51,15 @@ def index_page() -> str:
     ]
     rows = []
     for name, stage in STAGES.items():
-        hours = [
-            f"{_plan(name, size, 'gb200').figures['GPU-hours'].value:,.0f}"
-            if size in stage.sizes.value
-            else "-"
-            for size in ("3b", "8b", "30b")
-        ]
-        rows.append([f"[{name}]({name}.md)", stage.title, *hours])
-    lines += _table(["stage", "title", *(f"{size}, GPU-hours" for size in _published())], rows)
+        cells = [f"[{name}]({name}.md)", stage.title]
+        for size in _published():
+            hours = "-"
+            if size in stage.sizes.value:
+                hours = number(_plan(name, size, "gb200").figures["GPU-hours"].value)
+            cells.append(hours)
+        rows.append(cells)
+    columns = [f"{size}, GPU-hours" for size in _published()]
+    lines += _table(["stage", "title", *columns], rows)
     return "\n".join([*lines, "", "GPU-hours are those of GB200, on the recipes' layouts.", ""])
 
 
@@ -183,19 +185,12 @@ def _costs(stage: str) -> list[str]:
             plan = _plan(stage, size, gpu)
             figures = plan.figures
             layout = " ".join(f"{name} {plan.layout[name]}" for name in ("TP", "PP", "CP", "DP"))
-            rows.append(
-                [
-                    size,
-                    f"{plan.layout['GPUs']:,} {gpu}",
-                    layout,
-                    f"{plan.peak_bytes / 1e9:.0f} of {plan.gpu.usable_bytes / 1e9:.0f} GB",
-                    str(figures["step"]),
-                    str(figures["time with failures"]),
-                    f"{figures['GPU-hours'].value:,.0f}",
-                    str(figures["energy"]),
-                ]
-            )
-    columns = ["size", "GPUs", "layout", "memory", "step", "time", "GPU-hours", "energy"]
+            cells = [size, f"{plan.layout['GPUs']:,} {gpu}", layout]
+            cells.append(f"{plan.peak_bytes / 1e9:.0f} of {plan.gpu.usable_bytes / 1e9:.0f} GB")
+            for name in ("step", "time with failures", "GPU-hours", "energy"):
+                cells.append(str(figures[name]))
+            rows.append(cells)
+    columns = ["size", "GPUs", "layout", "memory", "step", "time", "cost", "energy"]
     return [
         "",
         *_table(columns, rows),

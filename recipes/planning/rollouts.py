@@ -35,6 +35,8 @@ def plan_servers(recipe: RlRecipe, gpu: Gpu) -> Servers:
     """Return the servers that generate a step's samples."""
     weights = EXPORT_BYTES * recipe.model.parameter_count.value
     gpus = max(1, round(GENERATION_GPUS.value * recipe.parallelism.gpus.value))
+
+    # as few GPUs a server as hold the weights
     gpus_each = 1
     while weights / gpus_each > SERVER_SHARE.value * gpu.usable_bytes and gpus_each < gpu.node_gpus:
         gpus_each *= 2
@@ -100,6 +102,7 @@ def _generation(recipe: RlRecipe, gpu: Gpu, servers: Servers) -> Figure:
     prompt, answer = sample_tokens(recipe)
     longest = recipe.sequence_length.value - prompt
     weights = EXPORT_BYTES * recipe.model.parameter_count.value
+
     # a token reads the keys and values of all tokens before it
     cached = answer * (prompt + answer / 2) * cache_bytes(recipe.model)
     read = longest * weights + servers.samples_each * cached

@@ -111,6 +111,7 @@ def candidates(recipe: CommonRecipe, processor: Gpu) -> Iterator[Parallelism]:
     """
     gpus = recipe.parallelism.gpus.value
     layers = recipe.model.num_layers.value
+    # bubbles grow with a pipeline, messages of a ring shrink with its parts
     pipelines = [count for count in range(1, 17) if layers % count == 0]
     contexts = [count for count in PARALLEL_SIZES if recipe.sequence_length.value // count >= 2048]
     for tp in PARALLEL_SIZES:
@@ -189,11 +190,13 @@ def step_seconds(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) -> 
     attention = attention_flops(model, recipe.sequence_length.value) * tokens / (tp * pp) / rate
     passes = 4 / 3 if parallel.recompute.value == "full" else 1.0
 
+    # the ring runs beside attention, tensor parallelism beside nothing
     compute = (dense + attention) * passes
     tensor = _tensor_seconds(model, tokens, tp, processor) / pp * passes
     context = _context_seconds(recipe, tokens, processor, options) / pp - attention * passes
     batch = compute + tensor + max(0.0, context)
 
+    # beside the backward pass of the last micro-batch and the forward pass of the next step
     exchange = _data_seconds(recipe, processor, options)
     return {
         "compute": batches * compute,
@@ -213,6 +216,7 @@ def _data_seconds(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) ->
     tp = parallel.tensor_model_parallel_size.value
     pp = parallel.pipeline_model_parallel_size.value
     ranks = parallel.data_parallel_size * parallel.context_parallel_size.value
+    # of the ranks that exchange, those in one NVLink domain
     joined = min(ranks, max(1, processor.domain_gpus // tp))
     link = processor.nvlink_gb_s
     if ranks > joined:
@@ -224,6 +228,7 @@ def _data_seconds(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) ->
 def _tensor_seconds(model: Size, tokens: int, tp: int, processor: Gpu) -> float:
     """Return the seconds that a micro-batch's tensor-parallel collectives take in all layers."""
     size = 2 * tokens * model.hidden_size.value * (tp - 1) / tp
+    # forward, backward, and the gathers for the weights' gradients
     collectives = 4 + 4 + 2
     link = processor.nvlink_gb_s * 1e9 * LINK_SHARE.value
     return model.num_layers.value * collectives * size / link

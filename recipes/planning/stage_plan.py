@@ -117,6 +117,7 @@ def _figures(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) -> dict
     }
     if isinstance(recipe, RlRecipe):
         figures |= rl_time(recipe, processor, options)
+        # trainers wait for servers and servers for trainers, and all are paid for
         servers = plan_servers(recipe, processor)
         figures["GPUs that generate"] = Figure(
             servers.gpus,
@@ -135,6 +136,7 @@ def _figures(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) -> dict
         )
         figures |= _estimated_step(recipe, processor, options, figures["FLOPs"].value / steps)
 
+    # what a chain takes and pays includes what failures cost
     figures |= _failures(recipe, figures, options)
     hours = figures["time with failures"].value
     figures |= costs.expenses(hours, gpus, processor, options)
@@ -196,6 +198,7 @@ def _failures(
     steps = checkpoint_steps(recipe)
     interval = steps * figures["step"].value
     gpus = recipe.parallelism.gpus.value
+    # one failure of any GPU stops the job
     mean_time = options.failure_hours.value * costs.HOUR / gpus
     best = failures.daly_interval(save.value, mean_time)
     share = failures.goodput(interval, save.value, restart.value, mean_time)
@@ -267,6 +270,7 @@ def require_gpus(recipe: CommonRecipe) -> None:
     parallel = recipe.parallelism
     gpus = parallel.gpus.value
     replica = parallel.gpus_per_replica
+    # every number of replicas that divides the step's micro-batches
     batch = sequences_per_step(recipe) // parallel.micro_batch_size.value
     counts = [replica * share for share in range(1, batch + 1) if batch % share == 0]
     if gpus in counts:
