@@ -13,6 +13,8 @@ NOT_UTF8 = "is not valid UTF-8; convert or repair it"
 _MARK = BYTE_ORDER_MARK.encode()
 # orjson reads integers beyond 64 bits as floats of at least this size
 _LEAST_INEXACT = 2.0**63
+# orjson writes no deeper ones
+_DEEPEST = 254
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,19 @@ def from_json(lines: Iterable[bytes], exact: bool) -> Iterator[Any]:
             line = line.removeprefix(_MARK)
             if line.strip():
                 value = _from_python_json(line, str(error), exact)
-        else:
-            if exact and _has_inexact([value]):
-                value = _from_python_json(line, "", exact)
+        if exact:
+            value = _exactly(line, value)
         yield value
+
+
+def _exactly(line: bytes, value: Any) -> Any:
+    """Return a line's value with its integers as they are; a :class:`BadRow` if it is too deep."""
+    try:
+        if not _has_inexact([value]):
+            return value
+    except RecursionError:
+        return BadRow(f"holds values more than {_DEEPEST} deep in each other; repair it")
+    return _from_python_json(line.removeprefix(_MARK), "", exact=True)
 
 
 def _from_python_json(line: bytes, orjson_error: str, exact: bool) -> Any:
@@ -97,8 +108,14 @@ def to_json(record: dict[str, Any]) -> bytes:
     return text.encode("utf-8") + b"\n"
 
 
-def _has_inexact(values: Iterable[Any]) -> bool:
-    """Whether there is NaN, an infinity, or what may be an integer beyond 64 bits to orjson."""
+def _has_inexact(values: Iterable[Any], depth: int = 0) -> bool:
+    """Whether there is NaN, an infinity, or what may be an integer beyond 64 bits to orjson.
+
+    Raises:
+        RecursionError: there are values deeper in each other than can be written.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError
     # a loop, as this looks at every value of every record whose fields are kept
     for value in values:
         kind = type(value)
@@ -107,9 +124,9 @@ def _has_inexact(values: Iterable[Any]) -> bool:
             if not -_LEAST_INEXACT < value < _LEAST_INEXACT:
                 return True
         elif kind is dict:
-            if _has_inexact(value.values()):
+            if _has_inexact(value.values(), depth + 1):
                 return True
-        elif kind in (list, tuple) and _has_inexact(value):
+        elif kind in (list, tuple) and _has_inexact(value, depth + 1):
             return True
     return False
 

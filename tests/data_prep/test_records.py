@@ -79,6 +79,19 @@ def test_what_only_pythons_reader_sees(line: bytes, reason: str) -> None:
         assert row.reason.startswith(reason), row
 
 
+def test_what_is_too_deep_to_be_written_is_no_record() -> None:
+    def deep(levels: int) -> bytes:
+        return b'{"a": ' + b"[" * levels + b"]" * levels + b"}"
+
+    assert to_json(read(deep(250), exact=True)) == deep(250).replace(b" ", b"") + b"\n"
+    for levels in (260, 1010, 1020):
+        row = read(deep(levels), exact=True)
+        assert isinstance(row, BadRow)
+        assert row.reason.startswith("holds values more than 254 deep"), row
+        # where only the text is needed
+        assert isinstance(read(deep(levels), exact=False), dict)
+
+
 def test_a_field_that_is_called_like_a_list_goes_first() -> None:
     row = {"turns": [{"content": "as it was"}], "title": "T"}
     assert get_text(row, "turns[]") == "as it was"

@@ -79,13 +79,13 @@ class Screened:
             ``dropped: `` and a reason.
         category: of the judge's prompts; ``unreadable`` before there is a conversation.
         record: the curated record; None where a rule drops it.
-        identity: what is equal in equal conversations, where there is a record.
+        conversation: in it; None where there is none.
     """
 
     steps: dict[str, str]
     category: str
     record: dict[str, Any] | None
-    identity: bytes = b""
+    conversation: Conversation | None = None
 
     @property
     def dropped_by(self) -> str | None:
@@ -117,7 +117,7 @@ def screen(
         steps[name] = f"changed: {'; '.join(changes)}" if changes else PASSED
         if category == UNREADABLE and draft.conversation.messages:
             category = category_of(draft.conversation, draft.record.get("language"))
-    return Screened(steps, category, _record(draft), _identity(draft.conversation))
+    return Screened(steps, category, _record(draft), draft.conversation)
 
 
 def _record(draft: Draft) -> dict[str, Any]:
@@ -132,8 +132,11 @@ def _record(draft: Draft) -> dict[str, Any]:
     return record
 
 
-def _identity(conversation: Conversation) -> bytes:
-    """Return what a template may render of a conversation, the ids of calls left out."""
+def identity(conversation: Conversation) -> bytes:
+    """Return what is equal in equal conversations: all that a template may render.
+
+    The ids of calls are left out, which templates do not render.
+    """
     content = [
         [_without_ids(message) for message in conversation.messages],
         conversation.tools,

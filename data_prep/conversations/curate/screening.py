@@ -10,7 +10,7 @@ import xxhash
 
 from data_prep import documents
 from data_prep.conversations.conversation import ASSISTANT, MESSAGES, USER, without_nulls
-from data_prep.conversations.curate.rules import RuleSettings, Screened, screen
+from data_prep.conversations.curate.rules import RuleSettings, Screened, identity, screen
 from data_prep.documents import Part
 from data_prep.input_files import JSON_LINES, kind_of
 from data_prep.quality.contamination import Index
@@ -51,11 +51,12 @@ def screen_shard(
             for record, row in _records(part):
                 screened, line = screener.screen(source, record, row)
                 audit.write(_audit_line(source, record, screened))
-                if line is None:
+                if line is None or screened.conversation is None:
                     continue
                 candidates.write(line)
-                identity = _identity(screened, source_number, record)
-                identities.write(identity)
+                row_hash = _hash(identity(screened.conversation))
+                place = np.array([(*row_hash, source_number, record)], IDENTITY)
+                identities.write(place.tobytes())
     return asdict(screener.counts)
 
 
@@ -81,10 +82,9 @@ def _audit_line(source: str, record: int, screened: Screened) -> bytes:
     return to_json(entry)
 
 
-def _identity(screened: Screened, source: int, record: int) -> bytes:
-    high, low = divmod(xxhash.xxh3_128_intdigest(screened.identity), 2**64)
-    row = np.array([(high, low, source, record)], IDENTITY)
-    return row.tobytes()
+def _hash(content: bytes) -> tuple[int, int]:
+    """Return the halves of the content's xxh3-128 hash."""
+    return divmod(xxhash.xxh3_128_intdigest(content), 2**64)
 
 
 class _Screener:

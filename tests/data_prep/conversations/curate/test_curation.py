@@ -77,21 +77,22 @@ def test_each_conversation_has_one_outcome_and_the_audit_says_why(tmp_path: Path
         {**good, "id": 7},
         record(3, f"You ask: {SUITE}"),
         {"messages": [*record(4, "fine")["messages"], {"role": "user", "content": "a\u0301?"}]},
+        f'{{"messages": {"[" * 1010}{"]" * 1010}}}',
     ]
     file = write(tmp_path / "a.jsonl", records)
     rules = RuleSettings(decontaminate=(str(tmp_path / "suite.txt"),))
     manifest = run(file, tmp_path / "out", rules=rules)
 
-    assert (manifest.read, manifest.kept, manifest.dropped) == (7, 2, 5)
-    expected = {"record": 1, "form": 1, "lengths": 1, "contamination": 1, "duplicates": 1}
+    assert (manifest.read, manifest.kept, manifest.dropped) == (8, 2, 6)
+    expected = {"record": 2, "form": 1, "lengths": 1, "contamination": 1, "duplicates": 1}
     assert manifest.dropped_by == expected
     assert manifest.changed_by == {"repair": 1}
-    assert manifest.categories["unreadable"] == {"kept": 0, "dropped": 2, "undecided": 0}
+    assert manifest.categories["unreadable"] == {"kept": 0, "dropped": 3, "undecided": 0}
     audit = read(tmp_path / "out", "audit.")
-    assert [line["record"] for line in audit] == list(range(1, 8))
+    assert [line["record"] for line in audit] == list(range(1, 9))
     assert audit[4]["steps"]["duplicates"] == f"dropped: equals {file}, record 1"
     assert audit[6]["steps"]["repair"].startswith("changed: messages after number 2")
-    assert [line["outcome"] for line in audit] == ["kept", *["dropped"] * 5, "kept"]
+    assert [line["outcome"] for line in audit] == ["kept", *["dropped"] * 5, "kept", "dropped"]
     (example,) = manifest.examples["lengths"]
     assert (example.record, example.prompt, example.reply) == (4, "question 2", "```\ncut")
     assert manifest.rows()[-1] == ("duplicates", 0, 1, 2)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data_prep.conversations.conversation import parse
-from data_prep.conversations.curate.rules import RULES, RuleSettings, Screened, screen
+from data_prep.conversations.curate.rules import RULES, RuleSettings, Screened, identity, screen
 from data_prep.quality import contamination
 from data_prep.records import BadRow
 from tests.helpers.conversations import conversations
@@ -191,11 +191,13 @@ def test_texts_of_evaluations_are_found_in_messages_and_documents(tmp_path: Path
 
 
 def test_equal_conversations_have_one_identity() -> None:
-    first = screened(USER, call("x"), answer("x"), REPLY, tools=TOOLS, id=1)
-    string = call("y", arguments='{"a": 1}')
-    second = screened(USER, string, answer("y"), REPLY, tools=TOOLS, id=2)
-    other = screened(USER, call("x", arguments={"a": 2}), answer("x"), REPLY, tools=TOOLS)
-    assert first.identity == second.identity != other.identity
+    def found(a: Any, id: str, number: int) -> bytes:
+        messages = [USER, call(id, arguments=a), answer(id), REPLY]
+        conversation = screened(*messages, tools=TOOLS, id=number).conversation
+        assert conversation is not None
+        return identity(conversation)
+
+    assert found({"a": 1}, "x", 1) == found('{"a": 1}', "y", 2) != found({"a": 2}, "x", 1)
 
 
 def test_what_is_kept_is_left_as_it_is_by_a_second_run() -> None:
