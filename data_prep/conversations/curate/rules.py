@@ -70,6 +70,11 @@ class Draft:
     conversation: Conversation = _EMPTY
 
 
+Changes = list[str]
+Rule = Callable[[Draft], Changes]
+"""Returns what it changed, and raises :class:`BadConversation` to drop the conversation."""
+
+
 @dataclass(frozen=True)
 class Screened:
     """A conversation after the rules.
@@ -104,7 +109,9 @@ def screen(
         index: of the evaluation texts that the settings name.
     """
     if isinstance(row, BadRow):
-        return Screened({"record": f"dropped: {row.reason}"}, UNREADABLE, None)
+        reason = f"dropped: {row.reason}"
+        return Screened({"record": reason}, UNREADABLE, None)
+
     draft = Draft(dict(row), settings, index)
     category = UNREADABLE
     steps = {"record": PASSED}
@@ -114,7 +121,11 @@ def screen(
         except BadConversation as error:
             steps[name] = f"dropped: {error}"
             return Screened(steps, category, None)
-        steps[name] = f"changed: {'; '.join(changes)}" if changes else PASSED
+
+        steps[name] = PASSED
+        if changes:
+            steps[name] = f"changed: {'; '.join(changes)}"
+        # as soon as there is a conversation
         if category == UNREADABLE and draft.conversation.messages:
             category = category_of(draft.conversation, draft.record.get("language"))
     return Screened(steps, category, _record(draft), draft.conversation)
@@ -125,10 +136,13 @@ def _record(draft: Draft) -> dict[str, Any]:
     record = dict(draft.record)
     conversation = draft.conversation
     record[MESSAGES] = conversation.messages
-    for name, values in ((TOOLS, conversation.tools), (DOCUMENTS, conversation.documents)):
+    # left out where there are none, as an empty list says the same
+    for name in (TOOLS, DOCUMENTS):
         record.pop(name, None)
-        if values:
-            record[name] = values
+    if conversation.tools:
+        record[TOOLS] = conversation.tools
+    if conversation.documents:
+        record[DOCUMENTS] = conversation.documents
     return record
 
 
@@ -157,25 +171,30 @@ def _without_ids(message: dict[str, Any]) -> list[Any]:
 # --- The rules
 
 
-def _repair(draft: Draft) -> list[str]:
+def _repair(draft: Draft) -> Changes:
     messages = draft.record.get(MESSAGES)
     # what is no list of objects is for the next rule
-    if not isinstance(messages, list) or not all(isinstance(item, dict) for item in messages):
+    if not isinstance(messages, list):
+        return []
+    if not all(isinstance(message, dict) for message in messages):
         return []
     draft.record[MESSAGES], changes = repair(messages)
     return changes
 
 
-def _form(draft: Draft) -> list[str]:
+def _form(draft: Draft) -> Changes:
     conversation = read(draft.record)
     draft.conversation = conversation
     changes = [f"field {key!r} of messages is left out" for key in conversation.unread]
+
+    # what has another form than in the record
     pairs = zip(draft.record[MESSAGES], conversation.messages, strict=True)
     for number, (before, after) in enumerate(pairs, 1):
         if isinstance(before.get("content"), list):
             changes.append(f"message {number}: parts are now one text")
         for call in after.get("tool_calls", ()):
-            if isinstance(call["function"]["arguments"], str):
+            arguments = call["function"]["arguments"]
+            if isinstance(arguments, str):
                 changes.append(f"message {number}: arguments are now an object")
     for name in (TOOLS, DOCUMENTS):
         if isinstance(draft.record.get(name), str):
@@ -183,7 +202,7 @@ def _form(draft: Draft) -> list[str]:
     return changes
 
 
-def _roles(draft: Draft) -> list[str]:
+def _roles(draft: Draft) -> Changes:
     messages = draft.conversation.messages
     check_order(messages)
     calls: list[dict[str, Any]] = []
@@ -212,67 +231,83 @@ def _take_answered(calls: list[dict[str, Any]], answer: dict[str, Any], number: 
         del calls[0]
 
 
-def _tool_calls(draft: Draft) -> list[str]:
+def _tool_calls(draft: Draft) -> Changes:
     conversation = draft.conversation
     check_calls(conversation)
     parameters = {}
     for number, tool in enumerate(conversation.tools, 1):
+        name = tool_name(tool, number)
         function = tool.get("function", tool)
-        parameters[tool_name(tool, number)] = function.get("parameters")
+        parameters[name] = function.get("parameters")
+
     for number, message in enumerate(conversation.messages, 1):
         for call in message.get("tool_calls", ()):
             function = call["function"]
-            name = function["name"]
-            try:
-                mistake = find_mistake(parameters[name], function["arguments"])
-            except BadSchema as error:
-                raise BadConversation(f"the parameters of {name} {error}") from error
-            if mistake:
-                raise BadConversation(
-                    f"message {number} calls {name} with wrong arguments: {mistake}"
-                )
+            _check_arguments(function, parameters, number)
     return []
 
 
-def _normalization(draft: Draft) -> list[str]:
+def _check_arguments(function: dict[str, Any], parameters: dict[str, Any], number: int) -> None:
+    name = function["name"]
+    try:
+        mistake = find_mistake(parameters[name], function["arguments"])
+    except BadSchema as error:
+        raise BadConversation(f"the parameters of {name} {error}") from error
+    if mistake:
+        raise BadConversation(f"message {number} calls {name} with wrong arguments: {mistake}")
+
+
+def _normalization(draft: Draft) -> Changes:
     """Normalize what people read; tools' schemas, calls and answers are left as they are."""
     changes = []
     messages = []
     for number, message in enumerate(draft.conversation.messages, 1):
+        content = message["content"]
+        clean = content
         if message["role"] != TOOL:
-            content = normalize(message["content"])
-            if content != message["content"]:
-                message = {**message, "content": content}
-                changes.append(f"message {number}")
+            clean = normalize(content)
+        if clean != content:
+            message = {**message, "content": clean}
+            changes.append(f"message {number}")
         messages.append(message)
+
     documents = []
     for number, document in enumerate(draft.conversation.documents, 1):
-        clean = {key: _normalized(value) for key, value in document.items()}
-        if clean != document:
+        normalized = _normalized(document)
+        if normalized != document:
             changes.append(f"document {number}")
-        documents.append(clean)
+        documents.append(normalized)
+
     if changes:
         draft.conversation = replace(draft.conversation, messages=messages, documents=documents)
     return changes
 
 
-def _normalized(value: Any) -> Any:
-    return normalize(value) if isinstance(value, str) else value
+def _normalized(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with its texts normalized."""
+    fields = {}
+    for key, value in document.items():
+        if isinstance(value, str):
+            value = normalize(value)
+        fields[key] = value
+    return fields
 
 
-def _lengths(draft: Draft) -> list[str]:
+def _lengths(draft: Draft) -> Changes:
     settings = draft.settings
     for number, message in enumerate(draft.conversation.messages, 1):
         if message["role"] != ASSISTANT:
             continue
         content = message["content"].strip()
-        if not message.get("tool_calls") and len(content) < settings.min_reply_characters:
+        # a call may stand alone
+        if len(content) < settings.min_reply_characters and "tool_calls" not in message:
             raise BadConversation(
                 f"message {number} has {len(content):,} characters, expected at least "
                 f"{settings.min_reply_characters:,}"
             )
         if is_cut_off(content):
             raise BadConversation(f"message {number} ends within a block of code")
+
     characters = len(leakage.all_text(draft.conversation))
     if characters > settings.max_characters:
         raise BadConversation(
@@ -281,24 +316,25 @@ def _lengths(draft: Draft) -> list[str]:
     return []
 
 
-def _own_answer(draft: Draft) -> list[str]:
+def _own_answer(draft: Draft) -> Changes:
     found = leakage.find_own_answer(draft.conversation)
     if found:
         raise BadConversation(found)
     return []
 
 
-def _contamination(draft: Draft) -> list[str]:
+def _contamination(draft: Draft) -> Changes:
     if draft.index is None:
         return []
-    found = draft.index.find(leakage.all_text(draft.conversation))
+    text = leakage.all_text(draft.conversation)
+    found = draft.index.find(text)
     if found:
         ngram, suite = found
         raise BadConversation(f"shares {ngram!r:.200} with {suite}")
     return []
 
 
-RULES: dict[str, Callable[[Draft], list[str]]] = {
+RULES: dict[str, Rule] = {
     "repair": _repair,
     "form": _form,
     "roles": _roles,
@@ -308,8 +344,7 @@ RULES: dict[str, Callable[[Draft], list[str]]] = {
     "own_answer": _own_answer,
     "contamination": _contamination,
 }
-"""Name -> rule, in the order in which they see a conversation. A rule returns what it changed, and
-raises :class:`BadConversation` to drop it."""
+"""Name -> rule, in the order in which they see a conversation."""
 DUPLICATES = "duplicates"
 JUDGE = "judge"
 STEPS = ("record", *RULES, DUPLICATES, JUDGE)

@@ -25,6 +25,8 @@ from recipes.common.json_files import read_record
 from recipes.runs.curated_folder import DROPPED, KEPT, UNDECIDED, CurationCounts
 
 UNDECIDED_RECORDS = ".undecided.jsonl"
+# a line of the audit
+Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ def select_shard(
     with ExitStack() as files:
         removals = _read_removals(duplicates / name, sources)
         keep_borderline = judging is not None and judging.keep_borderline
-        selection = _Selection(screened, name, removals, keep_borderline, files)
-        selection.open_outputs(folder)
+        selection = _Selection(screened, folder, name, removals, keep_borderline, files)
         if judging is None:
             for _ in selection.candidates():
                 selection.settle(None)
@@ -127,6 +128,7 @@ class _Selection:
     def __init__(
         self,
         screened: Path,
+        folder: Path,
         name: str,
         removals: dict[int, str],
         keep_borderline: bool,
@@ -134,26 +136,28 @@ class _Selection:
     ) -> None:
         self._name = name
         self._removals = removals
-        self._kept_buckets = (ACCEPT, BORDERLINE) if keep_borderline else (ACCEPT,)
-        self._files = files
-        self._audit_in = files.enter_context((screened / f"{name}{AUDIT}").open("rb"))
-        self._lines = files.enter_context((screened / f"{name}{CANDIDATES}").open("rb"))
+        self._kept_buckets = [ACCEPT]
+        if keep_borderline:
+            self._kept_buckets.append(BORDERLINE)
         self.counts = read_record(CurationCounts, screened / f"{name}.json", "run again")
-        # audit entry and line of records that are not written yet; no line of what is dropped
-        self._waiting: deque[tuple[dict[str, Any], bytes]] = deque()
 
-    def open_outputs(self, folder: Path) -> None:
-        """Open the files to write."""
-        names = (".jsonl", UNDECIDED_RECORDS, AUDIT)
-        paths = [folder / f"{self._name}{suffix}" for suffix in names]
-        self._kept, self._undecided, self._audit = [
-            self._files.enter_context(path.open("wb")) for path in paths
-        ]
+        # what the first pass wrote
+        audit = (screened / f"{name}{AUDIT}").open("rb")
+        lines = (screened / f"{name}{CANDIDATES}").open("rb")
+        self._audit_in = files.enter_context(audit)
+        self._lines = files.enter_context(lines)
+        # what this one writes
+        self._kept = files.enter_context((folder / f"{name}.jsonl").open("wb"))
+        self._undecided = files.enter_context((folder / f"{name}{UNDECIDED_RECORDS}").open("wb"))
+        self._audit = files.enter_context((folder / f"{name}{AUDIT}").open("wb"))
+        # audit entry and line of records that are not written yet; no line of what is dropped
+        self._waiting: deque[tuple[Entry, bytes]] = deque()
 
     def candidates(self) -> Iterator[bytes]:
         """Yield the lines of the records that are to be settled."""
         number = 0
-        for entry in map(json.loads, self._audit_in):
+        for audited in self._audit_in:
+            entry = json.loads(audited)
             if entry["outcome"] is not None:
                 self._waiting.append((entry, b""))
                 continue
@@ -205,7 +209,7 @@ class _Selection:
             entry, _ = self._waiting.popleft()
             self._audit.write(to_json(entry))
 
-    def _judged(self, entry: dict[str, Any], line: bytes, judgement: Judgement) -> str:
+    def _judged(self, entry: Entry, line: bytes, judgement: Judgement) -> str:
         """Count a judgement, and return what becomes of the conversation."""
         bucket = judgement.bucket
         verdict = judgement.verdict
@@ -228,14 +232,14 @@ class _Selection:
         self.counts.count_scores(verdict.scores, outcome)
         return outcome
 
-    def _drop(self, entry: dict[str, Any], line: bytes, step: str, why: str) -> None:
+    def _drop(self, entry: Entry, line: bytes, step: str, why: str) -> None:
         why = printable(why)
         entry["outcome"] = DROPPED
         entry["steps"][step] = f"dropped: {why}"
         self.counts.count_drop(step, entry["category"])
         self._add_example(entry, line, step, why)
 
-    def _add_example(self, entry: dict[str, Any], line: bytes, step: str, why: str) -> None:
+    def _add_example(self, entry: Entry, line: bytes, step: str, why: str) -> None:
         (row,) = from_json([line], exact=True)
         found = example(entry["input"], entry["record"], why, row)
         self.counts.add_example(step, found)
