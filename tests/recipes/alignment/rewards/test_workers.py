@@ -30,7 +30,7 @@ WORD = prompt("in_context", answer="seven")
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    with Workers(1, ["math"], seconds=4) as workers:
+    with Workers(1, ["math"], seconds=6) as workers:
         yield workers
 
 
@@ -125,7 +125,7 @@ def test_a_gold_answer_that_cannot_be_read_is_said(workers: Workers) -> None:
     assert reasons == [
         "",
         "its answer ')(' is no expression",
-        "it takes more than 4 s",
+        "it takes more than 6 s",
         "its gold has a key 'solution', which math does not read",
     ]
 
