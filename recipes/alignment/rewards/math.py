@@ -45,11 +45,10 @@ def example(gold: Gold) -> str:
     if not text or len(text) > _LONGEST:
         raise BadGold(f"its answer has {len(text)} characters, expected 1 to {_LONGEST}")
     if _as_number(text) is None:
-        expression = _parsed(text)
-        if not expression:
+        if not _parsed(text):
             raise BadGold(f"its answer {text!r:.60} is no expression")
         # one that hangs when it is compared hangs here
-        _is_equal(expression, _parsed("x^2+1"))
+        _is_equal(text, "x^2+1")
     return rf"\boxed{{{text}}}"
 
 
@@ -70,10 +69,9 @@ def score(answer: str, gold: Gold, question: str) -> Reward:
     is_gold = _squeezed(stated) == _squeezed(gold.answer)
     if not is_gold and _squeezed(stated) in _squeezed(question):
         return wrong("what it states is in the question")
-    found_expression = _parsed(stated)
-    if not found_expression:
+    if not _parsed(stated):
         raise NoAnswer(f"it states {stated!r:.60}, which is no expression")
-    if _is_equal(_parsed(gold.answer.strip()), found_expression):
+    if _is_equal(gold.answer.strip(), stated):
         return RIGHT
     return wrong(f"it states {stated!r:.60}")
 
@@ -113,11 +111,14 @@ def _parsed(text: str) -> Any:
     return parse(f"${text}$", fallback_mode="no_fallback", parsing_timeout=None)
 
 
-def _is_equal(gold: Any, found: Any) -> bool:
+# the samples of a prompt often state the same
+@lru_cache(maxsize=4096)
+def _is_equal(gold: str, stated: str) -> bool:
+    """Whether two expressions are equal, by math-verify."""
     from math_verify import verify
 
     _silence()
-    return bool(verify(gold, found, timeout_seconds=None))
+    return bool(verify(_parsed(gold), _parsed(stated), timeout_seconds=None))
 
 
 def _silence() -> None:

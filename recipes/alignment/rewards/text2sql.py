@@ -130,6 +130,8 @@ def _query(answer: str) -> str:
     return fenced[0] if fenced else answer
 
 
+# the samples of a prompt often ask the same
+@lru_cache(maxsize=256)
 def _parse(query: str) -> Any:
     """Return the only statement of a query.
 
