@@ -6,7 +6,7 @@ TIDY := recipes data_prep evaluation slurm tests benchmarks setup_environment.py
 .PHONY: demo test docs setup
 
 demo: setup
-	@$(BIN)/granite41 run phase1..lce_512k --size tiny --on local --run-dir runs/demo
+	@$(BIN)/granite41 run phase1..sft --size tiny --on local --run-dir runs/demo
 
 test: setup
 	@echo "== ruff and mypy"

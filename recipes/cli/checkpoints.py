@@ -108,8 +108,12 @@ def generate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A Hugging Face model folder.")],
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "def __init__(self, ",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 48,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Ask the prompt in the chat format, and print the reply."),
+    ] = False,
 ) -> None:
     """Continue a prompt with an exported model, through transformers."""
     from recipes.model.generate import generate as generate_text
 
-    typer.echo(generate_text(folder, prompt, tokens))
+    typer.echo(generate_text(folder, prompt, tokens, chat))

@@ -2,7 +2,9 @@
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +27,7 @@ from recipes.cli.judge import InFlight, MaxRequests, MaxTokens, RubricFile, Vllm
 from recipes.common.cpus import usable_cpus
 from recipes.common.errors import UserError
 from recipes.common.servers import KEY
-from recipes.runs.commands import CurateOptions
+from recipes.runs.commands import MADE_UP, CurateOptions
 from recipes.runs.curated_folder import MANIFEST, MOST_CHARACTERS
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ JudgeUrl = Annotated[
         "--judge",
         metavar="URL",
         help="Chat completions of a judge, as http://HOST:PORT/v1/chat/completions; its key is in "
-        "OPENAI_API_KEY.",
+        "OPENAI_API_KEY. Or made-up: one on this machine that knows `data made-up`.",
     ),
 ]
 JudgeFile = Annotated[
@@ -154,17 +156,18 @@ def _curate(options: CurateOptions, shard: int | None, dryrun: bool, as_json: bo
         options.ngram_words,
     )
     output = Path(options.output)
-    manifest = curate(
-        options.inputs,
-        output,
-        settings,
-        judging=_judging(options),
-        workers=options.workers or usable_cpus(),
-        max_shards=options.shards,
-        only=only,
-        shard=shard,
-        dryrun=dryrun,
-    )
+    with _judge_address(options.judge) as url:
+        manifest = curate(
+            options.inputs,
+            output,
+            settings,
+            judging=_judging(replace(options, judge=url)),
+            workers=options.workers or usable_cpus(),
+            max_shards=options.shards,
+            only=only,
+            shard=shard,
+            dryrun=dryrun,
+        )
     # of a job array the last job has it
     if manifest is None:
         return
@@ -173,6 +176,19 @@ def _curate(options: CurateOptions, shard: int | None, dryrun: bool, as_json: bo
         typer.echo(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
     else:
         print_summary(manifest)
+
+
+@contextmanager
+def _judge_address(judge: str | None) -> Iterator[str | None]:
+    """Yield the judge's address; the one that knows `data made-up` is served meanwhile."""
+    if judge != MADE_UP:
+        yield judge
+        return
+    from data_prep.conversations.judge.scripted_server import ScriptedJudge, serving
+    from data_prep.conversations.made_up.judging import judge_by_rule
+
+    with serving(ScriptedJudge(judge_by_rule)) as url:
+        yield url
 
 
 def _judging(options: CurateOptions) -> "Judging | None":

@@ -76,29 +76,6 @@ def data_tiny(
     prepare(output, vocab_size=vocab_size, text=text)
 
 
-@data_app.command("made-up")
-def data_made_up(
-    output: Annotated[Path, typer.Option(help="The folder to write.")],
-    conversations: Annotated[
-        int,
-        typer.Option(min=1, help="How many to train on; one of eleven is bad on purpose."),
-    ],
-    seed: Annotated[int, typer.Option(help="Another one makes other conversations.")] = 1234,
-    as_json: AsJson = False,
-) -> None:
-    """Make up conversations for size tiny, whose right replies follow by rule."""
-    from data_prep.conversations.made_up.generation import write
-
-    summary = write(output, conversations, seed)
-    if as_json:
-        _print_json(asdict(summary))
-        return
-    for part in (summary.kinds, summary.flaws):
-        for name, count in part.items():
-            typer.echo(f"{name}: {count:,}")
-    typer.echo(f"held out: {summary.held_out:,}")
-
-
 Source = Annotated[
     str | None,
     typer.Option(metavar="ID", help="Instead of --input: a source that `data sources` lists."),

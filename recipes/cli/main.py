@@ -15,6 +15,7 @@ import typer
 from recipes.cli import (
     checkpoints,
     cluster,
+    conversations,
     curate,
     judge,
     plan,
@@ -156,6 +157,8 @@ data_app.command("judge", cls=MultiValueCommand)(judge.judge_conversations)
 data_app.command("judge-server")(judge.serve_judge)
 data_app.command("judge-check")(judge.check_judge)
 data_app.command("prompts", cls=MultiValueCommand)(prompts.data_prompts)
+data_app.command("conversations", cls=MultiValueCommand)(conversations.public_conversations)
+data_app.command("made-up")(conversations.made_up_conversations)
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")
 app.add_typer(cluster.cluster_app, name="cluster")

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from data_prep.conversations.judge.scripted_server import MODEL
+from data_prep.conversations.made_up.generation import TRAINING
 from evaluation import suites
 from evaluation.gates import has_passed
 from evaluation.results import UNITS, evaluation_name, is_complete
@@ -17,22 +19,28 @@ from recipes.registry.resolve import ReadyRecipe, require_known, resolve_ready
 from recipes.registry.stages import STAGES, stage_sizes
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import (
+    MADE_UP,
+    QUESTION,
     CorporaOptions,
+    CurateOptions,
     EvaluateOptions,
     ExportOptions,
     GateOptions,
     GenerateOptions,
     ImportOptions,
+    MadeUpOptions,
     MergeOptions,
     Options,
+    PackOptions,
     ReportOptions,
     RulerOptions,
     TinyDataOptions,
     TrainOptions,
 )
+from recipes.runs.curated_folder import CURATED
 from recipes.runs.data_folder import TOKENIZER, check_manifest, read_data_manifest
 from recipes.runs.packed_manifest import check_packed
-from recipes.runs.stage_folder import MERGED, check_recipe
+from recipes.runs.stage_folder import MERGED, check_recipe, final_checkpoint
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe, stage_merge
@@ -45,6 +53,8 @@ _DATA = "data"
 _INIT = "init"
 _CORPORA = "corpora"
 _RULER = "ruler"
+_CONVERSATIONS = "conversations"
+_PACKED = "packed"
 # folders of a stage
 _EVALUATIONS = "eval"
 _EXPORT = "hf"
@@ -97,6 +107,13 @@ def _stages_of_size(size: str) -> list[str]:
     return [stage for stage in STAGES if size in stage_sizes(stage)]
 
 
+def final_stages(size: str) -> tuple[str, str]:
+    """Return the stages whose models IBM has published, with scores: base, and instruct."""
+    stages = _stages_of_size(size)
+    extensions = [stage for stage in stages if STAGES[stage].kind == "long_context"]
+    return extensions[-1], stages[-1]
+
+
 def build_chain(
     request: ChainRequest,
     run_folder: Path,
@@ -130,7 +147,8 @@ def build_chain(
     # the next stage starts from `ready`, its evaluation after `evaluated`
     ends = []
     for recipe in chain.recipes.values():
-        trained = chain.train(recipe, after=[prepared, ready])
+        packed = chain.conversations(recipe, after=[prepared, ready])
+        trained = chain.train(recipe, after=[packed or prepared, ready])
         ready = chain.merge(recipe, trained)
         exported = chain.export(recipe, ready)
         ends.append(exported)
@@ -189,8 +207,11 @@ class ChainBuilder:
             self._data = Path(request.data)
         elif needs_data and not self._is_tiny:
             raise UserError(f"size {request.size} needs prepared data: name its folder with --data")
-        self._packed = request.packed
-        if request.packed is None and self._is_left(SftRecipe):
+        self._prepares_packed = request.packed is None
+        self._packed = run_folder / _PACKED
+        if request.packed is not None:
+            self._packed = Path(request.packed)
+        elif self._is_left(SftRecipe) and not self._is_tiny:
             raise UserError(
                 "supervised fine-tuning needs packed conversations: name the folder of "
                 "`granite41 data pack` with --packed"
@@ -224,6 +245,49 @@ class ChainBuilder:
             output=self._run_folder / _INIT,
         )
         return self._add("init", options)
+
+    def conversations(self, recipe: ReadyRecipe, after: Iterable[str | None]) -> str | None:
+        """Make up conversations for fine-tuning at size tiny, curate and pack them.
+
+        Args:
+            recipe: of a stage, which may be one that needs none.
+            after: the tasks that make the tokenizer.
+        """
+        if not isinstance(recipe, SftRecipe) or self._is_finished(recipe.stage):
+            return None
+        if not self._prepares_packed or (self._state / _PACKED).exists():
+            return None
+
+        made_up = self._run_folder / _CONVERSATIONS
+        task = None
+        if not (self._state / _CONVERSATIONS).exists():
+            options = MadeUpOptions(output=made_up, conversations=recipe.samples.value)
+            task = self._add("conversations", options)
+        # a curation that was interrupted is continued
+        curated = self._run_folder / CURATED
+        curate = CurateOptions(
+            inputs=(str(made_up / TRAINING),),
+            output=curated,
+            judge=MADE_UP,
+            model=MODEL,
+            workers=1,
+        )
+        task = self._add("curate", curate, after=[task])
+        pack = PackOptions(
+            inputs=(curated,),
+            tokenizer=self._tokenizer(recipe.stage),
+            sequence_length=recipe.sequence_length.value,
+            output=self._packed,
+        )
+        return self._add("pack", pack, after=[task, *after])
+
+    def _tokenizer(self, stage: str) -> Path:
+        """Return the folder of the tokenizer of what a stage starts from."""
+        init = self._get_init(stage)
+        if init is None:
+            return self._data / TOKENIZER
+        checkpoint = final_checkpoint(Path(init)) or Path(init)
+        return checkpoint / "context" / TOKENIZER
 
     def ruler_samples(self, prepared: str | None) -> str | None:
         """Generate RULER's samples for all stages, before any GPU is taken.
@@ -436,7 +500,7 @@ class ChainBuilder:
 
         # IBM's numbers are of the models at the end
         reference = "none"
-        if stage == self._last_stage() and not self._is_tiny:
+        if stage in final_stages(self._size) and not self._is_tiny:
             reference = "published"
         options = GateOptions(
             folders=tuple(folder / suite for suite in suite_names),
@@ -454,13 +518,11 @@ class ChainBuilder:
             ReportOptions(run_dir=self._run_folder),
             after,
         )
-        last_stage = list(self.recipes)[-1]
-        return self._add(
-            "generate",
-            GenerateOptions(folder=self._run_folder / last_stage / _EXPORT),
-            after=[report],
-            needs_gpu=True,
-        )
+        last = list(self.recipes.values())[-1]
+        options = GenerateOptions(folder=self._run_folder / last.stage / _EXPORT)
+        if not isinstance(last, PretrainRecipe):
+            options = replace(options, prompt=QUESTION, chat=True)
+        return self._add("generate", options, after=[report], needs_gpu=True)
 
     def _add(
         self,
@@ -508,10 +570,6 @@ class ChainBuilder:
         if self._is_tiny:
             return None
         return self._run_folder / _CORPORA
-
-    def _last_stage(self) -> str:
-        stages = _stages_of_size(self._size)
-        return [stage for stage in stages if STAGES[stage].kind == "long_context"][-1]
 
 
 def require_inputs(chain: Sequence[Task], request: ChainRequest) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from recipes.common.progress import duration
+from recipes.registry.stages import STAGES
+from recipes.runs.commands import QUESTION
 from recipes.runs.task import Task
 
 # between two lines of progress where the output is no terminal
@@ -35,10 +37,13 @@ def next_steps(run_folder: Path, last_stage: str, size: str) -> list[str]:
     pages = [run_folder / "report.html", run_folder / "evaluation.html"]
     pages.append(run_folder / last_stage / "recipe.yaml")
     model = run_folder / last_stage / "hf"
+    prompt = "--prompt 'import '"
+    if STAGES[last_stage].kind in ("sft", "rl"):
+        prompt = f"--chat --prompt '{QUESTION}'"
     return [
         "",
         f"open  {'  '.join(str(page) for page in pages if page.exists())}",
-        f"try   granite41 generate {model} --prompt 'import '",
+        f"try   granite41 generate {model} {prompt}",
         f"      granite41 show {last_stage} --size {size}",
         f"      granite41 plot lr --size {size}",
     ]

@@ -17,7 +17,10 @@ IMPORTS = 20.0
 # set-up of the trainer and checkpoints
 TRAINING_START = 8.0
 SECONDS = {
-    "data": 8.0,
+    "data tiny": 8.0,
+    "data made-up": 2.0,
+    "data curate": 5.0,
+    "data pack": 4.0,
     "import": 5.0,
     "export": 4.0,
     "merge": 3.0,
@@ -27,6 +30,7 @@ SECONDS = {
     "eval corpora": 60.0,
     "eval gate": 2.0,
     "eval smoke": 6.0,
+    "eval chat": 8.0,
     "eval long-context": 12.0,
 }
 OTHER = 5.0

@@ -2,18 +2,25 @@
 
 from pathlib import Path
 
+from recipes.common.chat_template import read_chat_template
 from recipes.common.errors import UserError
 from recipes.common.tokenizer_files import TokenizerFolder
 from recipes.model_folder.config import CONFIG, positions_of
 from recipes.model_folder.weights import open_folder
 
 
-def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:
+def generate(folder: Path, prompt: str, max_new_tokens: int, chat: bool = False) -> str:
     """Return ``prompt`` and its greedy continuation by the model in ``folder``.
 
+    Args:
+        folder: a Hugging Face model folder.
+        prompt: the text to continue, or what the user says.
+        max_new_tokens: at most; the end of text ends it before.
+        chat: put the prompt into the folder's chat template, and return the reply alone.
+
     Raises:
-        UserError: ``folder`` is not a Hugging Face model folder, the prompt is empty, or more
-            tokens are asked for than the model has positions.
+        UserError: ``folder`` is not a Hugging Face model folder or has no chat template, the prompt
+            is empty, or more tokens are asked for than the model has positions.
     """
     if not (folder / CONFIG).exists():
         raise UserError(
@@ -23,13 +30,21 @@ def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:
     opened = open_folder(folder)
     positions = positions_of(opened.values, folder / CONFIG)
     _check_length(folder, positions, 1, max_new_tokens)
+    if chat:
+        # refuses a folder without one
+        read_chat_template(folder)
 
     from recipes.model.transformers_model import load_model, load_tokenizer
 
     files = TokenizerFolder(folder)
     files.check_library_ids()
     tokenizer = load_tokenizer(files, opened.values.get("vocab_size"))
-    encoding = tokenizer(prompt, return_tensors="pt")
+    text = prompt
+    if chat:
+        said = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    # the template writes all special tokens itself
+    encoding = tokenizer(text, return_tensors="pt", add_special_tokens=not chat)
     num_tokens = encoding["input_ids"].shape[1]
     if not num_tokens:
         raise UserError(
@@ -45,7 +60,8 @@ def generate(folder: Path, prompt: str, max_new_tokens: int) -> str:
         max_new_tokens=max_new_tokens,
         do_sample=False,
     )
-    return tokenizer.decode(out[0], skip_special_tokens=True)
+    shown = out[0][num_tokens:] if chat else out[0]
+    return tokenizer.decode(shown, skip_special_tokens=True)
 
 
 def _check_length(folder: Path, positions: int, prompt: int, tokens: int) -> None:

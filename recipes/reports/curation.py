@@ -16,9 +16,8 @@ Row = dict[str, Any]
 def write_report(folder: Path, manifest: CurationManifest) -> Path:
     """Write the report of a curated folder into it, and return the path of ``curation.md``."""
     sentence = Note(_sentence(manifest))
-    tables = _tables(manifest)
     sections = [
-        Section("Overview", [sentence, *tables]),
+        Section("Overview", [sentence, *tables(manifest)]),
         Section("What was not kept", _examples(manifest)),
     ]
     title = f"Curation {folder.resolve().name}"
@@ -28,7 +27,7 @@ def write_report(folder: Path, manifest: CurationManifest) -> Path:
 
 def print_summary(manifest: CurationManifest) -> None:
     """Print the tables of the report without the examples."""
-    for shown in _tables(manifest):
+    for shown in tables(manifest):
         if not shown.rows:
             continue
         texts = []
@@ -45,7 +44,8 @@ def _sentence(manifest: CurationManifest) -> str:
     )
 
 
-def _tables(manifest: CurationManifest) -> list[Table]:
+def tables(manifest: CurationManifest) -> list[Table]:
+    """Return what became of the conversations: by step, category, and what the judge found."""
     categories = []
     for category, outcomes in sorted(manifest.categories.items()):
         row = {"category": category, **outcomes}

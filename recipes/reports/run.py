@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +11,7 @@ from recipes.common.json_files import is_number
 from recipes.common.progress import duration
 from recipes.common.tables import print_table
 from recipes.registry.stages import STAGES
+from recipes.reports import curation
 from recipes.reports.document import (
     Block,
     Cell,
@@ -28,6 +29,8 @@ from recipes.reports.document import (
 from recipes.reports.pages import write_pages
 from recipes.reports.plots import schedule_curve
 from recipes.reports.records import METRICS, Problems, StageReport, read_merges, read_stages
+from recipes.runs import curated_folder
+from recipes.runs.curated_folder import CURATED, CurationManifest
 from recipes.runs.stage_folder import MERGED, RECIPE
 from recipes.runs.stage_manifest import MANIFEST
 
@@ -77,6 +80,7 @@ def write_report(run_folder: Path) -> Path:
         problem_section(problems),
         Section("The whole run", _charts(stages)),
         Section("Merges", [merges]),
+        Section("Curation of conversations", list(_curation(problems))),
         *(_stage_section(stage, run_folder) for stage in stages),
     ]
     sizes = [stage.manifest.size for stage in stages if stage.manifest]
@@ -148,6 +152,24 @@ def _scores(stage: StageReport) -> str:
     return "; ".join(texts)
 
 
+def _scores_by_task(stage: StageReport) -> Table:
+    """Return the scores of a stage that learned to answer; the others' suites have pages."""
+    rows: list[dict[str, Any]] = []
+    if STAGES[stage.name].kind not in ("sft", "rl"):
+        return table("Scores", rows)
+    for entry in stage.evaluations:
+        for unit in entry.evaluation.units:
+            row = {
+                "suite": entry.evaluation.suite,
+                "task": unit.name,
+                "score": number(unit.score, ".1f"),
+                "standard error": number(unit.stderr, ".1f"),
+                "samples": unit.samples,
+            }
+            rows.append(row)
+    return table("Scores", rows)
+
+
 def _merges(problems: Problems) -> Table:
     rows = []
     for path, merge in read_merges(problems):
@@ -167,10 +189,22 @@ def _merges(problems: Problems) -> Table:
     return table("Parents", rows)
 
 
+def _curation(problems: Problems) -> Iterator[Block]:
+    """Yield what became of the conversations that the run has curated itself."""
+    folder = problems.folder / CURATED
+    if not (folder / curated_folder.MANIFEST).exists():
+        return
+    manifest = problems.read(CurationManifest.read_from, folder)
+    if manifest:
+        yield from curation.tables(manifest)
+        yield Note("Examples", href=f"{CURATED}/{curation.NAME}.html")
+
+
 def _stage_section(stage: StageReport, run_folder: Path) -> Section:
     blocks = [
         *_charts([stage]),
         _details(stage, run_folder / stage.name),
+        _scores_by_task(stage),
         _mixture(stage),
         _shards(stage),
     ]

@@ -13,6 +13,11 @@ from recipes.runs.curated_folder import MOST_CHARACTERS
 # a path of this machine, or of a cluster
 PathLike: TypeAlias = Path | str
 
+# in place of a judge's address: one on this machine that knows `data made-up`
+MADE_UP = "made-up"
+# for a model that answers; size tiny has learned such sums
+QUESTION = "What is 2 + 3?"
+
 _POSITIONAL: dict[str, Any] = {"flag": None}
 
 
@@ -294,3 +299,5 @@ class GenerateOptions(Options):
     command = ("generate",)
 
     folder: PathLike = field(metadata=_POSITIONAL)
+    prompt: str | None = None
+    chat: bool = False

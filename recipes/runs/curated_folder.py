@@ -8,6 +8,8 @@ from typing import Any
 from recipes.common.json_files import read_record, write_record
 from recipes.registry.stages import STAGES
 
+# of a run
+CURATED = "curated"
 MANIFEST = "manifest.json"
 # folder of the judge's answers
 ANSWERS = ".answers"

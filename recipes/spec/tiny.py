@@ -25,10 +25,11 @@ TOKEN_FACTOR = assumed(8_000_000, "phase 1's 10T tokens become 1.25M, two minute
 BATCH_FACTOR = assumed(
     32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 153 steps, enough to learn"
 )
-SFT_BATCH_FACTOR = assumed(32, "SFT's batch becomes 8 sequences, 8,192 tokens")
-SFT_STEP_FACTOR = assumed(500, "SFT's 25K steps become 50, half a minute on a CPU")
+SFT_BATCH_FACTOR = assumed(256, "SFT's batch becomes one sequence, of which a CPU takes many steps")
+SFT_STEP_FACTOR = assumed(50, "SFT's 25K steps become 500, under a minute on a CPU")
+SFT_SAMPLES = assumed(1050, "made-up conversations: three epochs of them are 500 sequences")
 SFT_LEARNING_RATE = assumed(
-    2e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-6 in 50 steps"
+    6e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-6 in 500 steps"
 )
 SFT_VALIDATION_SHARE = assumed(0.05, "of some hundred sequences a few")
 ALIGNMENT_BATCH_FACTOR = assumed(16, "RL's batch becomes 64 samples: 4 prompts x 16")
@@ -96,10 +97,9 @@ def _scale_pretraining(full: PretrainRecipe) -> PretrainRecipe:
 
 def _scale_sft(full: SftRecipe) -> SftRecipe:
     # fewer steps, and fewer samples in each: epochs stay the full size's
-    samples_factor = SFT_BATCH_FACTOR.value * SFT_STEP_FACTOR.value
     return replace(
         _common(full),
-        samples=_divided(full.samples, samples_factor),
+        samples=SFT_SAMPLES,
         steps=_divided(full.steps, SFT_STEP_FACTOR.value),
         global_batch_size=_divided(full.global_batch_size, SFT_BATCH_FACTOR.value),
         schedule=replace(full.schedule, lr_start=SFT_LEARNING_RATE),

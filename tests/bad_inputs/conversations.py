@@ -203,6 +203,27 @@ ROWS = [
         says=["a.jsonl: no conversation is left to pack (there is none)"],
     ),
     Row(
+        "a set of conversations that is not there",
+        "data conversations --source tulu --output out.jsonl",
+        ["tulu: no such set", "`granite41 data conversations` lists them"],
+    ),
+    Row(
+        "a set of conversations without an output",
+        "data conversations --source smoltalk",
+        ["--source smoltalk: expected with --output"],
+    ),
+    Row(
+        "an output without a set of conversations",
+        "data conversations --output out.jsonl",
+        ["--output and --input: expected with --source"],
+    ),
+    Row(
+        "a copy of a set of conversations that has other columns",
+        "data conversations --source smoltalk --input a.jsonl --output out.jsonl",
+        ["smoltalk: no row is as the catalog says (has no 'messages', but text)"],
+        [inputs.text("a.jsonl", '{"text": "a"}')],
+    ),
+    Row(
         "made-up conversations in a folder that holds something",
         "data made-up --conversations 10 --output out",
         input=[inputs.text("out/cat.jpg", "")],

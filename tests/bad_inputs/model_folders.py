@@ -343,6 +343,12 @@ ROWS = [
         ["--weights or --sweep"],
     ),
     Row(
+        "a question to a model without a chat template",
+        f"{GENERATE} --chat",
+        ["hf: holds no chat_template.jinja"],
+        [config(), removed("hf/chat_template.jinja")],
+    ),
+    Row(
         "a continuation by a model that is not there",
         "generate nowhere",
         ["nowhere: no config.json"],

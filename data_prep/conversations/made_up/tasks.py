@@ -80,9 +80,9 @@ def _ask_prices(draw: random.Random, documents: Documents) -> Iterator[str]:
 
 TASKS = {
     "arithmetic": Task(_ask_sums, share=4, most_turns=10),
-    "string": Task(_ask_letters, share=4, most_turns=10),
+    "string": Task(_ask_letters, share=5, most_turns=10),
     "look_up": Task(_ask_of_box, share=2, most_turns=2, write_documents=_write_box),
-    "tool_call": Task(_ask_prices, share=2, most_turns=4, tools=(PRICE,)),
+    "tool_call": Task(_ask_prices, share=1, most_turns=8, tools=(PRICE,)),
 }
 
 

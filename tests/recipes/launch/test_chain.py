@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.gates import published
 from evaluation.results import Evaluation, Unit, write_evaluation
+from evaluation.suites import get_suite, stage_suites
 from recipes.cli import main as cli
 from recipes.common.errors import UserError
-from recipes.launch.chain import build_chain, select_stages
-from recipes.registry.resolve import resolve_pretraining
+from recipes.launch.chain import build_chain, final_stages, select_stages
+from recipes.registry.resolve import resolve, resolve_pretraining
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.stage_folder import write_recipe
 from recipes.runs.stage_manifest import InitialCheckpoint, read_manifest
@@ -224,6 +226,20 @@ def test_real_sizes_are_evaluated_on_published_texts_and_end_at_published_number
     assert "corpora" not in _tasks("lce_32k", "8b", tmp_path, evaluate=True)
 
 
+def test_a_tuned_model_is_evaluated_by_ibms_instruct_table_and_compared_at_the_very_end(
+    tmp_path,
+) -> None:
+    found = _tasks("sft", "8b", tmp_path, packed="p", init="c", evaluate=True)
+    assert found["sft-instruct"].arguments[:2] == ("eval", "instruct")
+    assert "--reference none" in shlex.join(found["sft-gate"].arguments)
+    assert get_suite("instruct", "8b").tasks["ifeval_avg"].chat_template
+    assert final_stages("8b") == ("lce_512k", "rl_math")
+    assert final_stages("3b") == ("lce_128k", "rl_math")
+    for stage, suite in zip(final_stages("8b"), ("base", "instruct"), strict=True):
+        assert stage_suites(stage, "8b")[-1] == suite
+        assert published(suite, "8b").scores["gsm8k"][0] > 70
+
+
 EVALUATION = Evaluation(
     suite="smoke",
     size="tiny",
@@ -409,3 +425,42 @@ def test_on_a_cluster_evaluations_are_side_by_side(tmp_path) -> None:
 def test_processes_that_a_stage_cannot_use_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"3 processes were started, but .* needs multiples of 2"):
         _tasks("phase1", "8b", tmp_path, devices=3, on_cluster=True)
+
+
+def test_size_tiny_makes_up_its_conversations(tmp_path) -> None:
+    found = _tasks("lce_512k..sft", "tiny", tmp_path, data=None, evaluate=True)
+    after = {name: task.after for name, task in found.items()}
+    assert after["conversations"] == ()
+    assert after["curate"] == ("conversations",)
+    assert after["pack"] == ("curate", "data", "lce_512k-gate")
+    assert after["sft"] == ("pack", "lce_512k-gate")
+    assert after["sft-chat"] == ("sft-export", "lce_512k-gate")
+    assert after["sft-gate"] == ("sft-chat", "sft-export")
+    samples = resolve("sft", "tiny").samples.value
+    assert shlex.join(found["conversations"].arguments) == (
+        f"data made-up --output {tmp_path}/conversations --conversations {samples}"
+    )
+    assert f"--tokenizer {tmp_path}/data/tokenizer " in shlex.join(found["pack"].arguments)
+    assert f"--packed {tmp_path}/packed" in shlex.join(found["sft"].arguments)
+    assert "--chat" in found["generate"].arguments
+
+    # what is there is not made again, except for a curation, which may have been interrupted
+    (tmp_path / "conversations").mkdir()
+    found = _tasks("sft", "tiny", tmp_path, data=None)
+    assert found["curate"].after == ()
+    (tmp_path / "packed").mkdir()
+    found = _tasks("sft", "tiny", tmp_path, data=None)
+    assert found["sft"].after == ()
+    # one's own conversations
+    found = _tasks("sft", "tiny", tmp_path / "other", data=None, packed="mine")
+    assert list(found) == ["sft", "sft-export", "report", "generate"]
+    with pytest.raises(UserError, match=r"needs packed conversations: name .* with --packed"):
+        _tasks("sft", "8b", tmp_path, data=None)
+
+
+def test_conversations_are_packed_with_the_tokenizer_of_what_a_chain_starts_from(tmp_path) -> None:
+    found = _tasks("sft", "tiny", tmp_path, data=None, init="hf:x")
+    assert found["pack"].after == ("curate", "init")
+    assert f"--tokenizer {tmp_path}/init/context/tokenizer " in shlex.join(found["pack"].arguments)
+    found = _tasks("sft", "tiny", tmp_path / "other", data=None, init="c")
+    assert "--tokenizer c/context/tokenizer " in shlex.join(found["pack"].arguments)

@@ -365,3 +365,106 @@ def test_the_gates_let_the_chain_go_on(run_folder, evaluated) -> None:
         [*evaluated, "--dryrun"], capture_output=True, text=True, check=True
     ).stdout
     assert [line.split()[0] for line in again.splitlines()[2:]] == ["report:", "generate"]
+
+
+# --- Fine-tuning, after the base chain
+
+
+@pytest.fixture(scope="module")
+def tuned(run_folder) -> Path:
+    """The run's folder after supervised fine-tuning, its evaluation and its gate."""
+    command = [*GRANITE41, "run", "sft", "--size", "tiny", "--run-dir", str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (run_folder / "tuned.txt").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_folder
+
+
+def _records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_curation_drops_each_flaw_where_it_should(tuned) -> None:
+    steps = {
+        "wrong answer": "judge",
+        "unknown role": "form",
+        "undeclared tool": "tool_calls",
+        "answer in the prompt": "own_answer",
+        "duplicate": "duplicates",
+    }
+    records = _records(tuned / "conversations/training.jsonl")
+    (audit,) = (tuned / "curated").glob("shard-*.audit.jsonl")
+    outcomes = {line["record"]: line for line in _records(audit)}
+    assert len(outcomes) == len(records)
+    for number, record in enumerate(records, 1):
+        found = outcomes[number]
+        last_step = list(found["steps"])[-1]
+        if "flaw" in record:
+            assert (found["outcome"], last_step) == ("dropped", steps[record["flaw"]])
+        elif found["outcome"] != "kept":
+            # of short conversations two may be equal by chance
+            assert last_step == "duplicates"
+    kept = sum(found["outcome"] == "kept" for found in outcomes.values())
+    assert kept > 0.8 * len(records)
+
+
+def _held_out_loss(folder: Path, held_out: list[dict]) -> float:
+    """Return the loss per trained token, in nats, by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from data_prep.conversations.conversation import parse
+    from data_prep.conversations.encoder import ChatEncoder
+
+    encoder = ChatEncoder(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    total = 0.0
+    tokens = 0
+    for record in held_out:
+        encoded = encoder.encode(parse(record))
+        ids = torch.from_numpy(encoded.ids).long()
+        targets = torch.where(torch.from_numpy(encoded.trained), ids, -100)[1:]
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+        tokens += int(encoded.trained.sum())
+    return total / tokens
+
+
+def test_the_loss_on_answers_that_are_held_out_falls_by_half(tuned, forked) -> None:
+    held_out = _records(tuned / "conversations/held_out.jsonl")
+    before = forked(_held_out_loss, tuned / "lce_512k/hf", held_out)
+    after = forked(_held_out_loss, tuned / "sft/hf", held_out)
+    assert after < before / 2
+    # it has learned more than the format
+    assert after < 1
+
+
+def test_right_answers_are_counted_by_kind(tuned) -> None:
+    evaluation = read_evaluation(tuned / "sft/eval/chat")
+    scores = {unit.task: unit.score for unit in evaluation.units}
+    assert set(scores) == set(evaluation.expected)
+    assert all(unit.settings["chat_template"] for unit in evaluation.units)
+    # one letter of ten is right by chance
+    assert scores["chat_string"] >= 25
+    gate = json.loads((tuned / "sft/eval/chat/gate.json").read_text())
+    assert gate["passed"]
+    assert "chat_string least" in {check["name"] for check in gate["checks"]}
+    report = (tuned / "report.md").read_text()
+    assert f"| chat | chat_string | {scores['chat_string']:.1f} |" in report
+    assert "Curation of conversations" in report
+    assert "| judge |" in report
+    assert "Loss of sft" in report
+
+
+def test_the_exported_model_answers_in_its_chat_format(tuned) -> None:
+    folder = tuned / "sft/hf"
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0
+    template = (tuned / "data/tokenizer/chat_template.jinja").read_text()
+    assert (folder / "chat_template.jinja").read_text() == template
+    question = "What is the first letter of c a d?"
+    words = ["generate", str(folder), "--chat", "--prompt", question, "--tokens", "20"]
+    done = subprocess.run([*GRANITE41, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # a letter and the end of text, which ends the reply before twenty tokens
+    assert re.fullmatch(r"[a-j]\n", done.stdout), done.stdout

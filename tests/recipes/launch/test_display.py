@@ -131,3 +131,10 @@ def test_next_steps_name_pages_that_are_there(tmp_path: Path) -> None:
     lines = next_steps(tmp_path, "phase2", "tiny")
     assert f"open  {tmp_path / 'report.html'}" in lines
     assert any(str(tmp_path / "phase2/hf") in line for line in lines)
+
+
+def test_a_model_that_answers_is_asked_in_its_chat_format(tmp_path: Path) -> None:
+    (tried,) = [line for line in next_steps(tmp_path, "sft", "tiny") if "try" in line]
+    assert tried.endswith("sft/hf --chat --prompt 'What is 2 + 3?'")
+    (tried,) = [line for line in next_steps(tmp_path, "phase2", "tiny") if "try" in line]
+    assert tried.endswith("phase2/hf --prompt 'import '")

@@ -118,7 +118,7 @@ EVERY_OPTION = [
         allow_fallback=True,
     ),
     ReportOptions(run_dir=HERE),
-    GenerateOptions(folder=HERE),
+    GenerateOptions(folder=HERE, prompt="a b", chat=True),
 ]
 
 
