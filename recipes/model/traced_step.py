@@ -193,7 +193,7 @@ def check_trace(recipe: CommonRecipe) -> Iterator[CheckResult]:
     for stage in range(pp):
         traced = trace_step(recipe, stage)
         planned = stage_memory(recipe, stage)
-        where = f"rank {traced.rank}" if pp > 1 else "rank 0"
+        where = f"rank {traced.rank}"
         built = (traced.weights, traced.gradients, traced.optimizer)
         expected = (planned.weights, planned.gradients, planned.optimizer)
         yield CheckResult(

@@ -43,6 +43,7 @@ ROWS += [
         "plan lce_512k --size 3b",
         ["lce_512k: 3b does not go through it, only 8b, 30b, tiny"],
     ),
+    Row("a plan without a size", "plan phase1", ["Missing option '--size'"]),
     Row("a plan of an unknown size", "plan --size 7b", ["unknown size '7b'"]),
     Row("a plan of an unknown stage", "plan phase9 --size 8b", ["unknown stage 'phase9'"]),
     Row(
