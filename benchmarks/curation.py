@@ -2,7 +2,7 @@
 
     python benchmarks/curation.py [--conversations 100000 1000000] [--workers 2]
 
-Method: a file of seeded conversations of one to four turns and 1.4 KB on average; a third of them
+Method: a file of seeded conversations of one to four turns and 2.2 KB on average; a third of them
 declare two of 50 tools and call one, a tenth hold letters that are not normalized, one in 50 breaks
 a rule, one in ten repeats an earlier one. The command is a whole process that reads it, passes each
 conversation through all rules, finds the duplicates of all of them and writes kept ones, audit and
