@@ -267,6 +267,8 @@ def _normalization(draft: Draft) -> Changes:
         if message["role"] != TOOL:
             clean = normalize(content)
         if clean != content:
+            if message["role"] == ASSISTANT and content.strip() and not clean.strip():
+                raise BadConversation(f"message {number} holds nothing but control characters")
             message = {**message, "content": clean}
             changes.append(f"message {number}")
         messages.append(message)
@@ -339,8 +341,9 @@ RULES: dict[str, Rule] = {
     "form": _form,
     "roles": _roles,
     "tool_calls": _tool_calls,
-    "normalization": _normalization,
+    # before what takes longer the longer a text is
     "lengths": _lengths,
+    "normalization": _normalization,
     "own_answer": _own_answer,
     "contamination": _contamination,
 }

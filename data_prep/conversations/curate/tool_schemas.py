@@ -16,6 +16,8 @@ from referencing.exceptions import Unresolvable
 
 _MOST_REFERENCES = 1000
 _PATTERN_SECONDS = 1
+# characters of a schema whose validator is kept: bounds the memory
+_LONGEST_KEPT = 16_384
 # beside properties they say which other arguments there may be
 _OPEN = (
     "additionalProperties",
@@ -49,7 +51,9 @@ def find_mistake(parameters: Any, arguments: dict[str, Any]) -> str | None:
     global _followed
     _followed = 0
     try:
-        validator = _validator(json.dumps(parameters))
+        text = json.dumps(parameters)
+        build = _cached_validator if len(text) <= _LONGEST_KEPT else _build_validator
+        validator = build(text)
         mistake = next(validator.iter_errors(arguments), None)
     except (Unresolvable, RecursionError, TypeError, ValueError, regex.error) as error:
         raise BadSchema(f"cannot be checked ({error!r:.{_WORDS}})") from error
@@ -60,8 +64,12 @@ def find_mistake(parameters: Any, arguments: dict[str, Any]) -> str | None:
     return f"{at}{mistake.message:.{_WORDS}}"
 
 
-@lru_cache(4096)
-def _validator(parameters: str) -> Any:
+@lru_cache(1024)
+def _cached_validator(parameters: str) -> Any:
+    return _build_validator(parameters)
+
+
+def _build_validator(parameters: str) -> Any:
     schema = json.loads(parameters)
     if not isinstance(schema, dict):
         raise BadSchema(f"are {type(schema).__name__}, expected an object")

@@ -65,7 +65,7 @@ def test_what_is_good_passes_unchanged() -> None:
         ([USER, call("x", name="sub")], "tool_calls", "calls 'sub', which is no tool"),
         ([USER, call("x", arguments="{")], "tool_calls", "is no JSON"),
         ([USER, call("x", arguments={"a": "1"})], "tool_calls", "wrong arguments: a: '1' is not"),
-        ([USER, reply("\x00")], "lengths", "message 2 has 0 characters"),
+        ([USER, reply("\x00")], "normalization", "message 2 holds nothing but control characters"),
         ([USER, reply("Here:\n```py\nx = ")], "lengths", "message 2 ends within a block of code"),
         ([user("a" * 140_000), REPLY], "lengths", "has 140,010 characters, expected at most 131"),
         ([user(f"Say: {LONG}, now."), reply(LONG)], "own_answer", "message 2 stands in what comes"),

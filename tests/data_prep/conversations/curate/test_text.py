@@ -36,6 +36,12 @@ def test_visible_characters_stay(text: str) -> None:
     assert visible(normalize(text)) == visible(text)
 
 
+def test_a_long_row_of_backticks_takes_no_longer_than_other_text() -> None:
+    # its square would take minutes
+    for text in ("`" * 200_000 + "é", "` " * 100_000 + "é", "``` " * 50_000 + "é"):
+        assert normalize(text) == text
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
