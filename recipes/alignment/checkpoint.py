@@ -11,6 +11,7 @@ seeds.
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -109,13 +110,17 @@ class CheckpointWriter:
         model, tokenizer = read_context(initial / "context")
         # shorter sequences than before do not make the model's own length shorter
         positions = max(model.max_position_embeddings, recipe.sequence_length.value)
-        self._context = TrainerContext(
+        context = TrainerContext(
             model=GraniteModel(
                 granite_config(recipe, positions), tokenizer=AutoTokenizer(str(tokenizer))
             ),
             trainer=nl.Trainer(accelerator="cpu", devices=1, logger=False),
             extra={},
         )
+        # now, as the checkpoint with the tokenizer may be an older one that is removed
+        self._scratch = TemporaryDirectory(prefix="granite41-")
+        self._context = Path(self._scratch.name) / "context"
+        context.io_dump(self._context, yaml_attrs=["model"])
 
     def save(self, training: Training, step: int, progress: dict[str, int]) -> None:
         """Save a checkpoint of a step, on all ranks together.
@@ -139,7 +144,7 @@ class CheckpointWriter:
         }
         MegatronCheckpointIO().save_checkpoint(state, checkpoint)
         if is_first_rank():
-            self._context.io_dump(checkpoint / "context", yaml_attrs=["model"])
+            shutil.copytree(self._context, checkpoint / "context")
             unfinished.unlink()
             self._remove_older()
         torch.distributed.barrier()

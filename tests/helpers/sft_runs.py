@@ -8,7 +8,7 @@ from typing import Any
 from tests.bad_inputs import inputs
 
 LENGTH = 128
-# 8 steps of 4 sequences; checkpoints and validations after 4 and 8
+# 8 steps of 4 sequences; a checkpoint and a validation after every second one
 STEPS, SEQUENCES = 8, 4
 SETTINGS = [
     "model.vocab_size=384",
@@ -17,8 +17,8 @@ SETTINGS = [
     f"steps={STEPS}",
     f"global_batch_size={SEQUENCES}",
     "parallelism.micro_batch_size=2",
-    "validate_every_steps=4",
-    "checkpoint_every_steps=4",
+    "validate_every_steps=2",
+    "checkpoint_every_steps=2",
     "validation_share=0.2",
 ]
 

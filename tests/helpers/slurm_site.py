@@ -57,7 +57,10 @@ class Site:
         file: the cluster file.
         shell: environment of the shell that the commands are given in.
         flags: that tell a command which run it is about.
+        stage: that is trained.
     """
+
+    stage = "phase1"
 
     def __init__(self, cluster: LocalCluster, environment: dict[str, str], folder: Path) -> None:
         self.cluster = cluster
@@ -151,19 +154,19 @@ class Site:
         return "".join(log.read_text() for log in logs)
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest of phase 1."""
-        return json.loads((self.run_folder / "phase1/manifest.json").read_text())
+        """Return the manifest of the stage."""
+        return json.loads((self.run_folder / self.stage / "manifest.json").read_text())
 
     def steps(self) -> list[int]:
-        """Return the numbers of the steps of phase 1 that are recorded."""
-        path = self.run_folder / "phase1/metrics/steps.jsonl"
+        """Return the numbers of the steps of the stage that are recorded."""
+        path = self.run_folder / self.stage / "metrics/steps.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         # the last line may still be being written
         whole = [line for line in lines if '"loss"' in line and line.endswith("}")]
         return [json.loads(line)["step"] for line in whole]
 
     def last_step(self) -> int:
-        """Return the number of the last step of phase 1, 0 before the first."""
+        """Return the number of the last step of the stage, 0 before the first."""
         return max(self.steps(), default=0)
 
     def wait(self, ready: Callable[[], Any], seconds: float = 180) -> None:
@@ -187,12 +190,12 @@ class Site:
         return self.cluster.run("squeue", "--noheader") == ""
 
     def wait_for_start(self, number: int) -> None:
-        """Wait until phase 1 trains in its start of this number."""
-        self.wait(lambda: self.events("phase1").count("started") == number)
+        """Wait until the stage trains in its start of this number."""
+        self.wait(lambda: self.events(self.stage).count("started") == number)
         self.wait_for_step(self.last_step() + 30)
 
     def wait_for_step(self, least: int) -> None:
-        """Wait until phase 1 has done this step."""
+        """Wait until the stage has done this step."""
         self.wait(lambda: self.last_step() >= least)
 
     def clean_up(self) -> None:

@@ -12,11 +12,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from recipes.common.tokenizer_files import TokenizerFolder
+from recipes.model.bridge.to_hf import export_hf, read_context
 from recipes.runs.packed_folder import PackedFolder
 from recipes.runs.stage_folder import latest_checkpoint
 from recipes.runs.stage_manifest import read_manifest
 from tests.helpers.nemo_checkpoints import logits_of_checkpoint
-from tests.helpers.resuming import run
+from tests.helpers.resuming import fill, in_write, run
 from tests.helpers.sft_runs import SEQUENCES, STEPS, command, write_packed
 
 pytestmark = pytest.mark.slow
@@ -67,7 +69,7 @@ def test_a_stage_and_its_records(whole, packed) -> None:
     assert losses[-1] < losses[0]
     assert manifest.validation_loss == lines[-1]["val_loss"]
     names = sorted(path.name for path in (whole / "sft/checkpoints").iterdir())
-    assert names == ["step=00000004", "step=00000008"]
+    assert names == ["step=00000004", "step=00000006", "step=00000008"]
 
 
 def _state(run_folder: Path) -> dict:
@@ -127,9 +129,25 @@ def test_a_signal_stops_after_the_step_and_the_same_command_continues(
     assert "sft: continues after step 3" in ended.errors
     _assert_same(tmp_path / "run", whole)
 
+    # the checkpoint that it has continued from is removed, and its tokenizer with it
+    checkpoint = latest_checkpoint(tmp_path / "run/sft")
+    assert checkpoint is not None
+    assert not (checkpoint.parent / "step=00000003").exists()
+    _, tokenizer = read_context(checkpoint / "context")
+    assert (
+        TokenizerFolder(tokenizer).fingerprint
+        == PackedFolder(packed).manifest.tokenizer.fingerprint
+    )
 
-def test_a_kill_between_checkpoints_leaves_no_trace(whole, packed, nemo_base, tmp_path) -> None:
+
+def test_a_full_disk_and_a_kill_leave_no_trace(whole, packed, nemo_base, tmp_path) -> None:
     words = command(tmp_path / "run", packed, nemo_base)
+    # that of resuming is one step behind
+    ended = run(words, partial(in_write, STEPS + 1, fill))
+    assert ended.codes == [2], ended.errors
+    assert "no space left on the device, the last whole checkpoint is step=00000006" in ended.errors
+    names = sorted(path.name for path in (tmp_path / "run/sft/checkpoints").iterdir())
+    assert names[-1] == "step=00000006"
     ended = run(words, partial(_in_step, 7, signal.SIGKILL))
     assert ended.codes == [-signal.SIGKILL]
     # as a kill within the write of a checkpoint leaves it
@@ -138,7 +156,7 @@ def test_a_kill_between_checkpoints_leaves_no_trace(whole, packed, nemo_base, tm
     torn.with_name(f"{torn.name}-unfinished").touch()
     ended = run(words)
     assert ended.codes == [0], ended.errors
-    assert "sft: continues after step 4" in ended.errors
+    assert "sft: continues after step 6" in ended.errors
     _assert_same(tmp_path / "run", whole)
 
 
@@ -188,8 +206,6 @@ def test_the_base_checkpoint_is_not_written_to(whole, files_before, nemo_base) -
 def test_the_export_has_the_logits_of_the_checkpoint(whole, tmp_path, forked) -> None:
     import torch
     from transformers import AutoTokenizer, GraniteForCausalLM
-
-    from recipes.model.bridge.to_hf import export_hf
 
     checkpoint = latest_checkpoint(whole / "sft")
     assert checkpoint is not None
