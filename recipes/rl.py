@@ -12,7 +12,8 @@ from recipes.spec.schedules import ConstantSchedule
 from recipes.spec.stage import EVERY_PUBLISHED_SIZE
 from recipes.spec.tree import COMPUTED, Rule
 
-_COMMON_PRACTICE = "common for RL of language models; not published"
+_DAPO = "the DAPO paper's (arXiv 2503.14476); not published for 4.1"
+_SKYRL = "the default of SkyRL, IBM's framework; not published for 4.1"
 
 # one pass over the prompts, unless the steps are published
 RULES: tuple[Rule[Any], ...] = (
@@ -32,13 +33,20 @@ RULES: tuple[Rule[Any], ...] = (
             "one pass: prompts / prompts_per_step, rounded",
         ),
     ),
+    Rule(
+        "overlong_buffer",
+        ("sequence_length",),
+        lambda recipe: assumed(
+            recipe.sequence_length.value // 5, "a fifth, as the DAPO paper's 4,096 of 20,480 tokens"
+        ),
+    ),
 )
 
 # what the four stages share
 _rl_stage = partial(
     RlStage,
     kind="rl",
-    status="planned",
+    status="ready",
     sizes=EVERY_PUBLISHED_SIZE,
     optimizer_state=assumed("fresh", "a new objective with a new learning rate; not published"),
     # prompt and response together, in tokens
@@ -47,18 +55,26 @@ _rl_stage = partial(
     # GRPO's group, and samples per optimizer step
     samples_per_prompt=published(16, "W", "rl.samples_per_prompt"),
     train_batch_size=published(1024, "W", "rl.train_batch_size"),
+    advantage_epsilon=assumed(1e-6, _SKYRL),
     # DAPO's loss: the ratio is clipped to [1 - low, 1 + high]
-    clip_ratio_low=assumed(0.2, "the DAPO paper's; not published for 4.1"),
-    clip_ratio_high=assumed(0.28, "the DAPO paper's; not published for 4.1"),
+    clip_ratio_low=assumed(0.2, _DAPO),
+    clip_ratio_high=assumed(0.28, _DAPO),
+    loss_reduction=derived(
+        "token", "rl.algorithm: the DAPO loss, a mean over all tokens of the batch"
+    ),
+    answers_per_mean=assumed(1, f"of loss_reduction=micro_batch: {_SKYRL}"),
+    kl_estimator=assumed("k3", _SKYRL),
+    importance_cap=assumed(0.0, f"off: {_SKYRL}"),
+    truncated_answers=assumed("keep", _SKYRL),
     temperature=assumed(
         1.0, "samples from the policy itself, as on-policy gradients ask; not published"
     ),
     dynamic_sampling=published(False, "W", "rl.dynamic_sampling"),
     optimizer=Optimizer(
-        betas=assumed((0.9, 0.999), _COMMON_PRACTICE),
-        eps=assumed(1e-8, _COMMON_PRACTICE),
-        weight_decay=assumed(0.01, _COMMON_PRACTICE),
-        gradient_clip=assumed(1.0, _COMMON_PRACTICE),
+        betas=assumed((0.9, 0.999), _SKYRL),
+        eps=assumed(1e-8, _SKYRL),
+        weight_decay=assumed(0.01, _SKYRL),
+        gradient_clip=assumed(1.0, _SKYRL),
     ),
     checkpoint_every_steps=assumed(20, "a step generates 1,024 samples, so minutes; not published"),
     gpus=assumed(64, "SFT's; not published"),

@@ -97,6 +97,19 @@ class ChatEncoder:
             )
         return EncodedConversation(ids, trained)
 
+    def encode_prompt(self, conversation: Conversation) -> np.ndarray:
+        """Return the ids up to where the assistant begins to answer: int32, shape (tokens,).
+
+        Args:
+            conversation: whose last message is not the assistant's.
+
+        Raises:
+            BadConversation: it cannot be rendered.
+        """
+        text = self.template.render_prompt(conversation)
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return np.array(ids, dtype=np.int32)
+
     def _mask_by_characters(self, rendering: Rendering) -> tuple[np.ndarray, np.ndarray]:
         ids, _ = self._encoder.encode([rendering.text])
         starts = self._starts(rendering.text, ids)

@@ -120,6 +120,15 @@ class ChatTemplate:
             spans.append((len(before), last + len(end_of_text)))
         return Rendering(text, spans)
 
+    def render_prompt(self, conversation: Conversation) -> str:
+        """Return the conversation's text, up to where the assistant begins to answer it.
+
+        Raises:
+            BadConversation: it cannot be rendered.
+        """
+        count = len(conversation.messages)
+        return self._text(conversation, count, add_generation_prompt=True)
+
     def _text(self, conversation: Conversation, count: int, **options: bool) -> str:
         """Return the text of the first ``count`` messages."""
         return _without_marks(self._render(self._original, conversation, count, **options)).text

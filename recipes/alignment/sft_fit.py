@@ -52,7 +52,7 @@ def fit(
     """
     quiet_libraries()
     with process_groups(recipe.parallelism):
-        trackers = _tracker_loggers(tracker, folder)
+        trackers = tracker_loggers(tracker, folder)
         with tracked(trackers, tracker, folder, manifest):
             training = build_training(recipe, folder, checkpoint)
             trainer = StageTrainer(
@@ -108,7 +108,7 @@ def _tokens_per_step(recipe: SftRecipe) -> int:
     return recipe.global_batch_size.value * recipe.sequence_length.value
 
 
-def _tracker_loggers(tracker: str | None, folder: Path) -> list[Any]:
+def tracker_loggers(tracker: str | None, folder: Path) -> list[Any]:
     """Return Lightning's loggers of a tracker; none without one, or on another rank."""
     if tracker is None or not is_first_rank():
         return []

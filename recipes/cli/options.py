@@ -25,6 +25,24 @@ PackedOption = Annotated[
     Path | None,
     typer.Option(help="A folder of packed conversations, of `granite41 data pack`, for sft."),
 ]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder of prompts, of `granite41 data prompts`, for RL, or of such folders by the "
+        "name of their stage  [default for tiny: prepared in the run's folder]"
+    ),
+]
+RewardModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL|FOLDER",
+        help="The reward model of prompts that ask for one: servers' /classify, /score or "
+        "/pooling, joined by commas, or a folder.",
+    ),
+]
+RewardModelNameOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Of the reward model on its servers.")
+]
 TrackerOption = Annotated[
     str | None,
     typer.Option("--log", help="Log to wandb or mlflow too, beside TensorBoard's files."),

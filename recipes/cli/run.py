@@ -13,6 +13,9 @@ from recipes.cli.options import (
     DataOption,
     OverridesArgument,
     PackedOption,
+    PromptsOption,
+    RewardModelNameOption,
+    RewardModelOption,
     SizeOption,
     StageArgument,
     TrackerOption,
@@ -76,6 +79,9 @@ def run_stages(
     run_dir: RunFolderOption = None,
     data: DataOption = None,
     packed: PackedOption = None,
+    prompts: PromptsOption = None,
+    reward_model: RewardModelOption = None,
+    reward_model_name: RewardModelNameOption = "",
     devices: DevicesOption = None,
     first: FromOption = None,
     init: InitOption = None,
@@ -97,6 +103,9 @@ def run_stages(
         evaluate=evaluate,
         log=log,
         packed=str(packed) if packed else None,
+        prompts=str(prompts) if prompts else None,
+        reward_model=reward_model,
+        reward_model_name=reward_model_name,
     )
     # before anything starts, rather than in the first stage's task
     if log:
@@ -170,6 +179,9 @@ def train(
     overrides: OverridesArgument = None,
     data: Annotated[Path | None, typer.Option(help="A folder of prepared data.")] = None,
     packed: PackedOption = None,
+    prompts: PromptsOption = None,
+    reward_model: RewardModelOption = None,
+    reward_model_name: RewardModelNameOption = "",
     init: Annotated[
         Path | None,
         typer.Option(
@@ -182,8 +194,13 @@ def train(
     from recipes.registry.resolve import resolve_ready
 
     # a wrong stage or override first
-    resolve_ready(stage, size, overrides or [])
-    stage_run = _prepare(stage, size, run_dir, overrides or [], data, packed, init, log)
+    recipe = resolve_ready(stage, size, overrides or [])
+    stage_run: StageRun | None
+    if recipe.kind == "rl":
+        model = (reward_model, reward_model_name) if reward_model else None
+        stage_run = _prepare_rl(stage, size, run_dir, overrides or [], prompts, model, init, log)
+    else:
+        stage_run = _prepare(stage, size, run_dir, overrides or [], data, packed, init, log)
     if stage_run is None:
         return
     try:
@@ -226,6 +243,41 @@ def _prepare(
     from recipes.training.run import prepare
 
     return prepare(stage, size, run_folder, data, overrides, init, log)
+
+
+def _prepare_rl(
+    stage: str,
+    size: str,
+    run_folder: Path,
+    overrides: Sequence[str],
+    prompts: Path | None,
+    reward_model: tuple[str, str] | None,
+    init: Path | None,
+    log: str | None,
+) -> "StageRun | None":
+    """Check what a stage of RL needs; None where it is finished already.
+
+    Raises:
+        UserError: no prompts are named; and as :func:`recipes.alignment.rl.run.prepare`.
+    """
+    from data_prep.prompts.encoder import PromptEncoder
+    from recipes.alignment.rl.run import prepare
+
+    if prompts is None:
+        raise UserError(
+            f"{stage} answers prompts: name the folder of `granite41 data prompts` with --prompts"
+        )
+    return prepare(
+        stage,
+        size,
+        run_folder,
+        prompts,
+        PromptEncoder,
+        reward_model=reward_model,
+        overrides=overrides,
+        init=init,
+        tracker=log,
+    )
 
 
 def _write_report(run_folder: Path) -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from data_prep.conversations.judge.scripted_server import MODEL
 from data_prep.conversations.made_up.generation import TRAINING
+from data_prep.prompts.tiny import tiny_sources
 from evaluation import suites
 from evaluation.gates import has_passed
 from evaluation.results import UNITS, evaluation_name, is_complete
@@ -32,6 +33,7 @@ from recipes.runs.commands import (
     MergeOptions,
     Options,
     PackOptions,
+    PromptsOptions,
     ReportOptions,
     RulerOptions,
     TinyDataOptions,
@@ -40,10 +42,12 @@ from recipes.runs.commands import (
 from recipes.runs.curated_folder import CURATED
 from recipes.runs.data_folder import TOKENIZER, check_manifest, read_data_manifest
 from recipes.runs.packed_manifest import check_packed
+from recipes.runs.prompts import PromptFolder, stage_prompts
 from recipes.runs.stage_folder import MERGED, check_recipe, final_checkpoint
 from recipes.runs.stage_manifest import read_manifest
 from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe, stage_merge
+from recipes.spec.rl import RlRecipe
 from recipes.spec.sft import SftRecipe
 from recipes.spec.sizes import SIZES
 from recipes.spec.tree import flatten
@@ -55,6 +59,7 @@ _CORPORA = "corpora"
 _RULER = "ruler"
 _CONVERSATIONS = "conversations"
 _PACKED = "packed"
+_PROMPTS = "prompts"
 # folders of a stage
 _EVALUATIONS = "eval"
 _EXPORT = "hf"
@@ -148,7 +153,8 @@ def build_chain(
     ends = []
     for recipe in chain.recipes.values():
         packed = chain.conversations(recipe, after=[prepared, ready])
-        trained = chain.train(recipe, after=[packed or prepared, ready])
+        prompts = chain.prompts(recipe)
+        trained = chain.train(recipe, after=[packed or prepared, prompts, ready])
         ready = chain.merge(recipe, trained)
         exported = chain.export(recipe, ready)
         ends.append(exported)
@@ -215,6 +221,17 @@ class ChainBuilder:
             raise UserError(
                 "supervised fine-tuning needs packed conversations: name the folder of "
                 "`granite41 data pack` with --packed"
+            )
+
+        # and its own prompts
+        self._request = request
+        self._prompts = run_folder / _PROMPTS
+        if request.prompts is not None:
+            self._prompts = Path(request.prompts)
+        elif self._is_left(RlRecipe) and not self._is_tiny:
+            raise UserError(
+                "reinforcement learning needs prompts: name the folder of `granite41 data prompts` "
+                "with --prompts"
             )
 
         # a Hugging Face model is imported into the run's folder first
@@ -289,6 +306,21 @@ class ChainBuilder:
         checkpoint = final_checkpoint(Path(init)) or Path(init)
         return checkpoint / "context" / TOKENIZER
 
+    def prompts(self, recipe: ReadyRecipe) -> str | None:
+        """Prepare a stage's prompts at size tiny."""
+        if not isinstance(recipe, RlRecipe) or self._request.prompts is not None:
+            return None
+        stage = recipe.stage
+        if self._is_finished(stage) or (self._state / _PROMPTS / stage).exists():
+            return None
+        counts = tiny_sources(stage, recipe.prompts.value)
+        options = PromptsOptions(
+            sources=tuple(f"{name}={count}" for name, count in counts.items()),
+            output=self._prompts / stage,
+            easy=True,
+        )
+        return self._add(f"{stage}-prompts", options)
+
     def ruler_samples(self, prepared: str | None) -> str | None:
         """Generate RULER's samples for all stages, before any GPU is taken.
 
@@ -340,16 +372,14 @@ class ChainBuilder:
         if self._devices:
             processes = self._devices
         require_processes(recipe, processes)
-        is_sft = isinstance(recipe, SftRecipe)
         options = TrainOptions(
             stage=stage,
             size=self._size,
             run_dir=self._run_folder,
-            data=None if is_sft else self._data,
-            packed=self._packed if is_sft else None,
             init=self._get_init(stage),
             log=self._log,
             overrides=tuple(self._overrides[stage]),
+            **self._inputs(recipe),
         )
         task = Task(
             stage,
@@ -361,6 +391,18 @@ class ChainBuilder:
         )
         self.tasks.append(task)
         return stage
+
+    def _inputs(self, recipe: ReadyRecipe) -> dict[str, Any]:
+        """Return the options that name what a stage trains on."""
+        if isinstance(recipe, SftRecipe):
+            return {"packed": self._packed}
+        if isinstance(recipe, RlRecipe):
+            return {
+                "prompts": self._prompts,
+                "reward_model": self._request.reward_model,
+                "reward_model_name": self._request.reward_model_name,
+            }
+        return {"data": self._data}
 
     def merge(self, recipe: ReadyRecipe, trained: str | None) -> str | None:
         """Merge a long-context stage with its initial checkpoint; other stages end when trained."""
@@ -590,6 +632,8 @@ def require_inputs(chain: Sequence[Task], request: ChainRequest) -> None:
             # numpy maps all of its files here
             packed = PackedFolder(Path(request.packed))
             check_packed(packed.folder, packed.manifest, recipe)
+        elif isinstance(recipe, RlRecipe) and request.prompts:
+            PromptFolder(stage_prompts(Path(request.prompts), recipe.stage))
 
 
 def require_initial_checkpoint(chain: Sequence[Task], init: str | None) -> None:

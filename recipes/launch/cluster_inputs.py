@@ -57,7 +57,10 @@ def input_folders(
 
 def named_folders(request: ChainRequest) -> list[str]:
     """Return the folders that a request names."""
-    folders = [folder for folder in (request.data, request.packed) if folder]
+    named = (request.data, request.packed, request.prompts)
+    folders = [folder for folder in named if folder]
+    if request.reward_model and PurePosixPath(request.reward_model).is_absolute():
+        folders.append(request.reward_model)
     if request.init:
         init = request.init.removeprefix("hf:")
         # another name is one of the Hub

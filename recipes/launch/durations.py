@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from recipes.registry.resolve import ReadyRecipe
 from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe
+from recipes.spec.rl import RlRecipe
+from recipes.spec.sft import SftRecipe
 
 FLOPS_PER_SECOND = 3e10
 # NeMo and lm-eval, once for all tasks, which the first one waits for
 IMPORTS = 20.0
 # set-up of the trainer and checkpoints
 TRAINING_START = 8.0
+# generated, scored and trained, in RL
+SECONDS_PER_ANSWER = 0.02
 SECONDS = {
     "data tiny": 8.0,
     "data made-up": 2.0,
@@ -52,13 +56,17 @@ def expected_seconds(
 
 
 def _seconds(task: Task, recipes: Mapping[str, ReadyRecipe]) -> float:
-    if task.stage_folder:
-        return TRAINING_START + training_flops(recipes[task.name]) / FLOPS_PER_SECOND
+    recipe = recipes.get(task.name)
+    if isinstance(recipe, RlRecipe):
+        answers = recipe.steps.value * recipe.train_batch_size.value
+        return TRAINING_START + answers * SECONDS_PER_ANSWER
+    if recipe:
+        return TRAINING_START + training_flops(recipe) / FLOPS_PER_SECOND
     command, *rest = task.arguments
     return SECONDS.get(command) or SECONDS.get(f"{command} {rest[0]}", OTHER)
 
 
-def training_flops(recipe: ReadyRecipe) -> float:
+def training_flops(recipe: PretrainRecipe | SftRecipe) -> float:
     """Return the floating-point operations of a stage: training, and a third of it to validate.
 
     Six per parameter and token, and for causal attention six per layer, hidden unit and token of
@@ -75,7 +83,7 @@ def training_flops(recipe: ReadyRecipe) -> float:
     return per_token * batches * recipe.tokens.value / steps
 
 
-def _validated_batches(recipe: ReadyRecipe) -> float:
+def _validated_batches(recipe: PretrainRecipe | SftRecipe) -> float:
     """Return the global batches of all validations of a stage."""
     steps = recipe.steps.value
     if isinstance(recipe, PretrainRecipe):

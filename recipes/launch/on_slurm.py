@@ -423,6 +423,9 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
     packed = request.packed
     if packed:
         packed = str(_cluster_path(cluster, Path(packed), "--packed"))
+    prompts = request.prompts
+    if prompts:
+        prompts = str(_cluster_path(cluster, Path(prompts), "--prompts"))
 
     init = request.init
     if init:
@@ -439,6 +442,7 @@ def _for_cluster(request: ChainRequest, cluster: Cluster) -> ChainRequest:
         request,
         data=data,
         packed=packed,
+        prompts=prompts,
         init=init,
         overrides=overrides,
     )

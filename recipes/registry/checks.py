@@ -20,6 +20,7 @@ from recipes.spec.origin import Sourced
 from recipes.spec.parallelism import GPU_MEMORY, USABLE_MEMORY
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.recipe import CommonRecipe
+from recipes.spec.rl import RlRecipe
 from recipes.spec.sizes import SIZES
 
 # at the start and the end of each long-context stage; published (pretraining.phases.4.lr_schedule)
@@ -359,6 +360,15 @@ def require_processes(recipe: ReadyRecipe, processes: int) -> None:
         )
 
     replicas = processes // needed
+    if isinstance(recipe, RlRecipe):
+        # the answers to a prompt stay together
+        prompts = recipe.prompts_per_step.value
+        if prompts % replicas:
+            raise UserError(
+                f"prompts_per_step {prompts} is no multiple of the {replicas} data-parallel ranks "
+                f"that share them; start fewer processes, or raise train_batch_size"
+            )
+        return
     sequences = replicas * recipe.parallelism.micro_batch_size.value
     batch = recipe.global_batch_size.value
     if batch % sequences:

@@ -17,6 +17,7 @@ from recipes.spec.recipe import (
     Precision,
     Recompute,
 )
+from recipes.spec.rl import KlEstimator, LossReduction, TruncatedAnswers
 from recipes.spec.tree import flatten
 
 CHOICES = {
@@ -26,6 +27,9 @@ CHOICES = {
     "precision": get_args(Precision),
     "recompute": get_args(Recompute),
     "document_masking": get_args(DocumentMasking),
+    "kl_estimator": get_args(KlEstimator),
+    "loss_reduction": get_args(LossReduction),
+    "truncated_answers": get_args(TruncatedAnswers),
 }
 # every other number must be positive; the power schedule's exponent may have any sign
 MAY_BE_ZERO = {
@@ -39,6 +43,7 @@ MAY_BE_ZERO = {
     "weight_decay",
     "betas",
     "kl_beta",
+    "importance_cap",
     "temperature",
     "seed",
 }

@@ -16,7 +16,7 @@ from recipes.spec.tree import COMPUTED, Rule, apply_rules, flatten, replace_leaf
 
 Recipe = PretrainRecipe | SftRecipe | RlRecipe
 # of the kinds of stages that can be trained
-ReadyRecipe = PretrainRecipe | SftRecipe
+ReadyRecipe = PretrainRecipe | SftRecipe | RlRecipe
 
 
 def resolve(
@@ -112,6 +112,21 @@ def resolve_sft(stage: str, size: str, overrides: Sequence[str] = ()) -> SftReci
     recipe = resolve(stage, size, overrides)
     if not isinstance(recipe, SftRecipe):
         raise UserError(f"{stage} is no stage of supervised fine-tuning; choose sft")
+    return recipe
+
+
+def resolve_rl(stage: str, size: str, overrides: Sequence[str] = ()) -> RlRecipe:
+    """Return :func:`resolve`'s recipe of reinforcement learning.
+
+    Raises:
+        UserError: as :func:`resolve`, and for a stage of another kind.
+    """
+    recipe = resolve(stage, size, overrides)
+    if not isinstance(recipe, RlRecipe):
+        names = [name for name, other in STAGES.items() if other.kind == "rl"]
+        raise UserError(
+            f"{stage} is no stage of reinforcement learning; choose one of {', '.join(names)}"
+        )
     return recipe
 
 

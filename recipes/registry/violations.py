@@ -39,6 +39,7 @@ def violations(recipe: CommonRecipe) -> Iterator[str]:
     yield from _batch(values)
     yield from _merge_and_mixture(values)
     yield from _schedule(values)
+    yield from _groups(values)
 
 
 def _training(values: dict[str, Any]) -> Iterator[str]:
@@ -120,4 +121,13 @@ def _schedule(values: dict[str, Any]) -> Iterator[str]:
         yield (
             f"schedule.warmup_tokens is {warmup_tokens}, expected fewer than schedule.tokens "
             f"{tokens}"
+        )
+
+
+def _groups(values: dict[str, Any]) -> Iterator[str]:
+    samples = values.get("samples_per_prompt", 2)
+    if samples < 2:
+        yield (
+            f"samples_per_prompt is {samples}, expected 2 or more: GRPO compares the answers to a "
+            f"prompt"
         )

@@ -29,6 +29,7 @@ from recipes.reports.document import (
 from recipes.reports.pages import write_pages
 from recipes.reports.plots import schedule_curve
 from recipes.reports.records import METRICS, Problems, StageReport, read_merges, read_stages
+from recipes.reports.rewards import reward_charts, reward_range
 from recipes.runs import curated_folder
 from recipes.runs.curated_folder import CURATED, CurationManifest
 from recipes.runs.stage_folder import MERGED, RECIPE
@@ -203,6 +204,7 @@ def _curation(problems: Problems) -> Iterator[Block]:
 def _stage_section(stage: StageReport, run_folder: Path) -> Section:
     blocks = [
         *_charts([stage]),
+        *reward_charts(stage),
         _details(stage, run_folder / stage.name),
         _scores_by_task(stage),
         _mixture(stage),
@@ -224,7 +226,9 @@ def _charts(stages: Sequence[StageReport]) -> list[Block]:
         start = stage.tokens_before - stages[0].tokens_before
         end = start + stage.tokens_done
         spans.append(Span(stage.name, start, end))
-        losses.append(Series("training", *stage.curve("loss", start), "c0", "-"))
+        # what a policy minimizes is no loss of the data
+        if "reward" not in stage.metrics:
+            losses.append(Series("training", *stage.curve("loss", start), "c0", "-"))
         losses.append(Series("validation", *stage.curve("val_loss", start), "c1", "o-"))
         entropy = stage.get("unigram_entropy")
         if entropy and end > start:
@@ -267,6 +271,8 @@ def _details(stage: StageReport, folder: Path) -> Table:
         "parent stage": stage.get("parent"),
         "starts": stage.get("num_starts"),
         "conversations": _packed(stage),
+        "prompts": _prompts(stage),
+        "reward": reward_range(stage),
         "read more than once": ", ".join(f"{name} ({n:g} epochs)" for name, n in epochs.items()),
         "gates": _gates(stage),
         "mean scores": _scores(stage),
@@ -290,6 +296,15 @@ def _packed(stage: StageReport) -> str | None:
         f"held out; {packed.trained_share:.1%} of the tokens are trained; {packed.epochs:.2f} "
         f"epochs"
     )
+
+
+def _prompts(stage: StageReport) -> str | None:
+    """Describe the prompts that a stage of reinforcement learning answers."""
+    prompts = stage.get("prompts")
+    if prompts is None:
+        return None
+    domains = ", ".join(f"{domain} {count:,}" for domain, count in prompts.domains.items())
+    return f"{prompts.prompts:,} ({domains}); {prompts.passes:.2f} passes"
 
 
 def _link(folder: Path, path: str) -> Cell:

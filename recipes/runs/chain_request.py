@@ -18,6 +18,9 @@ class ChainRequest:
             stage's folder, or ``hf:NAME`` or ``hf:FOLDER``, which is imported first.
         evaluate: whether each stage is evaluated, and has to pass its gate.
         packed: folder of packed conversations, for supervised fine-tuning.
+        prompts: folder of prompts for reinforcement learning, or of such folders by stage; None
+            where size tiny prepares its own.
+        reward_model, reward_model_name: of the prompts that ask for one.
         log: an experiment tracker in addition to TensorBoard, ``wandb`` or ``mlflow``.
     """
 
@@ -30,3 +33,6 @@ class ChainRequest:
     evaluate: bool
     log: str | None = None
     packed: str | None = None
+    prompts: str | None = None
+    reward_model: str | None = None
+    reward_model_name: str = ""

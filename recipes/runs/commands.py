@@ -139,6 +139,17 @@ class JudgeServerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptsOptions(Options):
+    """``granite41 data prompts``."""
+
+    command = ("data", "prompts")
+
+    sources: tuple[str, ...] = field(metadata={"flag": "--source"})
+    output: PathLike
+    easy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportOptions(Options):
     """``granite41 import``."""
 
@@ -159,6 +170,9 @@ class TrainOptions(Options):
     run_dir: PathLike
     data: PathLike | None = None
     packed: PathLike | None = None
+    prompts: PathLike | None = None
+    reward_model: str | None = None
+    reward_model_name: str = ""
     init: PathLike | None = None
     log: str | None = None
     overrides: tuple[str, ...] = field(default=(), metadata=_POSITIONAL)

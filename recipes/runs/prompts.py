@@ -137,6 +137,12 @@ class PromptFolder:
         return (self[index] for index in range(len(self)))
 
 
+def stage_prompts(folder: Path, stage: str) -> Path:
+    """Return the folder of a stage's prompts: that of its name within ``folder``, or itself."""
+    own = folder / stage
+    return own if own.is_dir() else folder
+
+
 def parse_prompt(line: bytes, where: str) -> Prompt:
     """Return the prompt of a line.
 

@@ -88,6 +88,36 @@ class ShardProgress:
 
 
 @dataclass(frozen=True)
+class PromptData:
+    """The prompts that a stage of reinforcement learning has answered.
+
+    Attributes:
+        fingerprint: SHA-256 of the prompts.
+        prompts: how many there are.
+        domains: domain -> prompts.
+        passes: how often the stage goes through them.
+    """
+
+    fingerprint: str
+    prompts: int
+    domains: dict[str, int]
+    passes: float
+
+
+@dataclass(frozen=True)
+class ReferencePolicy:
+    """The checkpoint that a policy is kept close to.
+
+    Attributes:
+        checkpoint: path of a NeMo checkpoint.
+        sha256: of its weights, see :mod:`recipes.alignment.rl.reference`.
+    """
+
+    checkpoint: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class StageManifest:
     """A stage as its folder describes it; written at each start and at its end.
 
@@ -109,6 +139,8 @@ class StageManifest:
         validation_loss: the last one, in nats per token.
         unigram_entropy: of the data, in nats per token; None where it is not known.
         error: why the stage failed.
+        prompts: that a stage of reinforcement learning trains on.
+        reference: its reference policy.
     """
 
     stage: str
@@ -130,6 +162,8 @@ class StageManifest:
     validation_loss: float | None = None
     unigram_entropy: float | None = None
     error: str | None = None
+    prompts: PromptData | None = None
+    reference: ReferencePolicy | None = None
 
     @property
     def is_finished(self) -> bool:

@@ -32,8 +32,11 @@ SFT_LEARNING_RATE = assumed(
     6e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-6 in 500 steps"
 )
 SFT_VALIDATION_SHARE = assumed(0.05, "of some hundred sequences a few")
-ALIGNMENT_BATCH_FACTOR = assumed(16, "RL's batch becomes 64 samples: 4 prompts x 16")
-ALIGNMENT_STEP_FACTOR = assumed(100, "RL's steps become few, minutes on a CPU")
+RL_BATCH_FACTOR = assumed(16, "RL's batch becomes 64 samples: 4 prompts x 16")
+RL_STEP_FACTOR = assumed(10, "RL's 1,242 steps become 125, a second each on a CPU")
+RL_LEARNING_RATE = assumed(
+    1e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-7 in some dozen steps"
+)
 WARMUP_FRACTION = assumed(0.1, "phase 1 has 153 steps, too few to show the full size's 0.01%")
 INTERVALS = assumed(10, "shows interruption and resumption in the longer stages")
 TOKENS_PER_MICRO_BATCH = assumed(
@@ -111,15 +114,17 @@ def _scale_sft(full: SftRecipe) -> SftRecipe:
 
 def _scale_rl(full: RlRecipe) -> RlRecipe:
     """Scale an RL stage down; the group size stays."""
-    prompts_factor = ALIGNMENT_BATCH_FACTOR.value * ALIGNMENT_STEP_FACTOR.value
+    prompts_factor = RL_BATCH_FACTOR.value * RL_STEP_FACTOR.value
     # steps that follow from prompts and batch are computed from tiny's own
     steps = full.steps
     if steps is not COMPUTED:
-        steps = _divided(steps, ALIGNMENT_STEP_FACTOR.value)
+        divided = max(1, round(steps.value / RL_STEP_FACTOR.value))
+        steps = assumed(divided, f"full size's {steps.value} / {RL_STEP_FACTOR.value}")
     return replace(
         _common(full),
         prompts=_divided(full.prompts, prompts_factor),
-        train_batch_size=_divided(full.train_batch_size, ALIGNMENT_BATCH_FACTOR.value),
+        train_batch_size=_divided(full.train_batch_size, RL_BATCH_FACTOR.value),
+        schedule=replace(full.schedule, learning_rate=RL_LEARNING_RATE),
         steps=steps,
         checkpoint_every_steps=COMPUTED,
     )

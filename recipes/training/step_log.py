@@ -23,11 +23,11 @@ class StepLog:
     Args:
         stage: its name.
         steps: of the whole stage.
-        tokens_per_step: read in a step.
+        tokens_per_step: read in a step; None where steps differ.
         metrics: path of the file.
     """
 
-    def __init__(self, stage: str, steps: int, tokens_per_step: int, metrics: Path) -> None:
+    def __init__(self, stage: str, steps: int, tokens_per_step: int | None, metrics: Path) -> None:
         self._stage = stage
         self._steps = steps
         self._tokens_per_step = tokens_per_step
@@ -50,13 +50,8 @@ class StepLog:
         start = "starts"
         if done:
             start = f"continues after step {done}"
-        log.info(
-            "%s: %s, %d steps of %s tokens",
-            self._stage,
-            start,
-            self._steps,
-            f"{self._tokens_per_step:,}",
-        )
+        size = f" of {self._tokens_per_step:,} tokens" if self._tokens_per_step else ""
+        log.info("%s: %s, %d steps%s", self._stage, start, self._steps, size)
 
     def step(
         self,
@@ -64,6 +59,8 @@ class StepLog:
         loss: float,
         seconds: float,
         rates: tuple[float, float],
+        read: tuple[int, int] | None = None,
+        note: str = "",
         **more: float,
     ) -> None:
         """Write the step that is done.
@@ -73,11 +70,15 @@ class StepLog:
             loss: in nats per token.
             seconds: that it took.
             rates: of :func:`learning_rates`.
+            read: tokens seen in the stage and in this step, where steps differ.
+            note: for the log.
             more: further values of the line.
         """
         self._progress.advance(1)
-        tokens = step * self._tokens_per_step
-        tokens_per_second = self._tokens_per_step / seconds
+        if self._tokens_per_step:
+            read = (step * self._tokens_per_step, self._tokens_per_step)
+        tokens, tokens_in_step = read or (0, 0)
+        tokens_per_second = tokens_in_step / seconds
         lr, lr_hidden = rates
         self._write(
             step=step,
@@ -91,12 +92,13 @@ class StepLog:
         print_every = max(1, min(self._steps // 50, 100))
         if self._file and (step % print_every == 0 or step == self._steps):
             log.info(
-                "%s: step %d/%d  tokens %s  loss %.3f  lr %.3g  %s tokens/s  %s left",
+                "%s: step %d/%d  tokens %s  loss %.3f%s  lr %.3g  %s tokens/s  %s left",
                 self._stage,
                 step,
                 self._steps,
                 f"{tokens:,}",
                 loss,
+                note,
                 lr,
                 f"{tokens_per_second:,.0f}",
                 duration(self._progress.seconds_left),

@@ -208,9 +208,24 @@ ROWS = [
         ["supervised fine-tuning needs packed conversations", "with --packed"],
     ),
     Row(
-        "a planned stage",
-        "run sft..rl_math --size 8b --data data",
-        ["rl_multi_domain is planned and cannot be trained yet; choose one of phase1, "],
+        "reinforcement learning without prompts",
+        "run rl_math --size 8b --data data",
+        ["reinforcement learning needs prompts", "with --prompts"],
+    ),
+    Row(
+        "a group of one answer",
+        "show rl_math --size 8b samples_per_prompt=1",
+        ["samples_per_prompt is 1, expected 2 or more"],
+    ),
+    Row(
+        "a batch that groups do not divide",
+        "show rl_math --size 8b samples_per_prompt=24",
+        ["samples_per_prompt 24 does not divide train_batch_size 1024"],
+    ),
+    Row(
+        "an unknown estimator",
+        "show rl_math --size 8b kl_estimator=k1",
+        ["kl_estimator is 'k1', expected one of k3, k2, k3_ratio"],
     ),
     Row(
         "training without data",

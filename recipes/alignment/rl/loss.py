@@ -5,12 +5,10 @@ reference policy, and a ratio is ``pi / old`` of one token.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-KlEstimator = Literal["k3", "k2", "k3_ratio"]
-LossReduction = Literal["token", "sequence", "micro_batch"]
+from recipes.spec.rl import KlEstimator, LossReduction
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ class AnswerTokens:
     advantages: torch.Tensor
     weights: torch.Tensor
     importance: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "AnswerTokens":
+        """Return them on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return AnswerTokens(**moved)
 
 
 def dapo_loss(
@@ -107,7 +110,7 @@ def kl_estimate(
 
 
 def answer_weights(
-    trained_tokens: torch.Tensor, reduction: LossReduction, micro_batch_size: int = 1
+    trained_tokens: torch.Tensor, reduction: LossReduction, answers_per_mean: int = 1
 ) -> torch.Tensor:
     """Return what a token of each answer weighs in the loss of the global batch.
 
@@ -115,7 +118,7 @@ def answer_weights(
 
     - ``token``: over all answers of the global batch, DAPO's (arXiv 2503.14476, section 3.3).
     - ``sequence``: over each answer for itself, GRPO's.
-    - ``micro_batch``: over ``micro_batch_size`` successive answers.
+    - ``micro_batch``: over ``answers_per_mean`` successive answers.
 
     Weights are fixed before the batch is split, so that the split into ranks, micro-batches or
     packed sequences does not change the loss.
@@ -124,13 +127,13 @@ def answer_weights(
         trained_tokens: int64, shape (answers of the global batch,), in the batch's order; 0 for a
             masked answer, which counts in no mean.
         reduction: which answers share a mean.
-        micro_batch_size: in answers.
+        answers_per_mean: of the last kind.
 
     Returns:
         float64, shape (answers,).
     """
     answers = len(trained_tokens)
-    sizes = {"token": max(1, answers), "sequence": 1, "micro_batch": micro_batch_size}
+    sizes = {"token": max(1, answers), "sequence": 1, "micro_batch": answers_per_mean}
     means = torch.arange(answers, device=trained_tokens.device) // sizes[reduction]
     totals = torch.bincount(means, weights=trained_tokens.double())[means]
     counted = torch.unique(means[totals > 0]).numel()

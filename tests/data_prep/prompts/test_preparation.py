@@ -19,7 +19,7 @@ from data_prep.prompts.difficulty import ANSWERS, Trial
 from data_prep.prompts.made_up.generators import GENERATORS, make_up
 from data_prep.prompts.preparation import LEFT_OUT, Settings, prepare
 from data_prep.prompts.sources import Source
-from data_prep.prompts.tiny import SOURCES, prepare_tiny
+from data_prep.prompts.tiny import SOURCES, tiny_sources
 from data_prep.records import BadRow
 from recipes.alignment.rewards.workers import Workers
 from recipes.common.errors import UserError
@@ -119,7 +119,8 @@ def test_a_count_draws_from_a_file_by_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", SOURCES)
 def test_tiny_has_prompts_of_each_stage(stage: str, tmp_path: Path) -> None:
-    manifest = prepare_tiny(stage, 30, tmp_path / stage)
+    sources = [Source(name, count) for name, count in tiny_sources(stage, 30).items()]
+    manifest = prepare(sources, tmp_path / stage, Settings(is_easy=True), workers=1)
     assert manifest.prompts == 30
     counts = [source.prompts for source in manifest.sources.values()]
     assert max(counts) - min(counts) <= 1

@@ -325,7 +325,7 @@ def _granite41(monkeypatch, capsys, command: str) -> tuple[int, str, str]:
         ),
         ("phase1..phse4 --size 8b", "unknown stage 'phse4' (did you mean 'phase4'?)"),
         ("phase1..sft --size 8b", "supervised fine-tuning needs packed conversations"),
-        ("sft..rl_math --size 8b", "rl_multi_domain is planned and cannot be trained yet"),
+        ("rl_multi_domain..rl_math --size 8b", "reinforcement learning needs prompts"),
         ("phase1 --size 9b", "unknown size '9b'"),
         ("phase1 --size 8b --on moon", "--on moon: no cluster of this name"),
         ("lce_32k --size 8b merge.weight=1.5", "merge.weight is 1.5, expected at most 1"),

@@ -31,9 +31,9 @@ REFUSED = {
         "phase1 --size tiny --data {data} model.vocab_size=384",
         "the tokenizer has ids up to 511 but the model only 384 rows",
     ),
-    "planned stage": (
+    "no prompts": (
         "rl_math --size tiny --data {data}",
-        "rl_math is planned and cannot be trained yet; choose one of phase1, ",
+        "rl_math answers prompts: name the folder of `granite41 data prompts` with --prompts",
     ),
     "no conversations": (
         "sft --size tiny --data {data}",
