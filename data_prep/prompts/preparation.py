@@ -187,6 +187,7 @@ def _fault(prompt: Prompt, sieve: _Sieve) -> tuple[str, str]:
     sieve.ids.add(prompt.id)
     if sieve.index:
         texts = [str(message.get("content") or "") for message in prompt.messages]
+        texts += [str(document.get("text") or "") for document in prompt.documents]
         hit = sieve.index.find("\n".join(texts))
         if hit:
             return CONTAMINATED, f"{hit[1]}: {hit[0]}"

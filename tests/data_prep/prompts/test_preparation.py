@@ -59,6 +59,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         ask("What is y?", gold={"value": "7"}),
         ask("<|end_of_text|>What is z?"),
         ask(f"Count the words: {LONG}"),
+        ask("Count the words.", documents=[{"text": LONG}]),
         ask("", messages=answered),
         ask("", messages=[{"role": "developer", "content": "?"}]),
         {"text": "no prompt"},
@@ -75,7 +76,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         "another prompt asks the same": 1,
         "its gold answer cannot be used": 2,
         "it spells out a special token": 1,
-        "an evaluation text shares words with it": 1,
+        "an evaluation text shares words with it": 2,
         "no prompt": 4,
     }
     lines = list(read_json_lines(tmp_path / "out" / LEFT_OUT))
