@@ -8,7 +8,7 @@ from recipes.alignment.rewards.words import clauses, has_any
 
 # words: an answer about oneself is short, and a long one can name everybody
 _LONGEST = 120
-_NEGATION = re.compile(r"\b(not|no|never|neither|nor|\w+n't|isnt|unlike|rather than)\b", re.I)
+_NEGATION = re.compile(r"\b(not|no|never|neither|nor|\w{1,12}n't|isnt|unlike|rather than)\b", re.I)
 _OTHERS = [
     *("ChatGPT", "GPT", "GPT-4", "OpenAI", "Claude", "Anthropic", "Gemini", "Bard", "Google"),
     *("DeepMind", "Llama", "Meta", "Mistral", "Mixtral", "Qwen", "Alibaba", "DeepSeek", "Phi"),

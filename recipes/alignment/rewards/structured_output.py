@@ -1,15 +1,14 @@
 """Structured output: JSON that a JSON Schema accepts, and nothing but it."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from recipes.alignment.rewards.reward import RIGHT, BadGold, NoAnswer, Reward, wrong
 
-# nothing around it but the fence
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
+_FENCE = "```"
+_LANGUAGES = ("", "json")
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,9 @@ def example(gold: Gold) -> str:
 
 def score(answer: str, gold: Gold, question: str) -> Reward:
     """Return the reward of an answer."""
-    text = answer.strip()
-    fenced = _FENCED.fullmatch(text)
-    if fenced:
-        text = fenced[1]
     try:
         value = json.loads(
-            text,
+            _without_fence(answer.strip()),
             parse_constant=_refuse_constant,
             object_pairs_hook=_object,
         )
@@ -66,6 +61,15 @@ def score(answer: str, gold: Gold, question: str) -> Reward:
     if gold.value is not None and _typed(value) != _typed(gold.value):
         return wrong("it has another value")
     return RIGHT
+
+
+def _without_fence(text: str) -> str:
+    """Return what is in a fence that has nothing around it."""
+    first, _, rest = text.partition("\n")
+    is_fenced = first.startswith(_FENCE) and rest.endswith(_FENCE)
+    if is_fenced and first.removeprefix(_FENCE).strip().lower() in _LANGUAGES:
+        return rest.removesuffix(_FENCE)
+    return text
 
 
 def _fault(value: Any, schema: dict[str, Any]) -> str:

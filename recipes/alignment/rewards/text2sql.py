@@ -8,7 +8,6 @@ and the length of a value are limited; steps end an endless query the same way o
 import hashlib
 import logging
 import math
-import re
 import sqlite3
 import tempfile
 from collections import Counter
@@ -39,7 +38,8 @@ _VALUE_BYTES = 1_000_000
 _QUERY_CHARACTERS = 10_000
 # digits that sums in another order share
 _DIGITS = 9
-_FENCED = re.compile(r"```(?:sql|sqlite)?\s*\n(.*?)\n?\s*```", re.DOTALL | re.IGNORECASE)
+_FENCE = "```"
+_LANGUAGES = ("", "sql", "sqlite")
 _READING = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -124,10 +124,15 @@ def score(answer: str, gold: Gold, question: str) -> Reward:
 
 def _query(answer: str) -> str:
     """Return the query of an answer: in its only fence, or all of it."""
-    fenced = _FENCED.findall(answer)
-    if len(fenced) > 1:
-        raise SeveralAnswers("it has several fenced queries")
-    return fenced[0] if fenced else answer
+    pieces = answer.split(_FENCE)
+    if len(pieces) == 1:
+        return answer
+    if len(pieces) == 2:
+        raise NoAnswer("a fence has no end")
+    if len(pieces) > 3:
+        raise SeveralAnswers("it has several fences")
+    language, _, query = pieces[1].partition("\n")
+    return query if language.strip().lower() in _LANGUAGES else pieces[1]
 
 
 # the samples of a prompt often ask the same

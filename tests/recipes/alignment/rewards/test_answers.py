@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from recipes.alignment.rewards import functions
+from recipes.alignment.rewards.answer import LONGEST
 from recipes.alignment.rewards.reward import Outcome, Reward
 from recipes.alignment.rewards.workers import Workers
 from recipes.runs.prompts import Prompt
@@ -110,6 +111,42 @@ def test_an_answer_has_its_reward(rewards: list[Reward], number: int) -> None:
     row = ROWS[number]
     reward = rewards[number]
     assert (reward.outcome, reward.value) == (row.outcome, row.value), reward.reason
+
+
+HOSTILE = (
+    *(
+        "a",
+        "7",
+        " a",
+        "\na",
+        "(",
+        "[",
+        "{",
+        "\\boxed{",
+        "1 ",
+        "n't",
+        "the ",
+        "answer ",
+        "answer is ",
+    ),
+    *("```", "```sql\n", "Ann: knight, ", "2024-", "1 day ", "\u0301", "a, ", "I am not ", "-- \n"),
+    *('{"a":', "'", '"', "SELECT ", "$", "\\frac", "^", "9", "B) ", "i do not "),
+)
+
+
+def test_no_text_that_repeats_itself_takes_long() -> None:
+    prompts = {row.prompt.reward: row.prompt for row in ROWS}
+    # whose checks are lm-eval's
+    del prompts["instruction_following"]
+    pairs = []
+    for prompt in prompts.values():
+        for piece in HOSTILE:
+            pairs.append((prompt, piece * (LONGEST // len(piece))))
+    with Workers(2, prompts, seconds=10) as impatient:
+        rewards = impatient.score(pairs)
+    for (prompt, answer), reward in zip(pairs, rewards, strict=True):
+        is_late = reward.outcome == Outcome.TIMED_OUT
+        assert not is_late, (prompt.reward, answer[:20], reward.reason)
 
 
 def test_every_gold_answer_can_be_read_and_is_right(workers: Workers) -> None:
