@@ -35,6 +35,8 @@ def _tasks(stages: str, size: str, folder: Path, *overrides: str, **options) -> 
         evaluate=options.pop("evaluate", False),
         log=options.pop("log", None),
         packed=options.pop("packed", None),
+        prompts=options.pop("prompts", None),
+        reward_model=options.pop("reward_model", None),
     )
     assert not options
     return {task.name: task for task in build_chain(request, folder, on_cluster=on_cluster)}
@@ -73,6 +75,40 @@ def test_each_stage_waits_for_what_it_begins_with(tmp_path) -> None:
     for name, task in found.items():
         assert added.issuperset(task.after)
         added.add(name)
+
+
+def test_rl_answers_prompts_and_reads_no_data(tmp_path) -> None:
+    words = {"prompts": "p", "reward_model": "http://host/classify"}
+    found = _tasks("rl_rlhf..rl_math", "8b", tmp_path, data=None, init="c", **words)
+    assert {name: task.after for name, task in found.items() if "export" not in name} == {
+        "generate": ("report",),
+        "rl_rlhf": (),
+        "rl_identity": ("rl_rlhf",),
+        "rl_math": ("rl_identity",),
+        "report": ("rl_rlhf-export", "rl_identity-export", "rl_math-export"),
+    }
+    assert found["rl_rlhf"].arguments[-6:] == (
+        *("--prompts", "p", "--reward-model", "http://host/classify", "--init", "c"),
+    )
+    assert "--init" not in found["rl_math"].arguments
+    with pytest.raises(UserError, match=r"needs prompts: name .* with --prompts"):
+        _tasks("rl_math", "8b", tmp_path, data=None)
+
+
+def test_tiny_makes_up_its_prompts_once(tmp_path) -> None:
+    found = _tasks("rl_identity..rl_math", "tiny", tmp_path, data=None, init="c")
+    assert found["rl_identity"].after == ("rl_identity-prompts",)
+    assert found["rl_math"].after == ("rl_math-prompts", "rl_identity")
+    made = shlex.join(found["rl_math-prompts"].arguments)
+    prompts = resolve("rl_math", "tiny").prompts.value
+    assert made.startswith(f"data prompts --source arithmetic={prompts} ")
+    assert f"--output {tmp_path}/prompts/rl_math" in made
+    assert f"--prompts {tmp_path}/prompts" in shlex.join(found["rl_math"].arguments)
+
+    (tmp_path / "prompts/rl_math").mkdir(parents=True)
+    found = _tasks("rl_identity..rl_math", "tiny", tmp_path, data=None, init="c")
+    assert found["rl_math"].after == ("rl_identity",)
+    assert "rl_identity-prompts" in found
 
 
 def test_fine_tuning_reads_conversations_and_no_data(tmp_path) -> None:

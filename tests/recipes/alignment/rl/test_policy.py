@@ -1,5 +1,6 @@
 """The gradient of a step is the same however its answers are laid into rows and over ranks."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,6 @@ def _step(name: str, folder: Path) -> tuple[float, dict[str, float]]:
     return loss, metrics
 
 
-def _steps(names: list[str], folder: Path) -> dict[str, tuple[float, dict[str, float]]]:
-    return {name: _step(name, folder) for name in names}
-
-
 def _steps_and_gradients(names: list[str], folder: Path) -> tuple[Any, Any]:
     """Do the steps, and return what each layout has written."""
     import torch
@@ -160,7 +157,9 @@ def _steps_and_gradients(names: list[str], folder: Path) -> tuple[Any, Any]:
     from recipes.alignment.processes import process_groups
     from recipes.alignment.rl.policy import build_policy
 
-    done = _steps(names, folder)
+    # by itself a process needs no port, which it could not use twice
+    del os.environ["RANK"]
+    done = {name: _step(name, folder) for name in names}
     recipe = resolve("rl_math", "tiny", SETTINGS)
     gradients = {}
     with process_groups(recipe.parallelism):
@@ -178,7 +177,7 @@ def _steps_and_gradients(names: list[str], folder: Path) -> tuple[Any, Any]:
 def steps(forked: Callable, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Losses and metrics by layout, and gradients by layout."""
     folder = tmp_path_factory.mktemp("policy")
-    done = forked(_steps, list(OF_TWO_RANKS), folder, world_size=2)
+    done = {name: forked(_step, name, folder, world_size=2) for name in OF_TWO_RANKS}
     others, gradients = forked(_steps_and_gradients, list(OF_ONE_RANK), folder)
     return done | others, gradients
 
