@@ -45,6 +45,9 @@ OPTIONS = {
     ],
     "curation.py": ["--conversations", "50", "100", "--workers", "1"],
     "conversations.py": ["--lengths", "1000", "--conversations", "20"],
+    "rollout.py": [
+        *("--prompts", "2", "--samples", "2", "--tokens", "8", "--rounds", "1", "--params", "1"),
+    ],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
     "checkpoint.py": ["--params", "1", "--saves", "1"],
     "pipeline.py": ["--rounds", "1", "--tokens", "8192"],
@@ -127,6 +130,14 @@ def assert_positive(figures: dict[str, list[float]]) -> None:
     for name, values in figures.items():
         assert values, name
         assert all(math.isfinite(value) and value > 0 for value in values), (name, values)
+
+
+def test_rollout(started) -> None:
+    figures = rows(printed(started, "rollout.py"))
+    # of generation, and of the refresh in megabytes
+    assert list(figures)[:2] == ["equal", "mixed"]
+    assert len(figures) == 3
+    assert_positive(figures)
 
 
 def test_cli(started) -> None:

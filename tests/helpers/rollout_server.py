@@ -132,7 +132,7 @@ class StandIn(Worker):
         self.model_config = type("ModelConfig", (), {"model": str(model)})
         self._faults = faults
         self.completed = 0
-        # as `--load-format dummy`
+        # nobody's weights
         self._embedding = np.zeros((VOCAB_SIZE, 16), dtype=np.float32)
 
     @property

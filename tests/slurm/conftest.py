@@ -58,3 +58,11 @@ def site(cluster, preloaded_environment, tmp_path) -> Iterator[Site]:
     site = Site(cluster, preloaded_environment, tmp_path)
     yield site
     site.clean_up()
+
+
+@pytest.fixture
+def plain_site(cluster, tmp_path) -> Iterator[Site]:
+    """A user whose jobs need no NeMo."""
+    site = Site(cluster, {}, tmp_path)
+    yield site
+    site.clean_up()

@@ -3,26 +3,15 @@
 import json
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.judge_server import answers, by_the_reply, entries, judge_server
-from tests.helpers.local_cluster import LocalCluster
-from tests.helpers.slurm_site import Site
 
 pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def plain_site(cluster: LocalCluster, tmp_path: Path) -> Iterator[Site]:
-    """A user whose jobs need no NeMo."""
-    site = Site(cluster, {}, tmp_path)
-    yield site
-    site.clean_up()
 
 
 def _write_conversations(folder: Path) -> list[Path]:

@@ -49,18 +49,18 @@ class Watch:
 def vllm_command(
     python: str, model: Path, positions: int, tensor_parallel: int, more: Sequence[str]
 ) -> Command:
-    """Return the command of a vLLM server without the policy's weights, which the trainer loads.
+    """Return the command of a vLLM server, to which the trainer sends the policy's weights.
 
     Args:
         python: of vLLM's environment.
-        model: Hugging Face folder with the policy's config and tokenizer.
+        model: Hugging Face folder with the policy's config and tokenizer, and any weights: over
+            those of ``--load-format dummy`` vLLM loads no others.
         positions: tokens of a prompt and its answer.
         tensor_parallel: GPUs that share the model.
         more: options of ``vllm serve``, after which none of these follow.
     """
     options = {
         "--served-model-name": POLICY,
-        "--load-format": "dummy",
         "--max-model-len": positions,
         "--tensor-parallel-size": tensor_parallel,
         # of the distribution that the tokens are drawn from, at the temperature

@@ -142,7 +142,7 @@ def test_the_command_of_a_server() -> None:
     make = vllm_command("/env/bin/python", Path("/run/sft/hf"), 8192, 2, ["--dtype", "bfloat16"])
     assert " ".join(make("10.0.0.7", 20123)) == (
         "/env/bin/python -m vllm.entrypoints.cli.main serve /run/sft/hf "
-        "--served-model-name policy --load-format dummy --max-model-len 8192 "
+        "--served-model-name policy --max-model-len 8192 "
         "--tensor-parallel-size 2 --logprobs-mode processed_logprobs --generation-config vllm "
         "--worker-extension-cls granite41_vllm.Worker --middleware granite41_vllm.RequireKey "
         "--dtype bfloat16 --host 10.0.0.7 --port 20123"
