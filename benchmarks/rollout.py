@@ -164,7 +164,7 @@ def measure_generation(options: argparse.Namespace, folder: Path) -> list[list[s
 
     model = build(folder / "tiny")
     export_live(model, folder / "tiny", folder / "hf")
-    peer = GraniteForCausalLM.from_pretrained(folder / "hf").eval()
+    peer = GraniteForCausalLM.from_pretrained(folder / "hf", trust_remote_code=False).eval()
     rows = []
     for name, tokens, stop_ids in (
         ("equal", options.tokens, []),
