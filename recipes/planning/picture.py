@@ -18,6 +18,7 @@ COLORS = {
     "weights": "#0b62a8",
     "gradients": "#c2410c",
     "optimizer": "#00795a",
+    "reference": "#8a8f98",
     "activations": "#a13d7a",
     "logits": "#7a5c00",
     "context_parallel": "#4b5563",

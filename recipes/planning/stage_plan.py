@@ -13,14 +13,12 @@ from recipes.planning.rollouts import plan_servers, rl_time
 from recipes.planning.search import nearest_fit, step_seconds
 from recipes.registry.resolve import resolve
 from recipes.registry.violations import violations
-from recipes.runs.stage_folder import EXPORT_BYTES
 from recipes.spec.memory import (
     Formula,
     estimate,
     explain,
     micro_batches,
     sequences_per_step,
-    shard_parameters,
 )
 from recipes.spec.origin import assumed
 from recipes.spec.pretraining import PretrainRecipe
@@ -133,7 +131,6 @@ def _figures(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) -> dict
             f"servers of {servers.gpus_each} with {servers.samples_each:g} samples each",
         )
         gpus += servers.gpus
-        figures["reference weights"] = _reference(recipe)
     else:
         tokens = recipe.tokens.value  # type: ignore[attr-defined]
         figures["tokens"] = Figure(tokens, "tokens", _why(recipe, "tokens"))
@@ -152,20 +149,6 @@ def _figures(recipe: CommonRecipe, processor: Gpu, options: PlanOptions) -> dict
     figures |= costs.storage(recipe)
     figures["data"] = _data(recipe)
     return figures
-
-
-def _reference(recipe: CommonRecipe) -> Figure:
-    """Return the bytes of the reference policy's weights beside a GPU."""
-    parallel = recipe.parallelism
-    tp = parallel.tensor_model_parallel_size.value
-    pp = parallel.pipeline_model_parallel_size.value
-    held = max(shard_parameters(recipe.model, tp, pp))
-    return Figure(
-        EXPORT_BYTES * held / 1e9,
-        "GB",
-        f"{EXPORT_BYTES} bytes x {held:,} parameters of a GPU, assumed to be in the host's memory "
-        "and to take the policy's place for a forward pass",
-    )
 
 
 def _estimated_step(

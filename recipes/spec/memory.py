@@ -25,12 +25,14 @@ class Memory:
     """Bytes on one GPU at the peak of a step.
 
     Attributes:
+        reference: weights of RL's reference policy, a second copy.
         context_parallel: keys, values and partial outputs that are under way between GPUs.
     """
 
     weights: float
     gradients: float
     optimizer: float
+    reference: float
     activations: float
     logits: float
     context_parallel: float
@@ -176,7 +178,8 @@ def explain(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
 
     Weights and gradients: with bf16, 2 bytes an element and 4 for the gradient, summed in fp32. The
     distributed optimizer splits its fp32 master weights and two moments, 12 bytes an element, over
-    the data- and context-parallel ranks. With fp32 throughout it is 4, 4 and 8.
+    the data- and context-parallel ranks. With fp32 throughout it is 4, 4 and 8. RL keeps its
+    reference policy's weights on the same GPUs.
 
     Activations: see :func:`layer_activations`, for each layer of the pipeline stage and each of its
     micro-batches. With full recomputation a layer keeps its input only, and one layer more is whole
@@ -202,6 +205,7 @@ def _built(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
         ranks = optimizer_ranks(recipe)
     # the first rank has no padding, unless it is alone
     own = sum(min(size, padded // ranks) for size, padded in buckets)
+    copied = sum(size for size, _ in buckets) if recipe.kind == "rl" else 0
     return {
         "weights": Formula(
             element * elements, f"{element} bytes x {elements:,} elements of its buffer"
@@ -210,6 +214,9 @@ def _built(recipe: CommonRecipe, stage: int) -> dict[str, Formula]:
         "optimizer": Formula(
             per_parameter * own,
             f"{per_parameter} bytes x {own:,} elements, its part of {ranks:,}",
+        ),
+        "reference": Formula(
+            element * copied, f"{element} bytes x {copied:,} parameters of the reference policy"
         ),
     }
 

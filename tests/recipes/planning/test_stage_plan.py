@@ -66,8 +66,6 @@ def test_an_rl_step_is_the_sum_of_its_parts() -> None:
     assert figures["time"].value == pytest.approx(280 * step / 3600)
     # policy and reference forward are two of a training step's three passes
     assert figures["log-probabilities"].value == pytest.approx(2 / 3 * figures["training"].value)
-    # in bf16, on two GPUs
-    assert figures["reference weights"].value == pytest.approx(8.38, abs=0.01)
     # a reward model scores what RLHF generates
     other = plan_stage("rl_math", "8b", PlanOptions()).figures
     assert figures["rewards"].value > other["rewards"].value

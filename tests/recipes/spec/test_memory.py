@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipes.registry.resolve import resolve_pretraining
+from recipes.registry.resolve import resolve, resolve_pretraining
 from recipes.spec.memory import bucket_sizes, estimate, explain, shard_parameters
 from recipes.spec.sizes import SIZES
 
@@ -84,6 +84,12 @@ def test_buckets_hold_every_parameter(stage: int) -> None:
     assert all(size <= padded < size + 128 and padded % 128 == 0 for size, padded in buckets)
     # at either end of the pipeline the embedding is alone
     assert 100352 * 4096 // 4 in [size for size, _ in buckets]
+
+
+def test_rl_holds_its_reference_policy() -> None:
+    memory = estimate(resolve("rl_math", "8b"))
+    assert memory.reference == (8380551168 + 81 * 4096) / 2 * 2
+    assert estimate(resolve("sft", "8b")).reference == 0
 
 
 def test_each_part_has_its_arithmetic() -> None:
