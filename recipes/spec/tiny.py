@@ -25,11 +25,12 @@ TOKEN_FACTOR = assumed(8_000_000, "phase 1's 10T tokens become 1.25M, two minute
 BATCH_FACTOR = assumed(
     32, "phase 1's batch becomes 32 sequences, 8,192 tokens: 153 steps, enough to learn"
 )
-SFT_BATCH_FACTOR = assumed(256, "SFT's batch becomes one sequence, of which a CPU takes many steps")
-SFT_STEP_FACTOR = assumed(50, "SFT's 25K steps become 500, under a minute on a CPU")
-SFT_SAMPLES = assumed(1050, "made-up conversations: three epochs of them are 500 sequences")
+SFT_BATCH_FACTOR = assumed(128, "SFT's batch becomes 2 sequences, of which a CPU takes many")
+SFT_STEP_FACTOR = assumed(88, "SFT's 25K steps become 284, a minute on a CPU")
+SFT_SAMPLES = assumed(900, "made-up conversations, about 140 sequences")
+SFT_EPOCHS = assumed(4, "so few conversations are to be seen more often")
 SFT_LEARNING_RATE = assumed(
-    6e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-6 in 500 steps"
+    6e-3, "a model of 0.3M parameters learns nothing at the full size's 5e-6 in 284 steps"
 )
 SFT_VALIDATION_SHARE = assumed(0.05, "of some hundred sequences a few")
 RL_BATCH_FACTOR = assumed(16, "RL's batch becomes 64 samples: 4 prompts x 16")
@@ -99,10 +100,10 @@ def _scale_pretraining(full: PretrainRecipe) -> PretrainRecipe:
 
 
 def _scale_sft(full: SftRecipe) -> SftRecipe:
-    # fewer steps, and fewer samples in each: epochs stay the full size's
     return replace(
         _common(full),
         samples=SFT_SAMPLES,
+        epochs=SFT_EPOCHS,
         steps=_divided(full.steps, SFT_STEP_FACTOR.value),
         global_batch_size=_divided(full.global_batch_size, SFT_BATCH_FACTOR.value),
         schedule=replace(full.schedule, lr_start=SFT_LEARNING_RATE),
