@@ -145,6 +145,7 @@ class StandIn(Worker):
         folder = Path(weights_path)
         if not (folder / WEIGHTS).is_file():
             os._exit(1)
+        self.model_config.model = weights_path
         if not self.faults.keeps_weights:
             self._embedding = load_file(folder / WEIGHTS)[EMBEDDING]
 

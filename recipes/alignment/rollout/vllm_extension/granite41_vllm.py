@@ -24,6 +24,8 @@ class Worker:
 
     def granite41_load(self, folder: str, version: int) -> dict[str, Any]:
         """Load the weights of a Hugging Face folder over the present ones."""
+        # from now on vLLM takes that folder for its model's
+        self._granite41_served()
         # no version while, and should it fail, after they are mixed
         self._granite41_version: int | None = None
         self.reload_weights(weights_path=folder)  # type: ignore[attr-defined]
@@ -32,12 +34,18 @@ class Worker:
 
     def granite41_state(self) -> dict[str, Any]:
         """Return the version of the weights, None before the first load, and what is served."""
-        folder = Path(self.model_config.model)  # type: ignore[attr-defined]
-        digests = {}
-        for name in FILES:
-            digests[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         version = getattr(self, "_granite41_version", None)
-        return {"version": version, "files": digests}
+        return {"version": version, "files": self._granite41_served()}
+
+    def _granite41_served(self) -> dict[str, str]:
+        """Return the SHA-256 of the files of the folder with which the server has started."""
+        if not hasattr(self, "_granite41_files"):
+            folder = Path(self.model_config.model)  # type: ignore[attr-defined]
+            digests = {}
+            for name in FILES:
+                digests[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            self._granite41_files = digests
+        return self._granite41_files
 
 
 class RequireKey:

@@ -23,19 +23,23 @@ class Loading(Worker):
         if weights_path == "broken":
             raise RuntimeError("broken")
         self.loaded.append(weights_path)
+        # as vLLM's
+        self.model_config.model = weights_path
 
 
 def test_a_version_is_that_of_a_load_that_has_succeeded(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_text(name)
     worker = Loading(tmp_path)
+    # also where the first thing that is asked for is a load
+    assert Loading(tmp_path).granite41_load("weights/1", 1) == {"version": 1}
     digests = {
         name: hashlib.sha256(name.encode()).hexdigest()
         for name in ("config.json", "tokenizer.json")
     }
     assert worker.granite41_state() == {"version": None, "files": digests}
     assert worker.granite41_load("weights/1", 1) == {"version": 1}
-    assert worker.granite41_state()["version"] == 1
+    assert worker.granite41_state() == {"version": 1, "files": digests}
     with pytest.raises(RuntimeError):
         worker.granite41_load("broken", 2)
     assert worker.granite41_state()["version"] is None
