@@ -24,6 +24,7 @@ from data_prep.records import BadRow
 from recipes.alignment.rewards.workers import Workers
 from recipes.common.errors import UserError
 from recipes.common.json_files import read_json_lines
+from recipes.registry.resolve import resolve_rl
 from recipes.runs.prompts import PROMPTS, Prompt, PromptFolder
 
 pytestmark = pytest.mark.slow
@@ -120,11 +121,14 @@ def test_a_count_draws_from_a_file_by_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", SOURCES)
 def test_tiny_has_prompts_of_each_stage(stage: str, tmp_path: Path) -> None:
-    sources = [Source(name, count) for name, count in tiny_sources(stage, 30).items()]
+    recipe = resolve_rl(stage, "tiny")
+    counts = tiny_sources(stage, recipe.prompts.value)
+    sources = [Source(name, count) for name, count in counts.items()]
     manifest = prepare(sources, tmp_path / stage, Settings(is_easy=True), workers=1)
-    assert manifest.prompts == 30
-    counts = [source.prompts for source in manifest.sources.values()]
-    assert max(counts) - min(counts) <= 1
+    assert manifest.prompts == recipe.prompts.value
+    assert set(manifest.domains) <= set(recipe.domains.value)
+    made = [source.prompts for source in manifest.sources.values()]
+    assert max(made) - min(made) <= 1
 
 
 # --- Public sets
