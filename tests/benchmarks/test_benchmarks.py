@@ -48,6 +48,7 @@ OPTIONS = {
     "rollout.py": [
         *("--prompts", "2", "--samples", "2", "--tokens", "8", "--rounds", "1", "--params", "1"),
     ],
+    "packed.py": ["--rounds", "1"],
     "data_module.py": ["--shards", "2", "3", "--rounds", "1"],
     "checkpoint.py": ["--params", "1", "--saves", "1"],
     "pipeline.py": ["--rounds", "1", "--tokens", "8192"],
@@ -171,6 +172,17 @@ def test_rewards(started) -> None:
     assert "math, expressions" in figures
     assert len(figures) == 12
     assert_positive(figures)
+
+
+def test_packed(started) -> None:
+    figures = rows(printed(started, "packed.py"))
+    assert_positive(figures)
+    packed, to_longest, to_sequence = figures.values()
+    assert packed[-1] == 1
+    for rate, _, ratio in (to_longest, to_sequence):
+        assert ratio == pytest.approx(packed[0] / rate, rel=0.01)
+    # 8,192 tokens against 8 conversations of a hundred tokens, and the same room
+    assert packed[0] > to_sequence[0]
 
 
 def test_training(started) -> None:

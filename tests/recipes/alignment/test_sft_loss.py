@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recipes.runs.packed_folder import PackedFolder, PackedSequence
-from tests.helpers.sft_runs import LENGTH, SETTINGS
+from tests.helpers.sft_runs import SETTINGS
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +23,7 @@ SPLITS = {
     "data 2": ([], 2),
     "tensor 2": ([PARALLEL.format("tensor_model"), "parallelism.sequence_parallel=true"], 2),
     "pipeline 2": ([PARALLEL.format("pipeline_model")], 2),
+    "context 2": ([PARALLEL.format("context")], 2),
 }
 
 
@@ -42,14 +43,15 @@ def _conversations(sequence: PackedSequence) -> list[PackedSequence]:
 
 
 def _sequences(packed: Path, is_unpacked: bool = False) -> list[PackedSequence]:
-    """Return a global batch."""
+    """Return a global batch; if unpacked, of a conversation a sequence."""
     folder = PackedFolder(packed)
     sequences = [folder[number] for number in range(BATCH)]
     if not is_unpacked:
         return sequences
     conversations = [one for sequence in sequences for one in _conversations(sequence)]
-    # as many as whole micro-batches need
-    return conversations[: len(conversations) // 2 * 2]
+    empty = PackedSequence(np.empty(0, np.int32), np.empty(0, bool), np.zeros(1, np.int64))
+    # as many as whole micro-batches of 2 need
+    return conversations + [empty] * (len(conversations) % 2)
 
 
 def _gradient(
@@ -62,6 +64,7 @@ def _gradient(
     from recipes.alignment.checkpoint import load_weights
     from recipes.alignment.model import GraniteSFTModel, build_model
     from recipes.alignment.optimizer import make_trainable
+    from recipes.alignment.packed_batch import padded_length
     from recipes.alignment.processes import process_groups
     from recipes.alignment.sequence_order import part
     from recipes.alignment.sft_data import micro_batches
@@ -70,6 +73,7 @@ def _gradient(
     one = "parallelism.micro_batch_size=1"
     recipe = resolve_sft("sft", "tiny", [*SETTINGS, one, *overrides])
     sequences = _sequences(packed, is_unpacked)
+    cp = recipe.parallelism.context_parallel_size.value
     with process_groups(recipe.parallelism):
         model = build_model(GraniteSFTModel, recipe, BATCH)
         load_weights(model, base)
@@ -80,8 +84,8 @@ def _gradient(
         batch = micro_batches(
             [sequences[number] for number in own],
             recipe.parallelism.micro_batch_size.value,
-            LENGTH,
-            1,
+            padded_length(PackedFolder(packed), cp),
+            cp,
         )
         model.prepare_for_training_step()
         loss, _ = model.get_loss_and_metrics(batch, forward_only=False)
@@ -108,7 +112,7 @@ def _read(checkpoint: Path, hf_base: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _oracle(hf_base: Path, packed: Path, is_unpacked: bool) -> tuple[float, dict[str, np.ndarray]]:
+def _oracle(hf_base: Path, packed: Path) -> tuple[float, dict[str, np.ndarray]]:
     """Return loss and gradient by transformers, one conversation at a time."""
     import torch
     from transformers import GraniteForCausalLM
@@ -116,7 +120,7 @@ def _oracle(hf_base: Path, packed: Path, is_unpacked: bool) -> tuple[float, dict
     model = GraniteForCausalLM.from_pretrained(hf_base).float()
     total = 0.0
     trained = 0
-    for sequence in _sequences(packed, is_unpacked):
+    for sequence in _sequences(packed):
         for conversation in _conversations(sequence):
             ids = torch.from_numpy(np.array(conversation.ids)).long()
             mask = torch.from_numpy(np.array(conversation.loss_mask))[1:]
@@ -148,7 +152,7 @@ def gradient(nemo_base, packed, forked, tmp_path_factory) -> tuple[float, Path]:
 
 def test_transformers_has_the_same_loss_and_gradient(gradient, hf_base, packed) -> None:
     loss, folder = gradient
-    expected_loss, expected = _oracle(hf_base, packed, is_unpacked=False)
+    expected_loss, expected = _oracle(hf_base, packed)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert _difference(_read(folder, hf_base), expected) < 1e-5
 
@@ -167,10 +171,13 @@ def test_the_split_of_a_batch_changes_nothing(
     assert difference < 1e-6
 
 
-def test_the_packing_changes_nothing(nemo_base, hf_base, packed, forked, tmp_path) -> None:
+def test_the_packing_changes_nothing(
+    gradient, nemo_base, hf_base, packed, forked, tmp_path
+) -> None:
+    loss, folder = gradient
     unpacked = partial(_gradient, is_unpacked=True)
     overrides = ["parallelism.micro_batch_size=2", "global_batch_size=40"]
-    loss = forked(unpacked, nemo_base, packed, overrides, tmp_path / "unpacked")
-    expected_loss, expected = _oracle(hf_base, packed, is_unpacked=True)
-    assert loss == pytest.approx(expected_loss, rel=1e-5)
-    assert _difference(_read(tmp_path / "unpacked", hf_base), expected) < 1e-5
+    found = forked(unpacked, nemo_base, packed, overrides, tmp_path / "unpacked")
+    assert found == pytest.approx(loss, rel=1e-6)
+    difference = _difference(_read(tmp_path / "unpacked", hf_base), _read(folder, hf_base))
+    assert difference < 1e-6
