@@ -1,6 +1,6 @@
 """Packed conversations against padded ones, through the model of size tiny on the CPU.
 
-    python benchmarks/packed.py [--rounds 20] [--threads N]
+    python benchmarks/packed.py [--rounds 20]
 
 Method: lengths of conversations are drawn as in ``benchmarks/conversations.py`` and divided by 16,
 as tiny's sequences are. The same conversations go forward and backward through the model that
@@ -22,7 +22,6 @@ from cli import report
 from conversations import draw_lengths
 
 from data_prep.conversations.best_fit import best_fit
-from recipes.common.cpus import usable_cpus
 from recipes.registry.resolve import resolve
 from recipes.runs.packed_folder import PackedSequence
 from recipes.spec import tiny
@@ -103,12 +102,10 @@ def build_model() -> Any:
 
 def main() -> None:
     """Run the comparison and print its figures."""
-    cores = usable_cpus()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
     options = parser.parse_args()
 
     recipe = resolve("sft", "tiny")
@@ -127,7 +124,8 @@ def main() -> None:
     import torch
 
     model = build_model()
-    torch.set_num_threads(options.threads)
+    # processor time of several counts their waiting
+    torch.set_num_threads(1)
     forms = {
         PACKED: micro_batches(sequences, length, is_packed=True),
         LONGEST: micro_batches(conversations, None, is_packed=False),
@@ -137,12 +135,12 @@ def main() -> None:
     trained = Counter[str]()
     for round_number in range(1 + options.rounds):
         for name, batches in forms.items():
-            start = time.perf_counter()
+            start = time.process_time()
             arguments = next(batches)
             loss_mask = arguments.pop("loss_mask")
             (model(**arguments) * loss_mask).sum().backward()
             if round_number:
-                seconds[name] += time.perf_counter() - start
+                seconds[name] += time.process_time() - start
                 trained[name] += int(loss_mask.sum())
             model.zero_grad()
 
@@ -153,7 +151,7 @@ def main() -> None:
         ratio = f"{rates[PACKED] / rate:.2f}"
         rows.append([name, f"{rate:,.0f}", f"{per_batch:,.1f}", ratio])
     columns = ["8 rows", "trained tokens a second", "ms a micro-batch", "packed is faster by"]
-    report(columns, rows, f"{options.threads} torch threads", f"{options.rounds} rounds")
+    report(columns, rows, "one torch thread", f"{options.rounds} rounds")
 
 
 if __name__ == "__main__":

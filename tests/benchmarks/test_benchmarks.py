@@ -181,8 +181,6 @@ def test_packed(started) -> None:
     assert packed[-1] == 1
     for rate, _, ratio in (to_longest, to_sequence):
         assert ratio == pytest.approx(packed[0] / rate, rel=0.01)
-    # 8,192 tokens against 8 conversations of a hundred tokens, and the same room
-    assert packed[0] > to_sequence[0]
 
 
 def test_training(started) -> None:
