@@ -208,13 +208,13 @@ def measure(stack: Stack, options: argparse.Namespace, peak_flops: float) -> lis
         f"{stack.size} {stack.layers} x {stack.length}",
         f"{1e3 * step:,.1f}",
         f"{tokens:,.0f}",
-        f"{reached / 1e12:,.4f}",
-        f"{ceiling / 1e12:,.4f}",
-        f"{100 * reached / ceiling:.1f}",
-        f"{100 * reached / peak_flops:.1f}",
-        f"{memory / 1e9:.3f}",
-        f"{planned / 1e9:.3f}",
-        f"{planned / memory:.2f}",
+        f"{reached / 1e12:.4g}",
+        f"{ceiling / 1e12:.4g}",
+        f"{100 * reached / ceiling:.3g}",
+        f"{100 * reached / peak_flops:.3g}",
+        f"{memory / 1e9:.3g}",
+        f"{planned / 1e9:.3g}",
+        f"{planned / memory:.3g}",
     ]
 
 
