@@ -22,6 +22,7 @@ from recipes.runs.commands import (
     MergeOptions,
     Options,
     PackOptions,
+    PromptsOptions,
     ReportOptions,
     RolloutServerOptions,
     RulerOptions,
@@ -65,6 +66,7 @@ EVERY_OPTION = [
         only="rules",
     ),
     JudgeServerOptions(model="hf/judge", output=HERE, file=HERE / "judge.json", vllm="/v/vllm"),
+    PromptsOptions(sources=("arithmetic=3", "logic=4"), output=HERE, easy=True),
     ImportOptions(hf="ibm-granite/granite", output=HERE),
     TrainOptions(
         stage="phase2",
