@@ -41,7 +41,7 @@ InFlight = Annotated[int, typer.Option(min=1, help="Requests at a time.")]
 
 
 def data_prompts(
-    source: Sources,
+    sources: Sources,
     output: Output,
     seed: Seed = 1234,
     easy: Easy = False,
@@ -69,8 +69,8 @@ def data_prompts(
         ngram_words=ngram_words,
         trial=trial,
     )
-    sources = [Source.parse(text) for text in source]
-    manifest = prepare(sources, output, settings, workers or usable_cpus())
+    parsed = [Source.parse(text) for text in sources]
+    manifest = prepare(parsed, output, settings, workers or usable_cpus())
     if as_json:
         typer.echo(json.dumps(asdict(manifest), indent=2))
     else:
