@@ -9,6 +9,7 @@ import recipes.reports.run
 from recipes.cli import main as cli
 from recipes.common.errors import LockedError, UserError
 from recipes.training import run as training
+from recipes.training import stage_run
 from tests.helpers.resuming import command, manifest
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def test_a_report_that_fails_hides_nothing(stopped, monkeypatch, capsys) -> None
 def test_a_process_that_trains_nothing_writes_no_report(stopped, monkeypatch, rank) -> None:
     monkeypatch.setenv("RANK", rank)
     if rank == "0":
-        monkeypatch.setattr(training, "locked", _held_by_another)
+        monkeypatch.setattr(stage_run, "locked", _held_by_another)
     with pytest.raises(SystemExit):
         cli.main()
     assert not (stopped / "report.md").exists()
