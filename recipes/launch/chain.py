@@ -16,7 +16,7 @@ from recipes.common.errors import UserError
 from recipes.model_folder.hub import is_path
 from recipes.model_folder.weights import open_granite
 from recipes.registry.checks import require_processes
-from recipes.registry.resolve import ReadyRecipe, require_known, resolve_ready
+from recipes.registry.resolve import Recipe, require_known, resolve_ready
 from recipes.registry.stages import STAGES, stage_sizes
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.commands import (
@@ -263,7 +263,7 @@ class ChainBuilder:
         )
         return self._add("init", options)
 
-    def conversations(self, recipe: ReadyRecipe, after: Iterable[str | None]) -> str | None:
+    def conversations(self, recipe: Recipe, after: Iterable[str | None]) -> str | None:
         """Make up conversations for fine-tuning at size tiny, curate and pack them.
 
         Args:
@@ -306,7 +306,7 @@ class ChainBuilder:
         checkpoint = final_checkpoint(Path(init)) or Path(init)
         return checkpoint / "context" / TOKENIZER
 
-    def prompts(self, recipe: ReadyRecipe) -> str | None:
+    def prompts(self, recipe: Recipe) -> str | None:
         """Prepare a stage's prompts at size tiny."""
         if not isinstance(recipe, RlRecipe) or self._request.prompts is not None:
             return None
@@ -356,7 +356,7 @@ class ChainBuilder:
 
     def train(
         self,
-        recipe: ReadyRecipe,
+        recipe: Recipe,
         after: Iterable[str | None],
     ) -> str | None:
         """Train a stage; check the recipe of one that has finished."""
@@ -392,7 +392,7 @@ class ChainBuilder:
         self.tasks.append(task)
         return stage
 
-    def _inputs(self, recipe: ReadyRecipe) -> dict[str, Any]:
+    def _inputs(self, recipe: Recipe) -> dict[str, Any]:
         """Return the options that name what a stage trains on."""
         if isinstance(recipe, SftRecipe):
             return {"packed": self._packed}
@@ -404,7 +404,7 @@ class ChainBuilder:
             }
         return {"data": self._data}
 
-    def merge(self, recipe: ReadyRecipe, trained: str | None) -> str | None:
+    def merge(self, recipe: Recipe, trained: str | None) -> str | None:
         """Merge a long-context stage with its initial checkpoint; other stages end when trained."""
         stage = recipe.stage
         merge = stage_merge(recipe)
@@ -431,7 +431,7 @@ class ChainBuilder:
         )
         return self._add(f"{stage}-merge", options, after=[trained])
 
-    def export(self, recipe: ReadyRecipe, ready: str | None) -> str | None:
+    def export(self, recipe: Recipe, ready: str | None) -> str | None:
         """Export a stage's final checkpoint to a Hugging Face folder."""
         stage = recipe.stage
         if (self._state / stage / _EXPORT).exists():
@@ -442,7 +442,7 @@ class ChainBuilder:
 
     def evaluate(
         self,
-        recipe: ReadyRecipe,
+        recipe: Recipe,
         trained: str | None,
         exported: str | None,
         previous: str | None,
@@ -490,7 +490,7 @@ class ChainBuilder:
 
     def _evaluate_suite(
         self,
-        recipe: ReadyRecipe,
+        recipe: Recipe,
         suite: str,
         label: str,
         after: Sequence[str | None],
@@ -527,7 +527,7 @@ class ChainBuilder:
 
     def gate(
         self,
-        recipe: ReadyRecipe,
+        recipe: Recipe,
         suite_names: Sequence[str],
         after: Iterable[str | None],
     ) -> str:
@@ -584,7 +584,7 @@ class ChainBuilder:
         self.tasks.append(task)
         return name
 
-    def _is_left(self, kind: type[ReadyRecipe]) -> bool:
+    def _is_left(self, kind: type[Recipe]) -> bool:
         """Whether a stage of a kind is to be trained."""
         return any(
             isinstance(recipe, kind) and not self._is_finished(stage)
@@ -604,7 +604,7 @@ class ChainBuilder:
             return self._init
         return None
 
-    def _ruler_lengths(self, recipe: ReadyRecipe) -> list[int]:
+    def _ruler_lengths(self, recipe: Recipe) -> list[int]:
         return suites.lengths(self._size, recipe.sequence_length.value)
 
     def _corpora(self) -> Path | None:
@@ -659,7 +659,7 @@ def require_initial_checkpoint(chain: Sequence[Task], init: str | None) -> None:
         )
 
 
-def trained_recipes(chain: Sequence[Task], request: ChainRequest) -> list[ReadyRecipe]:
+def trained_recipes(chain: Sequence[Task], request: ChainRequest) -> list[Recipe]:
     """Return the recipes of the stages that a chain trains."""
     recipes = resolve_recipes(request)
     return [recipes[task.name] for task in chain if task.stage_folder]
@@ -669,7 +669,7 @@ def _names(after: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(name for name in after if name is not None)
 
 
-def resolve_recipes(request: ChainRequest) -> dict[str, ReadyRecipe]:
+def resolve_recipes(request: ChainRequest) -> dict[str, Recipe]:
     """Return stage -> its recipe with the overrides whose key it has, in the chain's order.
 
     Raises:

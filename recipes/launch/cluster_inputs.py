@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from recipes.common.errors import UserError
 from recipes.common.json_files import parse_record
-from recipes.registry.resolve import ReadyRecipe
+from recipes.registry.resolve import Recipe
 from recipes.runs.chain_request import ChainRequest
 from recipes.runs.data_folder import MANIFEST, DataManifest, check_manifest
 from recipes.runs.packed_manifest import PackedManifest, check_packed
@@ -22,7 +22,7 @@ Manifest = TypeVar("Manifest", DataManifest, PackedManifest)
 def input_folders(
     shell: Shell,
     request: ChainRequest,
-    recipes: Iterable[ReadyRecipe],
+    recipes: Iterable[Recipe],
 ) -> list[str]:
     """Return the folders outside the run's that a chain reads, as the cluster's jobs see them.
 

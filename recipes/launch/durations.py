@@ -7,7 +7,7 @@ left is scaled by how long the finished tasks took.
 import math
 from collections.abc import Mapping, Sequence
 
-from recipes.registry.resolve import ReadyRecipe
+from recipes.registry.resolve import Recipe
 from recipes.runs.task import Task
 from recipes.spec.pretraining import PretrainRecipe
 from recipes.spec.rl import RlRecipe
@@ -42,7 +42,7 @@ OTHER = 5.0
 
 def expected_seconds(
     chain: Sequence[Task],
-    recipes: Mapping[str, ReadyRecipe],
+    recipes: Mapping[str, Recipe],
 ) -> dict[str, float]:
     """Return the expected seconds of each task of ``chain`` by its name.
 
@@ -55,7 +55,7 @@ def expected_seconds(
     return seconds
 
 
-def _seconds(task: Task, recipes: Mapping[str, ReadyRecipe]) -> float:
+def _seconds(task: Task, recipes: Mapping[str, Recipe]) -> float:
     recipe = recipes.get(task.name)
     if isinstance(recipe, RlRecipe):
         answers = recipe.steps.value * recipe.train_batch_size.value

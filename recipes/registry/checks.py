@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from recipes.common.check_result import CheckResult
 from recipes.common.errors import UserError
 from recipes.registry.resolve import (
-    ReadyRecipe,
     Recipe,
     require_known,
     resolve,
@@ -345,7 +344,7 @@ def _memory(recipe: CommonRecipe) -> CheckResult:
     )
 
 
-def require_processes(recipe: ReadyRecipe, processes: int) -> None:
+def require_processes(recipe: Recipe, processes: int) -> None:
     """Check that this number of processes, a GPU each, can train the recipe.
 
     Raises:

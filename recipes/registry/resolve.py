@@ -15,8 +15,6 @@ from recipes.spec.sizes import SIZES, Size
 from recipes.spec.tree import COMPUTED, Rule, apply_rules, flatten, replace_leaf
 
 Recipe = PretrainRecipe | SftRecipe | RlRecipe
-# of the kinds of stages that can be trained
-ReadyRecipe = PretrainRecipe | SftRecipe | RlRecipe
 
 
 def resolve(
@@ -88,14 +86,14 @@ def resolve_pretraining(
     return recipe
 
 
-def resolve_ready(stage: str, size: str, overrides: Sequence[str] = ()) -> ReadyRecipe:
+def resolve_ready(stage: str, size: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return :func:`resolve`'s recipe of a stage that can be trained.
 
     Raises:
         UserError: as :func:`resolve`, and for a stage that is planned.
     """
     recipe = resolve(stage, size, overrides)
-    if recipe.status == "planned" or not isinstance(recipe, ReadyRecipe):
+    if recipe.status == "planned":
         ready = [name for name, other in STAGES.items() if other.status == "ready"]
         raise UserError(
             f"{stage} is planned and cannot be trained yet; choose one of {', '.join(ready)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from recipes.common.errors import UserError
 from recipes.common.tokenizer_files import FINGERPRINT_TEXT, TokenizerFolder
 from recipes.registry.checks import require_processes
-from recipes.registry.resolve import ReadyRecipe
+from recipes.registry.resolve import Recipe
 from recipes.runs.data_folder import (
     MANIFEST,
     DataManifest,
@@ -49,7 +49,7 @@ def check_data(
     check_documents(data, manifest, prefixes, recipe.split.value)
 
 
-def check_processes(recipe: ReadyRecipe) -> None:
+def check_processes(recipe: Recipe) -> None:
     """Check that this machine and the number of processes can hold the model.
 
     Raises:

@@ -32,18 +32,6 @@ class PromptOrder:
         return int(_permutation(self.prompts, self.seed, passes)[place])
 
 
-def part_of_rank(count: int, rank: int, ranks: int) -> range:
-    """Return which of a step's ``count`` draws belong to a data-parallel rank.
-
-    Raises:
-        ValueError: the ranks do not divide them.
-    """
-    size, rest = divmod(count, ranks)
-    if rest:
-        raise ValueError(f"{count} prompts a step cannot be split over {ranks} ranks")
-    return range(rank * size, (rank + 1) * size)
-
-
 @lru_cache(maxsize=2)
 def _permutation(prompts: int, seed: int, passes: int) -> np.ndarray:
     return np.random.default_rng((seed, passes)).permutation(prompts)

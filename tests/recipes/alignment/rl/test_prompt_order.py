@@ -1,10 +1,10 @@
-"""Every prompt is drawn exactly once a pass, whatever the ranks and the interruptions."""
+"""Every prompt is drawn exactly once a pass, whatever the interruptions."""
 
 from collections import Counter
 
 import pytest
 
-from recipes.alignment.rl.prompt_order import PromptOrder, part_of_rank
+from recipes.alignment.rl.prompt_order import PromptOrder
 from recipes.rl import RL_IDENTITY
 
 IDENTITY = PromptOrder(prompts=1728, seed=1234)
@@ -30,19 +30,6 @@ def test_order_depends_on_seed_and_pass() -> None:
     assert first != other
     assert first != list(range(1728))
     assert PromptOrder(1728, seed=1234).draw(0, 1728) == first
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_ranks_share_a_step_without_overlap(ranks) -> None:
-    places = [place for rank in range(ranks) for place in part_of_rank(64, rank, ranks)]
-    assert places == list(range(64))
-    sizes = {len(part_of_rank(64, rank, ranks)) for rank in range(ranks)}
-    assert sizes == {64 // ranks}
-
-
-def test_ranks_that_do_not_divide_a_step_are_refused() -> None:
-    with pytest.raises(ValueError, match="64 prompts a step cannot be split over 3 ranks"):
-        part_of_rank(64, 0, 3)
 
 
 @pytest.mark.parametrize("prompts", [1, 5, 64, 100])
